@@ -1,0 +1,64 @@
+"""Every error Millrace raises on purpose.
+
+Each says what, got, wanted and the next step, and subclasses the builtin a caller would expect:
+
+    MillraceError
+    ├── InvalidInput(ValueError)          a row, file, request or parameter is not what the contract says
+    │   ├── SchemaMismatch                a column is missing, or has a type that cannot be read
+    │   └── ConfigError                   a setting or a YAML file has a wrong key or value
+    ├── NotFound(LookupError)             a snapshot, model version, entity or file that was named is not there
+    ├── ArtifactCorrupt(OSError)          a stored file does not match the hash in its manifest
+    ├── GateBlocked(RuntimeError)         a gate said no; carries the verdict
+    ├── AlreadyRunning(RuntimeError)      another process holds the lock on this piece of work
+    └── Unavailable(RuntimeError)         a server, store or port does not answer
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from millrace.gates import Verdict
+
+
+class MillraceError(Exception):
+    """Base of every error raised on purpose; entry points print it without a traceback."""
+
+
+class InvalidInput(MillraceError, ValueError):
+    """A row, file, request or parameter is not what the contract says."""
+
+
+class SchemaMismatch(InvalidInput):
+    """A column is missing or has a type that cannot be read."""
+
+
+class ConfigError(InvalidInput):
+    """A setting or a YAML file has a wrong key or value."""
+
+
+class NotFound(MillraceError, LookupError):
+    """Something that was named (snapshot, model version, file) is not there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ArtifactCorrupt(MillraceError, OSError):
+    """A stored file does not match the hash in its manifest."""
+
+
+class AlreadyRunning(MillraceError, RuntimeError):
+    """Another process holds the lock on this piece of work."""
+
+
+class Unavailable(MillraceError, RuntimeError):
+    """A server, store or port does not answer."""
+
+
+class GateBlocked(MillraceError, RuntimeError):
+    """One or more gates said no. `verdicts` holds every rule, its value and its limit."""
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = verdicts
+        super().__init__("\n".join(verdict.summary() for verdict in verdicts if not verdict.passed))

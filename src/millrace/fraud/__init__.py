@@ -1,0 +1,1 @@
+"""The workload: card fraud. The only package that knows about cards and terminals."""

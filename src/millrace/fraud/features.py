@@ -1,0 +1,166 @@
+"""What the model reads: one source of names, windows and order, and the single-row path in NumPy.
+
+State in, model inputs out. A state is what the online store holds for one entity; every function takes a batch
+of B states, and the transformer calls it with B = 1. The batch path over whole days is `features_sql.py` (DuckDB);
+a property test holds the two equal. Nothing here reads a store or a clock.
+
+Conventions. Times are integer microseconds since 1970 UTC (`*_us`), amounts integer cents, so that sums are exact.
+A customer's history is what happened strictly before the transaction in the order (event_timestamp, transaction_id),
+the last N of it. A window of w days holds the part of that history with `event_us > now_us - w days`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURE_SERVICE: Final = "fraud_detection_v1"
+"""Name and version of the Feast feature service; a change of meaning below is a new version."""
+
+DAY_US: Final = 86_400_000_000
+CUSTOMER_WINDOWS_DAYS: Final = (1, 7, 30)
+TERMINAL_VOLUME_WINDOWS_DAYS: Final = (1, 7, 30)
+TERMINAL_LABEL_WINDOWS_DAYS: Final = (1, 3, 7, 14, 30)
+RISK_WINDOW_DAYS: Final = 30
+"""Window of the terminal risk that a customer's history remembers for each transaction."""
+NO_EVENT_DAYS: Final = 60.0
+"""Stands for 'never, or longer ago than this' in features that measure time since an event; a ceiling, in days."""
+
+REQUEST_FEATURES: Final = ("amount", "hour", "is_weekend", "is_night")
+CUSTOMER_FEATURES: Final = (
+    *(f"customer_count_{days}d" for days in CUSTOMER_WINDOWS_DAYS),
+    *(f"customer_mean_amount_{days}d" for days in CUSTOMER_WINDOWS_DAYS),
+    "customer_history_count",
+    "customer_mean_amount",
+    "customer_std_amount",
+    "customer_max_amount",
+    "customer_amount_ratio",
+    "customer_amount_zscore",
+    "customer_days_since_last",
+)
+TERMINAL_FEATURES: Final = (
+    *(f"terminal_count_{days}d" for days in TERMINAL_VOLUME_WINDOWS_DAYS),
+    *(f"terminal_labelled_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
+    *(f"terminal_risk_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
+    "terminal_fraud_streak",
+    "terminal_days_since_fraud",
+)
+FEATURE_NAMES: Final = REQUEST_FEATURES + CUSTOMER_FEATURES + TERMINAL_FEATURES
+"""The F scalar model inputs, in the order of the tensor `features[B, F]`."""
+
+HISTORY_CHANNELS: Final = ("amount", "age_days", "terminal_risk", "present")
+"""The C channels of the tensor `history[B, L, C]`; the newest transaction is last, padding (all zero) comes first."""
+
+CUSTOMER_STATE_FIELDS: Final = ("transaction_ids", "event_us", "amount_cents", "terminal_risk")
+"""Array columns of the `customer_state` feature view, each of length ≤ N, oldest first."""
+TERMINAL_STATE_FIELDS: Final = (
+    *(f"count_{days}d" for days in TERMINAL_VOLUME_WINDOWS_DAYS),
+    *(f"labelled_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
+    *(f"fraud_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
+    "fraud_streak",
+    "last_fraud_us",
+)
+"""Integer columns of the `terminal_state` feature view, as of a refresh. `count_*`: transactions by event time.
+`labelled_*`, `fraud_*`: labels that became known in the window before the refresh. `fraud_streak`: revealed frauds
+since the last revealed genuine transaction, in order of revelation. `last_fraud_us`: event time of the latest revealed
+fraud, 0 if none."""
+
+NEVER_US: Final = np.iinfo(np.int64).min // 2
+"""Event time of padding: older than any window."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerStates:
+    """Histories of B customers, padded on the left to N; `length[B]` counts the real entries."""
+
+    event_us: NDArray[np.int64]  # [B, N]; padding is NEVER_US
+    amount_cents: NDArray[np.int64]  # [B, N]; padding is 0
+    terminal_risk: NDArray[np.float32]  # [B, N], in [0, 1]; padding is 0
+    length: NDArray[np.int64]  # [B]
+
+
+def customer_features(
+    now_us: NDArray[np.int64], amount_cents: NDArray[np.int64], states: CustomerStates
+) -> NDArray[np.float32]:
+    """[B] times and amounts of the new transactions with their customers' states → [B, len(CUSTOMER_FEATURES)] float32.
+
+    Amounts are in currency units; means are 0 and the ratio 1 and the z-score 0 for a customer without history.
+    """
+    present = states.event_us != NEVER_US
+    cents = states.amount_cents.astype(np.float64)
+    amount = amount_cents / 100.0
+    counts, means = [], []
+    for days in CUSTOMER_WINDOWS_DAYS:
+        inside = present & (states.event_us > (now_us - days * DAY_US)[:, None])
+        count = inside.sum(axis=1)
+        counts.append(count)
+        means.append((cents * inside).sum(axis=1) / np.maximum(count, 1) / 100.0)
+    n = states.length
+    mean = cents.sum(axis=1) / np.maximum(n, 1) / 100.0
+    mean_square = (cents * cents).sum(axis=1) / np.maximum(n, 1) / 10_000.0
+    std = np.sqrt(np.maximum(mean_square - mean * mean, 0.0))
+    known = n > 0
+    ratio = np.where(known, amount / np.maximum(mean, 0.01), 1.0)
+    zscore = np.where(known, (amount - mean) / np.maximum(std, 1.0), 0.0)
+    since = np.where(known, np.minimum((now_us - states.event_us[:, -1]) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
+    columns = [*counts, *means, n, mean, std, cents.max(axis=1, initial=0.0) / 100.0, ratio, zscore, since]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[B] times and `state[B, len(TERMINAL_STATE_FIELDS)]` → [B, len(TERMINAL_FEATURES)] float32.
+
+    A terminal without state is a row of zeros. Risk is revealed frauds over revealed labels of the
+    window, 0 for no labels.
+    """
+    volumes = len(TERMINAL_VOLUME_WINDOWS_DAYS)
+    windows = len(TERMINAL_LABEL_WINDOWS_DAYS)
+    labelled = state[:, volumes : volumes + windows]
+    fraud = state[:, volumes + windows : volumes + 2 * windows]
+    streak, last_fraud_us = state[:, -2], state[:, -1]
+    risk = fraud / np.maximum(labelled, 1)
+    since = np.where(last_fraud_us > 0, np.minimum((now_us - last_fraud_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
+    columns = [state[:, :volumes], labelled, risk, streak[:, None], since[:, None]]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def terminal_risk(state: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`state[B, …]` of terminals → [B] float32 in [0, 1]: the risk a customer's history will remember."""
+    index = TERMINAL_FEATURES.index(f"terminal_risk_{RISK_WINDOW_DAYS}d")
+    return terminal_features(np.zeros(len(state), np.int64), state)[:, index]
+
+
+def request_features(now_us: NDArray[np.int64], amount_cents: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[B] → [B, len(REQUEST_FEATURES)] float32.
+
+    Amount in currency units, hour in [0, 24), weekend and night (hour < 7) as 0/1.
+    """
+    hour = (now_us % DAY_US) / 3_600_000_000
+    weekday = (now_us // DAY_US + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    return np.stack([amount_cents / 100.0, hour, weekday >= 5, hour < 7], axis=1).astype(np.float32)
+
+
+def history_tensor(now_us: NDArray[np.int64], states: CustomerStates, length: int) -> NDArray[np.float32]:
+    """The last `length` (≤ N) transactions of each state: `history[B, length, C]` float32, see HISTORY_CHANNELS."""
+    event_us = states.event_us[:, -length:]
+    present = event_us != NEVER_US
+    age = np.where(present, (now_us[:, None] - event_us) / DAY_US, 0.0)
+    amount = states.amount_cents[:, -length:] / 100.0
+    return np.stack([amount, age, states.terminal_risk[:, -length:], present], axis=2).astype(np.float32)
+
+
+def model_features(
+    now_us: NDArray[np.int64], amount_cents: NDArray[np.int64], customers: CustomerStates, terminals: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """All scalar inputs: `features[B, F]` float32 in the order of FEATURE_NAMES."""
+    return np.concatenate(
+        [
+            request_features(now_us, amount_cents),
+            customer_features(now_us, amount_cents, customers),
+            terminal_features(now_us, terminals),
+        ],
+        axis=1,
+    )

@@ -1,0 +1,94 @@
+"""Every setting, typed, with its unit; environment prefix `MILLRACE_`. The defaults need no configuration.
+
+`settings()` reads the environment once per call: nothing is read at import. Hyper-parameters of a model are
+not settings: they live in the component's YAML.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from millrace.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """One field per setting; `MILLRACE_<NAME>` in the environment overrides it."""
+
+    model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
+
+    home: Path = Path(".millrace")
+    """Folder of all local state."""
+
+    history_length: int = Field(default=64, ge=1, le=512)
+    """N: transactions kept in a customer's state."""
+
+    pseudonym_key: SecretStr | None = None
+    """Key of the keyed hash over customer ids; made once per home where absent."""
+
+    mlflow_tracking_uri: str = ""
+    """Empty: SQLite under `home`."""
+
+    model_name: str = "fraud-detector"
+    """Registered model and InferenceService name."""
+
+    gateway_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of the local gateway; the next free one is taken when it is in use."""
+
+    processes: int = Field(default=2, ge=1)
+    """Training processes on this machine."""
+
+    threads: int = Field(default=2, ge=1)
+    """Threads of an engine (DuckDB) in one step."""
+
+    memory_limit_gb: float = Field(default=3.0, gt=0)
+    """Memory ceiling handed to DuckDB; past it, it spills to disk."""
+
+    review_capacity: int = Field(default=100, ge=1)
+    """Cards that analysts can look at in a day; the k of card precision."""
+
+    log_format: str = Field(default="text", pattern="^(text|json)$")
+    """`json` in containers."""
+
+    @property
+    def lake(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI; absolute, so that every working directory means the same database."""
+        return self.mlflow_tracking_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+
+    def pseudonym_secret(self) -> bytes:
+        """The key bytes; a missing one is created in `home`, readable by its owner only."""
+        if self.pseudonym_key is not None:
+            return self.pseudonym_key.get_secret_value().encode()
+        path = self.home / "pseudonym.key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path, "x", opener=_owner_only) as stream:
+                stream.write(secrets.token_hex(32))
+        except FileExistsError:
+            pass
+        return path.read_text().encode()
+
+
+def settings() -> Settings:
+    """Read the environment; raises ConfigError naming the variable, what it holds and what was wanted."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"MILLRACE_{'_'.join(str(part) for part in item['loc']).upper()} is {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from error
+
+
+def _owner_only(path: str, flags: int) -> int:
+    import os
+
+    return os.open(path, flags, 0o600)
