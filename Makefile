@@ -1,0 +1,104 @@
+# Millrace. `make` lists the targets in the order that you meet them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+UV     := $(BIN)/uv
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_HTTP_TIMEOUT ?= 180
+export PYTHONWARNINGS ?= ignore
+STRICT := $(wildcard components/*/core.py serving/*/core.py)
+
+##@ Start here
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: setup ## Raw events to live predictions [DATA=uri]; without DATA on simulated data.
+	$(BIN)/python -m pipelines.run $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+.PHONY: test
+test: setup lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: setup
+setup: $(READY) ## Make the environment in .venv (uv, from the lock).
+
+##@ Live servers
+
+.PHONY: up
+up: setup ## Start the servers for the promoted model and keep them.
+	$(BIN)/python -m serving.local up $(ARGS)
+
+.PHONY: down
+down: setup ## Stop them.
+	$(BIN)/python -m serving.local down $(ARGS)
+
+.PHONY: status
+status: setup ## What runs, where, since when.
+	$(BIN)/python -m serving.local status $(ARGS)
+
+.PHONY: predict
+predict: setup ## Send one request and show the answer.
+	$(BIN)/python -m serving.local predict $(ARGS)
+
+.PHONY: rollback
+rollback: setup ## Make the previous champion the champion again.
+	$(BIN)/millrace rollback $(ARGS)
+
+.PHONY: mlflow
+mlflow: setup ## Open MLflow's UI on the local runs and registry.
+	$(BIN)/python -m pipelines.run --open mlflow
+
+.PHONY: feast
+feast: setup ## Open Feast's UI on the local registry.
+	$(BIN)/python -m pipelines.run --open feast
+
+##@ Judge it
+
+.PHONY: backtest
+backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
+	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
+
+.PHONY: bench
+bench: setup ## The figures of the README, as ratios from interleaved runs.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+##@ Change it
+
+.PHONY: lint
+lint: setup ## ruff, mypy (strict on src and every core.py), compiled pipelines up to date.
+	$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
+	$(BIN)/mypy --strict src $(STRICT)
+	$(BIN)/python -m pipelines.compile --check
+
+.PHONY: format
+format: setup ## Format and fix what can be fixed.
+	$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+.PHONY: compile
+compile: setup ## Compile the pipelines to pipelines/compiled.
+	$(BIN)/python -m pipelines.compile
+
+.PHONY: lock
+lock: setup ## Resolve the locks again from pyproject.toml.
+	requirements/lock $(UV)
+
+.PHONY: clean
+clean: ## Stop the servers and remove all local state (.millrace). The environment stays.
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m serving.local down; fi
+	rm -rf .millrace
+
+$(READY): requirements/main.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found. Install Python 3.11 (Debian: apt-get install python3.11 python3.11-venv), or name yours: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) --version); Millrace wants Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/uv.txt
+	$(UV) pip install -q -p $(BIN)/python -r requirements/main.txt
+	$(UV) pip install -q -p $(BIN)/python --no-deps -e .
+	@touch $@
