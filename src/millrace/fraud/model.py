@@ -1,0 +1,266 @@
+"""The deep model: scalar features and the customer's last transactions in, one logit out.
+
+`FraudModel` takes raw inputs: scaling and piecewise encoding are buffers inside it, fitted on training rows only, so
+that the exported graph needs nothing beside it. The loop that trains it is `components/train`, the served graph
+`components/optimise`. Shapes: B rows, F features, L history steps, C channels (`millrace.fraud.features`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from millrace.atomic import replacing_file, write_text
+from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
+from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+
+WEIGHTS: Final = "weights.safetensors"
+DESCRIPTION: Final = "model.json"
+
+DECAY_DAYS: Final = (0.5, 2.0, 7.0, 21.0)
+"""Time constants with which the encoding of a past transaction fades; the patterns to find last 14 and 28 days."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Everything that decides the shape of the weights."""
+
+    feature_names: tuple[str, ...] = FEATURE_NAMES
+    history_channels: tuple[str, ...] = HISTORY_CHANNELS
+    sequence_length: int = 32
+    """L: past transactions that the model reads, at most the history length N."""
+    bins: int = 24
+    """Segments of the piecewise-linear encoding of each scalar feature."""
+    width: int = 128
+    """Units of a residual block."""
+    blocks: int = 2
+    """Residual blocks after the inputs are joined."""
+    history_width: int = 32
+    """Units of the encoding of one past transaction; a multiple of `heads`."""
+    heads: int = 4
+    """Attention heads with which the current transaction reads its history."""
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("sequence_length", "bins", "width", "history_width", "heads")}
+        wrong = {name: size for name, size in sizes.items() if size < 1}
+        if wrong or self.blocks < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"model spec {self}: {wrong or 'blocks or dropout'} out of range. Correct the YAML.")
+        if self.history_width % self.heads:
+            raise ConfigError(f"history_width {self.history_width} is not a multiple of heads {self.heads}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of `to_dict`; raises ConfigError for unknown keys."""
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            raise ConfigError(f"model spec has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)
+
+
+class PiecewiseLinear(nn.Module):
+    """x[B, F] → [B, F · K]: per feature, how far x has come through each of K segments, each in [0, 1].
+
+    Values beyond the outermost edges saturate, so no input however wild can leave the range seen in training
+    (Gorishniy et al. 2022, "On Embeddings for Numerical Features").
+    """
+
+    low: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(features, bins))
+        self.register_buffer("scale", torch.ones(features, bins))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.unsqueeze(-1) - self.low) * self.scale).clamp(0.0, 1.0).flatten(1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        """Edges at quantiles of the genuine and of the fraudulent rows, half of each, so that rare ranges that matter
+        are resolved. x[n, F], label[n]; unused segments are constant 0."""
+        bins = self.low.shape[1]
+        classes = [rows for rows in (x[label == 0], x[label == 1]) if len(rows)]
+        for index in range(x.shape[1]):
+            edges = _edges([rows[:, index] for rows in classes], bins)
+            width = edges.diff()
+            self.low[index], self.scale[index] = edges[-1], 0.0
+            self.low[index, : len(width)] = edges[:-1]
+            self.scale[index, : len(width)] = 1.0 / width
+
+
+class Residual(nn.Module):
+    """[B, W] → [B, W]: normalise, two layers, add."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class HistoryAttention(nn.Module):
+    """The current transaction asks its customer's past: tokens[B, L, T], query[B, D], present[B, L] → [B, D + D].
+
+    Answers the attention-weighted mean of the encoded tokens and their plain mean; zeros where there is no past.
+    """
+
+    def __init__(self, channels: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.encode = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, query: Tensor, present: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        encoded = self.encode(tokens)
+        key = self.key(encoded).view(-1, length, self.heads, self.head_width).transpose(1, 2)
+        value = self.value(encoded).view(-1, length, self.heads, self.head_width).transpose(1, 2)
+        logits = (key @ query.view(-1, self.heads, self.head_width, 1)) / math.sqrt(self.head_width)
+        mask = present.view(-1, 1, length, 1)
+        weight = torch.softmax(logits + (mask - 1.0) * 1e4, dim=2) * mask
+        pooled = (weight * value).sum(dim=2).flatten(1)
+        mean = (encoded * present.unsqueeze(-1)).sum(dim=1) / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return torch.cat([pooled, mean], dim=1)
+
+
+class FraudModel(nn.Module):
+    """features[B, F] float32, history[B, L, C] float32, both raw → logit[B]; its sigmoid is a probability."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        count = len(spec.feature_names)
+        self.register_buffer("centre", torch.zeros(count))
+        self.register_buffer("spread", torch.ones(count))
+        self.piecewise = PiecewiseLinear(count, spec.bins)
+        encoded = count * (spec.bins + 1)
+        self.query = nn.Linear(encoded, spec.history_width)
+        self.history = HistoryAttention(_TOKEN_CHANNELS, spec.history_width, spec.heads)
+        self.join = nn.Linear(encoded + 2 * spec.history_width, spec.width)
+        self.blocks = nn.Sequential(*(Residual(spec.width, spec.dropout) for _ in range(spec.blocks)))
+        self.head = nn.Sequential(
+            nn.LayerNorm(spec.width), nn.GELU(), nn.Dropout(spec.dropout), nn.Linear(spec.width, 1)
+        )
+        self._amount, self._mean, self._std = (
+            spec.feature_names.index(name) for name in ("amount", "customer_mean_amount", "customer_std_amount")
+        )
+
+    def forward(self, features: Tensor, history: Tensor) -> Tensor:
+        scaled = ((_signed_log(features) - self.centre) / self.spread).clamp(-5.0, 5.0)
+        encoded = torch.cat([self.piecewise(features), scaled], dim=1)
+        tokens, present = self.tokens(features, history)
+        past = self.history(tokens, self.query(encoded), present)
+        return self.head(self.blocks(self.join(torch.cat([encoded, past], dim=1)))).squeeze(1)  # type: ignore[no-any-return]
+
+    def tokens(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known of each past transaction, relative to now and to the customer: [B, L, T] and present[B, L]."""
+        amount, age, risk, present = history.unbind(dim=2)
+        mean = features[:, self._mean].clamp(min=0.01).unsqueeze(1)
+        std = features[:, self._std].clamp(min=1.0).unsqueeze(1)
+        now = features[:, self._amount].clamp(min=0.0).unsqueeze(1)
+        log_amount = torch.log1p(amount.clamp(min=0.0))
+        age = age.clamp(min=0.0)
+        columns = [
+            0.5 * (log_amount - 3.0),
+            log_amount - torch.log1p(now),
+            log_amount - torch.log1p(mean),
+            ((amount - mean) / std).clamp(-5.0, 5.0),
+            torch.log1p(age) - 1.5,
+            risk,
+            torch.sqrt(risk.clamp(min=0.0) + 1e-6),
+            *(torch.exp(-age / days) for days in DECAY_DAYS),
+        ]
+        return torch.stack(columns, dim=2) * present.unsqueeze(2), present
+
+    @torch.no_grad()
+    def fit_preprocessing(self, features: Tensor, label: Tensor) -> None:
+        """Set scales, edges and the prior from training rows: features[n, F], label[n] in {0, 1}."""
+        logged = _signed_log(features)
+        self.centre.copy_(logged.mean(dim=0))
+        self.spread.copy_(logged.std(dim=0).clamp(min=1e-3))
+        self.piecewise.fit(features, label)
+        rate = label.float().mean().clamp(1e-4, 1 - 1e-4)
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.fill_(float(torch.logit(rate)))
+
+
+_TOKEN_CHANNELS: Final = 7 + len(DECAY_DAYS)
+
+
+def save_model(model: FraudModel, folder: Path, **description: Any) -> None:
+    """Write `weights.safetensors` and `model.json`; `description` adds to the latter (name, seeds, …)."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing_file(folder / WEIGHTS) as aside:
+        save_file(tensors, aside)
+    spec = model.spec
+    content = {
+        "feature_names": list(spec.feature_names),
+        "history_channels": list(spec.history_channels),
+        "sequence_length": spec.sequence_length,
+        "parameters": spec.to_dict(),
+    } | description
+    write_text(folder / DESCRIPTION, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load_model(folder: Path) -> FraudModel:
+    """The model of a folder, on the CPU and in evaluation mode.
+
+    Raises NotFound when a file is absent, ArtifactCorrupt when the weights do not fit `model.json`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise NotFound(f"no {name} in {folder}. Train a model first.")
+    try:
+        spec = ModelSpec.from_dict(json.loads((folder / DESCRIPTION).read_text())["parameters"])
+        model = FraudModel(spec)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ArtifactCorrupt(f"{folder} does not hold one whole model: {error}. Train it again.") from error
+    return model.eval()
+
+
+def _signed_log(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def _edges(classes: list[Tensor], bins: int) -> Tensor:
+    """Distinct quantiles of every class, at most bins + 1 of them, ascending; at least two."""
+    share = max((bins + 1) // len(classes), 2)
+    levels = torch.linspace(0.0, 1.0, share, dtype=torch.float64)
+    quantiles = [_quantiles(values, levels) for values in classes]
+    edges = torch.unique(torch.cat(quantiles))[: bins + 1]
+    return edges if len(edges) > 1 else torch.stack([edges[0], edges[0] + 1.0])
+
+
+def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
+    """Order statistics at `levels`; torch.quantile refuses more than 16 million elements and interpolates."""
+    ordered = values.sort().values
+    return ordered[(levels * (len(ordered) - 1)).round().long()]
