@@ -1,0 +1,81 @@
+"""Arrows between packages point one way: pipelines → components → millrace ← serving; feature_repo → millrace."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = {"millrace", "components", "pipelines", "serving", "feature_repo"}
+MAY_IMPORT = {
+    "src/millrace": {"millrace"},
+    "components": {"millrace", "components"},
+    "pipelines": {"millrace", "components", "pipelines"},
+    "serving": {"millrace", "serving"},
+    "feature_repo": {"millrace", "feature_repo"},
+}
+HEAVY = {"kfp", "kserve", "feast"}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level names of every import in a file, those inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_arrows_point_one_way(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+
+    wrong = {
+        str(f.relative_to(ROOT)): extra for f in files if (extra := (imported_packages(f) & OURS) - MAY_IMPORT[package])
+    }
+
+    assert files
+    assert wrong == {}
+
+
+def test_a_component_does_not_import_another() -> None:
+    wrong = []
+    for path in sorted((ROOT / "components").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("components."):
+                other = node.module.split(".")[1]
+                if other not in {path.parent.name, path.relative_to(ROOT / "components").parts[0], "image"}:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {node.module}")
+
+    assert wrong == []
+
+
+def test_the_shared_package_imports_no_framework_of_a_deployable() -> None:
+    wrong = {str(f): extra for f in (ROOT / "src").rglob("*.py") if (extra := imported_packages(f) & HEAVY)}
+
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("verb", sorted(p.parent.name for p in (ROOT / "components").glob("*/core.py")))
+def test_importing_a_core_starts_nothing_heavy(verb: str) -> None:
+    heavy = HEAVY | {"mlflow", "matplotlib", "xgboost", "sklearn"}
+    code = f"import sys, components.{verb}.core; print(*(set(sys.modules) & {heavy!r}))"
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize("verb", sorted(p.name for p in (ROOT / "components").iterdir() if (p / "core.py").exists()))
+def test_every_component_has_its_contract_and_its_face(verb: str) -> None:
+    folder = ROOT / "components" / verb
+
+    text = (folder / "README.md").read_text().lower()
+
+    assert (folder / "component.py").exists()
+    assert all(word in text for word in ("reads", "writes", "fails when"))
+    assert "from __future__ import annotations" not in (folder / "component.py").read_text()

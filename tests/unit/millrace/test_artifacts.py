@@ -1,0 +1,85 @@
+"""Manifests: identity, hashes, and clear words when something is not what it should be."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
+from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+
+
+def an_artifact(folder: Path) -> Manifest:
+    folder.mkdir(parents=True)
+    (folder / "rows.parquet").write_bytes(b"rows")
+    return Manifest(kind="snapshot", id="abc", uri=str(folder), files=hash_files(folder)).write()
+
+
+def test_a_manifest_reads_back_as_written(tmp_path: Path) -> None:
+    manifest = an_artifact(tmp_path / "a")
+
+    assert Manifest.read(tmp_path / "a") == manifest
+    assert Manifest.read(tmp_path / "a" / "manifest.json", "snapshot") == manifest
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    manifest = an_artifact(tmp_path / "a")
+    manifest.verify()
+
+    manifest.path("rows.parquet").write_bytes(b"rowz")
+
+    with pytest.raises(ArtifactCorrupt, match=r"rows\.parquet: sha256 is"):
+        manifest.verify()
+
+
+def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
+    manifest = an_artifact(tmp_path / "a")
+
+    manifest.path("rows.parquet").unlink()
+
+    with pytest.raises(ArtifactCorrupt, match="is missing"):
+        manifest.verify()
+
+
+def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    an_artifact(tmp_path / "a")
+
+    with pytest.raises(InvalidInput, match="is a snapshot; wanted a model"):
+        Manifest.read(tmp_path / "a", "model")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"kind": "snapshot"}', '{"nonsense": 1}'])
+def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+
+    with pytest.raises(ArtifactCorrupt, match="is not a manifest"):
+        Manifest.read(tmp_path)
+
+
+def test_an_absent_manifest_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="Run the step that makes it first"):
+        Manifest.read(tmp_path)
+
+
+def test_a_table_gives_the_files_of_the_days_asked_for(tmp_path: Path) -> None:
+    tables = {"transactions": {f"2018-04-0{day}": f"day-{day}.parquet" for day in (1, 2, 3)}}
+    manifest = Manifest(kind="snapshot", id="abc", uri=str(tmp_path), facts={"tables": tables})
+
+    files = manifest.table("transactions", date(2018, 4, 2), date(2018, 4, 3))
+
+    assert [path.name for path in files] == ["day-2.parquet", "day-3.parquet"]
+    assert len(manifest.table("transactions")) == 3
+    with pytest.raises(NotFound, match="no table 'events'"):
+        manifest.table("events")
+
+
+def test_an_id_depends_on_content_and_not_on_order() -> None:
+    assert content_id({"a": 1, "b": 2}) == content_id({"b": 2, "a": 1})
+    assert content_id({"a": 1}) != content_id({"a": 2})
+
+
+def test_manifests_are_listed_by_kind_oldest_first(tmp_path: Path) -> None:
+    an_artifact(tmp_path / "a")
+    Manifest(kind="model", id="m", uri=str(tmp_path / "b")).write()
+
+    assert [manifest.id for manifest in list_manifests(tmp_path, "snapshot")] == ["abc"]

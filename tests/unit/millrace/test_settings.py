@@ -1,0 +1,40 @@
+"""Settings: defaults that work, errors that name the variable, a key that nobody else can read."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from millrace.errors import ConfigError
+from millrace.settings import Settings, settings
+
+
+def test_a_wrong_value_names_the_variable_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_HISTORY_LENGTH", "many")
+
+    with pytest.raises(ConfigError, match="MILLRACE_HISTORY_LENGTH is 'many'"):
+        settings()
+
+
+def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+
+    assert settings().lake == tmp_path / "lake"
+    assert settings().tracking_uri == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+
+
+def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    first = Settings(home=tmp_path).pseudonym_secret()
+
+    assert Settings(home=tmp_path).pseudonym_secret() == first
+    assert len(first) == 64
+    assert stat.S_IMODE((tmp_path / "pseudonym.key").stat().st_mode) == 0o600
+
+
+def test_a_key_from_the_environment_is_used_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MILLRACE_PSEUDONYM_KEY", "top-secret")
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+
+    assert settings().pseudonym_secret() == b"top-secret"
+    assert "top-secret" not in repr(settings()) + settings().model_dump_json()
+    assert not (tmp_path / "pseudonym.key").exists()

@@ -1,0 +1,124 @@
+"""The local runner: cached steps, a step's own traceback, one run at a time. A real kfp pipeline of two tiny steps."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Output
+
+from millrace.atomic import exclusive
+from millrace.errors import AlreadyRunning
+from millrace.settings import Settings
+from pipelines.local import PipelineFailed, run_local, state_of_code
+
+
+class Outputs(NamedTuple):
+    first: Dataset
+    second: Dataset
+
+
+@pytest.fixture(autouse=True)
+def _restored_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def two_steps() -> Any:
+    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    def make(number: int, out: Output[Dataset]):
+        from pathlib import Path
+
+        from millrace.artifacts import Manifest
+
+        print(f"making {number}")
+        Manifest(kind="snapshot", id=str(number), uri=".").write(Path(out.path))
+
+    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    def copy(source: Input[Dataset], fail: bool, out: Output[Dataset]):
+        import shutil
+
+        if fail:
+            raise ValueError("a reason that people can read")
+        shutil.copy(source.path, out.path)
+
+    @dsl.pipeline(name="two-steps")
+    def pipeline(number: int = 1, fail: bool = False) -> Outputs:
+        made = make(number=number)
+        copied = copy(source=made.outputs["out"], fail=fail)
+        return Outputs(first=made.outputs["out"], second=copied.outputs["out"])
+
+    return pipeline
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return lambda **arguments: run_local(two_steps, arguments, Settings(home=tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestRunLocal:
+    def test_outputs_are_manifests_and_every_step_is_shown(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        done = run(number=7)
+
+        shown = capsys.readouterr().out
+        assert done.outputs["second"].id == "7"
+        assert "> make" in shown
+        assert "making 7" in shown
+        assert "executor_input" not in shown
+        assert "executor_input" in done.log_path.read_text()
+
+    def test_a_second_run_is_served_from_the_cache(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        run(number=7)
+        capsys.readouterr()
+
+        again = run(number=7)
+
+        assert again.seconds == {"make": 0.0, "copy": 0.0}
+        assert again.outputs["second"].id == "7"
+        assert "making" not in capsys.readouterr().out
+
+    def test_a_changed_setting_is_not_served_from_the_cache(self, run: Run, tmp_path: Path) -> None:
+        run(number=7)
+
+        changed = run_local(two_steps, {"number": 7}, Settings(home=tmp_path, history_length=5))
+
+        assert changed.seconds["make"] > 0
+
+    def test_a_failed_step_shows_its_own_traceback_and_how_to_go_on(self, run: Run) -> None:
+        with pytest.raises(PipelineFailed) as failure:
+            run(number=7, fail=True)
+
+        text = str(failure.value)
+        assert failure.value.step == "copy"
+        assert "ValueError: a reason that people can read" in text
+        assert "Run from there" in text
+
+    def test_after_a_failure_only_what_is_missing_runs(self, run: Run) -> None:
+        with pytest.raises(PipelineFailed):
+            run(number=7, fail=True)
+
+        done = run(number=7, fail=False)
+
+        assert done.seconds["make"] == 0.0
+        assert done.seconds["copy"] > 0.0
+
+    def test_a_second_run_at_once_is_told_so(self, run: Run, tmp_path: Path) -> None:
+        with (
+            exclusive(tmp_path / "runs" / "lock", "a pipeline run"),
+            pytest.raises(AlreadyRunning, match="already running"),
+        ):
+            run()
+
+
+def test_the_cache_key_does_not_hold_the_secret(tmp_path: Path) -> None:
+    with_key = Settings(home=tmp_path, pseudonym_key="secret")  # type: ignore[arg-type]
+
+    assert state_of_code(with_key) == state_of_code(Settings(home=tmp_path))
