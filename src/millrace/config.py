@@ -1,0 +1,39 @@
+"""A component's YAML file as a typed object: unknown keys, wrong types and missing files are named, not guessed.
+
+The models (pydantic, frozen) live with their components; hyper-parameters and limits belong there, settings of a
+deployment in `millrace.settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from millrace.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of a component's configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(kind: type[C], path: Path, overrides: Mapping[str, Any] | None = None) -> C:
+    """Read `path` as a `kind`, `overrides` winning; raises ConfigError naming file, key, value and what was wanted."""
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+        return kind(**{**document, **(overrides or {})})
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration at {path}. Name an existing YAML file.") from error
+    except (yaml.YAMLError, TypeError) as error:
+        raise ConfigError(f"{path} is not a mapping of settings: {error}") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(f"{path}: {'; '.join(lines)}") from error
