@@ -1,0 +1,141 @@
+"""Build a training set: rows, labels known in time, and the pool of transactions their histories are slices of.
+
+In: a feature set. Out: the folder of arrays that `millrace.fraud.training_set` opens. The join is ours, by position in
+the sorted pool, not Feast's: docs/adr/0004 has the measurement, tests/contract proves them equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from components.assemble.arrays import engine_within, write_arrays
+from millrace.artifacts import Manifest, content_id, hash_files
+from millrace.atomic import exclusive, replacing_folder
+from millrace.errors import InvalidInput
+from millrace.fraud.schema import LABEL_DELAY_DAYS
+from millrace.fraud.training_set import SPLITS
+from millrace.horizon import TEST_DAYS, resolve_as_of, start_of, test_start
+from millrace.progress import log
+
+FORMAT: Final = 1
+"""Part of the id: raise it when the files change their meaning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitSpec:
+    """Which days train, validate and test (docs/architecture.md, Time). Days are UTC, ends exclusive."""
+
+    test_start: date
+    """First day of the test window; the labels of train and validation are those known at its start."""
+    train_days: int = 28
+    """Days before the gap, validation included."""
+    validation_days: int = 4
+    """The last of the training days, held out for early stopping."""
+    delay_days: int = LABEL_DELAY_DAYS
+    """Gap between training and test: labels of these days are not known yet."""
+    test_days: int = TEST_DAYS
+    labels_until: datetime | None = None
+    """Test labels known at this instant count; default: when the delay after the test window is over."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.test_start, date) or isinstance(self.test_start, datetime):
+            raise InvalidInput(f"test_start is {self.test_start!r}; wanted a date, such as date(2018, 9, 16)")
+        for name, least in (("train_days", 2), ("validation_days", 1), ("delay_days", 0), ("test_days", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidInput(f"{name} is {value!r}; wanted an integer of at least {least}")
+        if self.labels_until is not None and self.labels_until.tzinfo is None:
+            raise InvalidInput(f"labels_until is {self.labels_until}; wanted a time with its zone, such as …T00:00Z")
+        if self.validation_days >= self.train_days:
+            raise InvalidInput(
+                f"validation_days is {self.validation_days}; wanted less than train_days {self.train_days}"
+            )
+
+    @property
+    def train_start(self) -> date:
+        return self.validation_end - timedelta(days=self.train_days)
+
+    @property
+    def validation_start(self) -> date:
+        return self.validation_end - timedelta(days=self.validation_days)
+
+    @property
+    def validation_end(self) -> date:
+        return self.test_start - timedelta(days=self.delay_days)
+
+    @property
+    def test_end(self) -> date:
+        return self.test_start + timedelta(days=self.test_days)
+
+    @property
+    def windows(self) -> dict[str, tuple[date, date]]:
+        """Split → (first day, day after the last)."""
+        windows = (
+            (self.train_start, self.validation_start),
+            (self.validation_start, self.validation_end),
+            (self.test_start, self.test_end),
+        )
+        return dict(zip(SPLITS, windows, strict=True))
+
+    @property
+    def horizons(self) -> dict[str, datetime]:
+        """Split → the instant at which its labels must be known."""
+        start = start_of(self.test_start)
+        test = self.labels_until or start_of(self.test_end + timedelta(days=self.delay_days))
+        return dict(zip(SPLITS, (start, start, test), strict=True))
+
+
+def split_of(feature_set: Manifest, as_of: str = "", **days: int) -> SplitSpec:
+    """The windows of a run that speaks from `as_of` (ISO 8601, empty: the feature set's last day)."""
+    instant = resolve_as_of(feature_set, as_of)
+    return SplitSpec(test_start=test_start(instant), labels_until=instant, **days)
+
+
+def assemble(
+    feature_set: Manifest, lake: Path, spec: SplitSpec, *, threads: int = 2, memory_limit_gb: float = 3.0
+) -> Manifest:
+    """The training set of `spec`, made unless it is there already.
+
+    Raises InvalidInput when the feature set does not hold the days of `spec` or a split has no rows;
+    AlreadyRunning when another process assembles the same set.
+    """
+    history_length = int(feature_set.facts["history_length"])
+    identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "format": FORMAT})
+    folder = lake / "training_sets" / identity
+    if (folder / "manifest.json").is_file():
+        return Manifest.read(folder, "training_set")
+    _require_days(feature_set, spec)
+    with (
+        exclusive(folder.with_name(f".{identity}.lock"), f"assembling training set {identity}"),
+        replacing_folder(folder) as aside,
+        engine_within(threads, memory_limit_gb, aside.parent) as engine,
+    ):
+        splits = write_arrays(engine, feature_set, spec, history_length, aside)
+        files = hash_files(aside)
+        facts = {
+            "splits": splits,
+            "test_start": str(spec.test_start),
+            "history_length": history_length,
+            "feature_service": feature_set.facts["feature_service"],
+            "spec": {key: str(value) if isinstance(value, date) else value for key, value in asdict(spec).items()},
+        }
+        parents = {"feature_set": feature_set.id, **feature_set.parents}
+        Manifest(kind="training_set", id=identity, uri=str(folder), parents=parents, files=files, facts=facts).write(
+            aside / "manifest.json"
+        )
+    log("assembled", training_set=identity, **{name: split["rows"] for name, split in splits.items()})
+    return Manifest.read(folder, "training_set")
+
+
+def _require_days(feature_set: Manifest, spec: SplitSpec) -> None:
+    first, last = (date.fromisoformat(feature_set.facts[key]) for key in ("first_day", "last_day"))
+    end = spec.test_end - timedelta(days=1)
+    if spec.train_start < first or end > last:
+        raise InvalidInput(
+            f"the split needs the days {spec.train_start} … {end}; "
+            f"feature set {feature_set.id} holds {first} … {last}. "
+            "Take another test_start, fewer train_days, or ingest the missing days."
+        )
