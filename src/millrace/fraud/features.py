@@ -12,7 +12,7 @@ the last N of it. A window of w days holds the part of that history with `event_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,40 @@ class CustomerStates:
     length: NDArray[np.int64]  # [B]
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryTotals:
+    """What the customer features need to know of B histories; integers, so that every path gets the same ones.
+
+    Empty histories and windows are zeros.
+    """
+
+    window_count: NDArray[np.int64]  # [B, len(CUSTOMER_WINDOWS_DAYS)]
+    window_cents: NDArray[np.int64]  # [B, len(CUSTOMER_WINDOWS_DAYS)]
+    count: NDArray[np.int64]  # [B]
+    cents: NDArray[np.int64]  # [B]
+    max_cents: NDArray[np.int64]  # [B]
+    variance: NDArray[np.float64]  # [B], of the amounts around their mean, in cents²
+    last_us: NDArray[np.int64]  # [B], time of the newest transaction
+
+
+def history_totals(now_us: NDArray[np.int64], states: CustomerStates) -> HistoryTotals:
+    """[B] times of the new transactions with their customers' states → totals; the batch path gets them from SQL."""
+    count, cents = states.length, states.amount_cents
+    total = cents.sum(axis=1)
+    starts = now_us[:, None] - np.array(CUSTOMER_WINDOWS_DAYS) * DAY_US
+    inside = states.event_us[:, :, None] > starts[:, None, :]
+    deviation = (cents - (total / np.maximum(count, 1))[:, None]) * (states.event_us != NEVER_US)
+    return HistoryTotals(
+        window_count=inside.sum(axis=1),
+        window_cents=np.einsum("bn,bnw->bw", cents, inside),
+        count=count,
+        cents=total,
+        max_cents=cents.max(axis=1),
+        variance=(deviation * deviation).sum(axis=1) / np.maximum(count, 1),
+        last_us=np.where(count > 0, states.event_us[:, -1], 0),
+    )
+
+
 def customer_features(
     now_us: NDArray[np.int64], amount_cents: NDArray[np.int64], states: CustomerStates
 ) -> NDArray[np.float32]:
@@ -89,25 +123,23 @@ def customer_features(
 
     Amounts are in currency units; means are 0 and the ratio 1 and the z-score 0 for a customer without history.
     """
-    present = states.event_us != NEVER_US
-    cents = states.amount_cents.astype(np.float64)
+    return customer_features_of(now_us, amount_cents, history_totals(now_us, states))
+
+
+def customer_features_of(
+    now_us: NDArray[np.int64], amount_cents: NDArray[np.int64], totals: HistoryTotals
+) -> NDArray[np.float32]:
+    """The formulas behind `customer_features`: the batch path enters here with totals of its own."""
     amount = amount_cents / 100.0
-    counts, means = [], []
-    for days in CUSTOMER_WINDOWS_DAYS:
-        inside = present & (states.event_us > (now_us - days * DAY_US)[:, None])
-        count = inside.sum(axis=1)
-        counts.append(count)
-        means.append((cents * inside).sum(axis=1) / np.maximum(count, 1) / 100.0)
-    n = states.length
-    mean = cents.sum(axis=1) / np.maximum(n, 1) / 100.0
-    mean_square = (cents * cents).sum(axis=1) / np.maximum(n, 1) / 10_000.0
-    std = np.sqrt(np.maximum(mean_square - mean * mean, 0.0))
-    known = n > 0
+    window_mean = totals.window_cents / np.maximum(totals.window_count, 1) / 100.0
+    mean = totals.cents / np.maximum(totals.count, 1) / 100.0
+    std = np.sqrt(totals.variance) / 100.0
+    known = totals.count > 0
     ratio = np.where(known, amount / np.maximum(mean, 0.01), 1.0)
     zscore = np.where(known, (amount - mean) / np.maximum(std, 1.0), 0.0)
-    since = np.where(known, np.minimum((now_us - states.event_us[:, -1]) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
-    columns = [*counts, *means, n, mean, std, cents.max(axis=1, initial=0.0) / 100.0, ratio, zscore, since]
-    return np.stack(columns, axis=1).astype(np.float32)
+    since = np.where(known, np.minimum((now_us - totals.last_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
+    whole = (totals.count, mean, std, totals.max_cents / 100.0, ratio, zscore, since)
+    return _columns(totals.window_count, window_mean, *whole)
 
 
 def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -121,16 +153,15 @@ def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> ND
     labelled = state[:, volumes : volumes + windows]
     fraud = state[:, volumes + windows : volumes + 2 * windows]
     streak, last_fraud_us = state[:, -2], state[:, -1]
-    risk = fraud / np.maximum(labelled, 1)
     since = np.where(last_fraud_us > 0, np.minimum((now_us - last_fraud_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
-    columns = [state[:, :volumes], labelled, risk, streak[:, None], since[:, None]]
-    return np.concatenate(columns, axis=1).astype(np.float32)
+    return _columns(state[:, :volumes], labelled, fraud / np.maximum(labelled, 1), streak, since)
 
 
 def terminal_risk(state: NDArray[np.int64]) -> NDArray[np.float32]:
     """`state[B, …]` of terminals → [B] float32 in [0, 1]: the risk a customer's history will remember."""
-    index = TERMINAL_FEATURES.index(f"terminal_risk_{RISK_WINDOW_DAYS}d")
-    return terminal_features(np.zeros(len(state), np.int64), state)[:, index]
+    labelled = state[:, TERMINAL_STATE_FIELDS.index(f"labelled_{RISK_WINDOW_DAYS}d")]
+    fraud = state[:, TERMINAL_STATE_FIELDS.index(f"fraud_{RISK_WINDOW_DAYS}d")]
+    return (fraud / np.maximum(labelled, 1)).astype(np.float32)
 
 
 def request_features(now_us: NDArray[np.int64], amount_cents: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -140,7 +171,7 @@ def request_features(now_us: NDArray[np.int64], amount_cents: NDArray[np.int64])
     """
     hour = (now_us % DAY_US) / 3_600_000_000
     weekday = (now_us // DAY_US + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    return np.stack([amount_cents / 100.0, hour, weekday >= 5, hour < 7], axis=1).astype(np.float32)
+    return _columns(amount_cents / 100.0, hour, weekday >= 5, hour < 7)
 
 
 def history_tensor(now_us: NDArray[np.int64], states: CustomerStates, length: int) -> NDArray[np.float32]:
@@ -164,3 +195,10 @@ def model_features(
         ],
         axis=1,
     )
+
+
+def _columns(*parts: NDArray[Any]) -> NDArray[np.float32]:
+    """[B] columns and [B, K] blocks → [B, all of them] float32, in order."""
+    blocks = [part if part.ndim == 2 else part[:, None] for part in parts]
+    out = np.empty((len(blocks[0]), sum(block.shape[1] for block in blocks)), np.float32)
+    return np.concatenate(blocks, axis=1, out=out, casting="unsafe")
