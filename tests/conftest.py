@@ -1,0 +1,77 @@
+"""Builders that several test folders share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.artifacts import Manifest, content_id, hash_files
+from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+
+
+def build_tiny_model(
+    folder: Path, *, sequence_length: int = 8, history_length: int = 16, threshold: float = 0.5
+) -> Path:
+    """A model artifact of a few weights: score = sigmoid(amount / 100 - 2 + history's amounts / 1000)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder.mkdir(parents=True)
+    weights = np.zeros((len(FEATURE_NAMES), 1), np.float32)
+    weights[FEATURE_NAMES.index("amount")] = 0.01
+    channel = np.zeros((len(HISTORY_CHANNELS), 1), np.float32)
+    channel[HISTORY_CHANNELS.index("amount")] = 0.001
+    constants = {"w": weights, "c": channel, "bias": np.float32([-2.0]), "shape": np.int64([-1])}
+    nodes = [
+        helper.make_node("MatMul", ["features", "w"], ["scalar"]),
+        helper.make_node("MatMul", ["history", "c"], ["steps"]),
+        helper.make_node("ReduceSum", ["steps", "axis"], ["past"], keepdims=0),
+        helper.make_node("Add", ["scalar", "past"], ["sum"]),
+        helper.make_node("Add", ["sum", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["column"]),
+        helper.make_node("Reshape", ["column", "shape"], ["score"]),
+    ]
+    constants["axis"] = np.int64([1])
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", len(FEATURE_NAMES)]),
+            helper.make_tensor_value_info("history", TensorProto.FLOAT, ["B", sequence_length, len(HISTORY_CHANNELS)]),
+        ],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["B"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
+    )
+    document = {
+        "name": "tiny",
+        "feature_service": FEATURE_SERVICE,
+        "feature_names": list(FEATURE_NAMES),
+        "history_channels": list(HISTORY_CHANNELS),
+        "history_length": history_length,
+        "sequence_length": sequence_length,
+        "decision_threshold": threshold,
+        "served_file": "model.onnx",
+    }
+    (folder / "model.json").write_text(json.dumps(document))
+    files = hash_files(folder)
+    Manifest(kind="model", id=content_id(files), uri=str(folder), files=files).write()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_model(name="a", threshold=0.5)` → folder of a small real model artifact, built once per name."""
+    root = tmp_path_factory.mktemp("models")
+
+    def build(name: str = "tiny", **options: float) -> Path:
+        folder = root / name
+        return folder if folder.exists() else build_tiny_model(folder, **options)
+
+    return build
