@@ -1,0 +1,31 @@
+"""KFP face of `core.optimise`."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def optimise(
+    model: dsl.Input[dsl.Model],
+    training_set: dsl.Input[dsl.Dataset],
+    servable: dsl.Output[dsl.Model],
+) -> None:
+    """Export, check, quantise where it pays, and set the decision threshold."""
+    from pathlib import Path
+
+    from components.optimise.core import OptimiseConfig
+    from components.optimise.core import optimise as verb
+    from millrace.artifacts import Manifest
+    from millrace.settings import settings
+
+    config = settings()
+    result = verb(
+        Manifest.read(Path(model.path), "model"),
+        Manifest.read(Path(training_set.path), "training_set"),
+        config.lake,
+        OptimiseConfig(review_capacity=config.review_capacity),
+    )
+    result.write(Path(servable.path))
+    figures = {name: result.facts[name] for name in ("served_file", "decision_threshold")}
+    servable.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri} | figures

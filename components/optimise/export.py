@@ -1,0 +1,115 @@
+"""Torch module in, ONNX graphs out: float32, and int8 with weights quantised per channel.
+
+The graph takes raw `features[B, F]` and `history[B, L, C]` and answers `score[B]`: scaling is in the module, the
+sigmoid is added here. Which exporter and which int8, and why: docs/adr/0006-one-graph-measured.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+OPSET: Final = 20
+"""The newest the TorchScript exporter writes, and the first with Gelu as one operator."""
+
+QUANTISED: Final = ["Gemm"]
+"""The large layers. The rest loses more on the way in and out of eight bits than it gains."""
+
+
+class Served(nn.Module):
+    """What is served: the model, and the sigmoid that makes its logit a score."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, history: Tensor) -> Tensor:
+        return torch.sigmoid(self.model(features, history))
+
+
+def export_onnx(model: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
+    """Write the graph to `path`; the rows are only traced, their number stays free."""
+    names = ["features", "history", "score"]
+    with _quiet_exporter():
+        torch.onnx.export(
+            Served(model).eval(),
+            (torch.tensor(features), torch.tensor(history)),
+            str(path),
+            input_names=names[:2],
+            output_names=names[2:],
+            opset_version=OPSET,
+            dynamic_axes={name: {0: "batch"} for name in names},
+            dynamo=False,
+        )
+
+
+def quantise(graph: Path, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
+    """Write `graph` to `path` with int8 layers, the range of their inputs taken from the given rows.
+
+    Ranges are fixed here, never taken from the batch at hand: that would make a score depend on its neighbours.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as scratch, _quiet_root_logger():
+        prepared = Path(scratch) / graph.name
+        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(path),
+            _OneBatch({"features": features, "history": history}),
+            quant_format=QuantFormat.QOperator,
+            op_types_to_quantize=QUANTISED,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+class _OneBatch:
+    """All calibration rows at once, in the shape the quantiser asks for."""
+
+    def __init__(self, batch: dict[str, NDArray[np.float32]]) -> None:
+        self._batches = iter([batch])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._batches, None)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        raise NotImplementedError(f"one batch only; asked for {start_index} to {end_index}")
+
+
+@torch.inference_mode()
+def torch_scores(model: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the graph must reproduce: scores[B] of the torch module."""
+    scores: NDArray[np.float32] = Served(model).eval()(torch.tensor(features), torch.tensor(history)).numpy()
+    return scores
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """torch 2.13 announces that this exporter will go some day; the pin and the parity check cover that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript-based ONNX export")
+        warnings.filterwarnings("ignore", message="The feature will be removed. Please remove usage of this function")
+        yield
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """The quantiser reports on the root logger, with advice that this module already follows."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,106 @@
+"""What is measured on the validation rows: ranking and calibration of scores, latency of graphs, the review threshold.
+
+Arrays in, figures out; no I/O.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.calibration import calibration_error, reliability
+from millrace.metrics import Judged, average_precision
+
+Scorer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""features[B, F], history[B, L, C] → scores[B]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The score from which a card is reviewed, and what it stands on."""
+
+    value: float
+    review_capacity: int
+    """Cards a day that were asked for."""
+    cards_per_day: float
+    """Median of the cards a day that it selects on the validation days."""
+    days: int
+    scaled_down: bool
+    """True where fewer cards are active than the capacity is meant for: a share of them was taken instead."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def review_threshold(rows: Judged, scores: NDArray[np.float32], capacity: int, max_share: float) -> Threshold:
+    """The score of the k-th card of a day, median over days; k = `capacity`, at most `max_share` of the day's cards.
+
+    A card's score is its highest of the day. The cap keeps a small world honest: 100 reviews a day are 3 % of the
+    cards active in a world of 5,000 customers, and half of those in one of 300.
+    """
+    limits, places = [], []
+    best_of = [_best_scores(rows, scores, day) for day in np.unique(rows.day)]
+    for best in best_of:
+        k = min(capacity, math.ceil(max_share * len(best)))
+        limits.append(best[k - 1])
+        places.append(k)
+    value = float(np.float32(np.median(limits)))
+    selected = [int((best >= value).sum()) for best in best_of]
+    return Threshold(value, capacity, float(np.median(selected)), len(best_of), min(places) < capacity)
+
+
+def calibration(rows: Judged, scores: NDArray[np.float32]) -> dict[str, Any]:
+    """How far the scores are probabilities: expected calibration error, mean score and fraud share, the curve."""
+    values = scores.astype(np.float64)
+    return {
+        "expected_calibration_error": calibration_error(rows, values).item(),
+        "mean_score": float(values.mean()),
+        "fraud_share": float(rows.label.mean()),
+        "curve": reliability(rows, values),
+    }
+
+
+def ranking(rows: Judged, scores: NDArray[np.float32]) -> float | None:
+    """Average precision; None where no validation row is fraud."""
+    value = average_precision(rows, scores.astype(np.float64)).item()
+    return value if math.isfinite(value) else None
+
+
+def latency_us(
+    scorers: Mapping[str, Scorer],
+    features: NDArray[np.float32],
+    history: NDArray[np.float32],
+    batches: Sequence[int],
+    repeats: int,
+) -> dict[str, dict[int, float]]:
+    """Median microseconds of one call per scorer and batch size.
+
+    Runs are interleaved, each on other rows, so that a neighbour on the machine slows all alike.
+    """
+    taken: dict[str, dict[int, list[float]]] = {name: {b: [] for b in batches} for name in scorers}
+    for batch in batches:
+        for repeat in range(repeats):
+            place = (np.arange(batch) + repeat * batch) % len(features)
+            rows = features[place], history[place]
+            for name, scorer in scorers.items():
+                start = time.perf_counter()
+                scorer(*rows)
+                taken[name][batch].append(time.perf_counter() - start)
+    return {
+        name: {b: round(float(np.median(times)) * 1e6, 1) for b, times in sizes.items()}
+        for name, sizes in taken.items()
+    }
+
+
+def _best_scores(rows: Judged, scores: NDArray[np.float32], day: int) -> NDArray[np.float32]:
+    """Each card's highest score of the day, from the highest down."""
+    today = rows.day == day
+    best = np.full(rows.cards, -np.inf, np.float32)
+    np.maximum.at(best, rows.card[today], scores[today])
+    return np.sort(best[np.isfinite(best)])[::-1]
