@@ -32,8 +32,12 @@ ALIASES = {
     "TERMINAL_ID": "terminal_id",
     "TX_AMOUNT": "amount",
     "TX_FRAUD": "is_fraud",
+    "TX_FRAUD_SCENARIO": "fraud_scenario",
 }
 """Public names of the published data set → ours."""
+
+CARRIED_TYPES = {"fraud_scenario": pa.int8()}
+"""Carried columns with one name and type whatever the source; evaluation slices by them, no feature reads them."""
 
 LABEL_DELAY_DAYS = 7
 """Default time from a transaction until its label is known, in days."""

@@ -1,0 +1,37 @@
+"""Pseudonyms of customer ids."""
+
+import pyarrow as pa
+
+from millrace.pseudonyms import pseudonym, pseudonymise
+
+KEY = b"a key of tests"
+
+
+def test_a_column_and_a_single_id_get_the_same_pseudonym() -> None:
+    ids = ["596", "4961", "596"]
+
+    column = pseudonymise(pa.array(ids), KEY)
+
+    assert column.to_pylist() == [pseudonym(one, KEY) for one in ids]
+
+
+def test_a_pseudonym_is_sixteen_hex_digits_and_depends_on_the_key() -> None:
+    first, second = pseudonym("596", KEY), pseudonym("596", b"another key")
+
+    assert first != second
+    assert len(first) == 16
+    assert set(first) <= set("0123456789abcdef")
+
+
+def test_the_same_id_as_number_text_or_padded_text_is_the_same_customer() -> None:
+    assert len({pseudonym(one, KEY) for one in (596, 596.0, "596", " 596 ")}) == 1
+
+
+def test_nulls_chunks_and_dictionaries_are_kept_in_place() -> None:
+    chunks = pa.chunked_array([["1", None], ["2"]])
+
+    expected = [pseudonym("1", KEY), None, pseudonym("2", KEY)]
+
+    assert pseudonymise(chunks, KEY).to_pylist() == expected
+    assert pseudonymise(chunks.dictionary_encode(), KEY).to_pylist() == expected
+    assert pseudonymise([], KEY).to_pylist() == []
