@@ -1,0 +1,173 @@
+"""Train the model: what the hyper-parameters mean, which rows an epoch sees, when to stop; pure but for `train`.
+
+The loop that a process runs is `worker.py`; starting the processes and restarting killed ones is `launch.py`.
+In: a training set. Out: a `model` folder with weights, `model.json` and the curve (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StrictFloat, StrictInt
+
+from millrace.artifacts import Manifest, content_id
+from millrace.atomic import exclusive, sha256_file
+from millrace.config import Config, load_config
+from millrace.errors import InvalidInput
+from millrace.fraud import model as model_code
+from millrace.fraud.model import ModelSpec
+from millrace.fraud.training_set import TrainingSet
+from millrace.settings import Settings
+
+DEFAULT_CONFIG: Final = Path(__file__).with_name("train.yaml")
+MIN_FRAUDS: Final = 2
+"""Below this many frauds in a split there is nothing to learn from, or to stop by."""
+
+
+class ModelConfig(Config):
+    """Architecture; each field is explained by `millrace.fraud.model.ModelSpec`."""
+
+    sequence_length: StrictInt = Field(ge=1, le=512)
+    bins: StrictInt = Field(ge=1, le=256)
+    width: StrictInt = Field(ge=1, le=4096)
+    blocks: StrictInt = Field(ge=0, le=16)
+    history_width: StrictInt = Field(ge=1, le=1024)
+    heads: StrictInt = Field(ge=1, le=64)
+    dropout: StrictFloat = Field(ge=0, lt=1)
+
+    def spec(self) -> ModelSpec:
+        """Raises ConfigError when sizes do not fit each other."""
+        return ModelSpec(**self.model_dump())
+
+
+class TrainConfig(Config):
+    """Everything that decides the weights, besides the rows."""
+
+    seed: StrictInt = Field(ge=0, lt=2**31)
+    """Of initial weights, sampling and dropout."""
+    epochs: StrictInt = Field(ge=1, le=1000)
+    """At most; the learning rate falls to zero over all of them."""
+    patience: StrictInt = Field(ge=1)
+    """Epochs without a better average precision of the validation days before stopping."""
+    batch_size: StrictInt = Field(ge=1)
+    """Rows of a step, over all processes."""
+    learning_rate: StrictFloat = Field(gt=0)
+    """Peak of the one-cycle schedule."""
+    warmup_share: StrictFloat = Field(ge=0, lt=1)
+    """Share of all steps over which the rate rises."""
+    weight_decay: StrictFloat = Field(ge=0)
+    clip_norm: StrictFloat = Field(gt=0)
+    """Largest norm of a gradient."""
+    average_decay: StrictFloat = Field(ge=0, lt=1)
+    """Per step, of the moving average of the weights that is validated and kept; 0 keeps the last weights."""
+    negative_share: StrictFloat = Field(gt=0, le=1)
+    """Share of genuine rows that an epoch sees, drawn anew each time; the loss corrects the prior, so scores stay
+    probabilities."""
+    model: ModelConfig
+
+
+@dataclass(slots=True)
+class Progress:
+    """The curve so far and when to stop; plain values, so that a checkpoint can hold it."""
+
+    patience: int
+    curve: list[dict[str, float]]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The earliest epoch of the highest average precision."""
+        return max(self.curve, key=lambda point: point["average_precision"])
+
+    @property
+    def improved(self) -> bool:
+        """Whether the latest epoch is the best one."""
+        return self.best is self.curve[-1]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.curve) and self.curve[-1]["epoch"] - self.best["epoch"] >= self.patience
+
+
+def read_config(path: Path | None = None, **overrides: Any) -> TrainConfig:
+    """`train.yaml`, or the file at `path`; raises ConfigError naming key, value and what was wanted."""
+    return load_config(TrainConfig, path or DEFAULT_CONFIG, overrides)
+
+
+def epoch_rows(
+    rows: NDArray[np.int64], label: NDArray[np.int8], config: TrainConfig, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Batches of an epoch over all processes: every fraud, a fresh share of the rest, shuffled; same on every rank."""
+    rng = np.random.default_rng((config.seed, epoch))
+    fraud, genuine = rows[label == 1], rows[label == 0]
+    kept = rng.choice(genuine, max(round(len(genuine) * config.negative_share), 1), replace=False)
+    chosen = rng.permutation(np.concatenate([fraud, kept]))
+    return np.split(chosen, range(config.batch_size, len(chosen), config.batch_size))
+
+
+def shard(batch: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
+    """One process's part of a batch: equal sizes, so that the mean of gradients is the gradient of the mean."""
+    return batch[: len(batch) - len(batch) % world][rank::world]
+
+
+def rate_at(step: int, steps: int, config: TrainConfig) -> float:
+    """Learning rate of a step: a straight rise, then half a cosine down to zero (one cycle)."""
+    rise = max(round(steps * config.warmup_share), 1)
+    if step < rise:
+        return config.learning_rate * (step + 1) / rise
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+
+def steps_of(rows: int, frauds: int, config: TrainConfig) -> int:
+    """Steps of one epoch over `rows` training rows of which `frauds` are fraud."""
+    return math.ceil((frauds + max(round((rows - frauds) * config.negative_share), 1)) / config.batch_size)
+
+
+def model_id(training_set: Manifest, config: TrainConfig) -> str:
+    """Id of what training would give: rows, hyper-parameters, and the code of the model and of the loop."""
+    here = Path(__file__)
+    sources = (Path(model_code.__file__), here, here.with_name("worker.py"))
+    code = {path.name: sha256_file(path) for path in sources}
+    return content_id({"training_set": training_set.id, "config": config.model_dump(), "code": code})
+
+
+def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Settings) -> Manifest:
+    """The trained model, made unless it is there; a run that was killed goes on from its last epoch.
+
+    Raises InvalidInput when the rows cannot train this model, AlreadyRunning for a second run of the same model, and
+    TrainingFailed with the worker's traceback.
+    """
+    from components.train.launch import publish, run_workers
+
+    identity = model_id(training_set, config)
+    folder = lake / "models" / identity
+    if (folder / "manifest.json").is_file():
+        return Manifest.read(folder, "model")
+    require_trainable(TrainingSet(training_set), config)
+    work = folder.with_name(f".{identity}.run")
+    with exclusive(folder.with_name(f".{identity}.lock"), f"training model {identity}"):
+        training_set.verify()
+        run_id = run_workers(training_set, config, settings, identity, work)
+        return publish(training_set, config, settings, folder, work, run_id)
+
+
+def require_trainable(rows: TrainingSet, config: TrainConfig) -> None:
+    """Raise InvalidInput unless both splits hold both classes and the history is long enough."""
+    config.model.spec()
+    if config.model.sequence_length > rows.history_length:
+        raise InvalidInput(
+            f"model.sequence_length is {config.model.sequence_length}; the training set keeps {rows.history_length} "
+            "transactions. Shorten it, or raise MILLRACE_HISTORY_LENGTH and build the features again."
+        )
+    for split in ("train", "validation"):
+        label = rows.label[rows.rows_of(split)]
+        frauds = int((label == 1).sum())
+        if frauds < MIN_FRAUDS or frauds == len(label):
+            raise InvalidInput(
+                f"the {split} rows hold {frauds} frauds among {len(label)}; wanted {MIN_FRAUDS} or more, and others. "
+                "Take more days: raise train_days or validation_days."
+            )

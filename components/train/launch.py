@@ -1,0 +1,135 @@
+"""Start the training processes with torchrun, follow them, tell MLflow, and publish what they leave.
+
+torchrun restarts the group when a process dies; each start goes on from the last checkpoint. A failure that remains
+reaches the caller as TrainingFailed with the traceback of the process that failed first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from components.train.core import TrainConfig
+from components.train.tracking import Tracking
+from components.train.worker import CURVE, JOB, MODEL
+from millrace.artifacts import Manifest, hash_files
+from millrace.atomic import replacing_folder, write_text
+from millrace.errors import MillraceError
+from millrace.fraud.features import FEATURE_SERVICE
+from millrace.progress import log
+from millrace.settings import Settings
+
+MAX_RESTARTS: Final = 2
+"""How often torchrun starts the processes again after one died."""
+TAIL_LINES: Final = 30
+
+
+class TrainingFailed(MillraceError, RuntimeError):
+    """The training processes ended without a model; the message ends with the first failing one's traceback."""
+
+
+def run_workers(training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path) -> str:
+    """Train in `work` until `model/` lies there; returns the MLflow run id. Raises TrainingFailed."""
+    work.mkdir(parents=True, exist_ok=True)
+    for stale in work.glob("error-*.txt"):
+        stale.unlink()
+    job = {
+        "config": config.model_dump(),
+        "training_set": str(training_set.folder.resolve()),
+        "description": {
+            "name": settings.model_name,
+            "feature_service": training_set.facts.get("feature_service", FEATURE_SERVICE),
+            "history_length": training_set.facts["history_length"],
+            "training": config.model_dump(),
+            "seeds": {"seed": config.seed},
+        },
+    }
+    write_text(work / JOB, json.dumps(job, indent=2) + "\n")
+    log("training", model=identity, processes=settings.processes, rows=training_set.facts["splits"]["train"]["rows"])
+    process = subprocess.Popen(
+        _command(work, settings.processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        # MLflow's import and database set-up run while the processes start.
+        tracking = Tracking.open(training_set, config, settings, identity, work)
+        tail = _follow(process, tracking, work / CURVE)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if process.returncode or not (work / MODEL / "model.json").is_file():
+        tracking.close("FAILED")
+        raise TrainingFailed(_why(work, process.returncode, tail))
+    tracking.close("FINISHED")
+    return tracking.run_id
+
+
+def publish(
+    training_set: Manifest, config: TrainConfig, settings: Settings, folder: Path, work: Path, run_id: str
+) -> Manifest:
+    """Give `work/model` its place and manifest, and drop the rest of `work`."""
+    curve = json.loads((work / CURVE).read_text())
+    best = max(curve, key=lambda point: point["average_precision"])
+    with replacing_folder(folder) as aside:
+        shutil.copytree(work / MODEL, aside, dirs_exist_ok=True)
+        shutil.copy(work / CURVE, aside / CURVE)
+        Manifest(
+            kind="model",
+            id=folder.name,
+            uri=str(folder),
+            parents={"training_set": training_set.id, **training_set.parents},
+            files=hash_files(aside),
+            facts={
+                "mlflow_run_id": run_id,
+                "validation_average_precision": best["average_precision"],
+                "best_epoch": best["epoch"],
+                "epochs": len(curve),
+                "processes": settings.processes,
+                "seeds": {"seed": config.seed},
+            },
+        ).write(aside / "manifest.json")
+    shutil.rmtree(work)
+    log("trained", model=folder.name, epoch=best["epoch"], average_precision=best["average_precision"])
+    return Manifest.read(folder, "model")
+
+
+def _command(work: Path, processes: int) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [
+        *launcher,
+        f"--nproc-per-node={processes}",
+        f"--max-restarts={MAX_RESTARTS}",
+        "--module",
+        "components.train.worker",
+        str(work),
+    ]
+
+
+def _follow(process: subprocess.Popen[str], tracking: Tracking, curve: Path) -> list[str]:
+    """Pass the processes' lines on, logging each finished epoch; returns the last lines."""
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    assert process.stdout is not None
+    for line in process.stdout:
+        tail.append(line)
+        sys.stderr.write(line)
+        tracking.log_curve(curve)
+    process.wait()
+    tracking.log_curve(curve)
+    return list(tail)
+
+
+def _why(work: Path, code: int, tail: list[str]) -> str:
+    """The traceback that came first in the last start, or the last lines when the processes left none."""
+    errors = sorted(work.glob("error-*.txt"), key=lambda path: (-int(path.stem.split("-")[1]), path.stat().st_mtime_ns))
+    cause = errors[0].read_text() if errors else "".join(tail)
+    return f"training ended with status {code} after {MAX_RESTARTS} restarts; checkpoint kept in {work}.\n{cause}"
