@@ -38,9 +38,12 @@ class Rule:
     @property
     def passed(self) -> bool:
         """True only for a finite value on the right side of the limit."""
-        if self.value is None or not math.isfinite(self.value):
-            return False
-        return bool(COMPARISONS[self.comparison](self.value, self.limit))
+        return self.measured is not None and bool(COMPARISONS[self.comparison](self.measured, self.limit))
+
+    @property
+    def measured(self) -> float | None:
+        """The value where it is a number; JSON knows neither NaN nor infinity."""
+        return None if self.value is None or not math.isfinite(self.value) else self.value
 
     def __str__(self) -> str:
         value = "not measured" if self.value is None else f"{self.value:.6g}"
@@ -79,7 +82,7 @@ class Verdict:
             raise GateBlocked(self)
 
     def to_dict(self) -> dict[str, Any]:
-        rules = [asdict(rule) | {"passed": rule.passed} for rule in self.rules]
+        rules = [asdict(rule) | {"value": rule.measured, "passed": rule.passed} for rule in self.rules]
         return {"gate": self.gate, "passed": self.passed, "rules": rules}
 
     @classmethod
