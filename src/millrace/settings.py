@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr | None = None
     """Key of the keyed hash over customer ids; made once per home where absent."""
 
+    accept_pseudonyms: bool = False
+    """Let a request say that its customer ids are pseudonyms already; the local runtime sets it, to replay a day."""
+
     mlflow_tracking_uri: str = ""
     """Empty: SQLite under `home`."""
 
