@@ -1,0 +1,125 @@
+"""Which day's files are where: content-chained keys, and the Parquet of the two tables, one file a day.
+
+A day's features depend on every day before it, so a day's key hashes the key before it, its own rows and the
+definition: a label that arrives late for an old day changes the key of that day and of all that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from millrace.artifacts import Manifest
+from millrace.atomic import replacing_file, sha256_text
+from millrace.errors import InvalidInput, SchemaMismatch
+from millrace.fraud import features as f
+from millrace.fraud import features_sql as sql
+from millrace.fraud.schema import TRANSACTION_SCHEMA
+
+_RAW = {field.name: field for field in TRANSACTION_SCHEMA}
+LEADING_SCHEMA: Final = pa.schema(
+    [
+        *(_RAW[name] for name in ("transaction_id", "event_timestamp", "customer_id", "terminal_id")),
+        pa.field("amount_cents", pa.int64(), nullable=False),
+        *(_RAW[name] for name in ("is_fraud", "label_timestamp")),
+        pa.field("terminal_risk", pa.float32(), nullable=False),
+    ]
+)
+"""Columns of `transactions` before the carried ones; the features follow those."""
+FEATURES_SCHEMA: Final = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in f.FEATURE_NAMES])
+TERMINAL_STATE_SCHEMA: Final = pa.schema(
+    [
+        *(_RAW[name] for name in ("terminal_id", "event_timestamp")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in f.TERMINAL_STATE_FIELDS),
+    ]
+)
+_EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One calendar day: what the snapshot has of it and where the feature tables have it."""
+
+    day: date
+    source: Path | None
+    """The snapshot's rows of this day; None when nothing happened."""
+    transactions: Path
+    terminal_state: Path
+
+    @property
+    def number(self) -> int:
+        """Days since 1970."""
+        return (self.day - _EPOCH).days
+
+    @property
+    def missing(self) -> bool:
+        """Whether one of the files has yet to be written."""
+        return not self.terminal_state.exists() or (self.source is not None and not self.transactions.exists())
+
+
+def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
+    """Every day from the snapshot's first to the one after its last; `root` starts the chain of keys.
+
+    The terminal state of a day is that of the midnight it begins with, so it has the key of the day before.
+    """
+    sources = snapshot.facts["tables"]["transactions"]
+    if not sources:
+        raise InvalidInput(f"snapshot {snapshot.id} has no rows. Ingest at least one day.")
+    first, last = date.fromisoformat(min(sources)), date.fromisoformat(max(sources))
+    key, days = root, []
+    for day in (first + timedelta(days=offset) for offset in range((last - first).days + 2)):
+        source = snapshot.folder / sources[str(day)] if str(day) in sources else None
+        # A partition's name is the hash of its rows (docs/architecture.md, The lake).
+        before, key = key, sha256_text(key, str(day), source.stem if source else "")[:16]
+        places = (lake / "features" / table / f"day={day}" for table in ("transactions", "terminal_state"))
+        days.append(Day(day, source, next(places) / f"{key}.parquet", next(places) / f"{before}.parquet"))
+    return days
+
+
+def carried_schema(sources: Sequence[Path]) -> pa.Schema:
+    """Columns of the snapshot that are not ours; raises SchemaMismatch when one has the name of a column we add."""
+    found = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in sources], promote_options="permissive")
+    carried = pa.schema([field for field in found if field.name not in _RAW])
+    taken = sorted(set(carried.names) & set(LEADING_SCHEMA.names + FEATURES_SCHEMA.names))
+    if taken:
+        raise SchemaMismatch(f"columns {taken} of the snapshot have the names of features. Rename them in the source.")
+    return carried
+
+
+def write_transactions(
+    path: Path, rows: pa.Table, carried: pa.Schema, features: NDArray[np.float32], risk: NDArray[np.float32]
+) -> None:
+    """`rows` of a day, any order, with `features[B, F]` and `risk[B]` beside them; written in order of time and id."""
+    ours = rows.append_column("amount_cents", sql.cents_of(rows["amount"])).append_column(
+        "terminal_risk", pa.array(risk)
+    )
+    columns = [ours[field.name] for field in LEADING_SCHEMA]
+    for field in carried:
+        known = field.name in rows.column_names
+        columns.append(rows[field.name].cast(field.type) if known else pa.nulls(len(rows), field.type))
+    columns += [pa.array(column) for column in np.ascontiguousarray(features.T)]
+    table = pa.table(columns, schema=pa.schema([*LEADING_SCHEMA, *carried, *FEATURES_SCHEMA]))
+    order = np.lexsort((rows["transaction_id"].to_numpy(), rows["event_timestamp"].cast(pa.int64()).to_numpy()))
+    _write(path, table if (np.diff(order) == 1).all() else table.take(pa.array(order)))
+
+
+def write_terminal_state(path: Path, day: date, terminals: NDArray[np.str_], state: NDArray[np.int64]) -> None:
+    """`state[T, S]` of `terminals[T]` as of the midnight that begins `day`."""
+    midnight = np.full(len(terminals), (day - _EPOCH).days * f.DAY_US)
+    columns = [pa.array(terminals), pa.array(midnight).cast(TERMINAL_STATE_SCHEMA.types[1])]
+    columns += [pa.array(column) for column in np.ascontiguousarray(state.T)]
+    _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replacing_file(path) as aside:
+        # Dictionaries pay for ids; for the rest they cost more CPU than all other encoding together.
+        pq.write_table(table, aside, compression="snappy", use_dictionary=["customer_id", "terminal_id", "is_fraud"])
