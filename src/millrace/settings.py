@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     model_name: str = "fraud-detector"
     """Registered model and InferenceService name."""
 
+    model_store_uri: str = ""
+    """How serving reaches `<home>/serving/models`, such as pvc://millrace/serving/models; empty: as file://."""
+
     gateway_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the local gateway; the next free one is taken when it is in use."""
 
