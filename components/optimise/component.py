@@ -9,7 +9,7 @@ from components.image import IMAGE
 def optimise(
     model: dsl.Input[dsl.Model],
     training_set: dsl.Input[dsl.Dataset],
-    servable: dsl.Output[dsl.Model],
+    optimised: dsl.Output[dsl.Model],
 ) -> None:
     """Export, check, quantise where it pays, and set the decision threshold."""
     from pathlib import Path
@@ -26,6 +26,6 @@ def optimise(
         config.lake,
         OptimiseConfig(review_capacity=config.review_capacity),
     )
-    result.write(Path(servable.path))
+    result.write(Path(optimised.path))
     figures = {name: result.facts[name] for name in ("served_file", "decision_threshold")}
-    servable.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri} | figures
+    optimised.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri} | figures
