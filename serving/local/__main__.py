@@ -1,0 +1,95 @@
+"""The servers on this machine. `python -m serving.local up|down|status|predict|logs|replay`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+
+from millrace.errors import MillraceError
+from millrace.settings import settings
+from serving.local import commands
+from serving.local.state import Place
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    place = Place(settings().home.resolve())
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        return int(options.run(options, place, console) or 0)
+    except MillraceError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _up(options: argparse.Namespace, place: Place, console: Console) -> None:
+    state = commands.up(place, options.manifest or place.manifest(settings().model_name))
+    console.print(f"{state.service} version {state.model_version} answers at {state.url}")
+    console.print(f"  V1    POST {state.url}/v1/models/{state.service}:predict")
+    console.print(f"  V2    POST {state.url}/v2/models/{state.service}/infer")
+    console.print(f"  ready GET  {state.url}/v2/models/{state.service}/ready")
+
+
+def _down(_: argparse.Namespace, place: Place, console: Console) -> None:
+    console.print("stopped" if commands.down(place) else f"nothing was running for {place.home}")
+
+
+def _status(_: argparse.Namespace, place: Place, console: Console) -> int:
+    return 0 if commands.status(place, console) else 3
+
+
+def _predict(options: argparse.Namespace, place: Place, console: Console) -> None:
+    given = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount")
+    transaction = commands.sample({name: getattr(options, name) for name in given})
+    console.print_json(json.dumps({"instances": [transaction]}))
+    console.print_json(json.dumps(commands.predict(place, transaction)))
+
+
+def _logs(options: argparse.Namespace, place: Place, _: Console) -> None:
+    print(commands.logs(place, options.role, options.lines))
+
+
+def _replay(options: argparse.Namespace, place: Place, console: Console) -> int:
+    from serving.local import replay
+
+    report = replay.replay(place, options.feature_set, options.model, options.day, options.limit, options.concurrency)
+    console.print(report.summary())
+    return 0 if report.equal else 1
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    add = verbs.add_parser("up", help="start the servers, or leave them when they run this manifest already")
+    add.add_argument("--manifest", type=Path, help="an InferenceService; default: the one that was promoted last")
+    add.set_defaults(run=_up)
+    verbs.add_parser("down", help="drain and stop them").set_defaults(run=_down)
+    verbs.add_parser("status", help="what runs, where, since when").set_defaults(run=_status)
+    add = verbs.add_parser("predict", help="send one transaction and show the answer")
+    add.add_argument("--transaction-id", type=int)
+    add.add_argument("--event-timestamp", help="ISO 8601 with an offset; default: now")
+    add.add_argument("--customer-id")
+    add.add_argument("--terminal-id")
+    add.add_argument("--amount", type=float)
+    add.set_defaults(run=_predict)
+    add = verbs.add_parser("logs", help="the end of the log files")
+    add.add_argument("role", nargs="?", help="predictor, transformer or supervisor; default: all")
+    add.add_argument("--lines", type=int, default=20)
+    add.set_defaults(run=_logs)
+    add = verbs.add_parser("replay", help="send a day's transactions and compare the scores with the offline ones")
+    add.add_argument("--feature-set", type=Path, required=True, help="manifest of the feature set that has the day")
+    add.add_argument("--model", type=Path, required=True, help="folder of the model that is served")
+    add.add_argument("--day", type=date.fromisoformat, required=True)
+    add.add_argument("--limit", type=int, help="only the first so many transactions of the day")
+    add.add_argument("--concurrency", type=int, default=8)
+    add.set_defaults(run=_replay)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""What `python -m serving.local` does: up, down, status, predict, logs. File, lock and signal lead to the supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from millrace.errors import NotFound, Unavailable
+from millrace.progress import log
+from serving.local.manifest import read_service
+from serving.local.state import LocalState, Place
+
+UP_TIMEOUT_S = 180.0
+DOWN_TIMEOUT_S = 90.0
+FAILED_STARTS = 3
+"""A server that died so often before it was ready will not come up by itself."""
+
+
+def up(place: Place, manifest: Path) -> LocalState:
+    """Start what the manifest says, or leave it running when it does; returns when it is ready. Raises Unavailable."""
+    service = read_service(manifest, place.home)
+    running = place.read() if place.alive() else None
+    if running is not None and running.manifest_hash == service.hash:
+        return _wait_ready(place)
+    if place.alive():
+        log("restarting", old_version=running.model_version if running else "?", new_version=service.model_version)
+        down(place)
+    _end_orphans(place)
+    place.file.unlink(missing_ok=True)
+    place.logs.mkdir(parents=True, exist_ok=True)
+    with (place.logs / "supervisor.log").open("ab") as stream:
+        subprocess.Popen(
+            [sys.executable, "-m", "serving.local.supervisor", f"--manifest={manifest.resolve()}"],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=os.environ | {"MILLRACE_HOME": str(place.home)},
+            start_new_session=True,
+        )
+    return _wait_ready(place)
+
+
+def down(place: Place) -> bool:
+    """Drain and stop; False when nothing ran. Raises Unavailable when it does not stop."""
+    if not place.alive():
+        _end_orphans(place)
+        place.file.unlink(missing_ok=True)
+        return False
+    pid = int(place.lock.read_text())
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_TIMEOUT_S
+    while place.alive():
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the local runtime (process {pid}) did not stop in {DOWN_TIMEOUT_S:g} s; see {place.logs}"
+            )
+        time.sleep(0.05)
+    return True
+
+
+def status(place: Place, console: Console) -> bool:
+    """Print the table; False when nothing runs."""
+    state = place.read() if place.alive() else None
+    if state is None:
+        console.print(f"Nothing is running for {place.home}. Start it with: make up")
+        return False
+    table = Table("process", "state", "pid", "port", "since (UTC)", "ready after", "restarts", "log")
+    table.add_row("gateway", state.state, str(state.pid), str(state.gateway_port), state.started_at[:19], "", "", "")
+    for item in state.processes:
+        ready = f"{item.ready_after_s:.1f} s" if item.ready_after_s else ""
+        name = str(Path(item.log).relative_to(place.home)) if item.log else ""
+        table.add_row(
+            item.role,
+            item.state,
+            str(item.pid),
+            str(item.http_port),
+            item.started_at[:19],
+            ready,
+            str(item.restarts),
+            name,
+        )
+    console.print(f"{state.service}, model version {state.model_version}, at {state.url}")
+    console.print(table)
+    return True
+
+
+def sample(overrides: dict[str, Any]) -> dict[str, Any]:
+    """A transaction of now, with what was given on the command line in it."""
+    now = datetime.now(UTC)
+    base = {
+        "transaction_id": time.time_ns() // 1000,
+        "event_timestamp": now.isoformat(timespec="seconds"),
+        "customer_id": "596",
+        "terminal_id": "3156",
+        "amount": 57.16,
+    }
+    return base | {name: value for name, value in overrides.items() if value is not None}
+
+
+def predict(place: Place, transaction: dict[str, Any]) -> dict[str, Any]:
+    """Send one V1 request through the gateway; returns the answer's document. Raises Unavailable."""
+    state = require_running(place)
+    url = f"{state.url}/v1/models/{state.service}:predict"
+    body = json.dumps({"instances": [transaction]}).encode()
+    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback URL
+            document: dict[str, Any] = json.loads(answer.read())
+            return document
+    except urllib.error.HTTPError as error:
+        raise Unavailable(f"{url} answered {error.code}: {error.read().decode(errors='replace')}") from error
+    except OSError as error:
+        raise Unavailable(f"{url} cannot be reached: {error}. See: python -m serving.local status") from error
+
+
+def logs(place: Place, role: str | None, lines: int) -> str:
+    """The last lines of one log, or of all."""
+    paths = sorted(place.logs.glob("*.log")) if role is None else [place.logs / f"{role}.log"]
+    if not paths or not all(path.is_file() for path in paths):
+        raise NotFound(f"no log in {place.logs}" + (f" for {role!r}" if role else "") + ". Start with: make up")
+    return "\n".join(f"── {path.name}\n{tail(path, lines)}" for path in paths)
+
+
+def require_running(place: Place) -> LocalState:
+    state = place.read() if place.alive() else None
+    if state is None or not state.gateway_port:
+        raise Unavailable(f"nothing is running for {place.home}. Start it with: make up")
+    return state
+
+
+def tail(path: Path, lines: int) -> str:
+    with path.open(errors="replace") as stream:
+        return "".join(deque(stream, maxlen=lines)).rstrip()
+
+
+def _wait_ready(place: Place) -> LocalState:
+    """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
+    deadline = time.monotonic() + UP_TIMEOUT_S
+    seen: set[str] = set()
+    began = time.monotonic()
+    while time.monotonic() < deadline:
+        state = place.read()
+        if state is None:
+            if time.monotonic() - began > 5 and not place.alive():
+                raise Unavailable(f"the local runtime ended at once:\n{tail(place.logs / 'supervisor.log', 15)}")
+        elif state.state == "failed":
+            raise Unavailable(f"the local runtime could not start: {state.error}")
+        else:
+            for item in state.processes:
+                if item.state == "ready" and item.role not in seen:
+                    seen.add(item.role)
+                    log("ready", role=item.role, port=item.http_port, seconds=item.ready_after_s)
+                if item.restarts >= FAILED_STARTS and item.state != "ready":
+                    last = tail(Path(item.log), 15)
+                    down(place)
+                    raise Unavailable(f"the {item.role} ended {item.restarts} times before it was ready:\n{last}")
+            if state.state == "ready":
+                return state
+        time.sleep(0.05)
+    down(place)
+    raise Unavailable(f"not ready after {UP_TIMEOUT_S:g} s; the logs are in {place.logs}")
+
+
+def _end_orphans(place: Place) -> None:
+    """Servers of a supervisor that was killed: only those still running the very command that the file recorded."""
+    state = place.read()
+    for item in state.processes if state else []:
+        if item.pid and _runs_server(item.pid, item.http_port):
+            log("ending_orphan", role=item.role, pid=item.pid)
+            with suppress(ProcessLookupError):
+                os.kill(item.pid, signal.SIGTERM)
+            _wait_gone(item.pid)
+
+
+def _runs_server(pid: int, http_port: int) -> bool:
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "serving." in shown.stdout and f"--http_port={http_port}" in shown.stdout
+
+
+def _wait_gone(pid: int) -> None:
+    for attempt in range(400):
+        try:
+            os.kill(pid, signal.SIGKILL if attempt == 300 else 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)

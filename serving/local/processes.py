@@ -1,0 +1,133 @@
+"""One server process: started, watched, started again when it dies, stopped. The supervisor owns two of these."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from millrace.errors import Unavailable
+from millrace.progress import log
+from serving.connections import Connections
+from serving.local.manifest import LOOPBACK, Command
+from serving.local.state import ProcessState
+
+BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_S: Final = 60.0
+"""A process that lived this long begins again with the first wait."""
+STOP_TIMEOUT_S: Final = 35.0
+"""A server drains for up to 30 s."""
+POLL_S: Final = 0.05
+MAX_LOG_BYTES: Final = 20 << 20
+
+
+class ServerProcess:
+    """A command with ports of its own; `watch` keeps it running until `stop`."""
+
+    def __init__(self, command: Command, log_file: Path, changed: Callable[[], None]) -> None:
+        self._command = command
+        self._changed = changed
+        self._stopping = False
+        self._process: asyncio.subprocess.Process | None = None
+        http_port, grpc_port = free_port(), free_port()
+        self.state = ProcessState(command.role, http_port=http_port, grpc_port=grpc_port, log=str(log_file))
+        self.connections = Connections(LOOPBACK, http_port, limit=256)
+        self.ready = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.state.http_port}"
+
+    async def watch(self, predictor: str) -> None:
+        """Start, wait until ready, wait until it ends; again with growing pauses until stopped."""
+        failures = 0
+        while not self._stopping:
+            began = time.monotonic()
+            code = await self._run_once(predictor, began)
+            self.ready.clear()
+            self.connections.close()
+            if self._stopping:
+                break
+            failures = 0 if time.monotonic() - began > HEALTHY_S else failures + 1
+            pause = BACKOFF_S[min(max(failures - 1, 0), len(BACKOFF_S) - 1)]
+            log("process_died", role=self.state.role, exit_code=code, restart_in_s=pause, log=self.state.log)
+            self._set("waiting", restarts=self.state.restarts + 1)
+            await asyncio.sleep(pause)
+        self._set("stopped")
+
+    async def stop(self) -> None:
+        """SIGTERM, so that it drains; SIGKILL when that takes too long."""
+        self._stopping = True
+        if self._process is None or self._process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            log("process_killed", role=self.state.role, after_s=STOP_TIMEOUT_S)
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    async def _run_once(self, predictor: str, began: float) -> int:
+        args = self._command.with_ports(self.state.http_port, self.state.grpc_port, predictor)
+        log_file = Path(self.state.log)
+        if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
+            log_file.replace(log_file.with_suffix(".log.1"))
+        with log_file.open("ab") as stream:
+            self._process = await asyncio.create_subprocess_exec(
+                *args,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=os.environ | self._command.env,
+                start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        self._set("starting", pid=self._process.pid, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        if self._stopping:
+            await self.stop()
+        ended = asyncio.create_task(self._process.wait())
+        ready = asyncio.create_task(self._until_ready(began))
+        await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
+        code = await ended
+        ready.cancel()
+        return code
+
+    async def _until_ready(self, began: float) -> None:
+        while True:
+            with suppress(Unavailable):
+                answer = await self.connections.request(b"GET", self._command.readiness.encode(), timeout_s=2)
+                if answer.status == 200:
+                    break
+            await asyncio.sleep(POLL_S)
+        self._set("ready", ready_after_s=round(time.monotonic() - began, 2))
+        self.ready.set()
+
+    def _set(self, state: str, **values: object) -> None:
+        self.state.state = state
+        for name, value in values.items():
+            setattr(self.state, name, value)
+        self._changed()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGTERM when the supervisor ends, even by SIGKILL (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

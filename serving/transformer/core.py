@@ -1,0 +1,181 @@
+"""What happens to a checked request between its lookup and its answer: states in, model inputs and answers out; no I/O.
+
+Rows of one request are taken in their order: a customer's second row sees the first one in the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from millrace.errors import Unavailable
+from millrace.fraud.features import TERMINAL_STATE_FIELDS, terminal_risk
+from millrace.fraud.online import (
+    EMPTY_STATE,
+    CustomerState,
+    Response,
+    customer_states,
+    model_inputs,
+    terminal_states,
+)
+from millrace.fraud.reasons import GROUPS, reasons, variants
+from millrace.fraud.requests import FIELDS, OPTIONAL, Transactions, from_columns
+from serving.protocol import V2Answer, V2Request
+from serving.tensors import MAX_ROWS, TensorSpec
+from serving.transformer.journal import Entry
+from serving.transformer.state import Overlay
+
+_DATATYPES: Final = {"transaction_id": "INT64", "amount": "FP64"}
+INPUTS: Final = tuple(TensorSpec(name, _DATATYPES.get(name, "BYTES"), (-1,), name in OPTIONAL) for name in FIELDS)
+OUTPUTS: Final = (
+    TensorSpec("transaction_id", "INT64", (-1,)),
+    TensorSpec("score", "FP32", (-1,)),
+    TensorSpec("decision", "BYTES", (-1,)),
+    TensorSpec("model_version", "BYTES", (-1,)),
+    TensorSpec("reasons", "BYTES", (-1,)),  # a JSON list in each row
+    TensorSpec("degraded", "BOOL", (-1,)),
+)
+EXPLAINED_AT_ONCE: Final = MAX_ROWS // len(GROUPS)
+"""Flagged rows whose variants fit into one request to the predictor."""
+REVIEW: Final = "review"
+APPROVE: Final = "approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Model inputs of B rows, the states they were made from, and what the states must remember afterwards."""
+
+    features: NDArray[np.float32]  # [B, F]
+    history: NDArray[np.float32]  # [B, N, C]
+    customers: list[CustomerState]
+    terminals: NDArray[np.int64]  # [B, len(TERMINAL_STATE_FIELDS)]
+    entries: list[Entry]
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the predictor said."""
+
+    scores: NDArray[np.float32]  # [B]
+    model_version: str
+    decision_threshold: float
+
+
+def prepare(
+    requests: Transactions,
+    pseudonyms: Sequence[str],
+    response: Response | None,
+    pending: Mapping[str, Sequence[Entry]],
+    overlay: Overlay,
+    history_length: int,
+) -> Prepared:
+    """Requests with the store's answer for their rows → model inputs; without an answer from defaults, and degraded."""
+    if response is None:
+        stored = [EMPTY_STATE] * len(requests)
+        terminals = np.zeros((len(requests), len(TERMINAL_STATE_FIELDS)), np.int64)
+    else:
+        stored, terminals = customer_states(response), terminal_states(response)
+    risks = terminal_risk(terminals).tolist()
+    current: dict[str, CustomerState] = {}
+    customers, entries = [], []
+    for row, name in enumerate(pseudonyms):
+        state = current[name] if name in current else overlay.fold(stored[row], pending.get(name, ()))
+        customers.append(state)
+        id_ = int(requests.transaction_id[row])
+        entry = Entry(id_, name, int(requests.event_us[row]), int(requests.amount_cents[row]), risks[row])
+        if id_ not in state.transaction_ids:
+            entries.append(entry)
+        current[name] = overlay.fold(state, (entry,))
+    features, history = model_inputs(
+        requests.transaction_id,
+        requests.event_us,
+        requests.amount_cents,
+        customers,
+        terminals,
+        history_length=history_length,
+        sequence_length=history_length,
+    )
+    return Prepared(features, history, customers, terminals, entries, degraded=response is None)
+
+
+def flagged(scored: Scored) -> list[int]:
+    """Rows at or above the threshold."""
+    return [int(row) for row in np.flatnonzero(scored.scores >= scored.decision_threshold)]
+
+
+def explain_inputs(
+    requests: Transactions, prepared: Prepared, rows: Sequence[int], history_length: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The variants of the rows that `reasons` compares, one block of K rows for each."""
+    blocks = [
+        variants(
+            int(requests.transaction_id[row]),
+            int(requests.event_us[row]),
+            int(requests.amount_cents[row]),
+            prepared.customers[row],
+            prepared.terminals[row],
+            history_length=history_length,
+            sequence_length=history_length,
+        )
+        for row in rows
+    ]
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+
+
+def explain(
+    scored: Scored, rows: Sequence[int], variant_scores: NDArray[np.float32]
+) -> dict[int, list[dict[str, Any]]]:
+    """Row → its reasons, from the scores of `explain_inputs`."""
+    blocks = variant_scores.reshape(len(rows), len(GROUPS))
+    return {row: reasons(float(scored.scores[row]), block) for row, block in zip(rows, blocks, strict=True)}
+
+
+def answers(
+    requests: Transactions, scored: Scored, why: Mapping[int, list[dict[str, Any]]], degraded: bool
+) -> list[dict[str, Any]]:
+    """One answer per row, as V1 gives it."""
+    rows = zip(requests.transaction_id.tolist(), scored.scores.tolist(), strict=True)
+    return [
+        {
+            "transaction_id": id_,
+            "score": score,
+            "decision": REVIEW if score >= scored.decision_threshold else APPROVE,
+            "model_version": scored.model_version,
+            "reasons": why.get(row, []),
+            "degraded": degraded,
+        }
+        for row, (id_, score) in enumerate(rows)
+    ]
+
+
+def requests_v2(request: V2Request, now_us: int) -> Transactions:
+    """The tensors of a V2 request → Transactions."""
+    return from_columns({name: tensor.tolist() for name, tensor in request.tensors.items()}, now_us)
+
+
+def answer_v2(predictions: Sequence[Mapping[str, Any]]) -> V2Answer:
+    """Answers as tensors of the same names; reasons as JSON text."""
+    rows = [{**row, "reasons": orjson.dumps(row["reasons"]).decode()} for row in predictions]
+    outputs = {spec.name: (spec.datatype, _tensor([row[spec.name] for row in rows], spec)) for spec in OUTPUTS}
+    return V2Answer(outputs, predictions[0]["model_version"])
+
+
+def scored_from(document: Mapping[str, Any]) -> Scored:
+    """The predictor's V2 answer; raises Unavailable when it is not one."""
+    try:
+        (score,) = (output for output in document["outputs"] if output["name"] == "score")
+        threshold = float(document["parameters"]["decision_threshold"])
+        return Scored(np.array(score["data"], np.float32), document["model_version"], threshold)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable(f"the predictor's answer is not a score: {error!r}") from error
+
+
+def _tensor(values: list[Any], spec: TensorSpec) -> NDArray[Any]:
+    dtypes: dict[str, Any] = {"INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_, "BYTES": object}
+    return np.array(values, dtype=dtypes[spec.datatype])

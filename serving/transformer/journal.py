@@ -1,0 +1,125 @@
+"""The journal: scored transactions whose customer state is not in the online store yet, on disk before the answer.
+
+Append-only segments of JSON lines in one folder. A line is handed to the operating system before the answer goes out,
+so a killed process loses nothing; it is synced to disk every `SYNC_INTERVAL_S`, so a power cut loses at most that.
+Segments are dropped whole, once everything in them has been pushed. Replaying a line that was pushed is harmless: a
+state takes a transaction once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from millrace.errors import AlreadyRunning, Unavailable
+from millrace.progress import log
+
+SYNC_INTERVAL_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a customer's state remembers of one transaction. `customer_id` is the pseudonym."""
+
+    transaction_id: int
+    customer_id: str
+    event_us: int
+    amount_cents: int
+    terminal_risk: float
+
+
+class Journal:
+    """The segments in `folder`, of one process at a time (raises AlreadyRunning). Never `rotate` during a `sync`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._lock = _lock(folder)
+        numbers = [_number(path) for path in self._segments()]
+        self._number = max(numbers, default=0)
+        self._file = -1
+        self._written = self._synced = 0
+        self.rotate()
+
+    def replay(self) -> Iterator[Entry]:
+        """Entries of all segments, oldest first. An unreadable line is reported; a torn last one was never answered."""
+        for path in self._segments():
+            lines = path.read_bytes().split(b"\n")
+            for place, line in enumerate(lines):
+                try:
+                    if line:
+                        yield Entry(**orjson.loads(line))
+                except (orjson.JSONDecodeError, TypeError) as error:
+                    torn = place == len(lines) - 1
+                    log("journal_line_skipped", segment=path.name, line=place + 1, torn=torn, error=str(error))
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write before answering; raises Unavailable when the disk refuses, and then the answer must not go out."""
+        data = b"".join(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in entries)
+        start = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, data) != len(data):
+                raise OSError("the disk took a part of it only")
+        except OSError as error:
+            os.ftruncate(self._file, start)
+            raise Unavailable(f"the journal in {self._folder} cannot be written: {error}") from error
+        self._written += 1
+
+    @property
+    def dirty(self) -> bool:
+        return self._written > self._synced
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk; may run in a thread beside `append`."""
+        written = self._written
+        os.fdatasync(self._file)
+        self._synced = written
+
+    def rotate(self) -> list[Path]:
+        """Begin a new segment; returns the closed ones, which `drop` removes once their states are pushed."""
+        closed = self._segments()
+        if self._file >= 0:
+            self.sync()
+            os.close(self._file)
+        self._number += 1
+        self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
+        return closed
+
+    @staticmethod
+    def drop(segments: Sequence[Path]) -> None:
+        for path in segments:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        os.fdatasync(self._file)
+        os.close(self._file)
+        os.close(self._lock)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:012d}.jsonl"
+
+    def _segments(self) -> list[Path]:
+        return sorted(self._folder.glob("*.jsonl"), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem)
+
+
+def _lock(folder: Path) -> int:
+    """An open lock file, freed by the system when the process ends, however it ends."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise AlreadyRunning(
+            f"another transformer has the journal in {folder}. Stop it, or use another home."
+        ) from error
+    return handle
