@@ -20,8 +20,8 @@ from components.build_features.partitions import Day
 from millrace.artifacts import Manifest, content_id
 from millrace.atomic import exclusive, sha256_file, sha256_text
 from millrace.errors import ArtifactCorrupt
-from millrace.fraud import features as f
 from millrace.fraud import features_sql as sql
+from millrace.fraud.features import FEATURE_SERVICE
 from millrace.progress import log, track
 
 
@@ -44,47 +44,38 @@ def build_features(
     with exclusive(folder.with_name(f".{identity}.lock"), f"building feature set {identity}"):
         missing = [day for day in days if day.missing]
         if missing:
-            _compute(days, missing[0], carried, history_length, threads, memory_limit_gb)
+            _compute(days, carried, history_length, threads, memory_limit_gb)
         manifest = _manifest(snapshot, folder, identity, days, history_length)
     log("features built", feature_set=identity, days=len(days) - 1, computed=len(missing), rows=manifest.facts["rows"])
     return manifest
 
 
 def _compute(
-    days: Sequence[Day], first: Day, carried: pa.Schema, history_length: int, threads: int, memory_limit_gb: float
+    days: Sequence[Day], carried: pa.Schema, history_length: int, threads: int, memory_limit_gb: float
 ) -> None:
-    """Write what is missing from `first` on; the days before it are read for the histories they hold."""
+    """Write the missing ones of `days`; those before the first of them are read for the histories they hold."""
+    first = next(index for index, day in enumerate(days) if day.missing)
     transactions = sql.Transactions.read([day.source for day in days if day.source is not None])
     terminals = np.array(transactions.terminals, dtype=str)
     with sql.engine(threads, memory_limit_gb) as engine:
-        positions, totals = sql.customer_totals(engine, transactions, history_length, first.number * f.DAY_US)
-        states = sql.terminal_states(engine, transactions, first.number, days[-1].number)
-        columns = ("transaction_id", "event_us", "amount_cents", "terminal")
-        ids, now_us, cents, terminal = (transactions.column(name)[positions] for name in columns)
-        customer = f.customer_features_of(now_us, cents, totals)
-        end = 0
-        todo = track(days[days.index(first) :], "computing features")
-        for day, (_, appeared, state) in zip(todo, states, strict=True):
+        span = (days[first].number, days[-1].number)
+        computed = sql.daily_features(engine, transactions, history_length, *span)
+        for day, new in zip(track(days[first:], "computing features"), computed, strict=True):
             if not day.terminal_state.exists():
-                partitions.write_terminal_state(day.terminal_state, day.day, terminals[appeared], state[appeared])
-            if day.source is None:
-                continue
-            rows = pq.read_table(day.source)
-            here = slice(end, end := end + len(rows))
-            _require_own_rows(day, rows, ids[here], now_us[here])
-            if not day.transactions.exists():
-                mine = state[terminal[here]]
-                request = f.request_features(now_us[here], cents[here])
-                features = [request, customer[here], f.terminal_features(now_us[here], mine)]
-                partitions.write_transactions(
-                    day.transactions, rows, carried, np.concatenate(features, axis=1), f.terminal_risk(mine)
+                there = new.appeared
+                partitions.write_terminal_state(
+                    day.terminal_state, day.day, terminals[there], new.terminal_state[there]
                 )
+            if day.source is not None and not day.transactions.exists():
+                rows = pq.read_table(day.source)
+                _require_own_rows(day, rows, transactions.column("transaction_id")[new.position])
+                partitions.write_transactions(day.transactions, rows, carried, new.features, new.terminal_risk)
 
 
-def _require_own_rows(day: Day, rows: pa.Table, ids: NDArray[np.int64], now_us: NDArray[np.int64]) -> None:
-    """Rows are matched by place: every partition must hold its own day and nothing else."""
-    if not np.array_equal(rows["transaction_id"].to_numpy(), ids) or (now_us // f.DAY_US != day.number).any():
-        raise ArtifactCorrupt(f"{day.source}: holds rows of another day than {day.day}. Ingest the data again.")
+def _require_own_rows(day: Day, rows: pa.Table, computed: NDArray[np.int64]) -> None:
+    """Features are put beside rows by place, so a partition must hold its own day and nothing else."""
+    if not np.array_equal(rows["transaction_id"].to_numpy(), computed):
+        raise ArtifactCorrupt(f"{day.source}: holds other rows than those of {day.day}. Ingest the data again.")
 
 
 def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Day], history_length: int) -> Manifest:
@@ -99,7 +90,7 @@ def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Da
     }
     facts = {
         "tables": relative,
-        "feature_service": f.FEATURE_SERVICE,
+        "feature_service": FEATURE_SERVICE,
         "history_length": history_length,
         "first_day": str(days[0].day),
         "last_day": str(days[-2].day),

@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +82,50 @@ class Transactions:
     def column(self, name: str) -> NDArray[np.int64]:
         """A column without nulls as an array."""
         return np.asarray(self.table[name].to_numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class DayFeatures:
+    """One day's transactions with their features, and the terminals as of the midnight the day begins with."""
+
+    day: int
+    """Days since 1970."""
+    position: NDArray[np.int64]
+    """[B] places of the day's transactions in `Transactions`, ascending."""
+    features: NDArray[np.float32]
+    """[B, F] in the order of FEATURE_NAMES."""
+    terminal_risk: NDArray[np.float32]
+    """[B], what a customer's history remembers."""
+    appeared: NDArray[np.bool_]
+    """[T] terminals that had a transaction before the day."""
+    terminal_state: NDArray[np.int64]
+    """[T, S] in the order of TERMINAL_STATE_FIELDS; zeros for those that had none."""
+
+
+def daily_features(
+    connection: duckdb.DuckDBPyConnection,
+    transactions: Transactions,
+    history_length: int,
+    first_day: int,
+    last_day: int,
+) -> Iterator[DayFeatures]:
+    """Every day from first_day to last_day (days since 1970), with or without transactions.
+
+    Earlier transactions count as history only; none may be later than last_day.
+    """
+    position, totals = customer_totals(connection, transactions, history_length, first_day * f.DAY_US)
+    columns = (transactions.column(name)[position] for name in ("event_us", "amount_cents", "terminal"))
+    now_us, amount_cents, terminal = columns
+    customer = f.customer_features_of(now_us, amount_cents, totals)
+    by_day = np.argsort(now_us // f.DAY_US, kind="stable")
+    ends = np.searchsorted(now_us[by_day] // f.DAY_US, range(first_day, last_day + 1), side="right")
+    states = terminal_states(connection, transactions, first_day, last_day)
+    for (day, appeared, state), begin, end in zip(states, [0, *ends], ends, strict=False):
+        rows = by_day[begin:end]
+        now, mine = now_us[rows], state[terminal[rows]]
+        parts = [f.request_features(now, amount_cents[rows]), customer[rows], f.terminal_features(now, mine)]
+        features = np.concatenate(parts, axis=1)
+        yield DayFeatures(day, position[rows], features, f.terminal_risk(mine), appeared, state)
 
 
 def cents_of(amount: pa.ChunkedArray) -> pa.ChunkedArray:
