@@ -1,0 +1,188 @@
+"""Raw events to an immutable, content-addressed snapshot; what is new since the last ingest of a source costs, no more.
+
+A source is cut into segments (`delimited`, `columnar`), their rows are cast (`casts`), checked (`checks`), given
+pseudonyms and staged (`intake`, `staging`), and written as day partitions (`partitions`). A day is always made whole,
+from every segment that has rows on it; days that nothing touched keep their partition.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hmac
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from components.ingest.columns import check_column_map
+from components.ingest.index import Index
+from components.ingest.partitions import iso, partition_path
+from components.ingest.sources import SourceFile, canonical_uri, list_files
+from millrace.artifacts import MANIFEST, Manifest, content_id
+from millrace.atomic import exclusive, replacing_folder, sha256_text
+from millrace.errors import InvalidInput, NotFound
+from millrace.fraud.schema import SCHEMA_VERSION
+from millrace.progress import log
+from millrace.provenance import code_version
+
+if TYPE_CHECKING:
+    from components.ingest.refresh import Result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestConfig:
+    """How to read a source."""
+
+    pseudonym_key: bytes = field(repr=False)
+    """Key of the hash over customer ids; `Settings.pseudonym_secret()`."""
+    column_map: Mapping[str, str] = field(default_factory=dict)
+    """Raw name → our name, for columns that are neither ours nor the public ones."""
+    timezone: str = ""
+    """IANA zone of timestamps without an offset; empty: they are UTC."""
+    delimiter: str = ""
+    """Empty: found out from the header."""
+    encoding: str = ""
+    """Empty: found out from the first MiB."""
+    memory_limit_gb: float = 3.0
+    """Past it, staged rows spill to the lake's disk."""
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.pseudonym_key:
+            raise InvalidInput("the pseudonym key is empty; set MILLRACE_PSEUDONYM_KEY, or unset it to have one made")
+        if self.delimiter and len(self.delimiter) != 1:
+            raise InvalidInput(f"delimiter is {self.delimiter!r}; wanted one character")
+        check_column_map(self.column_map)
+        _check_timezone(self.timezone)
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError as error:
+            raise InvalidInput(f"encoding is {self.encoding!r}; wanted a name Python knows, like latin-1") from error
+
+    @property
+    def identity(self) -> str:
+        """Everything that changes what the same bytes mean; the key only as a keyed hash of nothing."""
+        reading = [dict(self.column_map), self.timezone, self.delimiter, self.encoding]
+        return json.dumps(reading, sort_keys=True) + hmac.digest(self.pseudonym_key, b"", "sha256").hex()
+
+
+def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
+    """The snapshot of what `source` holds now.
+
+    Raises NotFound when nothing is there, SchemaMismatch when a column is missing or cannot be ours, InvalidInput when
+    a file cannot be read or no row is good, AlreadyRunning when another process is at the same source. Snapshots are
+    then as they were before.
+    """
+    lake = lake.expanduser().absolute()
+    files = list_files(source)
+    uri = canonical_uri(source)
+    work = lake / "ingest" / sha256_text(uri, config.identity)[:16]
+    with exclusive(work / "lock", f"ingest of {source}"):
+        index = _usable(Index.read(work / "index.json"), lake)
+        done = _finished(index, files, lake)
+        if done is not None:
+            log("ingest found its snapshot", snapshot=done.id, rows=done.facts["rows"])
+            return done
+        from components.ingest.refresh import Refresh  # pandera and pandas: 2 s that a finished source does not pay
+
+        with _scratch(work / "scratch") as scratch:
+            with Refresh(lake, scratch, config, index) as refresh:
+                result = refresh.run(files)
+            manifest = _publish(lake, result, _without_credentials(uri))
+        result.index.snapshot = manifest.id
+        result.index.write(work / "index.json")
+    quarantined = sum(manifest.facts["quarantined"].values())
+    log("ingest made a snapshot", snapshot=manifest.id, rows=manifest.facts["rows"], quarantined=quarantined)
+    return manifest
+
+
+def _publish(lake: Path, result: Result, uri: str) -> Manifest:
+    """Give quarantine and manifest their names; the snapshot exists once the manifest does."""
+    days = {iso(day): record for day, record in sorted(result.index.days.items()) if record.rows}
+    quarantined = dict(sorted(result.quarantined.items()))
+    carried = {item.name: str(item.type) for item in result.carried}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "carried": carried,
+        "days": {day: record.hash for day, record in days.items()},
+        "quarantined": quarantined,
+    }
+    snapshot = content_id(content)
+    folder = lake / "snapshots" / snapshot
+    if (folder / MANIFEST).exists():
+        return Manifest.read(folder, "snapshot")
+    paths = {day: _relative(day, record.hash) for day, record in days.items()}
+    manifest = Manifest(
+        kind="snapshot",
+        id=snapshot,
+        uri=str(folder),
+        files={paths[day]: record.hash for day, record in days.items()},
+        facts={
+            "tables": {"transactions": paths},
+            "schema_version": SCHEMA_VERSION,
+            "carried": carried,
+            "rows": sum(record.rows for record in days.values()),
+            "first_day": min(days),
+            "last_day": max(days),
+            "source": {"uri": uri, "hash": result.source_hash},
+            "quarantined": quarantined,
+            "code_version": code_version(),
+        },
+    )
+    if quarantined:
+        with replacing_folder(lake / "quarantine" / snapshot) as aside:
+            shutil.copytree(result.quarantine, aside, dirs_exist_ok=True, copy_function=shutil.move)
+    with replacing_folder(folder) as aside:
+        manifest.write(aside / MANIFEST)
+    return manifest
+
+
+def _finished(index: Index, files: list[SourceFile], lake: Path) -> Manifest | None:
+    """The snapshot of the last ingest, when the source is as it was then."""
+    if {file.path: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
+        return None
+    try:
+        return Manifest.read(lake / "snapshots" / index.snapshot, "snapshot") if index.snapshot else None
+    except NotFound:
+        return None
+
+
+def _usable(index: Index, lake: Path) -> Index:
+    """An empty index instead of one whose partitions or quarantine somebody removed."""
+    partitions = [partition_path(lake, day, record.hash) for day, record in index.days.items() if record.rows]
+    rejected = any(segment.invalid for record in index.files.values() for segment in record.segments)
+    rejected = rejected or any(record.repeated for record in index.days.values())
+    kept = [lake / "quarantine" / index.snapshot] if rejected else []
+    return index if all(path.exists() for path in partitions + kept) else Index()
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder in the lake for what is not finished; what a killed run left in it is removed first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _relative(day: str, digest: str) -> str:
+    """From a snapshot's folder to a partition."""
+    return f"../../transactions/day={day}/{digest[:16]}.parquet"
+
+
+def _without_credentials(uri: str) -> str:
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
+def _check_timezone(name: str) -> None:
+    try:
+        ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidInput(f"timezone is {name!r}; wanted an IANA name like Europe/Berlin") from error

@@ -1,0 +1,131 @@
+"""Raw rows in, staged rows and quarantine out: a quarter of a million rows at a time, from however many files.
+
+Small files are joined before they are cast and checked, because both cost a few milliseconds per call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from components.ingest.casts import cast_sql
+from components.ingest.checks import reasons
+from components.ingest.columns import Shape
+from components.ingest.index import Segment
+from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
+from components.ingest.raw import RawRows
+from components.ingest.staging import DAY_US, Staging
+from millrace.pseudonyms import pseudonym
+
+_ROWS_AT_ONCE: Final = 262_144
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where rows come from: a segment, its file, and how it is counted."""
+
+    number: int
+    """Stands for the segment in the stage."""
+    path: str
+    segment: Segment
+    first_row: int
+    """Rows of the file before this segment."""
+    shape: Shape
+
+    @property
+    def key(self) -> str:
+        return segment_key(self.path, self.segment.start, self.segment.hash)
+
+
+class Intake:
+    """Casts, checks, pseudonymises and stages."""
+
+    def __init__(self, staging: Staging, quarantine: Quarantine, carried: pa.Schema, timezone: str, key: bytes):
+        self._staging = staging
+        self._quarantine = quarantine
+        self._carried = carried
+        self._timezone = timezone
+        self._key = key
+        self._names: dict[str, str] = {}
+        self._waiting: list[tuple[Origin, RawRows]] = []
+        self._days: Collection[int] | None = None
+
+    def take(self, origin: Origin, raw: RawRows, days: Collection[int] | None) -> None:
+        """Accept rows of a segment: all of them and their faults (`days` None), or of a segment that was counted
+        before, only the good rows of `days`.
+        """
+        first = self._waiting[0][0].shape if self._waiting else origin.shape
+        if self._days is not days or not first.raw.equals(origin.shape.raw) or first.name_of != origin.shape.name_of:
+            self.flush()
+        self._days = days
+        self._waiting.append((origin, raw))
+        if days is None:
+            self._count_malformed(origin, raw)
+        if sum(len(rows.table) for _, rows in self._waiting) >= _ROWS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Work off what is waiting."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        raw = pa.concat_tables([rows.table for _, rows in waiting])
+        origins = np.repeat([origin.number for origin, _ in waiting], [len(rows.table) for _, rows in waiting])
+        places = np.concatenate([origin.first_row + np.asarray(rows.rows, np.int64) for origin, rows in waiting])
+        first = waiting[0][0]
+        sql = cast_sql(first.shape, self._carried, self._timezone, first.path)
+        typed = self._staging.query(sql, raw=raw)
+        reason = reasons(typed)
+        if self._days is None:
+            self._set_aside(waiting, raw, reason, origins, places)
+        good = pa.array(reason == np.array(None))
+        self._stage(waiting, typed.filter(good), origins[good], places[good])
+
+    def _stage(
+        self, waiting: list[tuple[Origin, RawRows]], typed: pa.Table, origins: NDArray[Any], places: NDArray[Any]
+    ) -> None:
+        days = pc.cast(typed["event_timestamp"], pa.int64()).to_numpy() // DAY_US
+        batch = typed.set_column(2, "customer_id", self._pseudonyms(typed["customer_id"]))
+        batch = batch.append_column("__segment", pa.array(origins, pa.int32()))
+        batch = batch.append_column("__row", pa.array(places, pa.int64()))
+        self._staging.add(batch.append_column("__day", pa.array(days, pa.int32())), self._days)
+        if self._days is None:
+            for origin, _ in waiting:
+                seen = set(origin.segment.days) | set(np.unique(days[origins == origin.number]).tolist())
+                origin.segment.days = sorted(seen)
+
+    def _set_aside(
+        self, waiting: list[tuple[Origin, RawRows]], raw: pa.Table, reason: NDArray[Any], origins: Any, places: Any
+    ) -> None:
+        bad = np.flatnonzero(reason != np.array(None))
+        by_number = {origin.number: origin for origin, _ in waiting}
+        for number in np.unique(origins[bad]).tolist():
+            origin = by_number[number]
+            mine = bad[origins[bad] == number]
+            name = f"{invalid_prefix(origin.key)}{places[mine[0]]}"
+            self._quarantine.add(name, raw.take(pa.array(mine)), reason[mine], origin.path, places[mine])
+            origin.segment.invalid = dict(Counter(origin.segment.invalid) + Counter(reason[mine].tolist()))
+
+    def _count_malformed(self, origin: Origin, raw: RawRows) -> None:
+        if origin.segment.rows == 0:  # of a delimited file; a row group knows its rows beforehand
+            origin.segment.rows = len(raw.table) + len(raw.malformed)
+        if raw.malformed:
+            lines = [(origin.first_row + place, text) for place, text in raw.malformed]
+            self._quarantine.add_malformed(f"{invalid_prefix(origin.key)}lines", lines, origin.path)
+            origin.segment.invalid["malformed_row"] = len(lines)
+
+    def _pseudonyms(self, ids: pa.ChunkedArray) -> pa.Array:
+        """As `millrace.pseudonyms.pseudonymise`, remembering the customers of earlier batches."""
+        column = ids.combine_chunks().dictionary_encode()
+        distinct = column.dictionary.to_pylist()
+        for one in distinct:
+            if one not in self._names:
+                self._names[one] = pseudonym(one, self._key)
+        return pa.array([self._names[one] for one in distinct], pa.string()).take(column.indices)

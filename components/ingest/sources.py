@@ -1,0 +1,96 @@
+"""Where raw events lie: one file, a folder or a glob behind any fsspec URI, as a list of files in name order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from millrace.errors import ConfigError, InvalidInput, NotFound
+from millrace.progress import log
+
+PARQUET: Final = frozenset({".parquet", ".pq", ".parq"})
+DELIMITED: Final = frozenset({".csv", ".tsv", ".psv", ".txt"})
+COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
+_GLOB: Final = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of the source."""
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+    """Path inside `fs`."""
+    stamp: str
+    """Changes when the file changes: size and modification time, or the store's ETag."""
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def is_parquet(self) -> bool:
+        """By its suffix; a file with an unknown suffix by its first bytes."""
+        suffix = _suffix(self.path)
+        if suffix in PARQUET | DELIMITED:
+            return suffix in PARQUET
+        with self.open() as stream:
+            return bool(stream.read(4) == b"PAR1")
+
+    def open(self) -> IO[bytes]:
+        """Its bytes, decompressed when the name ends in .gz, .bz2 or .xz."""
+        return self.fs.open(self.path, "rb", compression="infer")  # type: ignore[no-any-return]
+
+
+def list_files(source: str) -> list[SourceFile]:
+    """The files of `source`, sorted by path; raises NotFound when there are none, ConfigError for a protocol
+    that is not installed.
+    """
+    try:
+        fs, path = url_to_fs(str(Path(source).expanduser()) if "://" not in source else source)
+    except ImportError as error:
+        raise ConfigError(f"{source}: its protocol needs a package that is not installed: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{source} is not a path or URI that can be read: {error}") from error
+    paths = _expand(fs, path, source)
+    if not paths:
+        wanted = ", ".join(sorted(PARQUET | DELIMITED))
+        raise NotFound(f"no events at {source}. Wanted a file, a folder or a glob of files ending in {wanted}.")
+    return [SourceFile(fs, path, fs.ukey(path)) for path in sorted(paths)]
+
+
+def canonical_uri(source: str) -> str:
+    """The same name for the same place: a local path is absolute."""
+    if "://" in source:
+        return source.rstrip("/")
+    return str(Path(source).expanduser().absolute())
+
+
+def _expand(fs: Any, path: str, source: str) -> list[str]:
+    if fs.isfile(path):
+        return [path]
+    if _GLOB & set(path):
+        return [found for found in fs.glob(path) if fs.isfile(found)]
+    if not fs.isdir(path):
+        raise NotFound(f"{source} does not exist")
+    below = [found for found in fs.find(path) if not _hidden(found, path)]
+    known = [found for found in below if _suffix(found) in PARQUET | DELIMITED]
+    if len(known) < len(below):
+        log("ingest ignores files", count=len(below) - len(known), first=sorted(set(below) - set(known))[0])
+    return known
+
+
+def _suffix(path: str) -> str:
+    """The suffix that tells the format, in lower case, below one that tells the compression."""
+    name = Path(path.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+
+
+def _hidden(path: str, root: str) -> bool:
+    """Files being written (`.x.parquet`) and markers (`_SUCCESS`) are not events."""
+    return any(part.startswith((".", "_")) for part in Path(path[len(root) :]).parts)
