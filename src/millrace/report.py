@@ -112,9 +112,10 @@ def show(value: Any) -> str:
 
 def figure(title: str, x: str, y: str, width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
     """An empty plot in the reports' style, sizes in inches; no global state is touched."""
-    plot = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    plot = Figure(figsize=(width, height), dpi=144)
     FigureCanvasAgg(plot)
-    axes = plot.add_subplot()
+    # Fixed margins: the layout engines draw every plot twice.
+    axes = plot.add_axes((0.65 / width, 0.5 / height, 1 - 0.8 / width, 1 - 0.82 / height))
     axes.set_title(title, fontsize=9.5, fontweight="bold", color=INK, loc="left")
     axes.set_xlabel(x, fontsize=8, color=MUTED)
     axes.set_ylabel(y, fontsize=8, color=MUTED)

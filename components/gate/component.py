@@ -1,0 +1,31 @@
+"""KFP face of `gate`: judged artifacts in, nothing out; the step fails when one of them did not pass."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate_data(validation: dsl.Input[dsl.Artifact]) -> str:
+    """Block unless the data passed; returns the gates that passed."""
+    from pathlib import Path
+
+    from components.gate.core import require
+    from millrace.artifacts import Manifest
+
+    verdicts = require([Manifest.read(Path(validation.path), "validation")])
+    return ", ".join(verdict.gate for verdict in verdicts)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate_model(evaluation: dsl.Input[dsl.Artifact], skew_check: dsl.Input[dsl.Artifact]) -> str:
+    """Block unless the model and its served features passed; returns the gates that passed."""
+    from pathlib import Path
+
+    from components.gate.core import require
+    from millrace.artifacts import Manifest
+
+    verdicts = require(
+        [Manifest.read(Path(evaluation.path), "evaluation"), Manifest.read(Path(skew_check.path), "skew_check")]
+    )
+    return ", ".join(verdict.gate for verdict in verdicts)

@@ -1,0 +1,40 @@
+"""Turn verdicts into a stop. Artifacts that were judged in; GateBlocked out unless every one of them passed.
+
+The verdict is read from `verdict.json` and recomputed from its rules: a `passed` written anywhere else does not
+count. What is measured lives with the component that measures it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from millrace.artifacts import Manifest
+from millrace.errors import ArtifactCorrupt, InvalidInput
+from millrace.gates import Verdict, require_all
+from millrace.progress import log
+
+JUDGED_KINDS = frozenset({"validation", "evaluation", "skew_check"})
+
+
+def require(artifacts: Iterable[Manifest]) -> tuple[Verdict, ...]:
+    """The verdicts, when all passed; raises GateBlocked naming each failed rule with value and limit.
+
+    No artifacts are a failure too. Raises InvalidInput for an artifact that carries no verdict, ArtifactCorrupt for a
+    verdict that is not the one its manifest was written with.
+    """
+    verdicts = tuple(_verdict(manifest) for manifest in artifacts)
+    require_all(verdicts)
+    log("gate", passed=[verdict.gate for verdict in verdicts], rules=sum(len(verdict.rules) for verdict in verdicts))
+    return verdicts
+
+
+def _verdict(manifest: Manifest) -> Verdict:
+    if manifest.kind not in JUDGED_KINDS:
+        raise InvalidInput(f"{manifest.kind} {manifest.id} carries no verdict; wanted one of {sorted(JUDGED_KINDS)}")
+    manifest.verify()
+    path = manifest.path("verdict.json")
+    try:
+        return Verdict.read(path)
+    except (InvalidInput, json.JSONDecodeError) as error:
+        raise ArtifactCorrupt(f"{path} is not a verdict: {error}. Run the step that made it again.") from error

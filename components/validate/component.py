@@ -1,0 +1,38 @@
+"""KFP face of `validate`: snapshot in, validation and its page out."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(
+    snapshot: dsl.Input[dsl.Dataset],
+    validation: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    overrides: dict[str, float] = {},  # noqa: B006 - a KFP default is a constant
+) -> None:
+    """Judge a snapshot's distributions; never blocks by itself: the gate reads the verdict."""
+    from pathlib import Path
+
+    from components.validate.config import ValidateConfig
+    from components.validate.core import find_previous
+    from components.validate.core import validate as verb
+    from millrace.artifacts import Manifest
+    from millrace.settings import settings
+
+    here = settings()
+    config = ValidateConfig.load(overrides=overrides)
+    manifest = Manifest.read(Path(snapshot.path), "snapshot")
+    result = verb(
+        manifest,
+        find_previous(manifest, here.lake),
+        here.lake,
+        config,
+        threads=here.threads,
+        memory_limit_gb=here.memory_limit_gb,
+    )
+    result.write(Path(validation.path))
+    passed = result.facts["passed"]
+    validation.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}
+    Path(report.path).write_bytes(result.path("report.html").read_bytes())

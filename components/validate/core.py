@@ -1,0 +1,220 @@
+"""Judge a snapshot by its distributions: against its predecessor, or, for the first one, against its own first weeks.
+
+Manifests in, a validation artifact out: `verdict.json`, `report.json`, `report.html`. The rules are in `rules.py`,
+their limits in `validate.yaml`, the aggregates in `profile.py`, the page in `page.py`. Blocking is `components/gate`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.validate import page, rules
+from components.validate.config import ValidateConfig
+from components.validate.profile import (
+    Profile,
+    as_day,
+    connect,
+    day_number,
+    entity_activity,
+    first_seen,
+    profile,
+)
+from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
+from millrace.atomic import replacing_folder
+from millrace.errors import InvalidInput
+from millrace.gates import Verdict
+from millrace.progress import log
+from millrace.provenance import hash_sources
+
+GATE = "data"
+TABLE = "transactions"
+COMPLETE_SHARE = 0.99
+"""A first or last day that covers less than this share of a usual day's rows by the clock is an unfinished delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which days are judged and which they are compared with, as day numbers since 1970."""
+
+    judged: tuple[int, ...]
+    current: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+def validate(
+    snapshot: Manifest,
+    previous: Manifest | None,
+    lake: Path,
+    config: ValidateConfig | None = None,
+    *,
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
+) -> Manifest:
+    """Judge `snapshot` against `previous`; returns the validation, whose verdict may be a failure.
+
+    Raises InvalidInput for a snapshot without rows: there is nothing to judge.
+    """
+    config = config or ValidateConfig.load()
+    if previous is not None and previous.id == snapshot.id:
+        previous = None
+    code = hash_sources((Path(__file__).parent,))
+    inputs = {
+        "snapshot": snapshot.id,
+        "previous": previous and previous.id,
+        "config": config.model_dump(),
+        "code": code,
+    }
+    folder = lake / "validations" / content_id(inputs)
+    if (folder / "manifest.json").exists():
+        return Manifest.read(folder, "validation")
+    comparison, windows = compare(snapshot, previous, config, threads, memory_limit_gb)
+    verdict = Verdict(GATE, rules.judge(comparison, config))
+    facts = {"passed": verdict.passed, "previous": previous and previous.id} | windows
+    log("validate", snapshot=snapshot.id, passed=verdict.passed, failed=[rule.name for rule in verdict.failures])
+    return _write(folder, snapshot, verdict, comparison, config, facts)
+
+
+def find_previous(snapshot: Manifest, lake: Path) -> Manifest | None:
+    """The newest snapshot of the same source, older than this one, that passed validation; absent for a first one."""
+    passed = {m.parents["snapshot"] for m in list_manifests(lake / "validations", "validation") if m.facts["passed"]}
+    older = [
+        candidate
+        for candidate in list_manifests(lake / "snapshots", "snapshot")
+        if candidate.id in passed - {snapshot.id}
+        and candidate.created_at <= snapshot.created_at
+        and candidate.facts["source"]["uri"] == snapshot.facts["source"]["uri"]
+    ]
+    return older[-1] if older else None
+
+
+def compare(
+    snapshot: Manifest, previous: Manifest | None, config: ValidateConfig, threads: int, memory_limit_gb: float
+) -> tuple[rules.Comparison, dict[str, Any]]:
+    """Aggregate the snapshot and its reference; the second result names the windows."""
+    days = _days(snapshot)
+    if not days:
+        raise InvalidInput(f"snapshot {snapshot.id} has no rows. Ingest a source with transactions.")
+    windows = choose_windows(days, _days(previous) if previous else None, config)
+    reference = previous or snapshot
+    db = connect(threads, memory_limit_gb)
+    whole = profile(db, snapshot.table(TABLE))
+    beside = (
+        profile(db, _files(previous, windows.reference)) if previous else whole.take(_among(whole, windows.reference))
+    )
+    finished = ~unfinished_edges(whole, beside)
+    judged, current = (_prefer(_among(whole, chosen), finished) for chosen in (windows.judged, windows.current))
+    seen = [day for day in _days(reference) if day < windows.current[0]] or list(windows.reference)
+    files = (_files(reference, seen), _files(reference, windows.reference), _files(snapshot, whole.days[current]))
+    comparison = rules.Comparison(
+        snapshot=whole,
+        judged=judged,
+        current=current,
+        reference=beside,
+        customers=entity_activity(db, "customer_id", *files),
+        terminals=entity_activity(db, "terminal_id", *files),
+        quarantined=sum(snapshot.facts.get("quarantined", {}).values()),
+        previous_last_day=max(_days(previous)) if previous and _days(previous) else None,
+        rows_lost_share=_rows_lost(snapshot, previous) if previous else None,
+        columns_lost=tuple(sorted(set(beside.nulls) - set(whole.nulls))),
+        first_seen={
+            f"{entity}s": first_seen(db, f"{entity}_id", snapshot.table(TABLE), whole.days)
+            for entity in ("customer", "terminal")
+        },
+    )
+    named = {"current": whole.days[current], "reference": beside.days, "unfinished": whole.days[~finished]}
+    return comparison, {name: [str(as_day(day)) for day in chosen] for name, chosen in named.items()}
+
+
+def choose_windows(days: list[int], previous: list[int] | None, config: ValidateConfig) -> Windows:
+    """New days against the predecessor's last weeks; nothing new, or no predecessor: the last week.
+
+    Without a predecessor the first weeks are the reference, and every day is judged by itself.
+    """
+    if not previous:
+        current = days[-min(config.current_days, max(len(days) // 2, 1)) :]
+        earlier = [day for day in days if day < current[0]] or days
+        return Windows(tuple(days), tuple(current), tuple(earlier[: config.reference_days]))
+    current = [day for day in days if day > previous[-1]] or days[-config.current_days :]
+    earlier = [day for day in previous if day < current[0]] or previous
+    return Windows(tuple(current), tuple(current), tuple(earlier[-config.reference_days :]))
+
+
+def unfinished_edges(whole: Profile, reference: Profile) -> NDArray[np.bool_]:
+    """[D] the first or last day, where its rows stop (or begin) in the middle of a usual day.
+
+    An export taken at noon is not a fault: its last day is not judged. Training does not use it either.
+    """
+    unfinished = np.zeros(len(whole), bool)
+    usual = reference.minutes.sum(axis=0).cumsum() / max(reference.rows.sum(), 1)
+    # Chance leaves gaps at the edges of a quiet day: what is missing must be worth more than a few rows.
+    slack = max(1 - COMPLETE_SHARE, 7 / max(reference.rows.mean(), 1))
+    begins, ends = np.flatnonzero(whole.minutes[0])[0], np.flatnonzero(whole.minutes[-1])[-1]
+    unfinished[0] = begins > 0 and usual[begins - 1] > slack
+    unfinished[-1] |= usual[ends] < 1 - slack
+    return unfinished
+
+
+def _prefer(chosen: NDArray[np.bool_], finished: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The finished days among the chosen; all of them when none is finished."""
+    return chosen & finished if (chosen & finished).any() else chosen
+
+
+def _rows_lost(snapshot: Manifest, previous: Manifest) -> float | None:
+    """Rows of `previous` that are gone from the days both hold, as a share; unchanged partitions are not read."""
+    before, now = previous.facts["tables"][TABLE], snapshot.facts["tables"][TABLE]
+    shared = before.keys() & now.keys()
+    if not shared:
+        return None
+    lost = 0
+    for day in (day for day in shared if before[day] != now[day]):
+        rows = pq.read_metadata(previous.folder / before[day]).num_rows
+        lost += max(rows - pq.read_metadata(snapshot.folder / now[day]).num_rows, 0)
+    return lost / max(int(previous.facts["rows"]), 1)
+
+
+def _write(
+    folder: Path,
+    snapshot: Manifest,
+    verdict: Verdict,
+    comparison: rules.Comparison,
+    config: ValidateConfig,
+    facts: dict[str, Any],
+) -> Manifest:
+    with replacing_folder(folder) as aside:
+        verdict.write(aside / "verdict.json")
+        document = {"snapshot": snapshot.id, "config": config.model_dump(), **facts, **verdict.to_dict()}
+        (aside / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        page.write(aside / "report.html", snapshot, verdict, comparison, config, facts)
+        manifest = Manifest(
+            kind="validation",
+            id=folder.name,
+            uri=str(folder.resolve()),
+            parents={"snapshot": snapshot.id},
+            files=hash_files(aside),
+            facts=facts,
+        )
+        manifest.write(aside / "manifest.json")
+    return Manifest.read(folder, "validation")
+
+
+def _days(manifest: Manifest) -> list[int]:
+    return sorted(day_number(date.fromisoformat(day)) for day in manifest.facts["tables"][TABLE])
+
+
+def _files(manifest: Manifest | None, days: Any) -> list[Path]:
+    if manifest is None:
+        return []
+    wanted = {str(as_day(day)) for day in days}
+    return [manifest.folder / path for day, path in sorted(manifest.facts["tables"][TABLE].items()) if day in wanted]
+
+
+def _among(whole: Profile, days: tuple[int, ...]) -> NDArray[np.bool_]:
+    return np.isin(whole.days, days)

@@ -1,0 +1,138 @@
+"""The validation report: what was judged, against what, and the pictures that show a fault at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from components.validate.config import ValidateConfig
+from components.validate.profile import MINUTES, Profile
+from components.validate.rules import Comparison, expected_rows
+from millrace.artifacts import Manifest
+from millrace.gates import Verdict
+from millrace.report import COLOURS, Page, figure, legend
+
+WIDE = {"width": 4.9, "height": 2.7}
+
+
+def write(
+    path: Path,
+    snapshot: Manifest,
+    verdict: Verdict,
+    comparison: Comparison,
+    config: ValidateConfig,
+    facts: dict[str, Any],
+) -> None:
+    """One HTML page at `path`."""
+    page = Page("Data validation", f"Snapshot {snapshot.id}, {_span(snapshot.facts)}")
+    page.facts(
+        {
+            "transactions": int(comparison.snapshot.rows.sum()),
+            "days": len(comparison.snapshot),
+            "judged": _extent(facts["current"]),
+            "compared with": _extent(facts["reference"]),
+            "predecessor": facts["previous"] or "none: its own first weeks",
+            "unfinished days, not judged": ", ".join(facts["unfinished"]) or "none",
+            "rejected by ingest": comparison.quarantined,
+        }
+    )
+    page.heading("Verdict", "Every rule with its measured value and its limit; one failure blocks the pipeline.")
+    page.verdict(verdict)
+    page.heading("Days")
+    page.figures(
+        _rows_plot(comparison, config), _amount_plot(comparison), _fraud_plot(comparison), _new_plot(comparison)
+    )
+    page.heading("Distributions", "The current days against the reference, as shares of each one's rows.")
+    page.figures(_amounts_plot(comparison), _time_plot(comparison))
+    page.write(path)
+
+
+def _rows_plot(c: Comparison, config: ValidateConfig) -> tuple[Figure, str]:
+    plot, axes = figure("Transactions per day", "", "rows", **WIDE)
+    expected, tolerance = expected_rows(c, config)
+    dates = _dates(c.snapshot)
+    axes.fill_between(dates, expected * (1 - tolerance), expected * (1 + tolerance), color=COLOURS[0], alpha=0.12, lw=0)
+    _line(axes, c, c.snapshot.rows)
+    return (
+        plot,
+        f"Shaded: the expected number of that weekday ± {tolerance.max():.0%}. Orange: the days judged as a whole.",
+    )
+
+
+def _amount_plot(c: Comparison) -> tuple[Figure, str]:
+    plot, axes = figure("Median amount per day", "", "currency units", **WIDE)
+    _line(axes, c, c.snapshot.amount_median)
+    return plot, "A step by a factor of ten or a hundred is a change of unit."
+
+
+def _fraud_plot(c: Comparison) -> tuple[Figure, str]:
+    plot, axes = figure("Fraud among labelled rows", "", "percent", **WIDE)
+    share = 100 * c.snapshot.frauds / np.maximum(c.snapshot.labelled, 1)
+    _line(axes, c, np.where(c.snapshot.labelled > 0, share, np.nan))
+    return plot, "Days whose labels are not known yet are left out."
+
+
+def _new_plot(c: Comparison) -> tuple[Figure, str]:
+    plot, axes = figure("First seen on this day", "", "", **WIDE)
+    for (name, counts), colour in zip(c.first_seen.items(), (COLOURS[0], COLOURS[2]), strict=True):
+        axes.plot(_dates(c.snapshot), counts, color=colour, lw=1.3, label=name)
+    axes.set_yscale("symlog")
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="x", rotation=30)
+    legend(axes)
+    return plot, "Falls off as the usual ones have been met; a wave of new ids is a change of keys."
+
+
+def _amounts_plot(c: Comparison) -> tuple[Figure, str]:
+    plot, axes = figure("Amounts", "currency units", "share of rows", **WIDE)
+    used = np.flatnonzero(c.snapshot.amounts.sum(axis=0) + c.reference.amounts.sum(axis=0))
+    edges = np.exp(np.arange(0, used.max(initial=0) + 9, 8) / 64)  # amount + 1, eight narrow bins together
+    for name, counts, colour in _pair(c, "amounts"):
+        eight = np.add.reduceat(counts[: 8 * (len(edges) - 1)], np.arange(0, 8 * (len(edges) - 1), 8))
+        axes.stairs(eight / max(eight.sum(), 1), edges, color=colour, label=name, lw=1.4)
+    axes.set_xscale("log")
+    legend(axes, loc="upper left")
+    return plot, "On a logarithmic scale, so that a change of unit is a shift."
+
+
+def _time_plot(c: Comparison) -> tuple[Figure, str]:
+    plot, axes = figure("Time of day", "hour, UTC", "share of rows", **WIDE)
+    for name, counts, colour in _pair(c, "minutes"):
+        half_hours = counts.reshape(48, MINUTES // 48).sum(axis=1)
+        axes.stairs(half_hours / max(half_hours.sum(), 1), np.arange(49) / 2, color=colour, label=name, lw=1.4)
+    axes.set_xticks(range(0, 25, 4))
+    legend(axes)
+    return plot, "A curve moved sideways is local time in place of UTC."
+
+
+def _pair(c: Comparison, name: str) -> list[tuple[str, NDArray[np.int64], str]]:
+    return [
+        ("reference", getattr(c.reference, name).sum(axis=0), COLOURS[0]),
+        ("current", getattr(c.snapshot, name)[c.current].sum(axis=0), COLOURS[1]),
+    ]
+
+
+def _line(axes: Axes, c: Comparison, values: NDArray[Any], colour: str = COLOURS[0]) -> None:
+    dates = _dates(c.snapshot)
+    axes.plot(dates, values, color=colour, lw=1.2, marker="o", markersize=2)
+    axes.plot(dates[c.current], values[c.current], color=COLOURS[1], lw=1.2, marker="o", markersize=2.4)
+    axes.set_ylim(0, 1.2 * np.nanmax(values, initial=1e-3))
+    axes.tick_params(axis="x", rotation=30)
+
+
+def _dates(days: Profile) -> NDArray[np.datetime64]:
+    return days.days.astype("datetime64[D]")
+
+
+def _span(facts: dict[str, Any]) -> str:
+    return f"{facts['first_day']} to {facts['last_day']}"
+
+
+def _extent(days: list[str]) -> str:
+    return f"{days[0]} to {days[-1]} ({len(days)} days)" if days else "nothing"

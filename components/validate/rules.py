@@ -1,0 +1,244 @@
+"""The rules of the data gate: one comparison of aggregates in, one rule with value and limit out per question.
+
+Everything is a share, a ratio or a distance beyond what chance explains, so that the same limits fit a small data set
+and a large one. How the aggregates are made is `profile.py`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.validate.config import ValidateConfig
+from components.validate.profile import Counts, Profile, as_day
+from millrace.gates import Rule
+
+Floats = NDArray[np.float64]
+LABEL_COLUMNS: Final = ("is_fraud", "label_timestamp")
+PRIOR_FRAUDS: Final = 10.0
+"""Frauds added to both sides at the reference's rate, so that a handful of frauds does not make a ratio."""
+KS_DAY, KS_WINDOW = 1.95, 1.63
+"""Kolmogorov's distance exceeded by chance once in a thousand, and in a hundred, comparisons."""
+MAD_TO_SIGMA: Final = 1.4826
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A snapshot beside what it is compared with."""
+
+    snapshot: Profile
+    judged: NDArray[np.bool_]
+    """[D] days of the snapshot judged one by one."""
+    current: NDArray[np.bool_]
+    """[D] days of the snapshot judged as a whole."""
+    reference: Profile
+    customers: dict[str, Counts]
+    terminals: dict[str, Counts]
+    quarantined: int = 0
+    previous_last_day: int | None = None
+    """Day number; absent without a predecessor."""
+    rows_lost_share: float | None = None
+    """Absent when no day is held by both."""
+    columns_lost: tuple[str, ...] = ()
+    first_seen: dict[str, Counts] = field(default_factory=dict)
+    """For the page only: entity → [D] how many appear for the first time."""
+
+
+def judge(c: Comparison, config: ValidateConfig) -> tuple[Rule, ...]:
+    """Every rule of the gate."""
+    return (
+        *_extent(c, config),
+        *_day_rows(c, config),
+        *_missing_values(c, config),
+        *_amounts(c, config),
+        _time_of_day(c, config),
+        *_entities(c, config),
+        *_labels(c, config),
+        _quarantine(c, config),
+    )
+
+
+def _extent(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    days = c.snapshot.days
+    span = int(days[-1] - days[0]) + 1
+    # A snapshot that holds only what is new still has to follow on its predecessor.
+    first = days[0] if c.previous_last_day is None else min(days[0], c.previous_last_day + 1)
+    missing = np.setdiff1d(np.arange(first, days[-1] + 1), days)
+    rules = [
+        Rule("days", span, ">=", config.min_days),
+        Rule("missing_days", len(missing), "<=", config.max_missing_days, _listed(missing)),
+        Rule("columns_lost", len(c.columns_lost), "<=", 0, ", ".join(c.columns_lost)),
+    ]
+    if c.previous_last_day is not None:
+        rules.append(Rule("days_behind_predecessor", c.previous_last_day - int(days[-1]), "<=", 0))
+    if c.rows_lost_share is not None:
+        rules.append(Rule("rows_lost_share", c.rows_lost_share, "<=", config.max_rows_lost_share))
+    return rules
+
+
+def expected_rows(c: Comparison, config: ValidateConfig) -> tuple[Floats, Floats]:
+    """[D] rows expected on each day (the reference's median of that weekday), [D] the share they may differ by."""
+    expected = _by_weekday(c.reference, c.snapshot.days)
+    usual = _by_weekday(c.reference, c.reference.days)
+    deviation = np.abs(c.reference.rows / np.maximum(usual, 1) - 1)
+    sigma = np.maximum(MAD_TO_SIGMA * np.median(deviation), 1 / np.sqrt(np.maximum(expected, 1)))  # a count's own noise
+    tolerance = config.day_rows_sigmas * sigma
+    return expected, np.clip(tolerance, config.day_rows_min_tolerance, config.day_rows_max_tolerance)
+
+
+def _day_rows(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    expected, tolerance = expected_rows(c, config)
+    expected, tolerance, days = expected[c.judged], tolerance[c.judged], c.snapshot.days[c.judged]
+    share = c.snapshot.rows[c.judged] / np.maximum(expected, 1)
+    low, high = (int(choose((share - 1) / tolerance)) for choose in (np.argmin, np.argmax))
+    return [
+        Rule("day_rows_low", float(share[low]), ">=", float(1 - tolerance[low]), str(as_day(days[low]))),
+        Rule("day_rows_high", float(share[high]), "<=", float(1 + tolerance[high]), str(as_day(days[high]))),
+    ]
+
+
+def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    now = c.snapshot.take(c.current)
+    rises = {
+        name: _share(counts, now.rows) - _share(c.reference.nulls.get(name, np.zeros(1)), c.reference.rows)
+        for name, counts in now.nulls.items()
+        if name not in LABEL_COLUMNS
+    }
+    worst = max(rises, key=lambda name: rises[name], default=None)
+    waited = c.snapshot.take(c.snapshot.days <= c.snapshot.days[-1] - config.label_wait_days)
+    unlabelled = 1 - _share(waited.labelled, waited.rows) if len(waited) else None
+    return [
+        Rule("null_share_rise", rises.get(worst or ""), "<=", config.max_null_share_rise, worst or ""),
+        Rule(
+            "unlabelled_share",
+            unlabelled,
+            "<=",
+            config.max_unlabelled_share,
+            f"rows older than {config.label_wait_days} days",
+        ),
+    ]
+
+
+def _amounts(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    now, days = c.snapshot.take(c.judged), c.snapshot.days[c.judged]
+    usual = float(np.average(c.reference.amount_median, weights=c.reference.rows)) if len(c.reference) else np.nan
+    ratio = now.amount_median / max(usual, 0.01)
+    either_way = np.maximum(ratio, 1 / np.maximum(ratio, 1e-9))
+    largest = _worst(now.amount_max / max(c.reference.amount_max.max(initial=0), 0.01), days, np.argmax)
+    smallest, median = _worst(now.amount_min, days, np.argmin), _worst(either_way, days, np.argmax)
+    shift = excess_ks(c.snapshot.amounts[c.current].sum(axis=0), c.reference.amounts.sum(axis=0), KS_WINDOW)
+    return [
+        Rule("amount_min", smallest[0], ">=", 0, smallest[1]),
+        Rule("amount_max_ratio", largest[0], "<=", config.max_amount_ratio, largest[1]),
+        Rule("amount_median_ratio", median[0], "<=", config.max_median_ratio, median[1]),
+        Rule("amount_ks", shift, "<=", config.max_amount_ks),
+    ]
+
+
+def _time_of_day(c: Comparison, config: ValidateConfig) -> Rule:
+    """The largest shift of the judged days against the same weekdays, and of the current days as a whole."""
+    shifts, days = [], c.snapshot.days[c.judged]
+    for day, minutes in zip(days, c.snapshot.minutes[c.judged], strict=True):
+        shifts.append(excess_ks(minutes, c.reference.minutes[_same_weekday(c.reference, [day])].sum(axis=0), KS_DAY))
+    like = _same_weekday(c.reference, c.snapshot.days[c.current])
+    whole = excess_ks(c.snapshot.minutes[c.current].sum(axis=0), c.reference.minutes[like].sum(axis=0), KS_WINDOW)
+    value, detail = _worst(np.array([np.nan if shift is None else shift for shift in shifts]), days, np.argmax)
+    if value is not None and whole is not None and whole >= value:
+        value, detail = whole, "the current days as a whole"
+    return Rule("time_of_day_ks", value, "<=", config.max_time_of_day_ks, detail)
+
+
+def _entities(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    scale = int(c.current.sum()) / max(len(c.reference), 1)
+    limits = {
+        "customer": (c.customers, config.max_new_customer_row_share, config.max_silent_customer_share),
+        "terminal": (c.terminals, config.max_new_terminal_row_share, config.max_silent_terminal_share),
+    }
+    rules = []
+    for name, (activity, new_limit, silent_limit) in limits.items():
+        new = _share(activity["current"] * (activity["seen"] == 0), activity["current"])
+        silent = silent_share(scale * activity["reference"].astype(np.float64), activity["current"])
+        rules.append(Rule(f"new_{name}_row_share", new, "<=", new_limit))
+        rules.append(Rule(f"silent_{name}_share", silent, "<=", silent_limit))
+    return rules
+
+
+def _labels(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    """Fraud among the newest days whose labels are there, against the reference's; in [0, 1] towards either side."""
+    s = c.snapshot
+    mature = np.flatnonzero(s.labelled >= 0.5 * s.rows)[-config.current_days :]
+    base = _share(c.reference.frauds, c.reference.labelled)
+    ratio = None
+    if base and len(mature):
+        frauds, labelled = s.frauds[mature].sum(), s.labelled[mature].sum()
+        ratio = float((frauds + PRIOR_FRAUDS) / (labelled * base + PRIOR_FRAUDS))
+    detail = f"reference {base:.3%}" if base else "no labelled fraud in the reference"
+    return [
+        Rule("fraud_share_high", ratio, "<=", config.max_fraud_share_ratio, detail),
+        Rule("fraud_share_low", ratio, ">=", 1 / config.max_fraud_share_ratio, detail),
+    ]
+
+
+def _quarantine(c: Comparison, config: ValidateConfig) -> Rule:
+    rows = int(c.snapshot.rows.sum())
+    share = c.quarantined / (rows + c.quarantined) if rows + c.quarantined else None
+    return Rule("quarantined_share", share, "<=", config.max_quarantined_share, f"{c.quarantined} rows")
+
+
+def excess_ks(a: Counts, b: Counts, chance: float) -> float | None:
+    """KS distance of two histograms on the same bins, less what chance explains: `chance` × √(1/n + 1/m); ≥ 0."""
+    n, m = a.sum(), b.sum()
+    if not n or not m:
+        return None
+    distance = np.abs(a.cumsum() / n - b.cumsum() / m).max()
+    return float(max(distance - chance * np.sqrt(1 / n + 1 / m), 0.0))
+
+
+def silent_share(expected: Floats, current: Counts) -> float | None:
+    """Share of the expected rows that belongs to entities without any, less what a Poisson process leaves silent.
+
+    Three standard deviations of that are granted on top, so that few entities or few days do not raise an alarm.
+    """
+    if not expected.sum():
+        return None
+    by_chance = np.exp(-expected)
+    excess = (expected * ((current == 0) - by_chance)).sum()
+    spread = np.sqrt((expected**2 * by_chance * (1 - by_chance)).sum())
+    return float(max((excess - 3 * spread) / expected.sum(), 0.0))
+
+
+def _by_weekday(reference: Profile, days: Counts) -> Floats:
+    """[D] median rows of the reference's days with the same weekday."""
+    medians = {
+        weekday: np.median(reference.rows[_same_weekday(reference, [weekday])]) if len(reference) else 0.0
+        for weekday in range(7)
+    }
+    return np.array([medians[int(day) % 7] for day in days], np.float64)
+
+
+def _same_weekday(reference: Profile, days: Counts | list[int]) -> NDArray[np.bool_]:
+    """[R] reference days with a weekday of `days`; all of them when there are fewer than two."""
+    same = np.isin(reference.days % 7, np.asarray(days, np.int64) % 7)
+    return same if same.sum() >= 2 else np.ones(len(reference), bool)
+
+
+def _share(part: NDArray[np.int64] | Floats, whole: NDArray[np.int64] | Floats) -> float:
+    total = float(whole.sum())
+    return float(part.sum()) / total if total else float("nan")
+
+
+def _worst(values: Floats, days: Counts, choose: Callable[[Floats], np.intp]) -> tuple[float | None, str]:
+    """The extreme value that `choose` (argmin or argmax) finds, and its day; absent when there is none."""
+    if not len(values) or not np.isfinite(values).all():
+        return None, "not every day could be measured"
+    place = choose(values)
+    return float(values[place]), str(as_day(days[place]))
+
+
+def _listed(days: Counts) -> str:
+    shown = ", ".join(str(as_day(day)) for day in days[:5])
+    return shown + (f" and {len(days) - 5} more" if len(days) > 5 else "")
