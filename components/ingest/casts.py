@@ -66,6 +66,8 @@ def _cast(name: str, shape: Shape, timezone: str, where: str) -> Cast:
     if family not in _READABLE[name]:
         wanted = " or ".join(sorted(_READABLE[name]))
         raise SchemaMismatch(f"{where}: column {raw!r} ({name}) is {kind}; wanted {wanted}. Fix the export.")
+    if name == "amount" and family == "decimal" and kind.scale <= 2:
+        family = "cents"
     return _BUILDERS[name](name, column, family, timezone)
 
 
@@ -91,6 +93,9 @@ def _entity(name: str, column: str, family: str, _: str) -> Cast:
 
 
 def _amount(name: str, column: str, family: str, _: str) -> Cast:
+    if family == "cents":
+        steps = ((f"__{name}_source", column), (f"__{name}", f"TRY_CAST(__{name}_source AS DECIMAL(12, 2))"))
+        return Cast(steps, ((f"__{name}_source IS NOT NULL AND __{name} IS NULL", f"{name}_too_large"),))
     exact = f"TRY_CAST(__{name}_source AS DECIMAL(30, 8))"
     number = f"TRY_CAST(__{name}_source AS DOUBLE)"
     if family == "text":  # DuckDB reads 1_000 as 1000; nobody who exports amounts means that

@@ -89,7 +89,7 @@ class DelimitedReader:
                 pa.BufferReader(data),
                 # One thread: only then do malformed rows come with their number.
                 pacsv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(data), 1)),
-                pacsv.ParseOptions(self.delimiter, newlines_in_values=True, invalid_row_handler=set_aside),
+                pacsv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=set_aside),
                 pacsv.ConvertOptions(
                     column_types=self.shape.raw, strings_can_be_null=True, null_values=[""], check_utf8=False
                 ),

@@ -80,19 +80,26 @@ class Staging:
 
     def settle_repeated(self) -> pa.Table:
         """Take rows that lost or clashed out of the stage: `segment, row, day, transaction_id, reason`."""
+        self.db.execute(
+            "CREATE OR REPLACE TEMP TABLE repeated AS SELECT transaction_id FROM staged GROUP BY 1 HAVING count(*) > 1"
+        )
+        self.db.execute(f"CREATE OR REPLACE TEMP TABLE losers AS {self._losers_sql()}")
+        losers = self.query("SELECT * FROM losers ORDER BY segment, row")
+        if len(losers):
+            self.db.execute("DELETE FROM staged USING losers WHERE __segment = losers.segment AND __row = losers.row")
+        return losers
+
+    def _losers_sql(self) -> str:
         others = self.schema.names[len(TRANSACTION_SCHEMA) :]
         tie = "".join(f", CAST({quoted(name)} AS VARCHAR)" for name in others)
-        self.db.execute(
-            f"""
-            CREATE OR REPLACE TEMP TABLE losers AS
-            WITH repeated AS (
-                SELECT transaction_id, count(DISTINCT hash({_IDENTITY})) AS versions
-                FROM staged GROUP BY 1 HAVING count(*) > 1
-            ), ranked AS (
+        return f"""
+            WITH suspects AS (SELECT * FROM staged SEMI JOIN repeated USING (transaction_id)),
+            counted AS (SELECT transaction_id, count(DISTINCT hash({_IDENTITY})) AS versions FROM suspects GROUP BY 1),
+            ranked AS (
                 SELECT __segment, __row, __day, transaction_id, versions, is_fraud, label_timestamp,
                     row_number() OVER best AS place,
                     first_value(is_fraud) OVER best AS best_label, first_value(label_timestamp) OVER best AS best_time
-                FROM staged JOIN repeated USING (transaction_id)
+                FROM suspects JOIN counted USING (transaction_id)
                 WINDOW best AS (PARTITION BY transaction_id ORDER BY label_timestamp DESC NULLS LAST,
                     is_fraud DESC NULLS LAST{tie}, __segment, __row)
             )
@@ -102,11 +109,6 @@ class Staging:
                 THEN 'superseded_label' ELSE 'duplicate' END AS reason
             FROM ranked WHERE versions > 1 OR place > 1
             """
-        )
-        losers = self.query("SELECT * FROM losers ORDER BY segment, row")
-        if len(losers):
-            self.db.execute("DELETE FROM staged USING losers WHERE __segment = losers.segment AND __row = losers.row")
-        return losers
 
     def days(self) -> Iterator[tuple[int, pa.Table]]:
         """Every staged day, oldest first, its rows in order; about a million rows are held at a time."""
