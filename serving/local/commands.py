@@ -1,4 +1,7 @@
-"""What `python -m serving.local` does: up, down, status, predict, logs. File, lock and signal lead to the supervisor."""
+"""What `python -m serving.local` does: up, down, status, predict, logs.
+
+The supervisor is found by its lock and its file, and told to stop by a signal.
+"""
 
 from __future__ import annotations
 
