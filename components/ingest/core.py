@@ -101,6 +101,15 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
     return manifest
 
 
+def parse_column_map(text: str) -> dict[str, str]:
+    """`raw=ours,raw=ours` as a mapping; raises InvalidInput naming the part that is none."""
+    pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
+    for raw, equals, ours in pairs:
+        if not (raw.strip() and equals and ours.strip()):
+            raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=amount")
+    return {raw.strip(): ours.strip() for raw, _, ours in pairs}
+
+
 def _publish(lake: Path, result: Result, uri: str) -> Manifest:
     """Give quarantine and manifest their names; the snapshot exists once the manifest does."""
     days = {iso(day): record for day, record in sorted(result.index.days.items()) if record.rows}

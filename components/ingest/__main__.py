@@ -1,0 +1,71 @@
+"""`python -m components.ingest SOURCE`: make a snapshot and say what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from components.ingest.core import IngestConfig, ingest, parse_column_map
+from millrace.artifacts import Manifest
+from millrace.errors import MillraceError
+from millrace.settings import settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints snapshot id, rows, days and what was rejected; 2 on an error, which goes to stderr."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        here = settings()
+        config = IngestConfig(
+            pseudonym_key=here.pseudonym_secret(),
+            column_map=parse_column_map(",".join(parsed.column_map)),
+            timezone=parsed.timezone,
+            delimiter=parsed.delimiter.replace("\\t", "\t"),
+            encoding=parsed.encoding,
+            memory_limit_gb=here.memory_limit_gb,
+            threads=here.threads,
+        )
+        _print(ingest(parsed.source, here.lake, config), here.lake)
+    except (MillraceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print(manifest: Manifest, lake: Path) -> None:
+    facts = manifest.facts
+    console = Console()
+    console.print(f"snapshot {manifest.id}", highlight=False)
+    days = f"{len(facts['tables']['transactions'])} days, {facts['first_day']} to {facts['last_day']}"
+    console.print(f"{facts['rows']:,} rows of {days}", highlight=False)
+    if facts["quarantined"]:
+        table = Table("rejected because", "rows")
+        for reason, rows in sorted(facts["quarantined"].items(), key=lambda one: -one[1]):
+            table.add_row(reason, f"{rows:,}")
+        console.print(table)
+        print(f"rejected rows: {lake.absolute() / 'quarantine' / manifest.id}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m components.ingest", description=__doc__)
+    parser.add_argument("source", help="Parquet or CSV: a file, a folder or a glob, local or any fsspec URI")
+    parser.add_argument(
+        "--column-map",
+        action="append",
+        default=[],
+        metavar="RAW=OURS",
+        help="a column that has another name than ours or the public one; may be repeated",
+    )
+    parser.add_argument("--timezone", default="", help="zone of times without an offset, like Europe/Berlin (UTC)")
+    parser.add_argument("--delimiter", default="", help="of delimited text; found out by default")
+    parser.add_argument("--encoding", default="", help="of delimited text; found out by default")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
