@@ -115,7 +115,7 @@ def test_an_unknown_version_lists_what_there_is(registry: Registry, register: Re
 
 def test_a_deleted_version_number_is_not_used_again(registry: Registry, register: Register):
     register("a"), register("b")
-    registry._client.delete_model_version(registry.name, "2")
+    registry._store.client.delete_model_version(registry.name, "2")
 
     version = registry.register("c", {})
 
@@ -155,13 +155,13 @@ def test_lines_of_the_audit_log_never_change(registry: Registry, register: Regis
         seen = now
 
 
-@pytest.mark.parametrize("step", ["set_registered_model_alias", "delete_registered_model_alias", "append"])
+@pytest.mark.parametrize("step", ["set_alias", "delete_alias", "append"])
 def test_a_promotion_killed_at_any_step_is_finished_by_the_next_run(
     registry: Registry, register: Register, settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     for name in "ab":
         registry.admit(register(name).version)
-    target = audit if step == "append" else registry._client
+    target = audit if step == "append" else registry._store
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -185,15 +185,15 @@ def test_a_rollback_killed_half_way_is_finished_and_not_swapped_twice(
     for name in "ab":
         registry.admit(register(name).version)
     registry.make_champion(2)
-    set_alias, calls = registry._client.set_registered_model_alias, []
+    set_alias, calls = registry._store.set_alias, []
 
-    def killed_at_second(*arguments: str) -> None:
+    def killed_at_second(*arguments: object) -> None:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
         set_alias(*arguments)
 
-    monkeypatch.setattr(registry._client, "set_registered_model_alias", killed_at_second)
+    monkeypatch.setattr(registry._store, "set_alias", killed_at_second)
     with pytest.raises(KeyboardInterrupt):
         registry.rollback()
 

@@ -1,0 +1,176 @@
+"""Let a judged model in: model and verdicts in, a version of its own with a rendered InferenceService out.
+
+Refuses unless every verdict passed and is about this very model. Which alias a version gets, and the audit record, are
+the business of `millrace.registry`; the documents are made in `render.py`. Every step may be repeated: a promotion that
+was killed is finished by running it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from components.promote.render import inference_service, model_card
+from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
+from millrace.atomic import replacing_folder, sha256_text, write_text
+from millrace.errors import ConfigError, GateBlocked
+from millrace.gates import Rule, Verdict, require_all
+from millrace.model_artifact import ModelArtifact
+from millrace.progress import log
+from millrace.registry import Registry
+from millrace.settings import Settings
+from millrace.version_store import ModelVersion
+
+BASE_MANIFEST: Final = Path(__file__).parents[2] / "manifests" / "base" / "serving" / "fraud-detector.yaml"
+MODEL_CARD: Final = "model_card.md"
+INFERENCE_SERVICE: Final = "inference_service.yaml"
+
+ABOUT: Final = {"evaluation": "model", "skew_check": "feature_set", "validation": "snapshot"}
+"""Kind of judgement → the ancestor that it must share with the model; for an evaluation, the model itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromoteConfig:
+    """What to render, and what the audit record should say besides."""
+
+    base_manifest: Path = BASE_MANIFEST
+    """The InferenceService to point at the version."""
+    run_id: str = ""
+    """Id of the pipeline run that asks."""
+    reason: str = ""
+
+
+def promote(
+    model: Manifest,
+    evaluation: Manifest,
+    skew_check: Manifest,
+    settings: Settings,
+    config: PromoteConfig | None = None,
+    *,
+    validation: Manifest | None = None,
+) -> Manifest:
+    """The promotion of a model: the first becomes champion, a later one challenger; again, it gives the same version.
+
+    Raises GateBlocked when a verdict failed or is about another model (the refusal is recorded), ArtifactCorrupt when
+    a file of the model or of a judgement is not what its manifest says.
+    """
+    config = config or PromoteConfig()
+    judgements = [item for item in (evaluation, skew_check, validation) if item is not None]
+    base = _base(config.base_manifest)
+    inputs = {"model": model.id, "judgements": [item.id for item in judgements], "name": settings.model_name}
+    identity = content_id(inputs | {"base": sha256_text(base), "store": settings.model_store_uri})
+    folder = settings.lake.resolve() / "promotions" / identity
+    registry = Registry(settings)
+    if _finished(folder, registry):
+        log("promote: already done", promotion=identity)
+        return Manifest.read(folder, "promotion")
+    verdicts = judge(model, judgements, registry, config)
+    ModelArtifact.open(model.folder)  # what cannot be loaded must not get a version
+    version = registry.register(model.id, _tags(model, judgements), model.facts.get("mlflow_run_id"))
+    card = model_card(model, evaluation, verdicts, version.version)
+    copy_version(model, card, registry.folder(version.version))
+    rendered = inference_service(base, version.version, registry.uri(version.version))
+    write_text(registry.rendered_path(version.version), rendered)
+    passed = {verdict.gate: verdict.passed for verdict in verdicts}
+    snapshot = model.parents.get("snapshot", "")
+    about = {"run": config.run_id, "reason": config.reason, "snapshot": snapshot, "verdicts": passed}
+    version = registry.admit(version.version, **about)
+    log("promote: done", model=model.id, version=version.version, aliases=",".join(version.aliases) or "none")
+    return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: card}, passed)
+
+
+def judge(
+    model: Manifest, judgements: list[Manifest], registry: Registry, config: PromoteConfig
+) -> tuple[Verdict, ...]:
+    """Every verdict, if all passed and are about this model; else GateBlocked, after recording the refusal."""
+    for judgement in judgements:
+        judgement.verify()
+    verdicts = (
+        Verdict("promote", tuple(belongs(model, item) for item in judgements)),
+        *(Verdict.read(item.path("verdict.json")) for item in judgements),
+    )
+    try:
+        require_all(verdicts)
+    except GateBlocked as error:
+        about = {"snapshot": model.parents.get("snapshot", ""), "run": config.run_id}
+        results = {verdict.gate: verdict.passed for verdict in verdicts}
+        registry.refuse(model.id, verdicts=results, reason=str(error), **about)
+        raise
+    return verdicts
+
+
+def belongs(model: Manifest, judgement: Manifest) -> Rule:
+    """Whether the judgement is about this model: a verdict on other rows or other weights says nothing."""
+    ancestor = ABOUT[judgement.kind]
+    wanted = model.id if ancestor == "model" else model.parents.get(ancestor)
+    got = judgement.parents.get(ancestor)
+    detail = f"{judgement.kind} {judgement.id} is about {ancestor} {got}; this model's is {wanted}"
+    return Rule(
+        f"{judgement.kind}_is_about_this_{ancestor}", float(got is not None and got == wanted), "==", 1.0, detail
+    )
+
+
+def copy_version(model: Manifest, card: str, folder: Path) -> None:
+    """Copy the model and its card to the version's folder, read-only; a copy that is there must be whole."""
+    with replacing_folder(folder) as aside:
+        for name in model.files:
+            shutil.copyfile(model.path(name), aside / name)
+        (aside / MODEL_CARD).write_text(card)
+        files = hash_files(aside)
+        dataclasses.replace(model, uri=str(folder), files=files).write(aside / MANIFEST)
+        for path in aside.iterdir():
+            path.chmod(0o444)
+    dataclasses.replace(Manifest.read(folder, "model"), uri=str(folder)).verify()
+
+
+def _finished(folder: Path, registry: Registry) -> bool:
+    """Whether this promotion ran to its end and its version is still in place; asked without loading MLflow."""
+    if not (folder / MANIFEST).is_file() or not registry.served_path.is_file():
+        return False
+    version = Manifest.read(folder, "promotion").facts["model_version"]
+    return registry.settled and registry.was_admitted(version) and registry.folder(version).is_dir()
+
+
+def _base(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        raise ConfigError(f"no InferenceService at {path}. Run from a checkout, or name one in the config.") from error
+
+
+def _tags(model: Manifest, judgements: list[Manifest]) -> dict[str, str]:
+    tags = {kind: identity for kind, identity in model.parents.items() if kind != "model"}
+    tags |= {"trained_model": model.parents.get("model", ""), "verdict": "passed"}
+    return tags | {item.kind: item.id for item in judgements}
+
+
+def _write(
+    folder: Path,
+    model: Manifest,
+    judgements: list[Manifest],
+    version: ModelVersion,
+    documents: dict[str, str],
+    passed: dict[str, bool],
+) -> Manifest:
+    facts = {
+        "model_name": version.name,
+        "model_version": version.version,
+        "model_uri": version.source,
+        "alias": version.aliases[0] if version.aliases else "",
+        "verdicts": passed,
+    }
+    with replacing_folder(folder) as aside:
+        for name, text in documents.items():
+            (aside / name).write_text(text)
+        Manifest(
+            kind="promotion",
+            id=folder.name,
+            uri=str(folder),
+            parents={**model.parents, "model": model.id} | {item.kind: item.id for item in judgements},
+            files=hash_files(aside),
+            facts=facts,
+        ).write(aside / MANIFEST)
+    return Manifest.read(folder, "promotion")

@@ -1,0 +1,71 @@
+"""The InferenceService and the model card of one version. Documents in, text out; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from millrace.artifacts import Manifest
+from millrace.errors import ConfigError
+from millrace.gates import Verdict
+from millrace.registry import VERSION_ANNOTATION
+
+PREDICTOR = "kserve-container"
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a shared mapping out each time: anchors are hard to review and some tools refuse them."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def inference_service(base: str, version: int, uri: str) -> str:
+    """`base` (YAML) pointed at one model version; raises ConfigError when it is not shaped like the base manifest."""
+    document = yaml.safe_load(base)
+    try:
+        document["metadata"]["annotations"][VERSION_ANNOTATION] = str(version)
+        containers = document["spec"]["predictor"]["containers"]
+        environment = next(item["env"] for item in containers if item["name"] == PREDICTOR)
+        for name, value in (("STORAGE_URI", uri), ("MODEL_VERSION", str(version))):
+            next(item for item in environment if item["name"] == name)["value"] = value
+    except (KeyError, TypeError, StopIteration) as error:
+        raise ConfigError(
+            f"the InferenceService lacks what promotion fills in ({error!r}); wanted metadata.annotations and a "
+            f"predictor container {PREDICTOR!r} with STORAGE_URI and MODEL_VERSION in its env"
+        ) from error
+    return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=120)
+
+
+def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict], version: int) -> str:
+    """Markdown: which version, where it comes from, how it was judged. The evaluation's own card is the body."""
+    card = "model_card.md"
+    body = evaluation.path(card).read_text() if card in evaluation.files else _figures(evaluation)
+    origin = {**model.parents, "evaluation": evaluation.id}
+    lines = [
+        f"# {model.facts.get('name', 'model')}, version {version}",
+        "",
+        f"Artifact `{model.id}`. Decision threshold {model.facts.get('decision_threshold')}.",
+        "",
+        "| comes from | id |",
+        "|---|---|",
+        *(f"| {kind} | `{identity}` |" for kind, identity in origin.items()),
+        "",
+        "| gate | rule | value | wanted |",
+        "|---|---|---|---|",
+        *(
+            f"| {verdict.gate} | {rule.name} | {rule.value:.6g} | {rule.comparison} {rule.limit:.6g} |"
+            for verdict in verdicts
+            for rule in verdict.rules
+        ),
+        "",
+        body,
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _figures(evaluation: Manifest) -> str:
+    metrics = evaluation.facts.get("metrics", {})
+    return "\n".join(["## Figures", "", *(f"- {name}: {value}" for name, value in metrics.items())])
