@@ -30,7 +30,7 @@ from millrace.gates import Rule, Verdict
 from millrace.metrics import ROW_COLUMNS, Judged, judged
 from millrace.model_artifact import MODEL_JSON, ModelSpec, load_graph
 from millrace.progress import log
-from millrace.provenance import hash_sources
+from millrace.provenance import code_version, hash_sources
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
 REFERENCE: Final = "reference_window.parquet"
@@ -124,7 +124,11 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
         decided = _decide(graphs, rows, config)
         _write_reference(aside, rows, graphs.scores[decided["served_file"]], config)
         _describe(aside, decided)
-        facts = model.facts | {"name": spec.name} | {key: decided[key] for key in ("served_file", "decision_threshold")}
+        facts = (
+            model.facts
+            | {"name": spec.name, "code_version": code_version()}
+            | {key: decided[key] for key in ("served_file", "decision_threshold")}
+        )
         parents = model.parents | {"model": model.id, "training_set": training_set.id}
         files = hash_files(aside)
         result = Manifest(kind="model", id=folder.name, uri=str(folder), parents=parents, files=files, facts=facts)

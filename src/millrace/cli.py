@@ -1,0 +1,134 @@
+"""`millrace`: what is served, where it came from, and changing it.
+
+What a command does lives in `millrace.registry` and `millrace.lineage`. An error raised on purpose is one message on
+stderr, without a traceback: status 2 for wrong input, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from millrace import __version__
+from millrace.errors import InvalidInput, MillraceError, NotFound
+from millrace.lineage import trace, tree
+from millrace.registry import Registry, served
+from millrace.settings import Settings, settings
+from millrace.version_store import ModelVersion
+
+RESTART = "Servers that run keep what they loaded; `make up` starts the new champion."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments, settings())
+    except InvalidInput as error:
+        return _fail(error, 2)
+    except MillraceError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def show_lineage(arguments: argparse.Namespace, here: Settings) -> None:
+    node = trace(arguments.name, here)
+    _print(node.to_dict(), tree(node), arguments.json)
+
+
+def show_champion(arguments: argparse.Namespace, here: Settings) -> None:
+    champion = served(here)
+    if champion is None:
+        raise NotFound(f"no model is served from {here.home.resolve()}. Run `make run` to train and promote one.")
+    facts = dataclasses.asdict(champion)
+    _print(
+        facts,
+        f"{here.model_name} version {champion.version} (model {champion.artifact_id}) at {champion.uri}",
+        arguments.json,
+    )
+
+
+def show_models(arguments: argparse.Namespace, here: Settings) -> None:
+    versions = Registry(here).versions()
+    table = Table("version", "alias", "model", "snapshot", "registered", title=here.model_name)
+    for item in versions:
+        snapshot = item.tags.get("snapshot", "")
+        table.add_row(str(item.version), ", ".join(item.aliases), item.artifact_id, snapshot, item.created_at)
+    _print([dataclasses.asdict(item) for item in versions], table, arguments.json)
+
+
+def show_audit(arguments: argparse.Namespace, here: Settings) -> None:
+    records = Registry(here).history()
+    table = Table("when", "who", "action", "from", "to", "snapshot", "run", "reason", title=here.model_name)
+    for record in records:
+        names = ("at", "who", "action", "from_version", "to_version", "snapshot", "run", "reason")
+        table.add_row(*("" if record.get(name) is None else str(record[name]) for name in names))
+    _print(records, table, arguments.json)
+
+
+def promote(arguments: argparse.Namespace, here: Settings) -> None:
+    _report(Registry(here).make_champion(arguments.version, arguments.reason))
+
+
+def rollback(arguments: argparse.Namespace, here: Settings) -> None:
+    _report(Registry(here).rollback(arguments.reason))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="millrace", description="What is served, where it came from, and changing it."
+    )
+    parser.add_argument("--version", action="version", version=f"millrace {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, text: str, *, shows: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        if shows:
+            added.add_argument("--json", action="store_true", help="print JSON")
+        else:
+            added.add_argument("--reason", default="", help="why; kept in the audit record")
+        return added
+
+    command("champion", show_champion, "Show the model version that is served.", shows=True)
+    command("models", show_models, "List the model versions and their aliases.", shows=True)
+    command(
+        "lineage", show_lineage, "Print where a model version, artifact or prediction came from.", shows=True
+    ).add_argument("name", metavar="ID", help="version number, alias, artifact id (or its start), or prediction id")
+    command("audit", show_audit, "Print who promoted, rolled back or was refused, and why.", shows=True)
+    command("promote", promote, "Make a version the champion; the champion until now becomes `previous`.").add_argument(
+        "version", metavar="VERSION", type=int, help="version number, see `millrace models`"
+    )
+    command("rollback", rollback, "Swap champion and previous champion.")
+    return parser
+
+
+def _print(document: Any, view: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(document, indent=2, default=str))
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(
+            view, soft_wrap=isinstance(view, str), highlight=False
+        )
+
+
+def _report(version: ModelVersion) -> None:
+    print(f"champion of {version.name} is version {version.version} (model {version.artifact_id}). {RESTART}")
+
+
+def _fail(error: MillraceError, status: int) -> int:
+    print(f"millrace: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
