@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RAW=OURS",
         help="a column that has another name than ours or the public one; may be repeated",
     )
-    parser.add_argument("--timezone", default="", help="zone of times without an offset, like Europe/Berlin (UTC)")
+    parser.add_argument("--timezone", default="UTC", help="zone of times without an offset, like Europe/Berlin (UTC)")
     parser.add_argument("--delimiter", default="", help="of delimited text; found out by default")
     parser.add_argument("--encoding", default="", help="of delimited text; found out by default")
     return parser

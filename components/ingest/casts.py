@@ -18,6 +18,7 @@ from millrace.fraud.schema import CARRIED_TYPES, LABEL_DELAY_DAYS, TRANSACTION_S
 
 UNREADABLE: Final = "__unreadable"
 LABEL_DELAY: Final = "__label_delay_us"
+UTC: Final = "UTC"
 _OFFSET: Final = r"\d:\d\d(:\d\d(\.\d+)?)?\s*([zZ]|[A-Z]{2,4}|[+-]\d\d(:?\d\d)?)$"
 """A time of day that ends in an offset, Z or UTC."""
 _ROUNDING: Final = "0.0001"
@@ -129,7 +130,7 @@ def _is_fraud(name: str, column: str, family: str, _: str) -> Cast:
 def _event_timestamp(name: str, column: str, family: str, timezone: str) -> Cast:
     """Instants as they are; naive times are UTC, or local to `timezone` when one is given."""
     source, naive = f"__{name}_source", f"__{name}_naive"
-    if timezone and family in ("text", "naive timestamp", "date"):
+    if timezone != UTC and family in ("text", "naive timestamp", "date"):
         plain = f"TRY_CAST({source} AS TIMESTAMP)"
         instant = f"timezone('{timezone}', {naive})"
         if family == "text":

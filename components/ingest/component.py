@@ -9,19 +9,28 @@ from components.image import IMAGE
 def ingest(
     source: str,
     snapshot: dsl.Output[dsl.Dataset],
-    column_map: str = "",
-    timezone: str = "",
+    source_version: str = "",
+    column_map: dict = {},  # noqa: B006  KFP reads defaults from the signature
+    timezone: str = "UTC",
 ) -> None:
-    """The snapshot of what lies at `source`; `column_map` is `raw=ours,raw=ours`, `timezone` that of naive times."""
+    """The snapshot of what lies at `source`.
+
+    Args:
+        source: Parquet or CSV, any fsspec URI: a file, a folder or a glob.
+        snapshot: the manifest.
+        source_version: changes when the source does (`core.source_version`), so that KFP's cache sees it.
+        column_map: raw name to our name, for columns that are neither ours nor the public ones.
+        timezone: of timestamps without an offset.
+    """
     from pathlib import Path
 
-    from components.ingest.core import IngestConfig, ingest, parse_column_map
+    from components.ingest.core import IngestConfig, ingest
     from millrace.settings import settings
 
     here = settings()
     config = IngestConfig(
         pseudonym_key=here.pseudonym_secret(),
-        column_map=parse_column_map(column_map),
+        column_map=column_map,
         timezone=timezone,
         memory_limit_gb=here.memory_limit_gb,
         threads=here.threads,

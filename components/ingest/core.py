@@ -42,8 +42,8 @@ class IngestConfig:
     """Key of the hash over customer ids; `Settings.pseudonym_secret()`."""
     column_map: Mapping[str, str] = field(default_factory=dict)
     """Raw name → our name, for columns that are neither ours nor the public ones."""
-    timezone: str = ""
-    """IANA zone of timestamps without an offset; empty: they are UTC."""
+    timezone: str = "UTC"
+    """IANA zone of timestamps without an offset."""
     delimiter: str = ""
     """Empty: found out from the header."""
     encoding: str = ""
@@ -108,6 +108,11 @@ def parse_column_map(text: str) -> dict[str, str]:
         if not (raw.strip() and equals and ours.strip()):
             raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=amount")
     return {raw.strip(): ours.strip() for raw, _, ours in pairs}
+
+
+def source_version(source: str) -> str:
+    """16 hex digits that change when a file of `source` appears, changes or goes; nothing is read."""
+    return content_id({file.path: file.stamp for file in list_files(source)})
 
 
 def _publish(lake: Path, result: Result, uri: str) -> Manifest:
@@ -192,6 +197,6 @@ def _without_credentials(uri: str) -> str:
 
 def _check_timezone(name: str) -> None:
     try:
-        ZoneInfo(name or "UTC")
+        ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise InvalidInput(f"timezone is {name!r}; wanted an IANA name like Europe/Berlin") from error

@@ -161,13 +161,13 @@ def write(config: SimulationConfig, folder: Path) -> list[Path]:
     """
     identity = _identity(config)
     _refuse_foreign(folder, identity)
-    paths = []
-    for day, table in enumerate(track(simulate(config), "simulate", total=config.days)):
-        path = folder / f"{config.start + timedelta(days=day)}.parquet"
+    paths = [folder / f"{config.start + timedelta(days=day)}.parquet" for day in range(config.days)]
+    if all(path.exists() for path in paths):
+        return paths
+    for path, table in zip(paths, track(simulate(config), "simulate", total=config.days), strict=True):
         if not path.exists():
             with replacing_file(path) as aside:
                 pq.write_table(table.replace_schema_metadata({_METADATA: identity}), aside)
-        paths.append(path)
     return paths
 
 
