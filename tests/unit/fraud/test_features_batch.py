@@ -1,0 +1,231 @@
+"""The batch path against the single-row path and against definitions written out naively, on random streams."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace.fraud import features as f
+from millrace.fraud import features_sql as sql
+from millrace.fraud.online import EMPTY_STATE, CustomerState, model_inputs
+
+DAY = f.DAY_US
+START = 17_622 * DAY  # 2018-04-01
+N = 4
+
+Row = dict[str, Any]
+
+
+@st.composite
+def streams(draw: st.DrawFn, max_rows: int = 24) -> list[Row]:
+    """A few customers and terminals over 45 days, thick with ties, window edges, midnights and odd labels."""
+    edges = st.sampled_from([days * DAY + offset for days in (0, 1, 3, 7, 14, 30, 31) for offset in (-1, 0, 1)])
+    instants = st.one_of(edges, st.integers(0, 45 * DAY), st.integers(0, 40).map(lambda hour: hour * DAY // 4))
+    delays = st.one_of(st.none(), edges.map(abs), st.integers(0, 40 * DAY))
+    row = st.tuples(instants, st.integers(0, 2), st.integers(0, 2), st.integers(0, 50_000), st.booleans(), delays)
+    rows = draw(st.lists(row, min_size=1, max_size=max_rows))
+    ids = draw(st.permutations(range(len(rows))))
+    stream = [_row(id_, START + max(at, 0), *rest) for id_, (at, *rest) in zip(ids, rows, strict=True)]
+    return sorted(stream, key=lambda row: (row["event_us"], row["transaction_id"]))
+
+
+def _row(id_: int, event_us: int, customer: int, terminal: int, cents: int, fraud: bool, delay: int | None) -> Row:
+    return {
+        "transaction_id": id_,
+        "event_us": event_us,
+        "customer_id": f"c{customer}",
+        "terminal_id": f"t{terminal}",
+        "amount_cents": cents,
+        "is_fraud": None if delay is None else int(fraud),
+        "label_us": None if delay is None else event_us + delay,
+    }
+
+
+@cache
+def engine() -> duckdb.DuckDBPyConnection:
+    """One for all examples: opening it costs more than an example does."""
+    return duckdb.connect(config={"threads": 1})
+
+
+def transactions(stream: list[Row]) -> sql.Transactions:
+    instant = pa.timestamp("us", tz="UTC")
+    types = [("transaction_id", pa.int64()), ("customer_id", pa.string()), ("terminal_id", pa.string())]
+    types += [("amount_cents", pa.int64()), ("is_fraud", pa.int8())]
+    columns = {name: pa.chunked_array([pa.array([row[name] for row in stream], kind)]) for name, kind in types}
+    for name, source in (("event_timestamp", "event_us"), ("label_timestamp", "label_us")):
+        columns[name] = pa.chunked_array([pa.array([row[source] for row in stream], pa.int64()).cast(instant)])
+    return sql.Transactions(pa.table(columns))
+
+
+def batch(stream: list[Row], first_day: int | None = None, history_length: int = N) -> dict[int, np.ndarray]:
+    """transaction_id → its features by the batch path, from first_day on."""
+    data = transactions(stream)
+    ids, days = data.column("transaction_id"), data.column("event_us") // DAY
+    span = (days.min() if first_day is None else first_day, days.max())
+    computed = list(sql.daily_features(engine(), data, history_length, *map(int, span)))
+    return {int(ids[at]): row for day in computed for at, row in zip(day.position, day.features, strict=True)}
+
+
+def terminal_state(stream: list[Row], terminal_id: str, refresh_us: int) -> np.ndarray:
+    """TERMINAL_STATE_FIELDS of one terminal at one midnight, as the docstrings of features.py say it."""
+    mine = [row for row in stream if row["terminal_id"] == terminal_id]
+    seen = [row for row in mine if row["event_us"] < refresh_us]
+    known = [row for row in mine if row["label_us"] is not None and row["label_us"] < refresh_us]
+    known.sort(key=lambda row: (row["label_us"], row["transaction_id"]))
+    counts = [
+        sum(row["event_us"] >= refresh_us - days * DAY for row in seen) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS
+    ]
+    inside = [[r for r in known if r["label_us"] >= refresh_us - days * DAY] for days in f.TERMINAL_LABEL_WINDOWS_DAYS]
+    streak = 0
+    for row in known:
+        streak = streak + 1 if row["is_fraud"] else 0
+    last_fraud_us = max((row["event_us"] for row in known if row["is_fraud"]), default=0)
+    labelled, fraud = [len(rows) for rows in inside], [sum(row["is_fraud"] for row in rows) for rows in inside]
+    return np.array([*counts, *labelled, *fraud, streak, last_fraud_us], np.int64)
+
+
+def replay(
+    stream: list[Row], states: dict[str, CustomerState] | None = None, history_length: int = N, skip: int = 0
+) -> dict[int, np.ndarray]:
+    """transaction_id → its features by the single-row path, states appended one transaction at a time.
+
+    `states` is filled as it goes; the first `skip` rows of the stream are in it already.
+    """
+    states = {} if states is None else states
+    features = {}
+    for row in stream[skip:]:
+        customer = states.get(row["customer_id"], EMPTY_STATE)
+        terminal = terminal_state(stream, row["terminal_id"], row["event_us"] // DAY * DAY)[None]
+        request = (np.array([row[name]]) for name in ("transaction_id", "event_us", "amount_cents"))
+        inputs, _ = model_inputs(*request, [customer], terminal, history_length=history_length, sequence_length=1)
+        features[row["transaction_id"]] = inputs[0]
+        risk = float(f.terminal_risk(terminal)[0])
+        entry = (row["transaction_id"], row["event_us"], row["amount_cents"])
+        states[row["customer_id"]] = customer.append(*entry, risk, history_length)
+    return features
+
+
+def assert_same(left: dict[int, np.ndarray], right: dict[int, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for id_ in left:
+        np.testing.assert_allclose(left[id_], right[id_], rtol=1e-6, atol=1e-6, err_msg=f"transaction {id_}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), st.sampled_from([1, 2, N, 64]))
+def test_batch_and_single_row_features_agree(stream: list[Row], history_length: int) -> None:
+    """On any history, with ties, at window edges, with unknown and late labels."""
+    assert_same(batch(stream, history_length=history_length), replay(stream, history_length=history_length))
+
+
+@settings(max_examples=30, deadline=None)
+@given(streams(), st.data())
+def test_splitting_the_stream_anywhere_and_resuming_gives_the_same(stream: list[Row], data: st.DataObject) -> None:
+    """Single row: from the states left behind. Batch: from the first day that is still to be computed."""
+    cut = data.draw(st.integers(0, len(stream)))
+    states: dict[str, CustomerState] = {}
+    whole = replay(stream)
+
+    before = replay(stream[:cut], states)
+    after = replay(stream, states, skip=cut)
+
+    assert_same(before | after, whole)
+    day = stream[min(cut, len(stream) - 1)]["event_us"] // DAY
+    later = {row["transaction_id"] for row in stream if row["event_us"] // DAY >= day}
+    history_length = data.draw(st.sampled_from([1, 2, N]))
+    full = batch(stream, history_length=history_length)
+    resumed = batch(stream, first_day=day, history_length=history_length)
+    assert resumed.keys() == later
+    assert all(np.array_equal(resumed[id_], full[id_]) for id_ in later)
+
+
+@settings(max_examples=30, deadline=None)
+@given(streams(), st.integers(0, 45 * DAY))
+def test_a_label_is_not_visible_before_it_is_known(stream: list[Row], after: int) -> None:
+    """Every label that is not known at t, flipped or taken away, changes nothing at or before t."""
+    t = START + after
+
+    def tampered(row: Row) -> Row:
+        unknown = row["label_us"] is None or row["label_us"] >= t
+        return row | {"is_fraud": 1 - (row["is_fraud"] or 0), "label_us": row["label_us"] or t} if unknown else row
+
+    early = {row["transaction_id"] for row in stream if row["event_us"] <= t}
+    honest, leaked = batch(stream), batch([tampered(row) for row in stream])
+
+    assert all(np.array_equal(honest[id_], leaked[id_]) for id_ in early)
+
+
+@settings(max_examples=20, deadline=None)
+@given(streams(), st.randoms(use_true_random=False))
+def test_permuting_the_rows_changes_nothing(stream: list[Row], random: Any) -> None:
+    shuffled = random.sample(stream, len(stream))
+
+    ordered, permuted = batch(stream), batch(shuffled)
+
+    assert ordered.keys() == permuted.keys()
+    assert all(np.array_equal(ordered[id_], permuted[id_]) for id_ in ordered)
+
+
+@settings(max_examples=40, deadline=None)
+@given(streams())
+def test_the_state_of_every_terminal_at_every_midnight_is_the_documented_one(stream: list[Row]) -> None:
+    data = transactions(stream)
+    first, last = (int(row["event_us"] // DAY) for row in (stream[0], stream[-1]))
+
+    days = list(sql.terminal_states(engine(), data, first, last + 1))
+
+    assert [day for day, _, _ in days] == list(range(first, last + 2))
+    for day, appeared, state in days:
+        wanted = [terminal_state(stream, terminal, day * DAY) for terminal in data.terminals]
+        assert np.array_equal(state, np.stack(wanted))
+        here = [any(r["terminal_id"] == t and r["event_us"] < day * DAY for r in stream) for t in data.terminals]
+        assert appeared.tolist() == here
+
+
+def test_amounts_at_the_limit_of_the_schema_keep_their_spread() -> None:
+    cents = [10**12 - 1, 10**12 - 3, 10**12 - 5, 10**12 - 7]
+    stream = [_row(i, START + i * DAY, 0, 0, value, False, None) for i, value in enumerate([*cents, 10**12 - 9])]
+
+    features = batch(stream)[4]
+
+    std = features[f.FEATURE_NAMES.index("customer_std_amount")]
+    assert std == pytest.approx(np.std(cents) / 100)
+    assert_same({4: features}, {4: replay(stream)[4]})
+
+
+def test_a_label_known_exactly_at_midnight_counts_from_the_next_refresh() -> None:
+    midnight = START + 3 * DAY
+    stream = [_row(0, START, 0, 0, 100, True, 3 * DAY), _row(1, midnight, 1, 0, 100, False, None)]
+    stream += [_row(2, midnight + DAY, 1, 0, 100, False, None)]
+
+    features = batch(stream)
+
+    labelled = f.FEATURE_NAMES.index("terminal_labelled_30d")
+    assert [features[id_][labelled] for id_ in (1, 2)] == [0, 1]
+
+
+def test_the_definition_version_changes_with_the_code_that_lays_features_out() -> None:
+    assert sql.definition_version() == sql.definition_version()
+    assert sql.definition_version() != sql.definition_version(pytest)
+
+
+def test_ids_get_the_same_codes_whatever_the_order_of_rows() -> None:
+    stream = [_row(i, START + i, i % 3, i % 2, i, False, None) for i in range(6)]
+    assert transactions(stream).customers == transactions(stream[::-1]).customers == ["c0", "c1", "c2"]
+
+
+def test_a_resumed_day_finds_the_newest_of_tied_transactions() -> None:
+    """Only the last N of the days before are loaded; ties among them are ordered by id."""
+    stream = [_row(id_, START, 0, 0, 100 * (id_ + 1), False, None) for id_ in range(4)]
+    stream.append(_row(4, START + DAY, 0, 0, 100, False, None))
+
+    resumed = batch(stream, first_day=START // DAY + 1, history_length=2)
+
+    assert resumed[4][f.FEATURE_NAMES.index("customer_mean_amount")] == 3.5
