@@ -194,11 +194,16 @@ def _label(node: Node) -> Text:
 
 
 def _configuration(manifest: Manifest) -> dict[str, Any]:
-    """Of a model: the hyper-parameters and seeds in its `model.json`."""
+    """Of a model: the hyper-parameters and seeds in its `model.json`; the inputs are named by the feature set."""
     if manifest.kind != "model" or not manifest.path(MODEL_JSON).is_file():
         return {}
     document = json.loads(manifest.path(MODEL_JSON).read_text())
-    return {key: document[key] for key in ("parameters", "seeds") if document.get(key)}
+    parameters = document.get("parameters", {})
+    named = ("feature_names", "history_channels")
+    return {
+        "parameters": {key: value for key, value in parameters.items() if key not in named},
+        "seeds": document.get("seeds", {}),
+    }
 
 
 def _some(ids: Iterable[str], limit: int = 5) -> str:
