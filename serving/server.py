@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,6 +154,7 @@ def quiet() -> None:
     from kserve.logging import configure_logging
 
     configure_logging(LOGGING)
+    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # the SDK's use of FastAPI
 
 
 def _from_kserve(payload: InferRequest, specs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> V2Request:

@@ -82,16 +82,16 @@ def prepare(
     else:
         stored, terminals = customer_states(response), terminal_states(response)
     risks = terminal_risk(terminals).tolist()
-    current: dict[str, CustomerState] = {}
+    newer = {name: list(entries) for name, entries in pending.items()}
     customers, entries = [], []
     for row, name in enumerate(pseudonyms):
-        state = current[name] if name in current else overlay.fold(stored[row], pending.get(name, ()))
+        state = overlay.fold(stored[row], newer.get(name, ()))
         customers.append(state)
         id_ = int(requests.transaction_id[row])
-        entry = Entry(id_, name, int(requests.event_us[row]), int(requests.amount_cents[row]), risks[row])
         if id_ not in state.transaction_ids:
+            entry = Entry(id_, name, int(requests.event_us[row]), int(requests.amount_cents[row]), risks[row])
             entries.append(entry)
-        current[name] = overlay.fold(state, (entry,))
+            newer.setdefault(name, []).append(entry)
     features, history = model_inputs(
         requests.transaction_id,
         requests.event_us,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from millrace.fraud.features import FEATURE_SERVICE
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE
 from millrace.fraud.online import CustomerState, Response, customer_states, push_columns
 
+CUSTOMER_COLUMNS: Final = [f"customer_state:{name}" for name in CUSTOMER_STATE_FIELDS]
 PUSH_SOURCE: Final = "customer_state_push"
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
@@ -35,6 +36,7 @@ class FeastStore:
 
         self._store = FeatureStore(repo_path=str(repo))
         self._service = self._store.get_feature_service(FEATURE_SERVICE)
+        self.read([""], [""])  # the first read opens files and loads code: before readiness, not in a request
 
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
         """One row per pair; unknown entities are None."""
@@ -43,7 +45,8 @@ class FeastStore:
         return answer
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
-        return customer_states(self.read(customers, [""] * len(customers)))
+        entities = {"customer_id": list(customers)}
+        return customer_states(self._store.get_online_features(CUSTOMER_COLUMNS, entities).to_dict())
 
     def push(self, states: Mapping[str, CustomerState]) -> None:
         import pandas as pd
