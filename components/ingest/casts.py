@@ -62,7 +62,7 @@ def _cast(name: str, shape: Shape, timezone: str, where: str) -> Cast:
     if pa.types.is_string(kind):
         column = f"nullif(trim({column}), '')"
     if pa.types.is_floating(kind):
-        column = f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END"
+        column = f"(CASE WHEN isnan({column}) THEN NULL ELSE {column} END)"
     family = _family(kind)
     if family not in _READABLE[name]:
         wanted = " or ".join(sorted(_READABLE[name]))
@@ -86,10 +86,8 @@ def _transaction_id(name: str, column: str, family: str, _: str) -> Cast:
 def _entity(name: str, column: str, family: str, _: str) -> Cast:
     """An id is text; a float without a fraction is an id that went through a float."""
     if family in ("float", "decimal"):
-        column = (
-            f"coalesce(CAST(TRY_CAST(CASE WHEN ({column}) = trunc({column}) THEN {column} END AS BIGINT) AS VARCHAR)"
-        )
-        column += f", CAST({column} AS VARCHAR))"
+        whole = f"TRY_CAST(CASE WHEN {column} = trunc({column}) THEN {column} END AS BIGINT)"
+        column = f"coalesce(CAST({whole} AS VARCHAR), CAST({column} AS VARCHAR))"
     return Cast(((f"__{name}", f"CAST({column} AS VARCHAR)"),))
 
 

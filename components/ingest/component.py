@@ -9,7 +9,7 @@ from components.image import IMAGE
 def ingest(
     source: str,
     snapshot: dsl.Output[dsl.Dataset],
-    source_version: str = "",
+    source_version: str = "",  # noqa: ARG001  read by the cache, not by the code
     column_map: dict = {},  # noqa: B006  KFP reads defaults from the signature
     timezone: str = "UTC",
 ) -> None:

@@ -1,0 +1,226 @@
+"""What a source may look like: the same rows give the same snapshot, however they are written down."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millrace.errors import ConfigError, InvalidInput, NotFound, SchemaMismatch
+from millrace.fraud.schema import ALIASES, TRANSACTION_SCHEMA
+from millrace.pseudonyms import pseudonym
+
+PUBLIC = {ours: public for public, ours in ALIASES.items()}
+
+
+@pytest.fixture
+def expected(lake: Any, events: Any, csv_of: Any, tmp_path: Path) -> str:
+    """Id of the snapshot of `events`, from a plain CSV."""
+    return str(lake.ingest(csv_of(events, tmp_path / "plain" / "events.csv")).id)
+
+
+def test_a_snapshot_has_the_schema_pseudonyms_and_default_label_times(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path
+) -> None:
+    manifest = lake.ingest(csv_of(events, tmp_path / "events.csv"))
+
+    table = pq.read_table(manifest.table("transactions")[0], partitioning=None)
+    first = table.slice(0, 1).to_pylist()[0]
+    manifest.verify()
+    assert table.schema.equals(TRANSACTION_SCHEMA)
+    assert first["customer_id"] == pseudonym("0", b"a key of tests")
+    assert (first["label_timestamp"] - first["event_timestamp"]).days == 7
+    assert manifest.facts["rows"] == 30
+    assert (manifest.facts["first_day"], manifest.facts["last_day"]) == ("2018-04-01", "2018-04-03")
+    assert list(manifest.facts["tables"]["transactions"]) == ["2018-04-01", "2018-04-02", "2018-04-03"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found_out(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str, delimiter: str
+) -> None:
+    assert lake.ingest(csv_of(events, tmp_path / "events.csv", delimiter=delimiter)).id == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_the_encoding_is_found_out(lake: Any, events: Any, csv_of: Any, tmp_path: Path, encoding: str) -> None:
+    rows = [row | {"terminal_id": "Café 3"} for row in events]
+
+    manifest = lake.ingest(csv_of(rows, tmp_path / "events.csv", encoding=encoding))
+
+    assert lake.rows(manifest, "DISTINCT transaction_id % 1, terminal_id") == [(0, "Café 3")]
+
+
+def test_bytes_that_are_not_the_named_encoding_are_an_error(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path
+) -> None:
+    path = csv_of([row | {"terminal_id": "Café"} for row in events], tmp_path / "events.csv", encoding="latin-1")
+
+    with pytest.raises(InvalidInput, match=r"events\.csv .*--encoding"):
+        lake.ingest(path, encoding="utf-8")
+
+
+def test_parquet_csv_public_names_and_any_case_give_the_same_snapshot(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path, expected: str
+) -> None:
+    public = [{PUBLIC[name].lower(): value for name, value in row.items()} for row in events]
+
+    assert lake.ingest(parquet_of(events, tmp_path / "events.parquet")).id == expected
+    assert lake.ingest(csv_of(public, tmp_path / "public.csv")).id == expected
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        {"amount": pa.decimal128(10, 2), "event_timestamp": pa.timestamp("us", tz="UTC")},
+        {"amount": pa.decimal128(20, 6), "event_timestamp": pa.timestamp("s")},
+        {"amount": pa.float32(), "is_fraud": pa.float64(), "transaction_id": pa.float64()},
+        {"is_fraud": pa.bool_(), "transaction_id": pa.uint64(), "customer_id": pa.int32(), "terminal_id": pa.float64()},
+        {
+            "amount": pa.string(),
+            "event_timestamp": pa.string(),
+            "is_fraud": pa.string(),
+            "customer_id": pa.large_string(),
+        },
+        {"customer_id": pa.dictionary(pa.int32(), pa.string())},
+    ],
+)
+def test_the_types_people_export_all_mean_the_same(
+    lake: Any, events: Any, parquet_of: Any, tmp_path: Path, expected: str, types: dict[str, pa.DataType]
+) -> None:
+    assert lake.ingest(parquet_of(events, tmp_path / "events.parquet", **types)).id == expected
+
+
+def test_order_of_rows_columns_and_files_does_not_matter(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path, expected: str
+) -> None:
+    turned = [dict(reversed(row.items())) for row in events]
+    csv_of(turned[20:] + turned[:5], tmp_path / "mixed" / "a.csv")
+    parquet_of(events[5:20][::-1], tmp_path / "mixed" / "b.parquet")
+
+    assert lake.ingest(tmp_path / "mixed").id == expected
+
+
+def test_a_glob_an_fsspec_uri_and_a_compressed_file_are_read(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path, expected: str
+) -> None:
+    plain = csv_of(events, tmp_path / "deep" / "events.csv")
+    (tmp_path / "deep" / "notes.md").write_text("not events")
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/ingest-test/events.csv", plain.read_bytes())
+    memory.pipe("/ingest-test2/e.parquet", parquet_of(events, tmp_path / "x.parquet").read_bytes())
+
+    for source in (tmp_path / "deep", f"{tmp_path}/d*/*.csv", tmp_path / "packed.csv.gz", "memory://ingest-test/events.csv",
+                   "memory://ingest-test2", plain.as_uri()):  # fmt: skip
+        assert lake.ingest(source).id == expected
+
+
+def test_a_column_map_names_what_is_neither_ours_nor_public(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    renamed = [{("value_eur" if name == "amount" else name): value for name, value in row.items()} for row in events]
+    path = csv_of(renamed, tmp_path / "events.csv")
+
+    assert lake.ingest(path, column_map={"value_eur": "amount"}).id == expected
+    with pytest.raises(
+        SchemaMismatch, match=r"'amount' is missing; found \[.*'value_eur'.*--column-map value_eur=amount"
+    ):
+        lake.ingest(path)
+    with pytest.raises(SchemaMismatch, match="'valu_eur'"):
+        lake.ingest(path, column_map={"value_eur": "amount", "valu_eur": "terminal_id"})
+    with pytest.raises(InvalidInput, match="'price' is none of our columns"):
+        lake.ingest(path, column_map={"value_eur": "price"})
+
+
+def test_a_column_that_is_there_twice_is_an_error(lake: Any, events: Any, csv_of: Any, tmp_path: Path) -> None:
+    twice = [row | {"TX_AMOUNT": "1.00"} for row in events]
+
+    with pytest.raises(SchemaMismatch, match=r"'TX_AMOUNT', 'amount'.*both mean 'amount'"):
+        lake.ingest(csv_of(twice, tmp_path / "events.csv"))
+
+
+def test_a_column_of_a_type_that_cannot_be_ours_is_an_error(
+    lake: Any, events: Any, parquet_of: Any, tmp_path: Path
+) -> None:
+    table = pq.read_table(parquet_of(events, tmp_path / "x.parquet"))
+    table = table.set_column(1, "event_timestamp", pa.array(range(30)))
+    pq.write_table(table, tmp_path / "x.parquet")
+
+    with pytest.raises(SchemaMismatch, match=r"event_timestamp.* is int64; wanted"):
+        lake.ingest(tmp_path / "x.parquet")
+
+
+def test_further_columns_are_carried_along_and_unified_between_files(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path
+) -> None:
+    parquet_of([row | {"mcc": 7, "TX_FRAUD_SCENARIO": 2} for row in events[:10]], tmp_path / "in" / "a.parquet")
+    csv_of([row | {"mcc": "07", "fraud_scenario": "1"} for row in events[10:20]], tmp_path / "in" / "b.csv")
+    csv_of(events[20:], tmp_path / "in" / "c.csv")
+
+    manifest = lake.ingest(tmp_path / "in")
+
+    assert manifest.facts["carried"] == {"fraud_scenario": "int8", "mcc": "string"}
+    carried = lake.rows(manifest, "transaction_id, fraud_scenario, mcc")
+    assert [carried[row] for row in (0, 10, 20)] == [(0, 2, "7"), (10, 1, "07"), (20, None, None)]
+
+
+def test_a_source_that_is_not_there_is_named(lake: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    for source in (tmp_path / "nowhere.csv", tmp_path / "empty", f"{tmp_path}/*.parquet", "memory://nothing/here"):
+        with pytest.raises(NotFound, match=str(source).replace("*", r"\*")):
+            lake.ingest(source)
+    with pytest.raises(InvalidInput, match="carrierpigeon"):
+        lake.ingest("carrierpigeon://events")
+    assert not lake.snapshots()
+
+
+def test_a_protocol_whose_package_is_missing_says_so(lake: Any) -> None:
+    with pytest.raises(ConfigError, match=r"dropbox.* not installed"):
+        lake.ingest("dropbox://nowhere/events.csv")
+
+
+def test_files_without_rows_are_an_error_unless_another_has_some(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    header_only = csv_of([], tmp_path / "in" / "a.csv")
+    with pytest.raises(InvalidInput, match="no rows"):
+        lake.ingest(header_only)
+    (tmp_path / "zero.csv").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"zero\.csv is empty"):
+        lake.ingest(tmp_path / "zero.csv")
+    (tmp_path / "zero.parquet").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"zero\.parquet"):
+        lake.ingest(tmp_path / "zero.parquet")
+
+    csv_of(events, tmp_path / "in" / "b.csv")
+
+    assert lake.ingest(tmp_path / "in").id == expected
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "not parquet"])
+def test_a_damaged_parquet_is_named_and_nothing_is_written(
+    lake: Any, make: Any, parquet_of: Any, tmp_path: Path, damage: str
+) -> None:
+    parquet_of(make(range(10)), tmp_path / "in" / "a.parquet")
+    path = parquet_of(make(range(10, 3000)), tmp_path / "in" / "b.parquet")
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        data = data[: len(data) // 2]
+    elif damage == "flipped":
+        data[500:900] = bytes(400)
+    else:
+        data = bytearray(b"transaction_id,amount\n1,2\n" * 20)
+    path.write_bytes(data)
+
+    with pytest.raises(InvalidInput, match=r"b\.parquet is a truncated or corrupt Parquet"):
+        lake.ingest(tmp_path / "in")
+
+    assert not lake.snapshots()
+    assert not list(lake.folder.rglob("*.parquet"))
