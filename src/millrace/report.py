@@ -32,7 +32,7 @@ GOOD, BAD = "#15803d", "#b91c1c"
 class Block:
     """One piece of a page; the template knows how each kind is drawn."""
 
-    kind: Literal["heading", "text", "table", "facts", "verdict", "figures"]
+    kind: Literal["heading", "text", "table", "facts", "links", "verdict", "figures"]
     content: Any
     caption: str = ""
 
@@ -55,6 +55,10 @@ class Page:
     def facts(self, facts: dict[str, Any]) -> Page:
         """Names and values, side by side."""
         return self._add(Block("facts", {name: show(value) for name, value in facts.items()}))
+
+    def links(self, targets: dict[str, str]) -> Page:
+        """Names and where they lead, relative to the page."""
+        return self._add(Block("links", targets))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Page:
         """Cells may be anything `show` can print; a column whose cells are all numbers is set to the right."""
