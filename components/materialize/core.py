@@ -1,0 +1,98 @@
+"""Fill the online store with the state of every customer and terminal as of an instant.
+
+In: a feature set. Out: an online store (docs/architecture.md) and a filled `<home>/feast`, which is a Feast repository
+that anyone may open. What the states are: `millrace.fraud.online_sql`; Feast itself: `store.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from millrace.artifacts import Manifest, content_id, hash_files
+from millrace.atomic import exclusive, replacing_folder
+from millrace.errors import InvalidInput
+from millrace.fraud import features_sql, online_sql
+from millrace.horizon import start_of
+from millrace.progress import log
+
+FORMAT: Final = 1
+"""Part of the id: raise it when the files change their meaning."""
+
+
+def materialize(
+    feature_set: Manifest,
+    lake: Path,
+    home: Path,
+    as_of: datetime,
+    *,
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
+) -> Manifest:
+    """Customers' transactions before `as_of` and the last terminal refresh at or before it, in files and in the store.
+
+    A store that was filled from the same feature set and instant is left alone, with what has been pushed since; any
+    other is replaced as a whole, in one transaction. Raises InvalidInput when `as_of` has no time zone or lies outside
+    the feature set, AlreadyRunning when another process fills the same store.
+    """
+    from components.materialize.store import fill, filled_with
+
+    _require_inside(feature_set, as_of)
+    identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "format": FORMAT})
+    folder = lake / "online" / identity
+    with exclusive(home / "feast" / ".lock", f"filling the online store of {home}"):
+        if not (folder / "manifest.json").is_file():
+            _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
+        manifest = Manifest.read(folder, "online_store")
+        if filled_with(home) != identity:
+            fill(home, folder, identity)
+            log("online store filled", online_store=identity, **{k: manifest.facts[k] for k in ("as_of", "customers")})
+    return manifest
+
+
+def _write_sources(
+    feature_set: Manifest, folder: Path, identity: str, as_of: datetime, threads: int, memory_limit_gb: float
+) -> None:
+    """The two Parquet files and the manifest."""
+    history_length = int(feature_set.facts["history_length"])
+    past = feature_set.table("transactions", last_day=as_of.date())
+    terminals = feature_set.table("terminal_state", as_of.date(), as_of.date())[0]
+    with replacing_folder(folder) as aside:
+        with features_sql.engine(threads, memory_limit_gb) as engine:
+            customers = online_sql.customer_states(engine, past, _microseconds(as_of), history_length)
+        _write(customers, aside / "customer_state.parquet")
+        shutil.copyfile(terminals, aside / "terminal_state.parquet")
+        facts = {
+            "as_of": as_of.isoformat(),
+            "customers": len(customers),
+            "terminals": pq.read_metadata(terminals).num_rows,
+            "history_length": history_length,
+            "feature_service": feature_set.facts["feature_service"],
+        }
+        parents = {"feature_set": feature_set.id, **feature_set.parents}
+        files = hash_files(aside)
+        manifest = Manifest(
+            kind="online_store", id=identity, uri=str(folder), parents=parents, files=files, facts=facts
+        )
+        manifest.write(aside / "manifest.json")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="snappy", use_dictionary=False)
+
+
+def _require_inside(feature_set: Manifest, as_of: datetime) -> None:
+    if as_of.tzinfo is None:
+        raise InvalidInput(f"as_of is {as_of}; wanted an instant with its time zone, such as {as_of}+00:00")
+    first, last = (datetime.fromisoformat(feature_set.facts[key]).date() for key in ("first_day", "last_day"))
+    if not start_of(first) <= as_of <= start_of(last + timedelta(days=1)):
+        raise InvalidInput(f"as_of is {as_of.isoformat()}; feature set {feature_set.id} holds {first} … {last}")
+
+
+def _microseconds(instant: datetime) -> int:
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

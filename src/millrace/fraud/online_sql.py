@@ -1,0 +1,44 @@
+"""What the online store holds of customers at an instant, derived from the feature tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS
+
+_ENTRY = dict(
+    zip(
+        CUSTOMER_STATE_FIELDS,
+        ("transaction_id", "epoch_us(event_timestamp)", "amount_cents", "terminal_risk"),
+        strict=True,
+    )
+)
+"""Array of a customer's state → what each of its entries is in the table of transactions."""
+
+
+def customer_states(
+    connection: duckdb.DuckDBPyConnection, transactions: Sequence[Path], as_of_us: int, history_length: int
+) -> pa.Table:
+    """The last `history_length` transactions before `as_of_us` of every customer that has one.
+
+    customer_id, event_timestamp (of the newest), then CUSTOMER_STATE_FIELDS as lists, oldest first; sorted by customer.
+    """
+    lists = ", ".join(
+        f"list({entry} ORDER BY event_timestamp, transaction_id) AS {name}" for name, entry in _ENTRY.items()
+    )
+    query = f"""
+        WITH last_n AS (
+            SELECT customer_id, transaction_id, event_timestamp, amount_cents, terminal_risk
+            FROM read_parquet($1) WHERE epoch_us(event_timestamp) < $2
+            WINDOW newest AS (PARTITION BY customer_id ORDER BY event_timestamp DESC, transaction_id DESC)
+            QUALIFY row_number() OVER newest <= $3
+        )
+        SELECT customer_id, max(event_timestamp) AS event_timestamp, {lists}
+        FROM last_n GROUP BY customer_id ORDER BY customer_id
+    """
+    parameters = [[str(path) for path in transactions], as_of_us, history_length]
+    return connection.sql(query, params=parameters).to_arrow_table()
