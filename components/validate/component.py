@@ -10,7 +10,7 @@ def validate(
     snapshot: dsl.Input[dsl.Dataset],
     validation: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
-    overrides: dict[str, float] = {},  # noqa: B006 - a KFP default is a constant
+    overrides: dict = {},  # noqa: B006 - a KFP default is a constant
 ) -> None:
     """Judge a snapshot's distributions; never blocks by itself: the gate reads the verdict."""
     from pathlib import Path

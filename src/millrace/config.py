@@ -26,13 +26,19 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(kind: type[C], path: Path, overrides: Mapping[str, Any] | None = None) -> C:
-    """Read `path` as a `kind`, `overrides` winning; raises ConfigError naming file, key, value and what was wanted."""
+    """Read `path` as a `kind`; `overrides` win, inside a mapping key by key.
+
+    Raises ConfigError naming file, key, value and what was wanted.
+    """
     try:
         document = yaml.safe_load(path.read_text()) or {}
-        return kind(**{**document, **(overrides or {})})
+        for key, value in (overrides or {}).items():
+            both = isinstance(value, Mapping) and isinstance(document.get(key), Mapping)
+            document[key] = {**document[key], **value} if both else value
+        return kind(**document)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration at {path}. Name an existing YAML file.") from error
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not a mapping of settings: {error}") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}: {item['msg']}" for item in error.errors()]

@@ -1,0 +1,149 @@
+"""Bad days, played on test rows: empty stores, shifted amounts, stale state, frauds that dodge a threshold.
+
+Model inputs in, changed model inputs out; features that follow from what was changed are computed again by
+`millrace.fraud.features`, the code that serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.fraud.features import (
+    CUSTOMER_FEATURES,
+    DAY_US,
+    FEATURE_NAMES,
+    NEVER_US,
+    REQUEST_FEATURES,
+    TERMINAL_STATE_FIELDS,
+    CustomerStates,
+    customer_features,
+    history_tensor,
+    request_features,
+    terminal_features,
+)
+from millrace.fraud.training_set import TrainingSet
+
+THRESHOLD_CENTS: Final = 220_00
+"""Above this amount the recipe calls every transaction a fraud; below it a fraudster is not seen by that rule."""
+_CUSTOMER = slice(len(REQUEST_FEATURES), len(REQUEST_FEATURES) + len(CUSTOMER_FEATURES))
+_TERMINAL = slice(_CUSTOMER.stop, len(FEATURE_NAMES))
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What B transactions looked like when they were scored."""
+
+    now_us: NDArray[np.int64]  # [B]
+    amount_cents: NDArray[np.int64]  # [B]
+    label: NDArray[np.bool_]  # [B]
+    states: CustomerStates
+    terminal: NDArray[np.float32]  # [B, len(TERMINAL_FEATURES)]
+
+    def __len__(self) -> int:
+        return len(self.now_us)
+
+    def with_amounts(self, cents: NDArray[np.int64]) -> Inputs:
+        return Inputs(self.now_us, cents, self.label, self.states, self.terminal)
+
+    def with_states(self, states: CustomerStates) -> Inputs:
+        return Inputs(self.now_us, self.amount_cents, self.label, states, self.terminal)
+
+    def without_terminals(self) -> Inputs:
+        blank = terminal_features(self.now_us, np.zeros((len(self), len(TERMINAL_STATE_FIELDS)), np.int64))
+        return Inputs(self.now_us, self.amount_cents, self.label, self.states, blank)
+
+    def tensors(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """features[B, F] and history[B, length, C], as the transformer would compute them."""
+        request = request_features(self.now_us, self.amount_cents)
+        customer = customer_features(self.now_us, self.amount_cents, self.states)
+        features = np.concatenate([request, customer, self.terminal], axis=1)
+        return features, history_tensor(self.now_us, self.states, length)
+
+
+def inputs_of(data: TrainingSet, rows: NDArray[np.int64]) -> Inputs:
+    """The unchanged inputs of rows[B] of a training set."""
+    cents = data.pool_amount_cents[data.row_position[rows]]
+    states = data.states(rows, data.history_length)
+    return Inputs(data.event_us(rows), cents, data.label[rows] == 1, states, data.features[rows][:, _TERMINAL])
+
+
+def no_customer_state(inputs: Inputs) -> Inputs:
+    """The online store answers, and knows no customer."""
+    shape = inputs.states.event_us.shape
+    blank = CustomerStates(
+        np.full(shape, NEVER_US),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.float32),
+        np.zeros(len(inputs), np.int64),
+    )
+    return inputs.with_states(blank)
+
+
+def no_terminal_state(inputs: Inputs) -> Inputs:
+    return inputs.without_terminals()
+
+
+def no_state(inputs: Inputs) -> Inputs:
+    """The online store is down: the transformer answers from defaults."""
+    return no_customer_state(inputs).without_terminals()
+
+
+def amounts_up_10_percent(inputs: Inputs) -> Inputs:
+    return inputs.with_amounts(np.rint(inputs.amount_cents * 1.1).astype(np.int64))
+
+
+def amounts_up_30_percent(inputs: Inputs) -> Inputs:
+    return inputs.with_amounts(np.rint(inputs.amount_cents * 1.3).astype(np.int64))
+
+
+def customer_state_a_day_old(inputs: Inputs) -> Inputs:
+    """The push path stood still for a day: the last day of every history is not there."""
+    states, width = inputs.states, inputs.states.event_us.shape[1]
+    recent = states.event_us > (inputs.now_us - DAY_US)[:, None]
+    lost = recent.sum(axis=1)
+    source = np.arange(width)[None, :] - lost[:, None]  # the newest that is left moves to the right end
+    absent, source = source < 0, np.maximum(source, 0)
+
+    def moved(values: NDArray[np.generic], blank: float) -> NDArray[np.generic]:
+        return np.where(absent, np.array(blank, values.dtype), np.take_along_axis(values, source, axis=1))
+
+    return inputs.with_states(
+        CustomerStates(
+            moved(states.event_us, NEVER_US),  # type: ignore[arg-type]
+            moved(states.amount_cents, 0),  # type: ignore[arg-type]
+            moved(states.terminal_risk, 0),  # type: ignore[arg-type]
+            np.maximum(states.length - lost, 0),
+        )
+    )
+
+
+def amounts_just_below_220(inputs: Inputs) -> Inputs:
+    """Fraudsters learn the threshold: every fraud above it is made for one cent less."""
+    evading = inputs.label & (inputs.amount_cents > THRESHOLD_CENTS)
+    return inputs.with_amounts(np.where(evading, THRESHOLD_CENTS - 1, inputs.amount_cents))
+
+
+def amounts_jittered_1_percent(inputs: Inputs) -> Inputs:
+    """A change too small to mean anything: one percent up and down in turns."""
+    factor = np.where(np.arange(len(inputs)) % 2 == 0, 0.99, 1.01)
+    return inputs.with_amounts(np.rint(inputs.amount_cents * factor).astype(np.int64))
+
+
+STRESSES: Final[Mapping[str, Callable[[Inputs], Inputs]]] = {
+    stress.__name__: stress
+    for stress in (
+        no_customer_state,
+        no_terminal_state,
+        no_state,
+        amounts_up_10_percent,
+        amounts_up_30_percent,
+        customer_state_a_day_old,
+        amounts_just_below_220,
+        amounts_jittered_1_percent,
+    )
+}
