@@ -14,7 +14,7 @@ from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHAN
 
 
 def build_tiny_model(
-    folder: Path, *, sequence_length: int = 8, history_length: int = 16, threshold: float = 0.5
+    folder: Path, *, sequence_length: int = 8, history_length: int = 64, threshold: float = 0.5
 ) -> Path:
     """A model artifact of a few weights: score = sigmoid(amount / 100 - 2 + history's amounts / 1000)."""
     import onnx

@@ -1,0 +1,73 @@
+"""Lookups share a round trip, fail alone, and never wait longer than they may."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from serving.transformer.store import Lookups
+
+
+class SlowStore:
+    """Answers with the names it was asked for; waits for `gate`, fails on the customer 'bad'."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.gate = threading.Event()
+
+    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> dict[str, list[Any]]:
+        self.calls.append(list(customers))
+        self.gate.wait(5)
+        if "bad" in customers:
+            raise ConnectionError("store is down")
+        return {"customer": list(customers), "terminal": list(terminals)}
+
+
+def test_a_lookup_alone_goes_at_once_and_those_that_wait_go_together():
+    store = SlowStore()
+
+    async def scenario() -> list[Any]:
+        lookups = Lookups(store)
+        first = asyncio.create_task(lookups.read(["a"], ["1"], 5))
+        while not store.calls:
+            await asyncio.sleep(0)
+        rest = [asyncio.create_task(lookups.read([name, name + "2"], ["7", "8"], 5)) for name in "bcd"]
+        await asyncio.sleep(0)
+        store.gate.set()
+        return await asyncio.gather(first, *rest)
+
+    answers = asyncio.run(scenario())
+
+    assert store.calls == [["a"], ["b", "b2", "c", "c2", "d", "d2"]]
+    assert answers[0] == {"customer": ["a"], "terminal": ["1"]}
+    assert answers[2] == {"customer": ["c", "c2"], "terminal": ["7", "8"]}
+
+
+def test_a_failure_reaches_whoever_asked_and_the_next_lookup_works():
+    store = SlowStore()
+    store.gate.set()
+
+    async def scenario() -> Any:
+        lookups = Lookups(store)
+        with pytest.raises(ConnectionError):
+            await lookups.read(["bad"], ["1"], 5)
+        return await lookups.read(["good"], ["1"], 5)
+
+    assert asyncio.run(scenario())["customer"] == ["good"]
+
+
+def test_a_slow_store_is_not_waited_for():
+    store = SlowStore()
+
+    async def scenario() -> Any:
+        lookups = Lookups(store)
+        with pytest.raises(TimeoutError):
+            await lookups.read(["a"], ["1"], 0.05)
+        store.gate.set()
+        return await lookups.read(["b"], ["2"], 5)
+
+    assert asyncio.run(scenario())["customer"] == ["b"]

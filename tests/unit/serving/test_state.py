@@ -1,0 +1,223 @@
+"""Journal, overlay and pusher: what was answered is never forgotten, and each transaction counts once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.errors import AlreadyRunning, Unavailable
+from millrace.fraud.online import EMPTY_STATE, CustomerState
+from serving.transformer.journal import Entry, Journal
+from serving.transformer.pusher import Pusher
+from serving.transformer.state import SLACK, Overlay
+
+
+def entry(transaction_id: int, customer: str = "a", event_us: int | None = None) -> Entry:
+    return Entry(transaction_id, customer, event_us or transaction_id, 100, 0.25)
+
+
+class MemoryStore:
+    """An online store in a dict; `down` makes it fail."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, CustomerState] = {}
+        self.down = False
+        self.pushes = 0
+
+    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
+        if self.down:
+            raise ConnectionError("store is down")
+        return [self.states.get(name, EMPTY_STATE) for name in customers]
+
+    def push(self, states: Mapping[str, CustomerState]) -> None:
+        self.pushes += 1
+        self.states |= states
+
+
+@pytest.fixture
+def journal(tmp_path: Path):
+    journal = Journal(tmp_path / "journal")
+    yield journal
+    journal.close()
+
+
+def test_what_was_appended_is_there_after_a_restart(tmp_path):
+    first = Journal(tmp_path)
+    first.append([entry(1), entry(2, "b")])
+    first.rotate()
+    first.append([entry(3)])
+    first.close()
+
+    second = Journal(tmp_path)
+
+    assert list(second.replay()) == [entry(1), entry(2, "b"), entry(3)]
+    second.close()
+
+
+def test_a_torn_or_unreadable_line_is_reported_and_the_rest_kept(tmp_path, capsys):
+    first = Journal(tmp_path)
+    first.append([entry(1)])
+    first.close()
+    (path,) = tmp_path.glob("*.jsonl")
+    with path.open("ab") as stream:
+        stream.write(b'not json\n{"transaction_id": 2}\n{"transaction_id": 3, "cust')
+
+    second = Journal(tmp_path)
+
+    assert list(second.replay()) == [entry(1)]
+    assert capsys.readouterr().err.count("journal_line_skipped") == 3
+    second.close()
+
+
+def test_two_transformers_cannot_have_one_journal(tmp_path, journal):
+    with pytest.raises(AlreadyRunning, match="another transformer has the journal"):
+        Journal(tmp_path / "journal")
+
+
+def test_a_disk_that_refuses_is_an_error_before_the_answer(journal, monkeypatch):
+    monkeypatch.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    with pytest.raises(Unavailable, match="cannot be written"):
+        journal.append([entry(1)])
+
+
+def test_only_closed_segments_are_dropped(journal):
+    journal.append([entry(1)])
+    closed = journal.rotate()
+    journal.append([entry(2)])
+
+    journal.drop(closed)
+
+    assert list(journal.replay()) == [entry(2)]
+
+
+def test_folding_twice_is_folding_once():
+    overlay = Overlay(history_length=4)
+
+    once = overlay.fold(EMPTY_STATE, [entry(2), entry(1)])
+    twice = overlay.fold(once, [entry(1), entry(2)])
+
+    assert once.transaction_ids.tolist() == twice.transaction_ids.tolist() == [1, 2]
+
+
+def test_a_state_keeps_some_more_than_n_so_that_a_day_can_be_replayed():
+    overlay = Overlay(history_length=4)
+    state = overlay.fold(EMPTY_STATE, [entry(number) for number in range(1, 5 + SLACK)])
+
+    assert len(state) == 4 + SLACK
+    assert len(state.before(5, 5)) == 4
+
+
+def test_entries_that_arrive_during_a_push_stay_pending():
+    overlay = Overlay(4)
+    overlay.add([entry(1), entry(2, "b")])
+    taken = overlay.oldest(10)
+    overlay.add([entry(3)])
+
+    overlay.pushed(taken)
+
+    assert overlay.pending(["a", "b"]) == {"a": (entry(3),)}
+
+
+def test_requests_of_one_customer_take_turns_in_order_of_arrival():
+    overlay, seen = Overlay(4), []
+
+    async def request(name: str, customers: Sequence[str]) -> None:
+        async with overlay.in_order(customers):
+            seen.append(f"{name} in")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            seen.append(f"{name} out")
+
+    async def scenario() -> None:
+        await asyncio.gather(request("1", ["a", "b"]), request("2", ["b", "a", "a"]), request("3", ["c"]))
+
+    asyncio.run(scenario())
+
+    assert [word for word in seen if word[0] != "3"] == ["1 in", "1 out", "2 in", "2 out"]
+    assert seen.index("3 out") < seen.index("2 in")
+
+
+def test_a_failed_request_frees_its_customers():
+    overlay = Overlay(4)
+
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match="boom"):
+            async with overlay.in_order(["a"]):
+                raise ValueError("boom")
+        async with asyncio.timeout(1), overlay.in_order(["a"]):
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_a_push_adds_to_what_the_store_has_and_empties_the_journal(journal):
+    store, overlay = MemoryStore(), Overlay(4)
+    store.states["a"] = overlay.fold(EMPTY_STATE, [entry(1)])
+    for number in (2, 3):
+        journal.append([entry(number)])
+        overlay.add([entry(number)])
+
+    pushed = asyncio.run(Pusher(store, overlay, journal).push())
+
+    assert pushed == 1
+    assert store.states["a"].transaction_ids.tolist() == [1, 2, 3]
+    assert len(overlay) == 0
+    assert list(journal.replay()) == []
+
+
+def test_a_store_that_is_down_loses_nothing(journal):
+    store, overlay = MemoryStore(), Overlay(4)
+    store.down = True
+    journal.append([entry(1)])
+    overlay.add([entry(1)])
+    pusher = Pusher(store, overlay, journal)
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(pusher.push())
+
+    assert overlay.pending(["a"]) == {"a": (entry(1),)}
+    assert list(journal.replay()) == [entry(1)]
+    store.down = False
+    assert asyncio.run(pusher.push()) == 1
+    assert list(journal.replay()) == []
+
+
+def test_nothing_to_push_costs_the_store_nothing(journal):
+    store = MemoryStore()
+
+    assert asyncio.run(Pusher(store, Overlay(4), journal).push()) == 0
+    assert store.pushes == 0
+
+
+def test_memory_is_bounded_and_then_the_journal_is_kept(journal, monkeypatch):
+    monkeypatch.setattr("serving.transformer.state.MAX_CUSTOMERS", 2)
+    store, overlay = MemoryStore(), Overlay(4)
+    for number, name in enumerate("abc", start=1):
+        journal.append([entry(number, name)])
+        overlay.add([entry(number, name)])
+
+    asyncio.run(Pusher(store, overlay, journal).push())
+
+    assert sorted(store.states) == ["b", "c"]
+    assert [item.customer_id for item in journal.replay()] == ["a", "b", "c"]
+
+
+def test_a_splitted_stream_of_pushes_gives_the_same_state_as_one(journal):
+    entries = [entry(number, event_us=number // 2) for number in range(1, 9)]
+    together, apart = MemoryStore(), MemoryStore()
+    for store, parts in ((together, [entries]), (apart, [entries[:3], entries[2:5], entries[5:]])):
+        overlay = Overlay(4)
+        pusher = Pusher(store, overlay, journal)
+        for part in parts:
+            overlay.add(part)
+            asyncio.run(pusher.push())
+
+    for one, other in zip(together.states["a"].arrays(), apart.states["a"].arrays(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert replace(entries[0]) == entries[0]
