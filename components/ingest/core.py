@@ -128,6 +128,9 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
     }
     snapshot = content_id(content)
     folder = lake / "snapshots" / snapshot
+    if quarantined:
+        with replacing_folder(lake / "quarantine" / snapshot) as aside:
+            shutil.copytree(result.quarantine, aside, dirs_exist_ok=True, copy_function=shutil.move)
     if (folder / MANIFEST).exists():
         return Manifest.read(folder, "snapshot")
     paths = {day: _relative(day, record.hash) for day, record in days.items()}
@@ -148,9 +151,6 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
             "code_version": code_version(),
         },
     )
-    if quarantined:
-        with replacing_folder(lake / "quarantine" / snapshot) as aside:
-            shutil.copytree(result.quarantine, aside, dirs_exist_ok=True, copy_function=shutil.move)
     with replacing_folder(folder) as aside:
         manifest.write(aside / MANIFEST)
     return manifest

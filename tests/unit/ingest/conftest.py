@@ -39,6 +39,8 @@ class Lake:
         return [row[0] for row in self.rows(manifest, "transaction_id")]
 
     def quarantine(self, manifest: Manifest, columns: str = "*") -> list[tuple[Any, ...]]:
+        if not manifest.facts["quarantined"]:
+            return []
         pattern = str(self.folder / "quarantine" / manifest.id / "*.parquet")
         sql = f"SELECT {columns} FROM read_parquet('{pattern}', union_by_name=true) ORDER BY source_file, source_row"
         return self._ask(sql)
