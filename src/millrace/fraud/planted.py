@@ -110,7 +110,8 @@ def _slip(table: pa.Table, planted: Planted) -> pa.Table:
 
 
 def _with(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(name), name, column)
+    field = table.schema.field(name).with_type(column.type)
+    return table.set_column(table.schema.get_field_index(name), field, column)
 
 
 def _local_time(stamps: pa.ChunkedArray, zone: ZoneInfo) -> pa.Array:
