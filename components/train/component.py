@@ -6,8 +6,12 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(training_set: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) -> None:
-    """Train with the hyper-parameters of `train.yaml`, on the processes that the settings name."""
+def train(
+    training_set: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    overrides: dict = {},  # noqa: B006 - a KFP default is a constant
+) -> None:
+    """Train with `train.yaml`, `overrides` winning, on the processes that the settings name."""
     from pathlib import Path
 
     from components.train.core import read_config, train
@@ -15,6 +19,6 @@ def train(training_set: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) ->
     from millrace.settings import settings
 
     here = settings()
-    result = train(Manifest.read(Path(training_set.path), "training_set"), here.lake, read_config(), here)
+    result = train(Manifest.read(Path(training_set.path), "training_set"), here.lake, read_config(**overrides), here)
     result.write(Path(model.path))
     model.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}

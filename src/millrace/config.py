@@ -32,7 +32,7 @@ def load_config(kind: type[C], path: Path, overrides: Mapping[str, Any] | None =
     """
     try:
         document = yaml.safe_load(path.read_text()) or {}
-        for key, value in (overrides or {}).items():
+        for key, value in _whole(overrides or {}).items():
             both = isinstance(value, Mapping) and isinstance(document.get(key), Mapping)
             document[key] = {**document[key], **value} if both else value
         return kind(**document)
@@ -43,3 +43,10 @@ def load_config(kind: type[C], path: Path, overrides: Mapping[str, Any] | None =
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}: {item['msg']}" for item in error.errors()]
         raise ConfigError(f"{path}: {'; '.join(lines)}") from error
+
+
+def _whole(value: Any) -> Any:
+    """A pipeline parameter brings every number as a float; a whole one becomes an integer again."""
+    if isinstance(value, Mapping):
+        return {key: _whole(item) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
