@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from millrace.artifacts import Manifest, content_id, hash_files
 from millrace.atomic import exclusive, replacing_folder
 from millrace.errors import InvalidInput
+from millrace.feast_home import filled_with, repository
 from millrace.fraud import features_sql, online_sql
-from millrace.horizon import start_of
+from millrace.horizon import microseconds, start_of
 from millrace.progress import log
 
 FORMAT: Final = 1
@@ -40,16 +41,16 @@ def materialize(
     other is replaced as a whole, in one transaction. Raises InvalidInput when `as_of` has no time zone or lies outside
     the feature set, AlreadyRunning when another process fills the same store.
     """
-    from components.materialize.store import fill, filled_with
+    from components.materialize.store import applied, fill
 
     _require_inside(feature_set, as_of)
     identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "format": FORMAT})
     folder = lake / "online" / identity
-    with exclusive(home / "feast" / ".lock", f"filling the online store of {home}"):
+    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
         if not (folder / "manifest.json").is_file():
             _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
         manifest = Manifest.read(folder, "online_store")
-        if filled_with(home) != identity:
+        if filled_with(home) != identity or not applied(home):
             fill(home, folder, identity)
             log("online store filled", online_store=identity, **{k: manifest.facts[k] for k in ("as_of", "customers")})
     return manifest
@@ -64,7 +65,7 @@ def _write_sources(
     terminals = feature_set.table("terminal_state", as_of.date(), as_of.date())[0]
     with replacing_folder(folder) as aside:
         with features_sql.engine(threads, memory_limit_gb) as engine:
-            customers = online_sql.customer_states(engine, past, _microseconds(as_of), history_length)
+            customers = online_sql.customer_states(engine, past, microseconds(as_of), history_length)
         _write(customers, aside / "customer_state.parquet")
         shutil.copyfile(terminals, aside / "terminal_state.parquet")
         facts = {
@@ -92,7 +93,3 @@ def _require_inside(feature_set: Manifest, as_of: datetime) -> None:
     first, last = (datetime.fromisoformat(feature_set.facts[key]).date() for key in ("first_day", "last_day"))
     if not start_of(first) <= as_of <= start_of(last + timedelta(days=1)):
         raise InvalidInput(f"as_of is {as_of.isoformat()}; feature set {feature_set.id} holds {first} … {last}")
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.parquet as pq
 
 from millrace.atomic import sha256_text, write_text
+from millrace.feast_home import online_database, record_fill, repository
 from millrace.fraud import features
 
 if TYPE_CHECKING:
@@ -29,51 +30,42 @@ FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 VIEWS: Final = ("customer_state", "terminal_state")
 
 
-def filled_with(home: Path) -> str | None:
-    """Id of what the online store was last filled from; None when it is absent or the definitions have changed."""
-    if not _applied(home) or not _database(home).is_file():
-        return None
-    with closing(sqlite3.connect(_database(home))) as live:
-        try:
-            return str(live.execute("SELECT id FROM filled_with").fetchone()[0])
-        except (sqlite3.OperationalError, TypeError):  # no such table, or no row
-            return None
-
-
 def fill(home: Path, sources: Path, identity: str) -> None:
     """Point Feast's batch sources at `sources`, apply the definitions when they changed, replace the online store.
 
     The new content is written aside by Feast and then swapped in within one transaction: a reader sees the old store
     or the new one, and servers that have it open see the new one without a restart.
     """
-    _link(home / "feast" / "sources", sources.resolve())
-    if not _applied(home):
+    _link(repository(home) / "sources", sources.resolve())
+    if not applied(home):
         _apply(home)
     with tempfile.TemporaryDirectory(prefix="millrace-online-") as aside:
         store = _apply(Path(aside), sources_of=home)
         for view in VIEWS:
             store.write_to_online_store(view, pq.read_table(sources / f"{view}.parquet").to_pandas())
-        _swap(_database(Path(aside)), _database(home), identity)
+        _swap(online_database(Path(aside)), online_database(home), identity)
 
 
 def _apply(home: Path, sources_of: Path | None = None) -> FeatureStore:
     """Render `feature_store.yaml` into `<home>/feast` and register the definitions there."""
     from feast import FeatureStore
 
-    repository = home / "feast"
-    write_text(repository / "feature_store.yaml", _configuration(home))
-    store = FeatureStore(repo_path=str(repository))
+    folder = repository(home)
+    write_text(folder / "feature_store.yaml", _configuration(home))
+    store = FeatureStore(repo_path=str(folder))
     namespace = runpy.run_path(str(FEATURE_REPO / "definitions.py"))
     store.apply([namespace["customer"], namespace["terminal"], *namespace["define"](sources_of or home)])
     store.refresh_registry()  # type: ignore[no-untyped-call]
-    write_text(repository / "applied", _fingerprint(home))
+    write_text(folder / "applied", _fingerprint(home))
     return store
 
 
-def _applied(home: Path) -> bool:
+def applied(home: Path) -> bool:
     """Whether the registry holds the definitions as they are now."""
-    marker = home / "feast" / "applied"
-    return (home / "feast" / "registry.db").is_file() and marker.is_file() and marker.read_text() == _fingerprint(home)
+    marker = repository(home) / "applied"
+    return (
+        (repository(home) / "registry.db").is_file() and marker.is_file() and marker.read_text() == _fingerprint(home)
+    )
 
 
 def _fingerprint(home: Path) -> str:
@@ -86,10 +78,6 @@ def _fingerprint(home: Path) -> str:
 def _configuration(home: Path) -> str:
     template = Template((FEATURE_REPO / "feature_store.yaml").read_text())
     return template.substitute(MILLRACE_HOME=home.resolve())
-
-
-def _database(home: Path) -> Path:
-    return home / "feast" / "online_store.db"
 
 
 def _swap(new: Path, live: Path, identity: str) -> None:
@@ -107,9 +95,7 @@ def _swap(new: Path, live: Path, identity: str) -> None:
                 connection.execute(definition)
                 if kind == "table":
                     connection.execute(f'INSERT INTO main."{name}" SELECT * FROM aside."{name}"')
-            connection.execute("CREATE TABLE IF NOT EXISTS filled_with (id TEXT)")
-            connection.execute("DELETE FROM filled_with")
-            connection.execute("INSERT INTO filled_with VALUES (?)", [identity])
+            record_fill(connection, identity)
 
 
 @contextmanager

@@ -42,3 +42,8 @@ def test_start(as_of: datetime) -> date:
 def start_of(day: date) -> datetime:
     """00:00 UTC of a day."""
     return datetime.combine(day, time(), UTC)
+
+
+def microseconds(instant: datetime) -> int:
+    """Microseconds since 1970, the unit of every `*_us`."""
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -74,7 +74,7 @@ class Transactions:
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> Transactions:
-        """The rows of `paths` in the order of the files, without carried columns."""
+        """The rows of a snapshot's partitions in the order of the files, without carried columns."""
         ids = ds.ParquetFileFormat(dictionary_columns=["customer_id", "terminal_id"])
         dataset = ds.dataset([str(path) for path in paths], format=ids)
         return cls(dataset.to_table(columns=TRANSACTION_SCHEMA.names))
@@ -126,6 +126,12 @@ def daily_features(
         parts = [f.request_features(now, amount_cents[rows]), customer[rows], f.terminal_features(now, mine)]
         features = np.concatenate(parts, axis=1)
         yield DayFeatures(day, position[rows], features, f.terminal_risk(mine), appeared, state)
+
+
+def as_utc(table: pa.Table) -> pa.Table:
+    """The table with every timestamp in 'UTC', which is 'Etc/UTC' to DuckDB: equal instants, unequal types."""
+    utc = TRANSACTION_SCHEMA.field("event_timestamp").type
+    return table.cast(pa.schema([x.with_type(utc) if pa.types.is_timestamp(x.type) else x for x in table.schema]))
 
 
 def cents_of(amount: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS
+from millrace.fraud.features_sql import as_utc
 
 _ENTRY = dict(
     zip(
@@ -41,4 +42,4 @@ def customer_states(
         FROM last_n GROUP BY customer_id ORDER BY customer_id
     """
     parameters = [[str(path) for path in transactions], as_of_us, history_length]
-    return connection.sql(query, params=parameters).to_arrow_table()
+    return as_utc(connection.sql(query, params=parameters).to_arrow_table())

@@ -1,0 +1,199 @@
+"""The skew gate: do training and serving give the model the same inputs? Blocks unless they demonstrably do.
+
+In: a feature set, and the online store filled from it. Out: a skew check with a verdict and the inputs it compared
+(docs/architecture.md). The transactions compared: `probes.py`; the ways to their inputs: `paths.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.check_skew import paths, probes
+from components.check_skew.paths import Inputs
+from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
+from millrace.atomic import replacing_folder
+from millrace.errors import InvalidInput
+from millrace.feast_home import filled_with
+from millrace.fraud import features as f
+from millrace.fraud import features_sql
+from millrace.gates import Rule, Verdict
+from millrace.horizon import microseconds
+from millrace.progress import log
+
+FORMAT: Final = 1
+"""Part of the id: raise it when what is compared changes its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkewConfig:
+    """How much is compared, and how closely."""
+
+    sample: int = 300
+    """Probes, at most."""
+    seed: int = 0
+    tolerance: float = 1e-5
+    """Largest difference allowed, relative to the larger of the two values and 1."""
+    compared_share: float = 0.5
+    """Share of the probes that must be comparable: customers with transactions pushed since `as_of` are not."""
+
+
+def check_skew(
+    feature_set: Manifest,
+    online_store: Manifest,
+    lake: Path,
+    home: Path,
+    config: SkewConfig | None = None,
+    *,
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
+) -> Manifest:
+    """Compare the paths on a sample; `facts.passed` and `verdict.json` say whether they agree.
+
+    A check that passed is not made again while the store is filled from the same artifact. Raises
+    InvalidInput when the online store comes from another feature set, NotFound when there is no store in `home`.
+    """
+    config = config or SkewConfig()
+    parents = {"online_store": online_store.id, "feature_set": feature_set.id}
+    if online_store.parents.get("feature_set") != feature_set.id:
+        raise InvalidInput(
+            f"online store {online_store.id} was filled from feature set {online_store.parents.get('feature_set')}; "
+            f"wanted {feature_set.id}. Materialise that one first."
+        )
+    current = filled_with(home) == online_store.id
+    for done in list_manifests(lake / "skew_checks", "skew_check"):
+        if current and done.facts["passed"] and done.parents == parents and done.facts["config"] == asdict(config):
+            return done
+    as_of = datetime.fromisoformat(online_store.facts["as_of"])
+    sample, inputs, stored = _measure(feature_set, as_of, home, config, threads, memory_limit_gb)
+    verdict = Verdict("skew", tuple(_rules(sample, inputs, stored, current, as_of, config)))
+    return _write(lake, parents, config, verdict, sample, inputs)
+
+
+def _measure(
+    feature_set: Manifest, as_of: datetime, home: Path, config: SkewConfig, threads: int, memory_limit_gb: float
+) -> tuple[pa.Table, dict[str, Inputs], NDArray[np.float32]]:
+    """The probes, their inputs by path, and the features that training has of the real ones (NaN for the others)."""
+    history_length = int(feature_set.facts["history_length"])
+    with features_sql.engine(threads, memory_limit_gb) as engine:
+        sample = probes.draw(engine, feature_set, as_of, config.sample, config.seed)
+        batch = paths.batch(engine, feature_set, sample, as_of)
+    store = paths.open_store(home)
+    inputs = {
+        "offline": paths.offline(store, sample, history_length),
+        "online": paths.online_store(store, sample, history_length),
+        "batch": batch,
+    }
+    return sample, inputs, paths.stored(feature_set, sample, as_of)
+
+
+def _rules(
+    sample: pa.Table,
+    inputs: dict[str, Inputs],
+    stored: NDArray[np.float32],
+    current: bool,
+    as_of: datetime,
+    config: SkewConfig,
+) -> Iterator[Rule]:
+    """Every way in which the paths may disagree, each with a limit."""
+    fresh: NDArray[np.bool_] = inputs["online"].newest_us < microseconds(as_of)
+    known: NDArray[np.bool_] = inputs["batch"].newest_us != f.NEVER_US
+    least = int(np.ceil(config.compared_share * len(sample)))
+    detail = f"of {len(sample)}; {int((~fresh).sum())} have transactions pushed since the store was filled"
+    yield Rule("store is filled from this online_store", float(current), "==", 1.0)
+    yield Rule("probes compared", float(fresh.sum()), ">=", float(least), detail)
+    for path in ("offline", "online"):
+        missing = known & (inputs[path].newest_us == f.NEVER_US)
+        yield Rule(f"states missing {path}", float(missing.sum()), "==", 0.0, _named(sample, missing))
+    for left, right in (("online", "offline"), ("online", "batch"), ("offline", "batch")):
+        yield _agreement(left, right, sample, _flat(inputs[left]), _flat(inputs[right]), fresh, config.tolerance)
+    real: NDArray[np.bool_] = ~np.isnan(stored[:, 0])
+    if real.any():
+        yield _agreement("stored", "batch", sample, stored, inputs["batch"].features, real, config.tolerance)
+
+
+def _agreement(
+    left: str,
+    right: str,
+    sample: pa.Table,
+    one: NDArray[np.float32],
+    other: NDArray[np.float32],
+    rows: NDArray[np.bool_],
+    tolerance: float,
+) -> Rule:
+    """The largest difference between two paths over `rows`, and the first value that differs, by name."""
+    at = np.flatnonzero(rows)
+    a, b = one[at].astype(np.float64), other[at].astype(np.float64)
+    difference = np.abs(a - b) / np.maximum(1.0, np.maximum(np.abs(a), np.abs(b)))
+    name = f"{left} against {right}"
+    if not difference.size:
+        return Rule(name, None, "<=", tolerance, "nothing to compare")
+    wrong = np.argwhere(~(difference <= tolerance))  # a difference that is not a number is one, too
+    worst = float(difference.max())
+    if not len(wrong):
+        return Rule(name, worst, "<=", tolerance)
+    row, column = wrong[0]
+    where = f"{_names(one.shape[1])[column]} of transaction {sample['transaction_id'][int(at[row])]}"
+    values = f"{left} {a[row, column]:.9g}, {right} {b[row, column]:.9g}"
+    detail = f"first: {where}: {values}; {len(np.unique(wrong[:, 0]))} of {len(at)} rows differ"
+    return Rule(name, worst if np.isfinite(worst) else None, "<=", tolerance, detail)
+
+
+def _flat(inputs: Inputs) -> NDArray[np.float32]:
+    """Features and history side by side: [P, F + N · C]."""
+    return np.concatenate([inputs.features, inputs.history.reshape(len(inputs.history), -1)], axis=1)
+
+
+def _names(columns: int) -> list[str]:
+    """Names of the columns of `_flat`, the newest transaction of the history being 1."""
+    length = (columns - len(f.FEATURE_NAMES)) // len(f.HISTORY_CHANNELS)
+    history = [f"history {channel} {length - place} back" for place in range(length) for channel in f.HISTORY_CHANNELS]
+    return [*f.FEATURE_NAMES, *history]
+
+
+def _named(sample: pa.Table, rows: NDArray[np.bool_]) -> str:
+    return f"first: transaction {sample['transaction_id'][int(rows.argmax())]}" if rows.any() else ""
+
+
+def _write(
+    lake: Path,
+    parents: dict[str, str],
+    config: SkewConfig,
+    verdict: Verdict,
+    sample: pa.Table,
+    inputs: dict[str, Inputs],
+) -> Manifest:
+    """Verdict and inputs into a folder named by what was compared and what came out."""
+    identity = content_id(
+        {"parents": parents, "config": asdict(config), "verdict": verdict.to_dict(), "format": FORMAT}
+    )
+    folder = lake / "skew_checks" / identity
+    with replacing_folder(folder) as aside:
+        verdict.write(aside / "verdict.json")
+        pq.write_table(_as_table(sample, inputs), aside / "sample.parquet")
+        files = hash_files(aside)
+        facts = {"passed": verdict.passed, "config": asdict(config), "probes": len(sample)}
+        manifest = Manifest(kind="skew_check", id=identity, uri=str(folder), parents=parents, files=files, facts=facts)
+        manifest.write(aside / "manifest.json")
+    log("skew checked", skew_check=identity, passed=verdict.passed, probes=len(sample))
+    return Manifest.read(folder, "skew_check")
+
+
+def _as_table(sample: pa.Table, inputs: dict[str, Inputs]) -> pa.Table:
+    """One row per path and probe: the probe, FEATURE_NAMES, the history as one list."""
+    parts = []
+    for path, values in inputs.items():
+        part = sample.append_column("path", pa.array([path] * len(sample)))
+        for name, column in zip(f.FEATURE_NAMES, np.ascontiguousarray(values.features.T), strict=True):
+            part = part.append_column(name, pa.array(column))
+        history = values.history.reshape(len(sample), -1)
+        parts.append(part.append_column("history", pa.array(list(history), pa.list_(pa.float32()))))
+    return pa.concat_tables(parts)
