@@ -14,9 +14,17 @@ from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHAN
 
 
 def build_tiny_model(
-    folder: Path, *, sequence_length: int = 8, history_length: int = 64, threshold: float = 0.5
+    folder: Path,
+    *,
+    sequence_length: int = 8,
+    history_length: int = 64,
+    threshold: float = 0.5,
+    every_input: bool = False,
 ) -> Path:
-    """A model artifact of a few weights: score = sigmoid(amount / 100 - 2 + history's amounts / 1000)."""
+    """A model artifact of a few weights: score = sigmoid(amount / 100 - 2 + amounts of the history / 1000).
+
+    With `every_input` every feature and channel has some weight, so that a wrong input shows in the score.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -25,6 +33,10 @@ def build_tiny_model(
     weights[FEATURE_NAMES.index("amount")] = 0.01
     channel = np.zeros((len(HISTORY_CHANNELS), 1), np.float32)
     channel[HISTORY_CHANNELS.index("amount")] = 0.001
+    if every_input:
+        random = np.random.default_rng(0)
+        weights += random.normal(0, 0.005, weights.shape).astype(np.float32)
+        channel += random.normal(0, 0.0005, channel.shape).astype(np.float32)
     constants = {"w": weights, "c": channel, "bias": np.float32([-2.0]), "shape": np.int64([-1])}
     nodes = [
         helper.make_node("MatMul", ["features", "w"], ["scalar"]),

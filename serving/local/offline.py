@@ -35,17 +35,17 @@ def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> D
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2")
         names = ", ".join(FEATURE_NAMES)
-        rows: pa.Table = connection.execute(
+        rows: pa.Table = connection.sql(
             "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, terminal_id, amount_cents, "
             f"{names} FROM read_parquet($1) ORDER BY event_us, transaction_id LIMIT $2",
-            [today, limit or 2**62],
+            params=[today, limit or 2**62],
         ).to_arrow_table()
         connection.register("rows", rows)
-        pool: pa.Table = connection.execute(
+        pool: pa.Table = connection.sql(
             "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, amount_cents, terminal_risk "
             "FROM read_parquet($1) WHERE customer_id IN (SELECT customer_id FROM rows) "
             "ORDER BY customer_id, event_us, transaction_id",
-            [paths],
+            params=[paths],
         ).to_arrow_table()
     features = np.stack([rows[name].to_numpy() for name in FEATURE_NAMES], axis=1).astype(np.float32)
     return Day(rows, features, _histories(rows, pool, length))

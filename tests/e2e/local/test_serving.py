@@ -1,0 +1,319 @@
+"""The servers on this machine, from `up` to `down`: real processes, a real Feast store, a small simulated world."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.local import commands
+from serving.local.state import LocalState, Place
+
+ROOT = Path(__file__).parents[3]
+BASE = ROOT / "manifests" / "base" / "serving" / "fraud-detector.yaml"
+HISTORY_LENGTH = 16
+LAST_DAY = "2018-05-10"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@dataclass
+class World:
+    place: Place
+    feature_set: Path
+    model: Path
+    manifest: Path
+    env: dict[str, str]
+
+    def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving.local", *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=240, check=False)
+
+    def state(self) -> LocalState:
+        state = self.place.read()
+        assert state is not None
+        return state
+
+    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.state().gateway_port, timeout=30)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body or None, named)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def predict(self, **changes: Any) -> dict[str, Any]:
+        status, answer = self.call("POST", V1, json.dumps({"instances": [transaction(**changes)]}).encode())
+        assert status == 200, answer
+        return answer["predictions"][0]
+
+
+V1, V2 = "/v1/models/fraud-detector:predict", "/v2/models/fraud-detector/infer"
+
+
+def transaction(**changes: Any) -> dict[str, Any]:
+    base = {
+        "transaction_id": 10**12,
+        "event_timestamp": "2018-05-11T12:00:00Z",
+        "customer_id": "nobody",
+        "terminal_id": "nowhere",
+        "amount": 50.0,
+    }
+    return base | changes
+
+
+def render(manifest: Path, model: Path, version: str) -> Path:
+    """What promotion does to the manifest."""
+    document = yaml.safe_load(BASE.read_text())
+    document["metadata"]["annotations"]["millrace.io/model-version"] = version
+    for variable in document["spec"]["predictor"]["containers"][0]["env"]:
+        variable |= {"STORAGE_URI": {"value": model.as_uri()}, "MODEL_VERSION": {"value": version}}.get(
+            variable["name"], {}
+        )
+    manifest.write_text(yaml.safe_dump(document))
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def world(tiny_model, tmp_path_factory) -> Iterator[World]:
+    home = tmp_path_factory.mktemp("home")
+    env = os.environ | {
+        "MILLRACE_HOME": str(home),
+        "MILLRACE_HISTORY_LENGTH": str(HISTORY_LENGTH),
+        "MILLRACE_GATEWAY_PORT": "18080",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONOPTIMIZE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    script = [sys.executable, str(Path(__file__).with_name("small_world.py")), str(home)]
+    made = subprocess.run(
+        [*script, "40", "150", "300", str(HISTORY_LENGTH)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    model = tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True)
+    (home / "serving").mkdir(exist_ok=True)
+    manifest = render(home / "serving" / "fraud-detector.yaml", model, "1")
+    world = World(Place(home), Path(made.stdout.split()[-1]), model, manifest, env)
+    try:
+        started = world.local("up")
+        assert started.returncode == 0, started.stderr
+        yield world
+    finally:
+        world.local("down")
+        assert not world.place.alive()
+
+
+def wait(what: str, condition: Any, timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
+        time.sleep(0.05)
+
+
+def test_a_replayed_day_scores_as_offline_and_again_the_second_time(world):
+    for _ in range(2):
+        done = world.local(
+            "replay", f"--feature-set={world.feature_set}", f"--model={world.model}", f"--day={LAST_DAY}"
+        )
+        report = json.loads((world.place.folder / "replay.json").read_text())
+
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert report["equal"] is True
+        assert report["rows"] > 200
+        assert report["degraded"] == 0
+        assert report["max_difference"] < 1e-5
+
+
+def test_a_replay_against_another_model_is_not_equal(world, tiny_model):
+    other = tiny_model("other", history_length=HISTORY_LENGTH)
+
+    done = world.local(
+        "replay", f"--feature-set={world.feature_set}", f"--model={other}", f"--day={LAST_DAY}", "--limit=20"
+    )
+
+    assert done.returncode == 1
+    assert "NOT EQUAL" in done.stdout
+
+
+def test_the_next_prediction_sees_the_one_before_it(world):
+    alone = world.predict(transaction_id=1, customer_id="next")
+    after = world.predict(transaction_id=2, customer_id="next", event_timestamp="2018-05-11T12:00:01Z")
+    again = world.predict(transaction_id=1, customer_id="next")
+
+    assert logit(after["score"]) != pytest.approx(logit(alone["score"]), abs=1e-3)
+    assert again["score"] == alone["score"]
+    assert alone["degraded"] is False
+
+
+def test_a_killed_transformer_remembers_what_it_answered(world):
+    first = world.predict(transaction_id=11, customer_id="kill")
+    process = world.state().processes[1]
+    os.kill(process.pid, signal.SIGKILL)
+    wait("a restart", lambda: world.state().processes[1].restarts > process.restarts)
+    wait("readiness", lambda: world.state().state == "ready")
+
+    after = world.predict(transaction_id=12, customer_id="kill", event_timestamp="2018-05-11T12:00:01Z")
+    fresh = world.predict(transaction_id=13, customer_id="fresh", event_timestamp="2018-05-11T12:00:01Z")
+
+    assert after["score"] != pytest.approx(fresh["score"], abs=1e-6)
+    assert first["score"] != after["score"]
+
+
+def test_states_reach_the_online_store_and_leave_the_journal(world):
+    world.predict(transaction_id=21, customer_id="pushed")
+
+    def journal_is_empty() -> bool:
+        return all(path.stat().st_size == 0 for path in (world.place.folder / "journal").glob("*.jsonl"))
+
+    wait("a push", journal_is_empty)
+
+
+def test_v2_answers_the_same_as_v1(world):
+    row = transaction(transaction_id=31, customer_id="both", amount=400.0)
+    v1 = world.predict(**row)
+    kinds = {"transaction_id": "INT64", "amount": "FP64"}
+    inputs = [
+        {"name": name, "datatype": kinds.get(name, "BYTES"), "shape": [1], "data": [value]}
+        for name, value in row.items()
+    ]
+
+    status, answer = world.call("POST", V2, json.dumps({"id": "a", "inputs": inputs}).encode())
+
+    outputs = {output["name"]: output["data"][0] for output in answer["outputs"]}
+    assert status == 200
+    assert answer["id"] == "a"
+    assert outputs.pop("score") == pytest.approx(v1.pop("score"), rel=1e-6)
+    assert json.loads(outputs.pop("reasons")) == v1.pop("reasons")
+    assert outputs == v1
+
+
+def test_a_flagged_transaction_says_why(world):
+    answer = world.predict(transaction_id=41, customer_id="why", amount=20.0)
+    flagged = world.predict(transaction_id=42, customer_id="why", amount=900.0, event_timestamp="2018-05-11T12:00:01Z")
+
+    assert (answer["decision"], answer["reasons"]) == ("approve", [])
+    assert flagged["decision"] == "review"
+    assert flagged["reasons"][0]["input"] == "amount"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not JSON"),
+        (b'{"instances": []}', 400, "no rows"),
+        (json.dumps({"instances": [transaction(amount=-1)]}).encode(), 400, "row 0: field 'amount' is -1"),
+        (json.dumps({"instances": [transaction(terminal_id=None)]}).encode(), 400, "field 'terminal_id'"),
+        (json.dumps({"instances": [transaction(x=1)]}).encode(), 400, "unknown field 'x'"),
+        (b'{"instances": [{"amount": NaN}]}', 400, "not JSON"),
+        (json.dumps({"instances": [transaction()] * 1025}).encode(), 413, "at most 1024"),
+    ],
+)
+def test_a_wrong_request_is_refused_through_the_whole_path(world, body, status, message):
+    got, answer = world.call("POST", V1, body)
+
+    assert (got, message in answer["error"]) == (status, True), answer
+
+
+def test_routes_of_the_gateway(world):
+    assert world.call("GET", "/healthz") == (200, {"status": "ok"})
+    assert world.call("GET", "/v2/models/fraud-detector/ready")[0] == 200
+    assert world.call("GET", "/elsewhere")[0] == 404
+    assert world.call("POST", V1, b"{}", x_millrace_customer_ids="raw")[0] == 400
+
+
+def test_up_again_changes_nothing_and_status_shows_it(world):
+    before = [process.pid for process in world.state().processes]
+
+    again, shown = world.local("up"), world.local("status")
+
+    assert again.returncode == shown.returncode == 0
+    assert [process.pid for process in world.state().processes] == before
+    assert "transformer" in shown.stdout
+    assert "model version 1" in shown.stdout
+
+
+def test_predict_from_the_command_line(world):
+    done = world.local("predict", "--amount=57.16")
+
+    assert done.returncode == 0, done.stderr
+    assert '"decision"' in done.stdout
+    assert "nothing in" not in world.local("logs", "predictor").stdout
+
+
+def test_a_predictor_that_died_is_started_again_and_until_then_requests_get_503(world):
+    process = world.state().processes[0]
+    os.kill(process.pid, signal.SIGKILL)
+
+    body = json.dumps({"instances": [transaction(transaction_id=51)]}).encode()
+    status, _ = world.call("POST", V1, body)
+    wait("readiness", lambda: world.state().processes[0].restarts > process.restarts and world.state().state == "ready")
+
+    assert status == 503
+    assert world.call("POST", V1, body)[0] == 200
+
+
+def test_another_version_replaces_the_running_one(world, tiny_model):
+    render(world.manifest, tiny_model("every-input"), "2")
+
+    done = world.local("up")
+
+    assert done.returncode == 0, done.stderr
+    assert world.predict(transaction_id=61)["model_version"] == "2"
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(world):
+    with socket.socket() as taken:
+        state = world.state()
+        os.kill(state.pid, signal.SIGKILL)
+        wait("the end of its lock", lambda: not world.place.alive())
+        wait("the end of the servers", lambda: not any(alive(process.pid) for process in state.processes))
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", state.gateway_port))
+        taken.listen()
+
+        done = world.local("up")
+
+        assert done.returncode == 0, done.stderr
+        assert world.state().gateway_port != state.gateway_port
+        assert world.predict(transaction_id=71)["degraded"] is False
+
+
+def test_without_a_server_the_commands_say_what_to_do(tmp_path):
+    place = Place(tmp_path)
+
+    assert commands.down(place) is False
+    with pytest.raises(commands.Unavailable, match="make up"):
+        commands.predict(place, transaction())
+    with pytest.raises(commands.NotFound, match="Promote a model first"):
+        commands.up(place, place.manifest("fraud-detector"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def logit(score: float) -> float:
+    return math.log(score / (1 - score))
