@@ -28,6 +28,12 @@ from millrace.settings import Settings
 MAX_RESTARTS: Final = 2
 """How often torchrun starts the processes again after one died."""
 TAIL_LINES: Final = 30
+ENVIRONMENT: Final = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    # Otherwise restarted processes meet the addresses of the dead ones in the shared store and wait for ever.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 class TrainingFailed(MillraceError, RuntimeError):
@@ -52,25 +58,11 @@ def run_workers(training_set: Manifest, config: TrainConfig, settings: Settings,
     }
     write_text(work / JOB, json.dumps(job, indent=2) + "\n")
     log("training", model=identity, processes=settings.processes, rows=training_set.facts["splits"]["train"]["rows"])
-    process = subprocess.Popen(
-        _command(work, settings.processes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        # MLflow's import and database set-up run while the processes start.
-        tracking = Tracking.open(training_set, config, settings, identity, work)
-        tail = _follow(process, tracking, work / CURVE)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if process.returncode or not (work / MODEL / "model.json").is_file():
-        tracking.close("FAILED")
-        raise TrainingFailed(_why(work, process.returncode, tail))
-    tracking.close("FINISHED")
+    tracking, tail, code = _train(training_set, config, settings, identity, work)
+    finished = code == 0 and (work / MODEL / "model.json").is_file()
+    tracking.close("FINISHED" if finished else "FAILED")
+    if not finished:
+        raise TrainingFailed(_why(work, code, tail))
     return tracking.run_id
 
 
@@ -103,7 +95,29 @@ def publish(
     return Manifest.read(folder, "model")
 
 
-def _command(work: Path, processes: int) -> list[str]:
+def _train(
+    training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path
+) -> tuple[Tracking, list[str], int]:
+    """Run the processes to their end: the MLflow run, their last lines, their exit status."""
+    with subprocess.Popen(
+        torchrun(work, settings.processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+    ) as process:
+        try:
+            # MLflow's import and database set-up run while the processes start.
+            tracking = Tracking.open(training_set, config, settings, identity, work)
+            tail = _follow(process, tracking, work / CURVE)
+        except BaseException:
+            process.terminate()
+            raise
+    return tracking, tail, process.returncode
+
+
+def torchrun(work: Path, processes: int) -> list[str]:
+    """The command that trains the job in `work`."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [
         *launcher,
@@ -123,7 +137,6 @@ def _follow(process: subprocess.Popen[str], tracking: Tracking, curve: Path) -> 
         tail.append(line)
         sys.stderr.write(line)
         tracking.log_curve(curve)
-    process.wait()
     tracking.log_curve(curve)
     return list(tail)
 

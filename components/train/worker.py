@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,9 @@ CURVE: Final = "training_curve.json"
 MODEL: Final = "model"
 SCORE_ROWS: Final = 4096
 """Rows per forward pass when nothing is learnt."""
+
+SILENCE: Final = timedelta(minutes=5)
+"""A process that waits this long for another one gives up, and all are started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ def processes() -> Iterator[Process]:
     if world == 1:
         yield Process(rank, world, device)
         return
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE)
     try:
         yield Process(rank, world, device)
     finally:

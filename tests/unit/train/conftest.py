@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from components.train.core import TrainConfig, read_config
 from millrace.artifacts import Manifest, content_id, hash_files
 from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
-from millrace.settings import Settings
 
 HISTORY = 8
 SMALL_MODEL = {
@@ -34,7 +34,7 @@ def write_training_set(folder: Path, rows: int = 2_000, fraud_share: float = 0.1
     cents = np.round(features[:, FEATURE_NAMES.index("amount")] * 100).astype(np.int64)
     risk = features[:, FEATURE_NAMES.index("terminal_risk_30d")]
     signal = cents / 6_000 + 3 * risk + rng.normal(0, 0.3, rows)
-    label = (signal > np.quantile(signal, 1 - fraud_share)).astype(np.int8)
+    label = (signal > np.quantile(signal, 1 - fraud_share)).astype(np.int8) if fraud_share else np.zeros(rows, np.int8)
     arrays = {
         "pool_event_us": np.arange(rows) * DAY_US // 100,
         "pool_amount_cents": cents,
@@ -68,6 +68,13 @@ def training_set(tmp_path: Path) -> Manifest:
     return write_training_set(tmp_path / "lake" / "training_sets" / "made")
 
 
+@pytest.fixture(name="small_config")
+def small_config_fixture() -> Callable[..., TrainConfig]:
+    """small_config(**changes) → a configuration that trains in a second."""
+    return small_config
+
+
 @pytest.fixture
-def one_process(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, processes=1)
+def made_set() -> Callable[..., Manifest]:
+    """made_set(folder, rows, fraud_share, seed) → a training set in `folder`."""
+    return write_training_set
