@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from millrace.artifacts import Manifest, content_id, hash_files
+from millrace.atomic import sha256_file
 from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from millrace.fraud.simulator import SimulationConfig, simulate
 
 
 def build_tiny_model(
@@ -87,3 +92,37 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder if folder.exists() else build_tiny_model(folder, **options)
 
     return build
+
+
+def write_snapshot(lake: Path, days: Sequence[pa.Table]) -> Manifest:
+    """A snapshot as ingest makes it: a partition per day, named by the hash of its content."""
+    paths: dict[str, Path] = {}
+    for rows in days:
+        day = str(rows["event_timestamp"][0].as_py().date())
+        folder = lake / "transactions" / f"day={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows.replace_schema_metadata(), folder / "new")
+        paths[day] = (folder / "new").rename(folder / f"{sha256_file(folder / 'new')[:16]}.parquet")
+    identity = content_id({day: path.name for day, path in paths.items()})
+    folder = lake / "snapshots" / identity
+    relative = {day: os.path.relpath(path, folder) for day, path in paths.items()}
+    facts = {
+        "tables": {"transactions": relative},
+        "first_day": min(paths, default=""),
+        "last_day": max(paths, default=""),
+    }
+    files = {relative[day]: sha256_file(path) for day, path in paths.items()}
+    return Manifest(kind="snapshot", id=identity, uri=str(folder), files=files, facts=facts).write()
+
+
+@pytest.fixture(scope="session")
+def snapshot_of() -> Callable[[Path, Sequence[pa.Table]], Manifest]:
+    """`snapshot_of(lake, days)`: tables of raw transactions, one a day → a snapshot in the lake."""
+    return write_snapshot
+
+
+@pytest.fixture(scope="session")
+def simulated_days() -> list[pa.Table]:
+    """45 days of 40 customers at 60 terminals, about 3,500 transactions; labels known after a week."""
+    config = SimulationConfig(customers=40, terminals=60, radius=30.0, days=45, seed=3)
+    return list(simulate(config))
