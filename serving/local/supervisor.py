@@ -65,11 +65,10 @@ class Supervisor:
         self._write()
         await stop.wait()
         self._set("stopping")
-        # From the outside in: nothing is cut off while something in front of it still waits for its answer.
+        # From the outside in: once the gateway has answered everybody, nobody waits for the servers any more.
         self._gateway.should_exit = True
         await gateway
-        for process in reversed(self._processes):
-            await process.stop()
+        await asyncio.gather(*(process.stop() for process in self._processes))
         await asyncio.gather(*watches)
         log("stopped", service=self._state.service)
 

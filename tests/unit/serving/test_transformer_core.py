@@ -1,0 +1,127 @@
+"""From a checked request to an answer: states, defaults, order inside a batch, decisions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from millrace.errors import Unavailable
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
+from millrace.fraud.requests import from_rows
+from serving.transformer import core
+from serving.transformer.state import Overlay
+
+N = 4
+SCORED = core.Scored(np.float32([0.2, 0.9]), "7", 0.5)
+
+
+def requests(*ids: int, customer: str = "a", amount: float = 10.0):
+    rows = [
+        {"transaction_id": id_, "customer_id": customer, "terminal_id": "t", "amount": amount, "event_timestamp": None}
+        for id_ in ids
+    ]
+    found = from_rows(rows, now_us=1_000_000)
+    found.event_us[:] += np.array(ids)  # one after another
+    return found
+
+
+def unknown(rows: int) -> dict[str, list[None]]:
+    return {name: [None] * rows for name in (*CUSTOMER_STATE_FIELDS, *TERMINAL_STATE_FIELDS)}
+
+
+def prepare(found, response, pending=None):
+    return core.prepare(found, found.customer_id, response, pending or {}, Overlay(N), N)
+
+
+def counted(prepared) -> list[float]:
+    return prepared.features[:, FEATURE_NAMES.index("customer_history_count")].tolist()
+
+
+def test_unknown_entities_get_defaults_and_are_not_degraded():
+    prepared = prepare(requests(1), unknown(1))
+
+    assert counted(prepared) == [0]
+    assert prepared.history.sum() == 0
+    assert prepared.degraded is False
+
+
+def test_without_an_answer_of_the_store_the_row_is_degraded_but_newer_entries_count():
+    entry = prepare(requests(1), unknown(1)).entries[0]
+
+    prepared = prepare(requests(2), None, {"a": [entry]})
+
+    assert prepared.degraded is True
+    assert counted(prepared) == [1]
+
+
+def test_rows_of_one_customer_in_one_request_see_each_other():
+    prepared = prepare(requests(1, 2, 3), unknown(3))
+
+    assert counted(prepared) == [0, 1, 2]
+    assert [entry.transaction_id for entry in prepared.entries] == [1, 2, 3]
+
+
+def test_a_transaction_scored_before_leaves_no_second_trace():
+    first = prepare(requests(1, 2), unknown(2))
+
+    again = prepare(requests(1), unknown(1), {"a": first.entries})
+
+    assert again.entries == []
+    assert counted(again) == [0]
+    np.testing.assert_array_equal(again.features[0], first.features[0])
+
+
+def test_the_store_and_what_was_not_pushed_yet_make_one_history():
+    stored = {"transaction_ids": [1, 2], "event_us": [5, 6], "amount_cents": [100, 300], "terminal_risk": [0.0, 0.0]}
+    response = unknown(1) | {name: [values] for name, values in stored.items()}
+    entry = prepare(requests(3), unknown(1)).entries[0]
+
+    prepared = prepare(requests(4, amount=8.0), response, {"a": [entry]})
+
+    assert counted(prepared) == [3]
+    assert prepared.history[0, :, 0].tolist() == [0, 1, 3, 10]
+
+
+def test_decisions_follow_the_threshold_that_came_with_the_scores():
+    rows = core.answers(requests(1, 2), SCORED, {1: [{"input": "amount", "effect": 0.3}]}, degraded=False)
+
+    assert [row["decision"] for row in rows] == ["approve", "review"]
+    assert core.flagged(SCORED) == [1]
+    assert rows[1] == {
+        "transaction_id": 2,
+        "score": pytest.approx(0.9),
+        "decision": "review",
+        "model_version": "7",
+        "reasons": [{"input": "amount", "effect": 0.3}],
+        "degraded": False,
+    }
+
+
+def test_reasons_compare_each_flagged_row_with_its_own_variants():
+    found = requests(1, 2, amount=10.0)
+    prepared = prepare(found, unknown(2))
+
+    features, history = core.explain_inputs(found, prepared, [1], N)
+    why = core.explain(SCORED, [1], np.float32([0.1, 0.9, 0.9, 0.9]))
+
+    assert (len(features), history.shape[1]) == (4, N)
+    assert why == {1: [{"input": "amount", "effect": 0.8}]}
+
+
+def test_v2_tensors_hold_what_v1_says():
+    rows = core.answers(requests(1, 2), SCORED, {}, degraded=True)
+
+    answer = core.answer_v2(rows)
+
+    assert {name: spec for name, (spec, _) in answer.outputs.items()} == {s.name: s.datatype for s in core.OUTPUTS}
+    assert answer.outputs["degraded"][1].tolist() == [True, True]
+    assert json.loads(answer.outputs["reasons"][1][0]) == []
+    assert answer.model_version == "7"
+
+
+@pytest.mark.parametrize("document", [{}, {"outputs": []}, {"outputs": [{"name": "score", "data": "x"}]}])
+def test_an_answer_that_is_no_score_is_the_predictors_failure(document):
+    with pytest.raises(Unavailable, match="is not a score"):
+        core.scored_from(document)
