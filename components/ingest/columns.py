@@ -15,6 +15,17 @@ from millrace.fraud.schema import ALIASES, CARRIED_TYPES, REQUIRED, TRANSACTION_
 OURS = frozenset(TRANSACTION_SCHEMA.names) | frozenset(CARRIED_TYPES)
 _BY_UPPER = {name.upper(): ours for name, ours in ALIASES.items()} | {name.upper(): name for name in sorted(OURS)}
 
+_KEPT = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_boolean,
+    pa.types.is_string,
+    pa.types.is_timestamp,
+    pa.types.is_date32,
+    pa.types.is_decimal128,
+    pa.types.is_binary,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -34,7 +45,7 @@ class Shape:
         """Columns that are kept but mean nothing to us, under their own names; known ones have a fixed type."""
         mapped = set(self.name_of.values())
         known = [pa.field(name, kind) for name, kind in CARRIED_TYPES.items() if name in self.name_of]
-        return pa.schema(known + [pa.field(f.name, _plain(f.type)) for f in self.raw if f.name not in mapped])
+        return pa.schema(known + [pa.field(f.name, _carried_type(f.type)) for f in self.raw if f.name not in mapped])
 
 
 def resolve(raw: pa.Schema, column_map: Mapping[str, str], where: str) -> Shape:
@@ -112,6 +123,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
         return pa.string()
     return kind
+
+
+def _carried_type(kind: pa.DataType) -> pa.DataType:
+    """Plain values keep their type; lists, structs, durations and the like are carried as text."""
+    kind = _plain(kind)
+    return kind if any(keeps(kind) for keeps in _KEPT) else pa.string()
 
 
 def _missing(missing: Sequence[str], found: Sequence[str], taken: set[str], where: str) -> str:

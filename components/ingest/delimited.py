@@ -46,7 +46,9 @@ class DelimitedReader:
             self._header = text.line()
         header = _decode(self._header, file.path).rstrip("\r\n")
         self.delimiter = delimiter or _delimiter(header, column_map)
-        names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter))]
+        fields = next(csv.reader([header], delimiter=self.delimiter))
+        # pandas writes its index under an empty name
+        names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(fields)]
         self.shape: Shape = resolve(pa.schema([(name, pa.string()) for name in names]), column_map, file.path)
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:

@@ -36,9 +36,9 @@ class Staging:
             "TimeZone": "UTC",
             "memory_limit": f"{memory_limit_gb}GB",
             "threads": threads,
-            "temp_directory": str(folder),
+            "temp_directory": folder,
         }.items():
-            self.db.execute(f"SET {setting} = '{value}'")
+            self.db.execute(f"SET {setting} = {_literal(value)}")
         self._create()
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Staging:
             rows = self.tuples("SELECT DISTINCT day FROM known SEMI JOIN staged ON id = transaction_id", known=known)
             touched |= {day for (day,) in rows}
         for day, path in partitions.items():
-            sql = f"SELECT 1 AS hit FROM '{path}' SEMI JOIN staged USING (transaction_id) LIMIT 1"
+            sql = f"SELECT 1 AS hit FROM {_literal(path)} SEMI JOIN staged USING (transaction_id) LIMIT 1"
             if self.tuples(sql):
                 touched.add(day)
         return touched
@@ -156,6 +156,10 @@ def _groups(counts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         groups[-1] = (groups[-1][0], day)
         rows += count
     return groups
+
+
+def _literal(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _listed(days: Iterable[int]) -> str:

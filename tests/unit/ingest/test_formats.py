@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,33 @@ def test_further_columns_are_carried_along_and_unified_between_files(
     assert manifest.facts["carried"] == {"fraud_scenario": "int8", "mcc": "string"}
     carried = lake.rows(manifest, "transaction_id, fraud_scenario, mcc")
     assert [carried[row] for row in (0, 10, 20)] == [(0, 2, "7"), (10, 1, "07"), (20, None, None)]
+
+
+def test_carried_columns_may_have_any_type_and_no_name(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path
+) -> None:
+    table = pq.read_table(parquet_of(events, tmp_path / "x.parquet"))
+    odd = {
+        "tags": pa.array([["a", "b"]] * 30),
+        "place": pa.array([{"lat": 1.5}] * 30),
+        "seen": pa.array([datetime(2018, 4, 1)] * 30, pa.timestamp("ns")),
+        "price": pa.array([1] * 30, pa.decimal128(30, 4)),
+        "bytes": pa.array([b"x"] * 30),
+        "wait": pa.array([5] * 30, pa.duration("s")),
+        "clock": pa.array([5] * 30, pa.time32("s")),
+        "day": pa.array([5] * 30, pa.date64()),
+        "quote\"d 'name": pa.array([1] * 30, pa.uint8()),
+    }
+    for name, column in odd.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, tmp_path / "x.parquet")
+
+    typed = lake.ingest(tmp_path / "x.parquet")
+    unnamed = lake.ingest(csv_of([{"": "7"} | row for row in events], tmp_path / "it's.csv"))
+
+    assert set(typed.facts["carried"]) == set(odd)
+    assert lake.rows(typed, "transaction_id, tags, seen, price")[0][1:] == ("[a, b]", datetime(2018, 4, 1), 1)
+    assert unnamed.facts["carried"] == {"unnamed_0": "string"}
 
 
 def test_a_source_that_is_not_there_is_named(lake: Any, tmp_path: Path) -> None:
