@@ -1,0 +1,106 @@
+"""From raw events to a promoted model version. Composition only: what a step does is in its component."""
+
+from typing import NamedTuple
+
+from components.check_skew.component import check_skew
+from components.evaluate.component import evaluate
+from components.materialize.component import materialize
+from kfp import dsl
+from kfp.dsl import Dataset, Model
+
+from components.assemble.component import assemble
+from components.build_features.component import build_features
+from components.gate.component import gate_data, gate_model
+from components.ingest.component import ingest
+from components.optimise.component import optimise
+from components.promote.component import promote
+from components.train.component import train
+from components.validate.component import validate
+
+
+class Outputs(NamedTuple):
+    """The manifest of every artifact, for those who look at a run from outside."""
+
+    snapshot: Dataset
+    validation: Dataset
+    feature_set: Dataset
+    online_store: Dataset
+    training_set: Dataset
+    model: Model
+    evaluation: Dataset
+    skew_check: Dataset
+    promotion: Dataset
+
+
+@dsl.pipeline(name="fraud-training", description="Raw events to a judged and promoted fraud detector.")
+def training(
+    source: str,
+    source_version: str = "",
+    column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
+    timezone: str = "UTC",
+    as_of: str = "",
+    train_days: int = 28,
+    champion: str = "",
+    validate_overrides: dict = {},  # noqa: B006
+    train_overrides: dict = {},  # noqa: B006
+    evaluate_overrides: dict = {},  # noqa: B006
+) -> Outputs:
+    """Ingest, validate, build features, train, judge and promote; each gate stops what comes after it.
+
+    Args:
+        source: CSV or Parquet behind any fsspec URI: a file, a folder or a glob.
+        source_version: anything that changes when the source does; part of the cache key.
+        column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
+        timezone: of timestamps that carry no offset.
+        as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
+        train_days: length of the training window, days.
+        champion: artifact id of the model that serves now; empty for none.
+        validate_overrides: limits of components/validate/validate.yaml to change.
+        train_overrides: hyper-parameters of components/train/train.yaml to change.
+        evaluate_overrides: limits of components/evaluate/evaluate.yaml to change.
+    """
+    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
+    snapshot = ingested.outputs["snapshot"]
+
+    validated = validate(snapshot=snapshot, overrides=validate_overrides)
+    validation = validated.outputs["validation"]
+    data_passed = gate_data(validation=validation)
+
+    built = build_features(snapshot=snapshot).after(data_passed)
+    feature_set = built.outputs["feature_set"]
+    materialized = materialize(feature_set=feature_set, as_of=as_of)
+    materialized.set_caching_options(False)  # fills a store that others write to
+    online_store = materialized.outputs["online_store"]
+
+    assembled = assemble(feature_set=feature_set, as_of=as_of, train_days=train_days)
+    training_set = assembled.outputs["training_set"]
+    trained = train(training_set=training_set, overrides=train_overrides)
+    optimised = optimise(model=trained.outputs["model"], training_set=training_set)
+    model = optimised.outputs["optimised"]
+
+    evaluated = evaluate(model=model, training_set=training_set, champion=champion, overrides=evaluate_overrides)
+    evaluation = evaluated.outputs["evaluation"]
+    skew_checked = check_skew(feature_set=feature_set, online_store=online_store)
+    skew_check = skew_checked.outputs["skew_check"]
+    model_passed = gate_model(evaluation=evaluation, skew_check=skew_check)
+
+    promoted = promote(
+        model=model,
+        evaluation=evaluation,
+        skew_check=skew_check,
+        validation=validation,
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    ).after(model_passed)
+    promoted.set_caching_options(False)  # changes the registry
+
+    return Outputs(
+        snapshot=snapshot,
+        validation=validation,
+        feature_set=feature_set,
+        online_store=online_store,
+        training_set=training_set,
+        model=model,
+        evaluation=evaluation,
+        skew_check=skew_check,
+        promotion=promoted.outputs["promotion"],
+    )
