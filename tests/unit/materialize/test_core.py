@@ -1,0 +1,180 @@
+"""The online store as of an instant: what is in it, when it is replaced, and that a kill leaves it whole."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.build_features.core import build_features
+from components.materialize.core import materialize
+from millrace.artifacts import Manifest
+from millrace.errors import InvalidInput
+from millrace.feast_home import filled_with, online_database, repository
+from millrace.fraud import features as f
+from millrace.fraud.online import CustomerState, customer_states, push_columns, terminal_states
+
+N = 6
+AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lake")
+
+
+@pytest.fixture(scope="module")
+def feature_set(lake: Path, simulated_days: list[pa.Table], snapshot_of: Callable[..., Manifest]) -> Manifest:
+    return build_features(snapshot_of(lake, simulated_days), lake, history_length=N, threads=1)
+
+
+def lookup(home: Path, customers: list[str], terminals: list[str]) -> dict[str, list[Any]]:
+    """As the transformer does it: open the folder, ask for the service by name."""
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(repository(home)))
+    rows = {"customer_id": customers, "terminal_id": terminals}
+    answer: dict[str, list[Any]] = store.get_online_features(
+        store.get_feature_service(f.FEATURE_SERVICE), rows
+    ).to_dict()
+    return answer
+
+
+def history_of(simulated_days: list[pa.Table], customer: str, before: datetime) -> list[dict[str, Any]]:
+    rows = [row for day in simulated_days for row in day.to_pylist()]
+    mine = [row for row in rows if row["customer_id"] == customer and row["event_timestamp"] < before]
+    return sorted(mine, key=lambda row: (row["event_timestamp"], row["transaction_id"]))
+
+
+def test_the_store_holds_what_came_before_the_instant(
+    tmp_path: Path, lake: Path, feature_set: Manifest, simulated_days: list[pa.Table]
+) -> None:
+    """In the middle of a day: the transaction of that instant is not in; the refresh is that of the midnight before."""
+    row = simulated_days[30].slice(40, 1).to_pylist()[0]
+    as_of, customer, terminal = row["event_timestamp"], row["customer_id"], row["terminal_id"]
+
+    result = materialize(feature_set, lake, tmp_path, as_of)
+
+    answer = lookup(tmp_path, [customer, "nobody"], [terminal, "nowhere"])
+    known, unknown = customer_states(answer)
+    wanted = history_of(simulated_days, customer, as_of)[-N:]
+    assert known.transaction_ids.tolist() == [row["transaction_id"] for row in wanted]
+    assert known.amount_cents.tolist() == [int(row["amount"] * 100) for row in wanted]
+    assert len(unknown) == 0
+    refresh = pq.read_table(feature_set.table("terminal_state", as_of.date(), as_of.date())[0]).to_pylist()
+    stored = next(row for row in refresh if row["terminal_id"] == terminal)
+    assert terminal_states(answer)[0].tolist() == [stored[name] for name in f.TERMINAL_STATE_FIELDS]
+    assert not terminal_states(answer)[1].any()
+    assert result.facts["as_of"] == as_of.isoformat()
+    assert filled_with(tmp_path) == result.id
+
+
+def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
+    tmp_path: Path, lake: Path, feature_set: Manifest
+) -> None:
+    from feast import FeatureStore
+    from pandas import DataFrame
+
+    materialize(feature_set, lake, tmp_path, AS_OF)
+    customer = pq.read_table(repository(tmp_path) / "sources" / "customer_state.parquet")["customer_id"][0].as_py()
+    server = FeatureStore(repo_path=str(repository(tmp_path)))
+    service = server.get_feature_service(f.FEATURE_SERVICE)
+
+    def seen_by_server() -> CustomerState:
+        rows = {"customer_id": [customer], "terminal_id": ["x"]}
+        return customer_states(server.get_online_features(service, rows).to_dict())[0]
+
+    pushed = seen_by_server().append(10**9, int(AS_OF.timestamp() * 1e6) + 5, 1234, 0.5, N)
+    server.push("customer_state_push", DataFrame(push_columns({customer: pushed})))
+    assert seen_by_server().transaction_ids[-1] == 10**9
+
+    materialize(feature_set, lake, tmp_path, AS_OF)
+    assert seen_by_server().transaction_ids[-1] == 10**9
+
+    materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=3))
+    assert 10**9 not in seen_by_server().transaction_ids  # a server that was open all the time sees it
+
+
+def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
+    """Who appears only later is not in the store of an earlier instant."""
+    materialize(feature_set, lake, tmp_path, AS_OF)
+    first_day = datetime(2018, 4, 2, tzinfo=UTC)
+
+    result = materialize(feature_set, lake, tmp_path, first_day)
+
+    with sqlite3.connect(online_database(tmp_path)) as live:
+        entities = live.execute("SELECT count(DISTINCT entity_key) FROM millrace_customer_state").fetchone()[0]
+    assert entities == result.facts["customers"] < 40
+
+
+def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
+    first = materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=20))
+    code = (
+        "import os, signal, sys\n"
+        "from datetime import datetime\n"
+        "from pathlib import Path\n"
+        "from components.materialize import core, store\n"
+        "from millrace.artifacts import Manifest\n"
+        "store.record_fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "lake, home = map(Path, sys.argv[2:4])\n"
+        "core.materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
+    )
+    arguments = [str(feature_set.folder), str(lake), str(tmp_path), AS_OF.isoformat()]
+    run = subprocess.run([sys.executable, "-O", "-c", code, *arguments], capture_output=True)
+    assert run.returncode == -signal.SIGKILL
+    assert filled_with(tmp_path) == first.id
+
+    second = materialize(feature_set, lake, tmp_path, AS_OF)
+
+    assert filled_with(tmp_path) == second.id
+    assert len(customer_states(lookup(tmp_path, ["nobody"], ["x"]))) == 1
+
+
+def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
+    materialize(feature_set, lake, tmp_path, AS_OF)
+    code = (
+        "import sys\n"
+        "from datetime import datetime\n"
+        "from pathlib import Path\n"
+        "from components.materialize.core import materialize\n"
+        "from millrace.artifacts import Manifest\n"
+        "lake, home = map(Path, sys.argv[2:4])\n"
+        "materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
+        "print('feast' in sys.modules)\n"
+    )
+
+    arguments = [str(feature_set.folder), str(lake), str(tmp_path), AS_OF.isoformat()]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == ["False"]
+
+
+def test_a_lost_registry_is_made_again(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
+    materialize(feature_set, lake, tmp_path, AS_OF)
+    (repository(tmp_path) / "registry.db").unlink()
+
+    materialize(feature_set, lake, tmp_path, AS_OF)
+
+    assert customer_states(lookup(tmp_path, ["nobody"], ["x"]))
+
+
+@pytest.mark.parametrize("as_of", [datetime(2018, 3, 31, tzinfo=UTC), datetime(2018, 5, 17, tzinfo=UTC)])
+def test_an_instant_outside_the_data_is_refused(
+    tmp_path: Path, lake: Path, feature_set: Manifest, as_of: datetime
+) -> None:
+    with pytest.raises(InvalidInput, match="2018-04-01 … 2018-05-15"):
+        materialize(feature_set, lake, tmp_path, as_of)
+
+
+def test_an_instant_without_a_time_zone_is_refused(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
+    with pytest.raises(InvalidInput, match="time zone"):
+        materialize(feature_set, lake, tmp_path, AS_OF.replace(tzinfo=None))
