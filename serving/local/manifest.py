@@ -23,6 +23,11 @@ from millrace.errors import ConfigError, NotFound
 MODEL_MOUNT: Final = "/mnt/models"
 LOOPBACK: Final = "127.0.0.1"
 VERSION_ANNOTATION: Final = "millrace.io/model-version"
+LOCAL_ENV: Final = {
+    "MILLRACE_ACCEPT_PSEUDONYMS": "true",  # to replay a snapshot, which holds pseudonyms only
+    "MILLRACE_LOOKUP_TIMEOUT_S": "2",  # a laptop's cores are busy with other things too
+}
+"""Set for the servers unless the environment of `up` has them."""
 
 USED_SPEC: Final = {"predictor", "transformer"}
 USED_COMPONENT: Final = {"containers", "timeout"}
@@ -166,9 +171,11 @@ def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str) -
                 env[name] = os.environ[name]
         else:
             env[name] = str(entry.get("value", ""))
-    # Replaying a snapshot needs it: a snapshot holds pseudonyms only.
-    accept = os.environ.get("MILLRACE_ACCEPT_PSEUDONYMS", "true")
-    return env | {"MILLRACE_HOME": str(home.resolve()), "MILLRACE_ACCEPT_PSEUDONYMS": accept}
+    return (
+        env
+        | {name: os.environ.get(name, value) for name, value in LOCAL_ENV.items()}
+        | {"MILLRACE_HOME": str(home.resolve())}
+    )
 
 
 def _readiness(container: Mapping[str, Any], name: str) -> str:

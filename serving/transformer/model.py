@@ -31,7 +31,6 @@ from serving.transformer.store import FeastStore, Lookups
 
 PSEUDONYMS_HEADER: Final = b"x-millrace-customer-ids"
 """With the value `pseudonyms`: the ids are pseudonyms already. Refused unless MILLRACE_ACCEPT_PSEUDONYMS is set."""
-LOOKUP_TIMEOUT_S: Final = 0.25
 
 PREDICTIONS = Counter("millrace_predictions", "Answers by decision", ["decision", "degraded"])
 LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online store did not answer")
@@ -52,6 +51,7 @@ class Transformer(HotModel):
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length
+        self._lookup_timeout_s = options.lookup_timeout_s
         self._tasks: list[asyncio.Task[None]] = []
         self._overlay.add(self._journal.replay())
         self.ready = True
@@ -98,7 +98,7 @@ class Transformer(HotModel):
     async def _lookup(self, customers: list[str], terminals: list[str]) -> Response | None:
         """The store's answer, or None when it has none in time: the request is then answered from defaults."""
         try:
-            return await self._lookups.read(customers, terminals, LOOKUP_TIMEOUT_S)
+            return await self._lookups.read(customers, terminals, self._lookup_timeout_s)
         except Exception as error:  # noqa: BLE001 - whatever ails the store, the client gets an answer
             LOOKUP_FAILURES.inc()
             log("lookup_failed", error=repr(error), rows=len(customers))

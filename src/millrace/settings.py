@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     accept_pseudonyms: bool = False
     """Let a request say that its customer ids are pseudonyms already; the local runtime sets it, to replay a day."""
 
+    lookup_timeout_s: float = Field(default=0.25, gt=0)
+    """What an answer waits for the online store before it is made from defaults and marked degraded."""
+
     mlflow_tracking_uri: str = ""
     """Empty: SQLite under `home`."""
 
