@@ -17,8 +17,8 @@ def model_card(
     lines = [
         "## What it is for",
         "",
-        "Scoring card transactions as they happen, so that analysts look at the cards most likely compromised. The score",
-        f"is a probability of fraud. It reads the feature service `{service}`: the request, the customer's past",
+        "Scoring card transactions as they happen, so that analysts look at the cards most likely compromised. The",
+        f"score is a probability of fraud. It reads the feature service `{service}`: the request, the customer's past",
         "transactions and the terminal's revealed frauds. It is not meant to decline payments by itself, nor to judge",
         "people.",
         "",
@@ -66,8 +66,14 @@ def limits(evidence: Evidence, config: EvaluateConfig) -> list[str]:
     if unknown:
         lines.append(f"Too few frauds to say anything about: {', '.join(unknown)}.")
     worst = sorted(evidence.stresses.items(), key=lambda item: item[1].kept)[:3]
-    lines += [f"Under '{n.replace('_', ' ')}' {s.kept:.0%} of its average precision is left." for n, s in worst]
+    lines += [
+        f"Under '{n.replace('_', ' ')}' {s.kept:.0%} of its average precision above chance is left." for n, s in worst
+    ]
     return lines
+
+
+def _in_time(splits: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return sorted(splits.items(), key=lambda item: str(item[1]["first_day"]))
 
 
 def _others(evidence: Evidence) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.evaluate import page
 from components.evaluate.baselines import fit_baselines
 from components.evaluate.card import model_card
 from components.evaluate.config import EvaluateConfig
@@ -139,6 +138,8 @@ def _write_files(
     config: EvaluateConfig,
 ) -> None:
     """Everything but the manifest; `scores[T]` of all test rows, `curves` name → [J] of the judged ones."""
+    from components.evaluate import page  # matplotlib: not for those who only want the figures
+
     verdict.write(aside / "verdict.json")
     roc = curve(week.judged, curves["model"]).thinned(ROC_POINTS)
     document = {

@@ -79,7 +79,7 @@ class SliceFigures:
 class StressFigures:
     average_precision: float
     kept: float
-    """Of the average precision of the same rows with good inputs."""
+    """Of what the same rows with good inputs have above chance: 1 is nothing lost, 0 is guessing."""
     mean_change: float
     """Mean absolute change of a score."""
 
@@ -166,12 +166,14 @@ def measure_stresses(model: ModelArtifact, week: TestWeek, rows: int, seed: int)
     inputs, judged = inputs_of(week.data, week.judged_rows[chosen]), week.judged.where(chosen)
     length = model.spec.sequence_length
     clean = model.score(*inputs.tensors(length)).astype(np.float64)
-    usual = average_precision(judged, clean).item()
+    chance = float(judged.label.mean())
+    usual = average_precision(judged, clean).item() - chance
     found = {}
     for name, stress in track(STRESSES.items(), "stress tests"):
         scores = model.score(*stress(inputs).tensors(length)).astype(np.float64)
         value = average_precision(judged, scores).item()
-        found[name] = StressFigures(value, value / usual if usual else math.nan, float(np.abs(scores - clean).mean()))
+        kept = (value - chance) / usual if usual > 0 else math.nan
+        found[name] = StressFigures(value, kept, float(np.abs(scores - clean).mean()))
     return found
 
 

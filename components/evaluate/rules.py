@@ -114,7 +114,9 @@ def _stresses(e: Evidence, config: EvaluateConfig) -> list[Rule]:
             e.stresses[name].kept if name in e.stresses and name in config.stress_floors else None,
             ">=",
             config.stress_floors.get(name, 1.0),
-            "share of the average precision kept" if name in config.stress_floors else "no floor in evaluate.yaml",
+            "share of the average precision above chance that is kept"
+            if name in config.stress_floors
+            else "no floor in evaluate.yaml",
         )
         for name in names
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.validate import page, rules
+from components.validate import rules
 from components.validate.config import ValidateConfig
 from components.validate.profile import (
     Profile,
@@ -188,6 +188,8 @@ def _write(
     config: ValidateConfig,
     facts: dict[str, Any],
 ) -> Manifest:
+    from components.validate import page  # matplotlib: not for those who only want the rules
+
     with replacing_folder(folder) as aside:
         verdict.write(aside / "verdict.json")
         document = {"snapshot": snapshot.id, "config": config.model_dump(), **facts, **verdict.to_dict()}

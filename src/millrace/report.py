@@ -102,7 +102,7 @@ class Page:
 
 
 def show(value: Any) -> str:
-    """A value as people read it: three significant decimals, thousands separated, a dash for what is not there."""
+    """A value as people read it: three decimals or digits, thousands separated, a dash for what is not there."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -110,7 +110,7 @@ def show(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if 0.01 <= abs(value) < 10 else f"{value:.3g}"
     return str(value)
 
 

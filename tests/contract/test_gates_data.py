@@ -11,7 +11,8 @@ import pytest
 
 from components.gate.core import require
 from components.validate.config import ValidateConfig
-from components.validate.core import GATE, validate
+from components.validate.core import GATE, compare, validate
+from components.validate.rules import judge
 from millrace.artifacts import Manifest
 from millrace.errors import GateBlocked
 from millrace.fraud.planted import Planted
@@ -137,25 +138,33 @@ def snapshot(lake, identity, tables, quarantined=0):
     return Manifest(kind="snapshot", id=identity, uri=str(folder), facts=facts).write()
 
 
-def judge(lake, tables, before, quarantined):
+def snapshots(lake, tables, before, quarantined):
     previous = snapshot(lake, "before", before) if before else None
-    return validate(snapshot(lake, "now", tables, quarantined), previous, lake)
+    return snapshot(lake, "now", tables, quarantined), previous
 
 
 @pytest.mark.parametrize("rule", FAULTS)
 def test_the_data_gate_blocks(rule, tmp_path):
-    validation = judge(tmp_path, *FAULTS[rule]())
+    config = ValidateConfig.load()
 
-    with pytest.raises(GateBlocked) as blocked:
+    comparison, _ = compare(*snapshots(tmp_path, *FAULTS[rule]()), config, threads=1, memory_limit_gb=1.0)
+    verdict = Verdict(GATE, judge(comparison, config))
+
+    assert rule in {failure.name for failure in verdict.failures}
+    with pytest.raises(GateBlocked, match=f"  FAIL  {rule}: "):
+        verdict.require()
+
+
+def test_a_fault_stops_the_pipeline_at_the_gate(tmp_path):
+    validation = validate(*snapshots(tmp_path, *FAULTS["day_rows_low"]()), tmp_path)
+
+    with pytest.raises(GateBlocked, match="FAIL  day_rows_low: "):
         require([validation])
-
-    assert rule in {failure.name for verdict in blocked.value.verdicts for failure in verdict.failures}
-    assert f"  FAIL  {rule}: " in str(blocked.value)
 
 
 @pytest.mark.parametrize("days_before", [0, 35, 41])
 def test_clean_data_passes_and_every_rule_has_a_fault_above(days_before, tmp_path):
-    validation = judge(tmp_path, world(), world()[:days_before], 0)
+    validation = validate(*snapshots(tmp_path, world(), world()[:days_before], 0), tmp_path)
 
     require([validation])
 

@@ -2,7 +2,6 @@
 
 from datetime import date, timedelta
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -60,7 +59,3 @@ def snapshot(lake):
         return Manifest(kind="snapshot", id=identity, uri=str(folder), facts=facts).write()
 
     return write
-
-
-def with_column(table, name, column):
-    return table.set_column(table.schema.get_field_index(name), name, pa.array(column, table.schema.field(name).type))

@@ -1,0 +1,62 @@
+"""The step that turns verdicts into a stop."""
+
+import pytest
+
+from components.gate.core import require
+from millrace.artifacts import Manifest, hash_files
+from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
+from millrace.gates import Rule, Verdict
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """`judged("evaluation", value)` → an artifact whose only rule wants the value to be at most 1."""
+
+    def write(kind, value, gate="g"):
+        folder = tmp_path / f"{kind}-{value}"
+        folder.mkdir()
+        Verdict(gate, (Rule("size", value, "<=", 1),)).write(folder / "verdict.json")
+        return Manifest(kind=kind, id="x", uri=str(folder), files=hash_files(folder), facts={"passed": True})
+
+    return write
+
+
+def test_artifacts_that_passed_let_the_pipeline_go_on(judged):
+    verdicts = require([judged("evaluation", 0.5, "a"), judged("skew_check", 0.1, "b")])
+
+    assert [verdict.gate for verdict in verdicts] == ["a", "b"]
+
+
+def test_one_failure_among_many_blocks_whatever_the_facts_say(judged):
+    with pytest.raises(GateBlocked, match=r"size: 2 \(wanted <= 1\)"):
+        require([judged("evaluation", 0.5), judged("validation", 2)])
+
+
+def test_nothing_to_read_blocks():
+    with pytest.raises(GateBlocked):
+        require([])
+
+
+def test_an_artifact_that_was_not_judged_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="model x carries no verdict"):
+        require([Manifest(kind="model", id="x", uri=str(tmp_path))])
+
+
+def test_a_verdict_changed_after_it_was_written_is_refused(judged):
+    artifact = judged("evaluation", 2)
+    Verdict("g", (Rule("size", 0, "<=", 1),)).write(artifact.path("verdict.json"))
+
+    with pytest.raises(ArtifactCorrupt, match="sha256"):
+        require([artifact])
+
+
+def test_a_missing_or_broken_verdict_is_refused(judged):
+    gone, broken = judged("evaluation", 0), judged("validation", 0)
+    gone.path("verdict.json").unlink()
+    broken.path("verdict.json").write_text("{")
+    broken.files.update(hash_files(broken.folder))
+
+    with pytest.raises(ArtifactCorrupt, match="missing"):
+        require([gone])
+    with pytest.raises(ArtifactCorrupt, match="not a verdict"):
+        require([broken])
