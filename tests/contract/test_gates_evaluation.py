@@ -395,3 +395,26 @@ def test_a_week_without_known_labels_is_refused(world, good):
 
     with pytest.raises(InvalidInput, match="no labelled test rows"):
         evaluate(good, unlabelled, None, world.lake, world.config)
+
+
+def test_the_face_hands_kfp_its_metrics_curve_matrix_and_page(world, good, tmp_path, monkeypatch):
+    from kfp import dsl
+
+    from components.evaluate.component import evaluate as face
+
+    monkeypatch.setenv("MILLRACE_HOME", str(world.lake.parent))
+    monkeypatch.setenv("MILLRACE_REVIEW_CAPACITY", str(K))
+    kinds = {"evaluation": dsl.Dataset, "metrics": dsl.Metrics, "classification": dsl.ClassificationMetrics}
+    out = {name: kind(uri=str(tmp_path / name)) for name, kind in {**kinds, "report": dsl.HTML}.items()}
+    inputs = {"model": dsl.Model(uri=str(tmp_path / "model")), "training_set": dsl.Dataset(uri=str(tmp_path / "set"))}
+    good.write(tmp_path / "model")
+    world.training_set.write(tmp_path / "set")
+
+    face.python_func(**inputs, **out, champion="good", overrides=SMALL)
+
+    assert Manifest.read(tmp_path / "evaluation", "evaluation").id == out["evaluation"].metadata["id"]
+    assert out["evaluation"].metadata["passed"] is True
+    assert 0.4 < out["metrics"].metadata["average_precision"] < 1
+    assert len(out["classification"].metadata["confidenceMetrics"]) <= 200
+    assert len(out["classification"].metadata["confusionMatrix"]["rows"]) == 2
+    assert (tmp_path / "report").read_text().startswith("<!doctype html>")
