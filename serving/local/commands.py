@@ -38,7 +38,7 @@ def up(place: Place, manifest: Path) -> LocalState:
     service = read_service(manifest, place.home)
     running = place.read() if place.alive() else None
     if running is not None and running.manifest_hash == service.hash:
-        return _wait_ready(place)
+        return _wait_ready(place, None)
     if place.alive():
         log("restarting", old_version=running.model_version if running else "?", new_version=service.model_version)
         down(place)
@@ -46,7 +46,7 @@ def up(place: Place, manifest: Path) -> LocalState:
     place.file.unlink(missing_ok=True)
     place.logs.mkdir(parents=True, exist_ok=True)
     with (place.logs / "supervisor.log").open("ab") as stream:
-        subprocess.Popen(
+        supervisor = subprocess.Popen(
             [sys.executable, "-m", "serving.local.supervisor", f"--manifest={manifest.resolve()}"],
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -54,7 +54,7 @@ def up(place: Place, manifest: Path) -> LocalState:
             env=os.environ | {"MILLRACE_HOME": str(place.home)},
             start_new_session=True,
         )
-    return _wait_ready(place)
+    return _wait_ready(place, supervisor)
 
 
 def down(place: Place) -> bool:
@@ -150,15 +150,14 @@ def tail(path: Path, lines: int) -> str:
         return "".join(deque(stream, maxlen=lines)).rstrip()
 
 
-def _wait_ready(place: Place) -> LocalState:
+def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None) -> LocalState:
     """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
     deadline = time.monotonic() + UP_TIMEOUT_S
     seen: set[str] = set()
-    began = time.monotonic()
     while time.monotonic() < deadline:
         state = place.read()
         if state is None:
-            if time.monotonic() - began > 5 and not place.alive():
+            if supervisor is not None and supervisor.poll() is not None and not place.alive():
                 raise Unavailable(f"the local runtime ended at once:\n{tail(place.logs / 'supervisor.log', 15)}")
         elif state.state == "failed":
             raise Unavailable(f"the local runtime could not start: {state.error}")
