@@ -80,12 +80,11 @@ class Summary:
         from millrace.report import Page
 
         page = Page("Millrace", f"run of {self.run.log_path.stem}")
-        page.heading("This run").facts(dict(self.lines()))
+        page.heading("This run").table(["", ""], self.lines())
         reports = [("Data", self.run.outputs["validation"]), ("Evaluation", self.run.outputs["evaluation"])]
         page.heading("Reports").links({f"{name} report": self._relative(m) for name, m in reports})
-        page.heading("Gates", "Every rule of every gate, its value and its limit.")
         for verdict in self.verdicts():
-            page.verdict(verdict)
+            page.heading(f"Gate: {verdict.gate}").verdict(verdict)
         page.heading("Steps").table(["step", "seconds"], sorted(self.run.seconds.items(), key=lambda item: -item[1]))
         page.heading("Artifacts", "Ids are hashes of content; `millrace lineage <id>` prints where one came from.")
         rows = [[m.kind, m.id, m.uri] for m in self.run.outputs.values()]

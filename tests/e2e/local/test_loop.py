@@ -1,0 +1,206 @@
+"""The story of a newcomer: `make run` on a small simulation, real pipeline and real servers, and what follows from it.
+
+One home for the whole module; the tests run in order and each tells what a user does next.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from millrace.fraud.simulator import SimulationConfig, write
+
+SMALL = Path(__file__).with_name("small.yaml")
+WORLD = SimulationConfig(customers=400, terminals=800, days=60, seed=3)
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("loop") / "home"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write(WORLD, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(home: Path) -> Iterator[Program]:
+    """`program("pipelines.run", …)` runs a module in the home, as make does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"MILLRACE_HOME": str(home), "MILLRACE_GATEWAY_PORT": str(port), "PYTHONWARNINGS": "ignore"}
+
+    def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+
+    yield run
+    run("serving.local", "down")
+
+
+@pytest.fixture(scope="module")
+def first_run(program: Program, raw: Path) -> str:
+    done = program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def url(home: Path, first_run: str) -> str:
+    state = json.loads((home / "serving" / "local.json").read_text())
+    return f"http://127.0.0.1:{state['gateway_port']}"
+
+
+def served_version(home: Path) -> str:
+    document = yaml.safe_load((home / "serving" / "fraud-detector.yaml").read_text())
+    return str(document["metadata"]["annotations"]["millrace.io/model-version"])
+
+
+def overrides(folder: Path, **changed: dict[str, object]) -> str:
+    document = yaml.safe_load(SMALL.read_text())
+    for component, keys in changed.items():
+        document[component] = document.get(component, {}) | keys
+    path = folder / "overrides.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
+
+
+def test_raw_events_become_live_predictions_equal_to_the_offline_ones(first_run: str, home: Path) -> None:
+    replay = json.loads((home / "serving" / "replay.json").read_text())
+
+    assert "fraud-detector version 1 (champion)" in first_run
+    assert replay["equal"]
+    assert replay["rows"] > 300
+    assert replay["degraded"] == 0
+
+
+def test_the_page_links_every_report(first_run: str, home: Path) -> None:
+    page = (home / "report" / "index.html").read_text()
+
+    links = [part.split('"')[0] for part in page.split('href="')[1:]]
+
+    assert len(links) >= 2
+    assert all((home / "report" / link).resolve().is_file() for link in links)
+
+
+def test_no_raw_customer_id_is_kept_outside_the_raw_data(first_run: str, home: Path) -> None:
+    ids = pc.unique(
+        pq.read_table(next((home / "lake" / "transactions").glob("*/*.parquet")))["customer_id"]
+    ).to_pylist()
+
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in ids)
+
+
+def test_v1_and_v2_answer_the_same_transaction_alike(url: str) -> None:
+    transaction = {"transaction_id": 10**15, "customer_id": "17", "terminal_id": "42", "amount": 99.5}
+    tensors = [
+        {"name": "transaction_id", "datatype": "INT64", "shape": [1], "data": [10**15]},
+        {"name": "customer_id", "datatype": "BYTES", "shape": [1], "data": ["17"]},
+        {"name": "terminal_id", "datatype": "BYTES", "shape": [1], "data": ["42"]},
+        {"name": "amount", "datatype": "FP64", "shape": [1], "data": [99.5]},
+    ]
+    timestamp = "2018-05-30T12:00:00Z"
+    tensors.append({"name": "event_timestamp", "datatype": "BYTES", "shape": [1], "data": [timestamp]})
+
+    v1 = httpx.post(
+        f"{url}/v1/models/fraud-detector:predict", json={"instances": [transaction | {"event_timestamp": timestamp}]}
+    )
+    v2 = httpx.post(f"{url}/v2/models/fraud-detector/infer", json={"inputs": tensors})
+
+    answer = v1.json()["predictions"][0]
+    outputs = {tensor["name"]: tensor["data"][0] for tensor in v2.json()["outputs"]}
+    assert outputs["score"] == pytest.approx(answer["score"], abs=1e-6)
+    assert answer["model_version"] == "1"
+    assert answer["degraded"] is False
+
+
+def test_a_wrong_request_is_told_what_was_wanted(url: str) -> None:
+    wrong = {"transaction_id": 5, "customer_id": "17", "terminal_id": "42", "amount": "much"}
+
+    answer = httpx.post(f"{url}/v1/models/fraud-detector:predict", json={"instances": [wrong]})
+
+    assert answer.status_code == 400
+    assert "amount" in answer.text
+
+
+def test_a_second_run_does_nothing_again(program: Program, raw: Path, first_run: str) -> None:
+    program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+
+    again = program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+
+    assert again.returncode == 0, again.stderr
+    for step in ("ingest", "validate", "build-features", "assemble", "train", "optimise", "evaluate"):
+        assert f"= {step} (nothing changed)" in again.stdout
+
+
+def test_lineage_leads_from_the_version_to_the_source(program: Program, raw: Path, first_run: str) -> None:
+    chain = program("millrace.cli", "lineage", "1")
+
+    assert chain.returncode == 0, chain.stderr
+    assert all(kind in chain.stdout for kind in ("training_set", "feature_set", "snapshot"))
+    assert str(raw) in chain.stdout.replace("\n", "")
+
+
+def test_a_model_that_is_not_good_enough_is_not_promoted(
+    program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
+) -> None:
+    strict = overrides(tmp_path, evaluate={"min_average_precision": 0.999})
+
+    blocked = program("pipelines.run", "--data", str(raw), "--overrides", strict, "--train-days", "21")
+
+    assert blocked.returncode == 1
+    assert "gate 'evaluation' blocked" in blocked.stderr
+    assert "average_precision" in blocked.stderr
+    assert "wanted >= 0.999" in blocked.stderr
+    assert served_version(home) == "1"
+
+
+def test_data_in_another_unit_is_stopped_before_features_are_built(
+    program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
+) -> None:
+    for path in sorted(raw.glob("*.parquet")):
+        table = pq.read_table(path)
+        if path.stem >= "2018-05-24":
+            in_cents = pc.multiply(table["amount"].cast("float64"), 100.0)
+            table = table.set_column(table.column_names.index("amount"), "amount", in_cents)
+        pq.write_table(table, tmp_path / path.name)
+
+    blocked = program("pipelines.run", "--data", str(tmp_path), "--overrides", str(SMALL), "--train-days", "21")
+
+    assert blocked.returncode == 1
+    assert "gate 'data' blocked" in blocked.stderr
+    assert "build-features" not in blocked.stdout
+    assert served_version(home) == "1"
+
+
+def test_a_challenger_waits_is_promoted_and_rolled_back(
+    program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
+) -> None:
+    other = overrides(tmp_path, train={"seed": 7})
+
+    second = program("pipelines.run", "--data", str(raw), "--overrides", other, "--train-days", "21", "--no-serve")
+    waiting = served_version(home)
+    promoted = program("millrace.cli", "promote", "2")
+    live = served_version(home)
+    rolled_back = program("millrace.cli", "rollback", "--reason", "a test")
+
+    assert second.returncode == 0, second.stderr
+    assert "version 2 (challenger)" in second.stdout
+    assert (promoted.returncode, rolled_back.returncode) == (0, 0), promoted.stderr + rolled_back.stderr
+    assert (waiting, live, served_version(home)) == ("1", "2", "1")
