@@ -46,6 +46,7 @@ TERMINAL_FEATURES: Final = (
     *(f"terminal_labelled_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
     *(f"terminal_risk_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
     "terminal_fraud_streak",
+    "terminal_days_since_streak_start",
     "terminal_days_since_fraud",
 )
 FEATURE_NAMES: Final = REQUEST_FEATURES + CUSTOMER_FEATURES + TERMINAL_FEATURES
@@ -61,12 +62,13 @@ TERMINAL_STATE_FIELDS: Final = (
     *(f"labelled_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
     *(f"fraud_{days}d" for days in TERMINAL_LABEL_WINDOWS_DAYS),
     "fraud_streak",
+    "streak_start_us",
     "last_fraud_us",
 )
 """Integer columns of the `terminal_state` feature view, as of a refresh. `count_*`: transactions by event time.
 `labelled_*`, `fraud_*`: labels that became known in the window before the refresh. `fraud_streak`: revealed frauds
-since the last revealed genuine transaction, in order of revelation. `last_fraud_us`: event time of the latest revealed
-fraud, 0 if none."""
+since the last revealed genuine transaction, in order of revelation; `streak_start_us`: event time of the earliest of
+them, which dates a terminal's compromise; `last_fraud_us`: event time of the latest revealed fraud; 0 if none."""
 
 NEVER_US: Final = np.iinfo(np.int64).min // 2
 """Event time of padding: older than any window."""
@@ -152,8 +154,8 @@ def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> ND
     windows = len(TERMINAL_LABEL_WINDOWS_DAYS)
     labelled = state[:, volumes : volumes + windows]
     fraud = state[:, volumes + windows : volumes + 2 * windows]
-    streak, last_fraud_us = state[:, -2], state[:, -1]
-    since = np.where(last_fraud_us > 0, np.minimum((now_us - last_fraud_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
+    streak, event_us = state[:, -3], state[:, -2:]
+    since = np.where(event_us > 0, np.minimum((now_us[:, None] - event_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
     return _columns(state[:, :volumes], labelled, fraud / np.maximum(labelled, 1), streak, since)
 
 

@@ -210,7 +210,7 @@ def terminal_changes_sql() -> str:
     """One row per terminal and refresh at which something new is seen, up to refresh $1, in the order of refreshes.
 
     A refresh is a day number; it sees what happened, and the labels that became known, before its midnight.
-    `streak` is that after the newest label, null without a new one.
+    `streak` and its start are those after the newest label, and mean nothing without a new one.
     """
     return f"""
         WITH labels AS (
@@ -222,8 +222,13 @@ def terminal_changes_sql() -> str:
                 PARTITION BY terminal ORDER BY place ROWS UNBOUNDED PRECEDING
             ), 0) AS streak
             FROM labels
+        ), started AS (
+            SELECT terminal, place, min(event_us) OVER (
+                PARTITION BY terminal, place - streak ORDER BY place ROWS UNBOUNDED PRECEDING
+            ) AS streak_start_us
+            FROM streaks WHERE is_fraud = 1
         ), revealed AS (
-            SELECT terminal, refresh, count(*) AS labels, sum(is_fraud)::BIGINT AS frauds,
+            SELECT terminal, refresh, count(*) AS labels, sum(is_fraud)::BIGINT AS frauds, max(place) AS place,
                 arg_max(streak, place) AS streak, max(event_us) FILTER (is_fraud = 1) AS last_fraud_us
             FROM streaks WHERE refresh <= $1 GROUP BY ALL
         ), happened AS (
@@ -231,8 +236,10 @@ def terminal_changes_sql() -> str:
             FROM transactions WHERE refresh <= $1 GROUP BY ALL
         )
         SELECT terminal, refresh, coalesce(transactions, 0) AS transactions, coalesce(labels, 0) AS labels,
-            coalesce(frauds, 0) AS frauds, coalesce(streak, -1) AS streak, coalesce(last_fraud_us, 0) AS last_fraud_us
-        FROM happened FULL JOIN revealed USING (terminal, refresh) ORDER BY refresh
+            coalesce(frauds, 0) AS frauds, coalesce(streak, -1) AS streak,
+            coalesce(streak_start_us, 0) AS streak_start_us, coalesce(last_fraud_us, 0) AS last_fraud_us
+        FROM happened FULL JOIN revealed USING (terminal, refresh) LEFT JOIN started USING (terminal, place)
+        ORDER BY refresh
     """
 
 
@@ -246,7 +253,7 @@ def terminal_states(
     refreshes = range(min(start, first_day), last_day + 1)
     ends = np.searchsorted(changes["refresh"], refreshes, side="right")
     totals = np.zeros((3, len(transactions.terminals)), np.int64)  # transactions, labels, frauds since the beginning
-    streak, last_fraud_us = np.zeros_like(totals[0]), np.zeros_like(totals[0])
+    streak, streak_start_us, last_fraud_us = (np.zeros_like(totals[0]) for _ in range(3))
     past = deque([totals.copy()], maxlen=max(f.TERMINAL_VOLUME_WINDOWS_DAYS + f.TERMINAL_LABEL_WINDOWS_DAYS) + 1)
     begin = 0
     for refresh, end in zip(refreshes, ends, strict=True):
@@ -254,23 +261,20 @@ def terminal_states(
         at, begin = new["terminal"], end
         totals[:, at] += np.stack([new["transactions"], new["labels"], new["frauds"]])
         streak[at] = np.where(new["labels"] > 0, new["streak"], streak[at])
+        streak_start_us[at] = np.where(new["labels"] > 0, new["streak_start_us"], streak_start_us[at])
         last_fraud_us[at] = np.maximum(last_fraud_us[at], new["last_fraud_us"])
         past.append(totals.copy())
         if refresh >= first_day:
-            yield refresh, totals[0] > 0, _terminal_state(past, streak, last_fraud_us)
+            yield refresh, totals[0] > 0, _terminal_state(past, streak, streak_start_us, last_fraud_us)
 
 
-def _terminal_state(
-    past: Sequence[NDArray[np.int64]], streak: NDArray[np.int64], last_fraud_us: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Totals as of each refresh, the newest last → the columns of TERMINAL_STATE_FIELDS."""
+def _terminal_state(past: Sequence[NDArray[np.int64]], *latest: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Totals as of each refresh, the newest last, and what needs no window → the columns of TERMINAL_STATE_FIELDS."""
     now, oldest = past[-1], len(past) - 1
     happened, labelled, fraud = range(3)
     windows = [(happened, days) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS]
     windows += [(kind, days) for kind in (labelled, fraud) for days in f.TERMINAL_LABEL_WINDOWS_DAYS]
-    return np.stack(
-        [now[kind] - past[-1 - min(days, oldest)][kind] for kind, days in windows] + [streak, last_fraud_us], 1
-    )
+    return np.stack([*(now[kind] - past[-1 - min(days, oldest)][kind] for kind, days in windows), *latest], 1)
 
 
 def _query(

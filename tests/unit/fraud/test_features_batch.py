@@ -83,12 +83,12 @@ def terminal_state(stream: list[Row], terminal_id: str, refresh_us: int) -> np.n
         sum(row["event_us"] >= refresh_us - days * DAY for row in seen) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS
     ]
     inside = [[r for r in known if r["label_us"] >= refresh_us - days * DAY] for days in f.TERMINAL_LABEL_WINDOWS_DAYS]
-    streak = 0
+    streak: list[int] = []
     for row in known:
-        streak = streak + 1 if row["is_fraud"] else 0
+        streak = [*streak, row["event_us"]] if row["is_fraud"] else []
     last_fraud_us = max((row["event_us"] for row in known if row["is_fraud"]), default=0)
     labelled, fraud = [len(rows) for rows in inside], [sum(row["is_fraud"] for row in rows) for rows in inside]
-    return np.array([*counts, *labelled, *fraud, streak, last_fraud_us], np.int64)
+    return np.array([*counts, *labelled, *fraud, len(streak), min(streak, default=0), last_fraud_us], np.int64)
 
 
 def replay(
