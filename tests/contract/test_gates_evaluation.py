@@ -248,7 +248,7 @@ def verdict_on(world, good):
     models = {
         "knows nothing": lambda: world.model("constant", always(0.5)),
         "is wrong about everything": lambda: world.model("reversed", world.good(reversed_=True)),
-        "has a threshold nobody reaches": lambda: world.model("silent", world.good(), threshold=0.9999),
+        "has a threshold nobody reaches": lambda: world.model("silent", world.good(), threshold=1.01),
         "looks at the terminal only": lambda: world.model("terminal", only("terminal_risk_30d", 1)),
         "looks at the customer only": lambda: world.model("customer", only("customer_amount_ratio", 20)),
         "has learned amounts by heart": lambda: world.model(
