@@ -32,7 +32,11 @@ FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
 CACHED = re.compile(r"Task (\S+) cache hit")
 INDENT = "    "  # what kfp puts before the lines of a step
 CHATTER = "[KFP Executor"
-DUMP = re.compile(r"Got executor_input:")  # followed by a JSON object whose last line is a bare brace
+BLOCKS = (
+    ("Got executor_input:", re.compile(r"^}$")),  # a JSON object
+    ("nanobind: leaked", re.compile(r"refleaks")),  # DuckDB under ibis, at interpreter exit: harmless
+)
+"""Lines that begin something only the log wants, and what its last line looks like."""
 TRACEBACK = "Traceback (most recent call last):"
 SOURCES = ("src/millrace", "components", "pipelines", "feature_repo")
 
@@ -62,7 +66,7 @@ class StepView(io.TextIOBase):
     _partial: str = ""
     _since: float = 0.0
     _running: bool = False
-    _dumping: bool = False
+    _until: re.Pattern[str] | None = None
 
     def writable(self) -> bool:
         return True
@@ -94,11 +98,11 @@ class StepView(io.TextIOBase):
 
     def _own_line(self, line: str) -> None:
         """A line of the step itself; what kfp's executor says about itself is left to the log."""
-        if self._dumping:
-            self._dumping = line != "}"
-        elif CHATTER in line:
-            self._dumping = bool(DUMP.search(line))
-        elif line.strip():
+        if self._until:
+            self._until = None if self._until.search(line) else self._until
+        elif begun := next((end for begin, end in BLOCKS if begin in line), None):
+            self._until = begun
+        elif line.strip() and CHATTER not in line:
             self.lines.append(line)
             self._show(f"      {line}")
 
