@@ -36,6 +36,7 @@ class ModelConfig(Config):
     bins: StrictInt = Field(ge=1, le=256)
     width: StrictInt = Field(ge=1, le=4096)
     blocks: StrictInt = Field(ge=0, le=16)
+    members: StrictInt = Field(ge=1, le=64)
     history_width: StrictInt = Field(ge=1, le=1024)
     heads: StrictInt = Field(ge=1, le=64)
     dropout: StrictFloat = Field(ge=0, lt=1)

@@ -37,7 +37,7 @@ JOB: Final = "job.json"
 CHECKPOINT: Final = "checkpoint.pt"
 CURVE: Final = "training_curve.json"
 MODEL: Final = "model"
-SCORE_ROWS: Final = 4096
+SCORE_ROWS: Final = 1024
 """Rows per forward pass when nothing is learnt."""
 
 SILENCE: Final = timedelta(minutes=5)
@@ -57,6 +57,17 @@ class Process:
         return self.rank == 0
 
 
+class Members(nn.Module):
+    """The model as it learns: features[B, F], history[B, L, C] → logit[M, B] of each member."""
+
+    def __init__(self, model: FraudModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, history: Tensor) -> Tensor:
+        return self.model.member_logits(features, history)
+
+
 class Trainer:
     """Model, moving average, optimiser and rows of one process, and the steps over them."""
 
@@ -69,11 +80,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = FraudModel(config.model.spec()).to(process.device)
         self.average = FraudModel(config.model.spec()).to(process.device).eval()
-        self.parallel: nn.Module = self.model
+        self.parallel: nn.Module = Members(self.model)
         if process.world > 1:
             devices = [process.device] if process.device.type == "cuda" else None
             self.parallel = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+                self.parallel, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
         self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.learning_rate)
         # An epoch sees every fraud but a share of the rest; this shift of the logit undoes it: scores stay calibrated.
@@ -122,7 +133,8 @@ class Trainer:
         rate = rate_at(number, self.steps * self.config.epochs, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = binary_cross_entropy_with_logits(self.parallel(features, history) + self.prior_shift, label)
+        logits = self.parallel(features, history) + self.prior_shift
+        loss = binary_cross_entropy_with_logits(logits, label.expand_as(logits))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)

@@ -42,6 +42,8 @@ class ModelSpec:
     """Units of a residual block."""
     blocks: int = 2
     """Residual blocks after the inputs are joined."""
+    members: int = 4
+    """Networks side by side over the same encoding; each learns by itself, the answer is their mean."""
     history_width: int = 32
     """Units of the encoding of one past transaction; a multiple of `heads`."""
     heads: int = 4
@@ -49,7 +51,10 @@ class ModelSpec:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("sequence_length", "bins", "width", "history_width", "heads")}
+        sizes = {
+            name: getattr(self, name)
+            for name in ("sequence_length", "bins", "width", "members", "history_width", "heads")
+        }
         wrong = {name: size for name, size in sizes.items() if size < 1}
         if wrong or self.blocks < 0 or not 0 <= self.dropout < 1:
             raise ConfigError(f"model spec {self}: {wrong or 'blocks or dropout'} out of range. Correct the YAML.")
@@ -102,13 +107,30 @@ class PiecewiseLinear(nn.Module):
             self.scale[index, : len(width)] = 1.0 / width
 
 
-class Residual(nn.Module):
-    """[B, W] → [B, W]: normalise, two layers, add."""
+class MemberLinear(nn.Module):
+    """One linear layer per member: x[B, I] or x[M, B, I] → [M, B, O]."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(x, self.weight) + self.bias
+
+
+class Residual(nn.Module):
+    """[M, B, W] → [M, B, W]: normalise, two layers, add."""
+
+    def __init__(self, members: int, width: int, dropout: float) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+            nn.LayerNorm(width),
+            MemberLinear(members, width, width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            MemberLinear(members, width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,21 +179,26 @@ class FraudModel(nn.Module):
         encoded = count * (spec.bins + 1)
         self.query = nn.Linear(encoded, spec.history_width)
         self.history = HistoryAttention(_TOKEN_CHANNELS, spec.history_width, spec.heads)
-        self.join = nn.Linear(encoded + 2 * spec.history_width, spec.width)
-        self.blocks = nn.Sequential(*(Residual(spec.width, spec.dropout) for _ in range(spec.blocks)))
+        members, width = spec.members, spec.width
+        self.join = MemberLinear(members, encoded + 2 * spec.history_width, width)
+        self.blocks = nn.Sequential(*(Residual(members, width, spec.dropout) for _ in range(spec.blocks)))
         self.head = nn.Sequential(
-            nn.LayerNorm(spec.width), nn.GELU(), nn.Dropout(spec.dropout), nn.Linear(spec.width, 1)
+            nn.LayerNorm(width), nn.GELU(), nn.Dropout(spec.dropout), MemberLinear(members, width, 1)
         )
         self._amount, self._mean, self._std = (
             spec.feature_names.index(name) for name in ("amount", "customer_mean_amount", "customer_std_amount")
         )
 
     def forward(self, features: Tensor, history: Tensor) -> Tensor:
+        return self.member_logits(features, history).mean(dim=0)
+
+    def member_logits(self, features: Tensor, history: Tensor) -> Tensor:
+        """What each member says: [M, B]. Training takes the loss of each, so that they stay different."""
         scaled = ((_signed_log(features) - self.centre) / self.spread).clamp(-5.0, 5.0)
         encoded = torch.cat([self.piecewise(features), scaled], dim=1)
         tokens, present = self.tokens(features, history)
         past = self.history(tokens, self.query(encoded), present)
-        return self.head(self.blocks(self.join(torch.cat([encoded, past], dim=1)))).squeeze(1)  # type: ignore[no-any-return]
+        return self.head(self.blocks(self.join(torch.cat([encoded, past], dim=1)))).squeeze(2)  # type: ignore[no-any-return]
 
     def tokens(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of each past transaction, relative to now and to the customer: [B, L, T] and present[B, L]."""
@@ -202,7 +229,7 @@ class FraudModel(nn.Module):
         self.piecewise.fit(features, label)
         rate = label.float().mean().clamp(1e-4, 1 - 1e-4)
         last = self.head[-1]
-        assert isinstance(last, nn.Linear)
+        assert isinstance(last, MemberLinear)
         last.bias.fill_(float(torch.logit(rate)))
 
 

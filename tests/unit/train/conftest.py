@@ -18,6 +18,7 @@ SMALL_MODEL = {
     "bins": 6,
     "width": 16,
     "blocks": 1,
+    "members": 2,
     "history_width": 8,
     "heads": 2,
     "dropout": 0.1,
