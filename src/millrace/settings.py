@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from millrace.errors import ConfigError
@@ -20,8 +20,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
 
-    home: Path = Path(".millrace")
-    """Folder of all local state."""
+    home: Path = Field(default=Path(".millrace"), validate_default=True)
+    """Folder of all local state; absolute once read, so that manifests hold in every working directory."""
 
     history_length: int = Field(default=64, ge=1, le=512)
     """N: transactions kept in a customer's state."""
@@ -61,6 +61,11 @@ class Settings(BaseSettings):
 
     log_format: str = Field(default="text", pattern="^(text|json)$")
     """`json` in containers."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
 
     @property
     def lake(self) -> Path:

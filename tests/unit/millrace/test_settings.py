@@ -38,3 +38,10 @@ def test_a_key_from_the_environment_is_used_and_never_shown(monkeypatch: pytest.
     assert settings().pseudonym_secret() == b"top-secret"
     assert "top-secret" not in repr(settings()) + settings().model_dump_json()
     assert not (tmp_path / "pseudonym.key").exists()
+
+
+def test_a_relative_home_means_the_same_place_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings(home=Path("here")).lake == tmp_path / "here" / "lake"
+    assert Settings().home == tmp_path / ".millrace"
