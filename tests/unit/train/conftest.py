@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from components.train.core import TrainConfig, read_config
 from millrace.artifacts import Manifest, content_id, hash_files
@@ -79,3 +80,9 @@ def small_config_fixture() -> Callable[..., TrainConfig]:
 def made_set() -> Callable[..., Manifest]:
     """made_set(folder, rows, fraud_share, seed) → a training set in `folder`."""
     return write_training_set
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As in production; more threads wait for each other on matrices this small."""
+    torch.set_num_threads(1)

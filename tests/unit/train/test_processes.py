@@ -94,7 +94,7 @@ def uninterrupted(training_set: Manifest, config: TrainConfig, folder: Path, pro
 def test_neither_a_killed_worker_nor_a_killed_run_changes_the_weights(
     training_set: Manifest, small_config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
-    config = small_config(epochs=40, patience=40, batch_size=64, negative_share=0.5)
+    config = small_config(epochs=25, patience=25, batch_size=64, negative_share=0.5)
     settings = settings_in(tmp_path / "home", tracking_uri, processes=2)
     work = settings.lake / "models" / f".{model_id(training_set, config)}.run"
 

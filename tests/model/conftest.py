@@ -1,0 +1,60 @@
+"""A model trained for real on a small simulated world, and held-out rows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from components.assemble.core import SplitSpec, assemble
+from components.build_features.core import build_features
+from components.train.core import read_config
+from components.train.worker import Process, Trainer
+from millrace.artifacts import Manifest
+from millrace.fraud import simulator
+from millrace.fraud.model import FraudModel
+from millrace.fraud.training_set import TrainingSet
+
+START = date(2026, 1, 1)
+DAYS = 60
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: FraudModel
+    features: Tensor
+    history: Tensor
+    label: np.ndarray
+
+    def scores(self, features: Tensor | None = None, history: Tensor | None = None) -> np.ndarray:
+        """Probabilities of the held-out rows, or of changed ones."""
+        with torch.no_grad():
+            logit = self.model(
+                self.features if features is None else features, self.history if history is None else history
+            )
+        return torch.sigmoid(logit).numpy()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("world")
+    config = simulator.SimulationConfig(customers=200, terminals=400, days=DAYS, radius=15.0, start=START, seed=5)
+    tables = {path.stem: str(path) for path in simulator.write(config, root / "raw")}
+    facts = {"tables": {"transactions": tables}, "first_day": str(START), "last_day": max(tables)}
+    snapshot = Manifest(kind="snapshot", id="world", uri=str(root), facts=facts)
+    feature_set = build_features(snapshot, root / "lake", history_length=32)
+    spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), train_days=30, validation_days=3)
+    torch.set_num_threads(1)  # as in production; more of them wait for each other on matrices this small
+    rows = TrainingSet(assemble(feature_set, root / "lake", spec))
+    small = read_config().model.model_dump() | {"sequence_length": 16, "bins": 16, "width": 64, "members": 1}
+    hyper = read_config(epochs=5, batch_size=128, negative_share=0.5, model=small)
+    trainer = Trainer(rows, hyper, Process(0, 1, torch.device("cpu")))
+    trainer.fit_preprocessing()
+    for epoch in range(hyper.epochs):
+        trainer.epoch(epoch)
+    features, history, _ = trainer.inputs(rows.rows_of("test"))
+    return Trained(trainer.average, features, history, rows.label[rows.rows_of("test")])
