@@ -10,6 +10,7 @@ UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
+HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 
 ##@ Start here
@@ -53,11 +54,11 @@ rollback: setup ## Make the previous champion the champion again.
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
-	$(BIN)/python -m pipelines.run --open mlflow
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlflow/mlflow.db --port $(or $(PORT),5000)
 
 .PHONY: feast
 feast: setup ## Open Feast's UI on the local registry.
-	$(BIN)/python -m pipelines.run --open feast
+	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
 
 ##@ Judge it
 

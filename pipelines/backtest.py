@@ -102,7 +102,8 @@ def backtest(source: str, config: BacktestConfig, ingest_config: IngestConfig, s
 def _fold(features: Manifest, test_start: date, config: BacktestConfig, settings: Settings) -> Fold:
     log("fold", test_start=test_start)
     spec = SplitSpec(test_start=test_start, train_days=config.train_days)
-    training_set = assemble(features, settings.lake, spec)
+    limits = {"threads": settings.threads, "memory_limit_gb": settings.memory_limit_gb}
+    training_set = assemble(features, settings.lake, spec, **limits)
     trained = train(training_set, settings.lake, read_config(), settings)
     model = optimise(trained, training_set, settings.lake, OptimiseConfig(review_capacity=settings.review_capacity))
     transaction_id, score = score_test_rows(model, training_set)

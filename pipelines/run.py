@@ -95,9 +95,8 @@ def _serving(settings: Settings, *arguments: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; a MillraceError becomes one message and status 1."""
     options = _parser().parse_args(argv)
-    here = settings()
     try:
-        summary = run(options.data, _arguments(options), here, live=not options.no_serve)
+        summary = run(options.data, _arguments(options), settings(), live=not options.no_serve)
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1
