@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, sha256_text
 from millrace.errors import MillraceError
+from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -151,12 +152,13 @@ def run_local(make_pipeline: Callable[[], Any], arguments: Mapping[str, Any], se
 
 
 def state_of_code(settings: Settings, root: Path | None = None) -> str:
-    """12 hex digits over every source file of the pipeline and every setting but secrets and ports."""
+    """12 hex digits over every source file of the pipeline and every setting but ports; of the key, its fingerprint."""
     root = root or Path(__file__).parent.parent
     suffixes = {".py", ".yaml", ".sql", ".html"}
     files = (path for folder in SOURCES for path in sorted((root / folder).rglob("*")) if path.suffix in suffixes)
     code = [part for path in files for part in (str(path.relative_to(root)), path.read_text())]
-    return sha256_text(*code, settings.model_dump_json(exclude={"pseudonym_key", "gateway_port"}))[:12]
+    plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port"})
+    return sha256_text(*code, plain, fingerprint(settings.pseudonym_secret()))[:12]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from every segment that has rows on it; days that nothing touched keep their par
 from __future__ import annotations
 
 import codecs
-import hmac
 import json
 import re
 import shutil
@@ -29,6 +28,7 @@ from millrace.errors import InvalidInput, NotFound
 from millrace.fraud.schema import SCHEMA_VERSION
 from millrace.progress import log
 from millrace.provenance import code_version
+from millrace.pseudonyms import fingerprint
 
 if TYPE_CHECKING:
     from components.ingest.refresh import Result
@@ -68,7 +68,7 @@ class IngestConfig:
     def identity(self) -> str:
         """Everything that changes what the same bytes mean; the key only as a keyed hash of nothing."""
         reading = [dict(self.column_map), self.timezone, self.delimiter, self.encoding]
-        return json.dumps(reading, sort_keys=True) + hmac.digest(self.pseudonym_key, b"", "sha256").hex()
+        return json.dumps(reading, sort_keys=True) + fingerprint(self.pseudonym_key)
 
 
 def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:

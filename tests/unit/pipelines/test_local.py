@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Output
+from pydantic import SecretStr
 
-from millrace.atomic import exclusive
+from millrace.atomic import exclusive, sha256_text
 from millrace.errors import AlreadyRunning
 from millrace.settings import Settings
 from pipelines.local import PipelineFailed, run_local, state_of_code
@@ -118,7 +119,25 @@ class TestRunLocal:
             run()
 
 
-def test_the_cache_key_does_not_hold_the_secret(tmp_path: Path) -> None:
-    with_key = Settings(home=tmp_path, pseudonym_key="secret")  # type: ignore[arg-type]
+def test_another_pseudonym_key_is_not_served_from_the_cache(tmp_path: Path) -> None:
+    keys = ("one key", "one key", "another key")
+    first, again, other = (Settings(home=tmp_path, pseudonym_key=SecretStr(key)) for key in keys)
 
-    assert state_of_code(with_key) == state_of_code(Settings(home=tmp_path))
+    assert state_of_code(first) == state_of_code(again) != state_of_code(other)
+
+
+def test_a_key_made_in_the_home_counts_as_well(tmp_path: Path) -> None:
+    before = state_of_code(Settings(home=tmp_path))
+    (tmp_path / "pseudonym.key").write_text("one that was put there instead")
+
+    assert state_of_code(Settings(home=tmp_path)) != before
+
+
+def test_the_cache_key_does_not_hold_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr("pipelines.local.sha256_text", lambda *parts: hashed.extend(parts) or sha256_text(*parts))
+
+    state = state_of_code(Settings(home=tmp_path, pseudonym_key=SecretStr("top-secret-key")))
+
+    assert hashed
+    assert not any("top-secret-key" in part for part in [state, *hashed[-2:]])
