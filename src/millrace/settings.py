@@ -6,7 +6,10 @@ not settings: they live in the component's YAML.
 
 from __future__ import annotations
 
+import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -77,17 +80,20 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
 
     def pseudonym_secret(self) -> bytes:
-        """The key bytes; a missing one is created in `home`, readable by its owner only."""
-        if self.pseudonym_key is not None:
-            return self.pseudonym_key.get_secret_value().encode()
+        """The key bytes; a missing one is created in `home`, readable by its owner only.
+
+        Raises ConfigError for an empty one: ids hashed with no key can be guessed.
+        """
         path = self.home / "pseudonym.key"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(path, "x", opener=_owner_only) as stream:
-                stream.write(secrets.token_hex(32))
-        except FileExistsError:
-            pass
-        return path.read_text().encode()
+        if self.pseudonym_key is not None:
+            where, text = "MILLRACE_PSEUDONYM_KEY", self.pseudonym_key.get_secret_value()
+        else:
+            if not path.exists():
+                _make_key(path)
+            where, text = str(path), path.read_text()
+        if not text.strip():
+            raise ConfigError(f"{where} is empty; wanted a key. Put the key back there, or remove it to have one made.")
+        return text.encode()
 
 
 def settings() -> Settings:
@@ -102,7 +108,16 @@ def settings() -> Settings:
         raise ConfigError("; ".join(lines)) from error
 
 
-def _owner_only(path: str, flags: int) -> int:
-    import os
-
-    return os.open(path, flags, 0o600)
+def _make_key(path: Path) -> None:
+    """A new key at `path`, whole when it appears; the one of whoever came first stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(32))
+            stream.flush()
+            os.fsync(stream.fileno())
+        with suppress(FileExistsError):
+            os.link(aside, path)  # unlike a rename, never over a key that is there
+    finally:
+        Path(aside).unlink()

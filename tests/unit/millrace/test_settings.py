@@ -1,7 +1,9 @@
 """Settings: defaults that work, errors that name the variable, a key that nobody else can read."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -38,6 +40,33 @@ def test_a_key_from_the_environment_is_used_and_never_shown(monkeypatch: pytest.
     assert settings().pseudonym_secret() == b"top-secret"
     assert "top-secret" not in repr(settings()) + settings().model_dump_json()
     assert not (tmp_path / "pseudonym.key").exists()
+
+
+def test_many_who_ask_at_once_for_a_key_get_the_same_whole_one(tmp_path: Path) -> None:
+    rounds = [tmp_path / str(number) for number in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        barrier = Barrier(8)
+
+        def ask(home: Path) -> bytes:
+            barrier.wait()
+            return Settings(home=home).pseudonym_secret()
+
+        for home in rounds:
+            keys = set(pool.map(ask, [home] * 8))
+            assert len(keys) == 1
+            assert len(keys.pop()) == 64
+            assert [path.name for path in home.iterdir()] == ["pseudonym.key"]
+
+
+@pytest.mark.parametrize("key", ["", " \n"])
+def test_an_empty_key_is_refused_wherever_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> None:
+    (tmp_path / "pseudonym.key").write_text(key)
+    with pytest.raises(ConfigError, match=r"pseudonym\.key is empty"):
+        Settings(home=tmp_path).pseudonym_secret()
+
+    monkeypatch.setenv("MILLRACE_PSEUDONYM_KEY", key)
+    with pytest.raises(ConfigError, match="MILLRACE_PSEUDONYM_KEY is empty"):
+        Settings(home=tmp_path).pseudonym_secret()
 
 
 def test_a_relative_home_means_the_same_place_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
