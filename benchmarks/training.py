@@ -1,7 +1,7 @@
 """How fast training is: one process, two processes, and a bare torch loop over the same tensors, interleaved.
 
 `python -m benchmarks.training [--training-set FOLDER]` prints a table and writes `.millrace/bench/training.json`:
-`speedup_2` is two processes over one; `vs_bare_loop` the two-process run over a bare loop of the same model on both cores;
+`speedup_2` is two processes over one; `vs_bare_loop` two processes over a bare loop of the same model on both cores;
 `one_vs_bare_one_thread` the same on one core, which is what the trainer itself costs. Medians over rounds.
 """
 
