@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 
 from millrace.artifacts import Manifest
-from millrace.errors import ArtifactCorrupt, InvalidInput
+from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.gates import Verdict, require_all
 from millrace.progress import log
 
@@ -18,15 +18,28 @@ JUDGED_KINDS = frozenset({"validation", "evaluation", "skew_check"})
 
 
 def require(artifacts: Iterable[Manifest]) -> tuple[Verdict, ...]:
-    """The verdicts, when all passed; raises GateBlocked naming each failed rule with value and limit.
+    """The verdicts, when all passed; raises GateBlocked naming each failed rule with value and limit, and the report.
 
     No artifacts are a failure too. Raises InvalidInput for an artifact that carries no verdict, ArtifactCorrupt for a
     verdict that is not the one its manifest was written with.
     """
-    verdicts = tuple(_verdict(manifest) for manifest in artifacts)
-    require_all(verdicts)
+    judged = tuple(artifacts)
+    verdicts = tuple(_verdict(manifest) for manifest in judged)
+    try:
+        require_all(verdicts)
+    except GateBlocked as blocked:
+        failed = [manifest for manifest, verdict in zip(judged, verdicts, strict=True) if not verdict.passed]
+        raise _with_reports(blocked, failed) from None
     log("gate", passed=[verdict.gate for verdict in verdicts], rules=sum(len(verdict.rules) for verdict in verdicts))
     return verdicts
+
+
+def _with_reports(blocked: GateBlocked, failed: Iterable[Manifest]) -> GateBlocked:
+    """The same error, its message followed by where people read why; the folder where there is no page."""
+    pages = (manifest.folder / "report.html" for manifest in failed)
+    lines = [f"Report: {page if page.is_file() else page.parent}" for page in pages]
+    blocked.args = ("\n".join([str(blocked), *lines]),)
+    return blocked
 
 
 def _verdict(manifest: Manifest) -> Verdict:

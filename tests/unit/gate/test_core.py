@@ -32,6 +32,19 @@ def test_one_failure_among_many_blocks_whatever_the_facts_say(judged):
         require([judged("evaluation", 0.5), judged("validation", 2)])
 
 
+def test_the_message_names_the_report_of_what_failed_or_its_folder(judged):
+    passed, with_page, without = judged("evaluation", 0.5), judged("validation", 2), judged("skew_check", 3)
+    for artifact in (passed, with_page):
+        (artifact.folder / "report.html").write_text("<html>")
+
+    with pytest.raises(GateBlocked) as blocked:
+        require([passed, with_page, without])
+
+    lines = str(blocked.value).splitlines()
+    assert lines[-2:] == [f"Report: {with_page.folder / 'report.html'}", f"Report: {without.folder}"]
+    assert len(blocked.value.verdicts) == 3
+
+
 def test_nothing_to_read_blocks():
     with pytest.raises(GateBlocked):
         require([])
