@@ -193,6 +193,10 @@ class _CurrentStdout(io.TextIOBase):
 
 
 def _command() -> list[str]:
+    """What was typed, with this very interpreter: many machines have none called `python`."""
     main = sys.modules["__main__"].__spec__
-    program = ["python", "-m", main.name.removesuffix(".__main__")] if main else sys.argv[:1]
+    python = Path(sys.executable)  # not resolved: the link is what belongs to the environment
+    here = Path.cwd()
+    python = python.relative_to(here) if python.is_relative_to(here) else python
+    program = [str(python), "-m", main.name.removesuffix(".__main__")] if main else sys.argv[:1]
     return [*program, *sys.argv[1:]]

@@ -1,7 +1,10 @@
 """The local runner: cached steps, a step's own traceback, one run at a time. A real kfp pipeline of two tiny steps."""
 
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +127,25 @@ def test_another_pseudonym_key_is_not_served_from_the_cache(tmp_path: Path) -> N
     first, again, other = (Settings(home=tmp_path, pseudonym_key=SecretStr(key)) for key in keys)
 
     assert state_of_code(first) == state_of_code(again) != state_of_code(other)
+
+
+def test_the_command_to_go_on_with_names_an_interpreter_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", find_spec("json.tool"))
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(_go_on())[:3] == [sys.executable, "-m", "json.tool"]
+
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert shlex.split(_go_on())[:2] == ["venv/bin/python", "-m"]
+
+
+def _go_on() -> str:
+    return str(PipelineFailed("make", "reason", Path("log"))).rpartition("from the cache): ")[2]
 
 
 def test_a_key_made_in_the_home_counts_as_well(tmp_path: Path) -> None:
