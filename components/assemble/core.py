@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from components.assemble.arrays import engine_within, write_arrays
 from millrace.artifacts import Manifest, content_id, hash_files
@@ -19,9 +18,7 @@ from millrace.fraud.schema import LABEL_DELAY_DAYS
 from millrace.fraud.training_set import SPLITS
 from millrace.horizon import TEST_DAYS, resolve_as_of, start_of, test_start
 from millrace.progress import log
-
-FORMAT: Final = 1
-"""Part of the id: raise it when the files change their meaning."""
+from millrace.provenance import code_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +100,8 @@ def assemble(
     AlreadyRunning when another process assembles the same set.
     """
     history_length = int(feature_set.facts["history_length"])
-    identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "format": FORMAT})
+    code = code_of(Path(__file__).parent)
+    identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": code})
     folder = lake / "training_sets" / identity
     if (folder / "manifest.json").is_file():
         return Manifest.read(folder, "training_set")

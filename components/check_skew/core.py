@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,9 @@ from millrace.fraud import features_sql
 from millrace.gates import Rule, Verdict
 from millrace.horizon import microseconds
 from millrace.progress import log
+from millrace.provenance import code_of
 
-FORMAT: Final = 1
-"""Part of the id: raise it when what is compared changes its meaning."""
+FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +58,9 @@ def check_skew(
 ) -> Manifest:
     """Compare the paths on a sample; `facts.passed` and `verdict.json` say whether they agree.
 
-    A check that passed is not made again while the store is filled from the same artifact. Raises
-    InvalidInput when the online store comes from another feature set, NotFound when there is no store in `home`.
+    A check that passed is not made again while the store is filled from the same artifact and the code of every path
+    is the same. Raises InvalidInput when the online store comes from another feature set, NotFound when there is no
+    store in `home`.
     """
     config = config or SkewConfig()
     parents = {"online_store": online_store.id, "feature_set": feature_set.id}
@@ -69,13 +70,15 @@ def check_skew(
             f"wanted {feature_set.id}. Materialise that one first."
         )
     current = filled_with(home) == online_store.id
+    basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
-        if current and done.facts["passed"] and done.parents == parents and done.facts["config"] == asdict(config):
+        same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
+        if current and same and done.facts["passed"]:
             return done
     as_of = datetime.fromisoformat(online_store.facts["as_of"])
     sample, inputs, stored = _measure(feature_set, as_of, home, config, threads, memory_limit_gb)
     verdict = Verdict("skew", tuple(_rules(sample, inputs, stored, current, as_of, config)))
-    return _write(lake, parents, config, verdict, sample, inputs)
+    return _write(lake, parents, basis, verdict, sample, inputs)
 
 
 def _measure(
@@ -108,6 +111,8 @@ def _rules(
     known: NDArray[np.bool_] = inputs["batch"].newest_us != f.NEVER_US
     least = int(np.ceil(config.compared_share * len(sample)))
     detail = f"of {len(sample)}; {int((~fresh).sum())} have transactions pushed since the store was filled"
+    if fresh.sum() < least:  # the same store is never filled twice, so that what was pushed stays
+        detail += ". Ingest those and run with a later as_of, or remove the home's folder feast, which fills it anew"
     yield Rule("store is filled from this online_store", float(current), "==", 1.0)
     yield Rule("probes compared", float(fresh.sum()), ">=", float(least), detail)
     for path in ("offline", "online"):
@@ -166,21 +171,19 @@ def _named(sample: pa.Table, rows: NDArray[np.bool_]) -> str:
 def _write(
     lake: Path,
     parents: dict[str, str],
-    config: SkewConfig,
+    basis: dict[str, Any],
     verdict: Verdict,
     sample: pa.Table,
     inputs: dict[str, Inputs],
 ) -> Manifest:
     """Verdict and inputs into a folder named by what was compared and what came out."""
-    identity = content_id(
-        {"parents": parents, "config": asdict(config), "verdict": verdict.to_dict(), "format": FORMAT}
-    )
+    identity = content_id({"parents": parents, **basis, "verdict": verdict.to_dict()})
     folder = lake / "skew_checks" / identity
     with replacing_folder(folder) as aside:
         verdict.write(aside / "verdict.json")
         pq.write_table(_as_table(sample, inputs), aside / "sample.parquet")
         files = hash_files(aside)
-        facts = {"passed": verdict.passed, "config": asdict(config), "probes": len(sample)}
+        facts = {"passed": verdict.passed, "probes": len(sample), **basis}
         manifest = Manifest(kind="skew_check", id=identity, uri=str(folder), parents=parents, files=files, facts=facts)
         manifest.write(aside / "manifest.json")
     log("skew checked", skew_check=identity, passed=verdict.passed, probes=len(sample))

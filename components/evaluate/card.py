@@ -72,10 +72,6 @@ def limits(evidence: Evidence, config: EvaluateConfig) -> list[str]:
     return lines
 
 
-def _in_time(splits: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return sorted(splits.items(), key=lambda item: str(item[1]["first_day"]))
-
-
 def _others(evidence: Evidence) -> list[str]:
     named = dict(evidence.baselines)
     if evidence.champion is not None and evidence.champion.comparison is not None:

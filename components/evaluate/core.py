@@ -29,7 +29,7 @@ from millrace.gates import Verdict
 from millrace.metrics import Floats
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
-from millrace.provenance import hash_sources
+from millrace.provenance import code_of
 
 GATE: Final = "evaluation"
 ROC_POINTS: Final = 200
@@ -108,7 +108,7 @@ def _identity(
             "champion": champion and champion.id,
             "config": config.model_dump(),
             "review_capacity": k,
-            "code": hash_sources((Path(__file__).parent,)),
+            "code": code_of(Path(__file__).parent),
         }
     )
 

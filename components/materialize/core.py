@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +20,7 @@ from millrace.feast_home import filled_with, repository
 from millrace.fraud import features_sql, online_sql
 from millrace.horizon import microseconds, start_of
 from millrace.progress import log
-
-FORMAT: Final = 1
-"""Part of the id: raise it when the files change their meaning."""
+from millrace.provenance import code_of
 
 
 def materialize(
@@ -44,7 +41,9 @@ def materialize(
     from components.materialize.store import applied, fill
 
     _require_inside(feature_set, as_of)
-    identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "format": FORMAT})
+    # What it imports and no more: a new id replaces the store, and what was pushed to it is gone.
+    code = code_of(Path(__file__).parent)
+    identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "code": code})
     folder = lake / "online" / identity
     with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
         if not (folder / "manifest.json").is_file():

@@ -30,7 +30,7 @@ from millrace.gates import Rule, Verdict
 from millrace.metrics import ROW_COLUMNS, Judged, judged
 from millrace.model_artifact import MODEL_JSON, ModelSpec, load_graph
 from millrace.progress import log
-from millrace.provenance import code_version, hash_sources
+from millrace.provenance import code_of, code_version
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
 REFERENCE: Final = "reference_window.parquet"
@@ -106,7 +106,7 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
 
     Raises GateBlocked when the graph does not reproduce torch, InvalidInput when there are no validation rows.
     """
-    code = hash_sources((Path(__file__).parent,))
+    code = code_of(Path(__file__).parent)
     inputs = {"model": model.id, "training_set": training_set.id, "config": asdict(config), "code": code}
     folder = lake.resolve() / "models" / content_id(inputs)
     if (folder / MANIFEST).is_file():

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictFloat, StrictInt
 
 from millrace.artifacts import Manifest, content_id
-from millrace.atomic import exclusive, sha256_file
+from millrace.atomic import exclusive
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
-from millrace.fraud import model as model_code
 from millrace.fraud.model import ModelSpec
 from millrace.fraud.training_set import TrainingSet
+from millrace.provenance import code_of
 from millrace.settings import Settings
 
 DEFAULT_CONFIG: Final = Path(__file__).with_name("train.yaml")
@@ -128,12 +128,11 @@ def steps_of(rows: int, frauds: int, config: TrainConfig) -> int:
     return math.ceil((frauds + max(round((rows - frauds) * config.negative_share), 1)) / config.batch_size)
 
 
-def model_id(training_set: Manifest, config: TrainConfig) -> str:
-    """Id of what training would give: rows, hyper-parameters, and the code of the model and of the loop."""
-    here = Path(__file__)
-    sources = (Path(model_code.__file__), here, here.with_name("worker.py"))
-    code = {path.name: sha256_file(path) for path in sources}
-    return content_id({"training_set": training_set.id, "config": config.model_dump(), "code": code})
+def model_id(training_set: Manifest, config: TrainConfig, processes: int) -> str:
+    """Id of what training would give: rows, hyper-parameters, code, and how many processes split a batch."""
+    code = code_of(Path(__file__).parent)
+    inputs = {"training_set": training_set.id, "config": config.model_dump(), "processes": processes, "code": code}
+    return content_id(inputs)
 
 
 def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Settings) -> Manifest:
@@ -144,7 +143,7 @@ def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Set
     """
     from components.train.launch import publish, run_workers
 
-    identity = model_id(training_set, config)
+    identity = model_id(training_set, config, settings.processes)
     folder = lake / "models" / identity
     if (folder / "manifest.json").is_file():
         return Manifest.read(folder, "model")

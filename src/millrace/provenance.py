@@ -12,9 +12,10 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,12 @@ CODE_VERSION_VARIABLE: Final = "MILLRACE_CODE_VERSION"
 
 SOURCES: Final = ("millrace", "components", "pipelines", "serving", "feature_repo")
 """The packages whose files are the code."""
+
+PLUMBING: Final = frozenset(
+    f"millrace/{name}.py"
+    for name in ("__init__", "artifacts", "atomic", "errors", "progress", "provenance", "settings")
+)
+"""Modules that say how a result is stored and spoken of, not what it is: an edit there changes no id."""
 
 PACKAGES: Final = (
     "duckdb",
@@ -63,10 +70,36 @@ def hash_sources(folders: Iterable[Path]) -> str:
     """12 hex digits over the names and bytes of every Python, YAML and TOML file below `folders`."""
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".yaml", ".toml"} and p.is_file()):
+        for path in _sources(folder):
             digest.update(f"{folder.name}/{path.relative_to(folder)}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
+
+
+@functools.cache  # the code that runs is the code that was there when the process started
+def code_of(*entries: Path) -> str:
+    """12 hex digits over what decides a result: the sources below `entries` and each module of ours that they import.
+
+    Imports are followed through the packages in SOURCES, those inside functions too, and end at PLUMBING. So a fix in
+    `millrace.metrics` gives a new verdict, and one in `millrace.cli` trains no model again.
+    """
+    roots = source_folders()
+    files = code_files(*entries)
+    content = sorted((_name(path, roots), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+
+def code_files(*entries: Path) -> set[Path]:
+    """The files that `code_of` hashes."""
+    roots = {folder.name: folder for folder in source_folders()}
+    waiting = [path for entry in entries for path in (_sources(entry) if entry.is_dir() else [entry])]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in found and _name(path, roots.values()) not in PLUMBING:
+            found.add(path)
+            waiting += _imported(path.read_text(), roots) if path.suffix == ".py" else ()
+    return found
 
 
 def package_versions() -> dict[str, str]:
@@ -101,6 +134,32 @@ def _code_version(folders: tuple[Path, ...]) -> str:
         return f"{millrace.__version__}+src.{hash_sources(folders)}"
     changed = _git("status", "--porcelain", "--", *map(str, folders))
     return f"git:{commit}" if changed == "" else f"git:{commit}+dirty.{hash_sources(folders)}"
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".yaml", ".toml"} and p.is_file())
+
+
+def _name(path: Path, roots: Iterable[Path]) -> str:
+    """`package/…/module.py`, the same wherever the package is installed."""
+    root = next((root for root in roots if path.is_relative_to(root)), None)
+    return str(path) if root is None else path.relative_to(root.parent).as_posix()
+
+
+_IMPORT: Final = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\(([^)]*)\)|(.*))|import[ \t]+([\w.]+))", re.M
+)
+
+
+def _imported(text: str, roots: dict[str, Path]) -> Iterator[Path]:
+    """The files of the modules of ours that a source imports; reading lines costs a tenth of parsing them."""
+    for package, listed, plain, module in _IMPORT.findall(text):
+        names = [part.split()[0] for part in (listed or plain).split(",") if part.split()]
+        for dotted in (module or package, *(f"{package}.{name}" for name in names if package)):
+            first, *rest = dotted.split(".")
+            place = roots[first].joinpath(*rest) if first in roots else None
+            if place is not None:
+                yield from (p for p in (place.with_name(f"{place.name}.py"), place / "__init__.py") if p.is_file())
 
 
 def _tracked(path: Path) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from components.assemble import core
 from components.assemble.core import SplitSpec, assemble, split_of
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive
@@ -145,6 +146,13 @@ def test_the_same_set_again_does_no_work(feature_set: Manifest, lake: Path) -> N
     assert second == first
     assert second.path("features.npy").stat().st_mtime_ns == written
     second.verify()
+
+
+def test_other_code_makes_another_set(feature_set: Manifest, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = assemble(feature_set, lake, SPEC)
+    monkeypatch.setattr(core, "code_of", lambda *_: "edited")
+
+    assert assemble(feature_set, lake, SPEC).id != first.id
 
 
 def test_carried_columns_reach_the_rows_and_never_the_features(feature_set: Manifest, lake: Path) -> None:

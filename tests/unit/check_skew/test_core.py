@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
+from components.check_skew import core
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
 from millrace.artifacts import Manifest
@@ -221,6 +222,19 @@ def test_a_check_that_passed_is_not_made_again_until_the_store_is_filled_anew(
     filled(AS_OF - timedelta(days=5))
 
     assert not check_skew(feature_set, store, lake, tmp_path, SkewConfig(sample=30)).facts["passed"]
+
+
+def test_a_check_that_passed_is_made_again_when_the_code_changed(
+    lake: Path, feature_set: Manifest, home: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, store = home
+    first = check_skew(feature_set, store, lake, folder, SkewConfig(sample=30))
+
+    monkeypatch.setattr(core, "code_of", lambda *_: "edited")
+    second = check_skew(feature_set, store, lake, folder, SkewConfig(sample=30))
+
+    assert second.id != first.id
+    assert second.facts["code"] == "edited"
 
 
 def test_a_store_of_another_feature_set_is_refused(

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
+from components.materialize import core
 from components.materialize.core import materialize
 from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput
@@ -102,6 +103,17 @@ def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
 
     materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=3))
     assert 10**9 not in seen_by_server().transaction_ids  # a server that was open all the time sees it
+
+
+def test_other_code_fills_the_store_anew(
+    tmp_path: Path, lake: Path, feature_set: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = materialize(feature_set, lake, tmp_path, AS_OF)
+    monkeypatch.setattr(core, "code_of", lambda *_: "edited")
+
+    second = materialize(feature_set, lake, tmp_path, AS_OF)
+
+    assert filled_with(tmp_path) == second.id != first.id
 
 
 def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:

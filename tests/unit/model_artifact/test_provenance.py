@@ -48,6 +48,63 @@ def test_the_hash_of_sources_changes_with_a_byte_and_with_a_name(tmp_path: Path)
     assert len({first, edited, provenance.hash_sources([tmp_path])}) == 3
 
 
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """`components/judge` imports `millrace.figures` in a function, which imports `millrace.deep.sums`."""
+    sources = {
+        "components/judge/core.py": "def judge():\n    from millrace import (\n        figures as f,\n    )\n",
+        "millrace/__init__.py": "",
+        "millrace/figures.py": "from millrace.deep import sums\nfrom millrace.atomic import x\n",
+        "millrace/deep/sums.py": "import millrace.figures\n",
+        "millrace/atomic.py": "",
+        "millrace/cli.py": "",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(provenance, "source_folders", lambda: (tmp_path / "millrace", tmp_path / "components"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("edited", "matters"),
+    [
+        ("components/judge/core.py", True),
+        ("components/judge/judge.yaml", True),
+        ("millrace/figures.py", True),
+        ("millrace/deep/sums.py", True),
+        ("millrace/atomic.py", False),
+        ("millrace/cli.py", False),
+    ],
+)
+def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Path, edited: str, matters: bool):
+    read = provenance.code_of.__wrapped__  # as a new process would
+    before = read(package / "components" / "judge")
+
+    with (package / edited).open("a") as stream:
+        stream.write("\n# edited")
+
+    assert (read(package / "components" / "judge") != before) == matters
+
+
+@pytest.mark.parametrize(
+    ("component", "module"),
+    [
+        ("check_skew", "millrace.fraud.online"),
+        ("evaluate", "millrace.bootstrap"),
+        ("optimise", "millrace.model_artifact"),
+        ("materialize", "millrace.fraud.online_sql"),
+        ("assemble", "millrace.horizon"),
+        ("train", "millrace.fraud.training_set"),
+    ],
+)
+def test_the_code_of_a_real_component_reaches_what_decides_its_result(component: str, module: str):
+    roots = {folder.name: folder for folder in provenance.source_folders()}
+    decisive = roots["millrace"].joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+    assert decisive in provenance.code_files(roots["components"] / component)
+
+
 def test_packages_and_hardware_are_named():
     assert {"python", "numpy", "onnxruntime"} <= provenance.package_versions().keys()
     assert provenance.hardware()["cores"] >= 1

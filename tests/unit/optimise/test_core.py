@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from components.optimise import core
 from components.optimise.core import FLOAT, INT8, OptimiseConfig, Variant, check_parity, choose, optimise
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
@@ -101,6 +102,14 @@ def test_a_finished_model_is_not_made_again(servable: Manifest, trained: Manifes
     assert again == servable
     assert (servable.folder / FLOAT).stat().st_mtime_ns == stamp
     assert optimise(trained, training_set, lake, replace(FAST, review_capacity=6)).id != servable.id
+
+
+def test_other_code_makes_another_model(
+    servable: Manifest, trained: Manifest, training_set: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(core, "code_of", lambda *_: "edited")
+
+    assert optimise(trained, training_set, tmp_path, FAST).id != servable.id
 
 
 def test_a_graph_that_is_not_torchs_equal_is_blocked_and_leaves_nothing(

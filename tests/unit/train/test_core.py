@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from components.train import core
 from components.train.core import (
     DEFAULT_CONFIG,
     Progress,
@@ -124,11 +125,16 @@ def test_training_stops_when_patience_is_over_and_keeps_the_earliest_best() -> N
     assert progress.best["epoch"] == 1
 
 
-def test_the_id_follows_rows_and_hyper_parameters(training_set: Manifest, small_config) -> None:
-    first = model_id(training_set, small_config())
+def test_the_id_follows_rows_hyper_parameters_processes_and_code(
+    training_set: Manifest, small_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = model_id(training_set, small_config(), 1)
 
-    assert model_id(training_set, small_config()) == first
-    assert model_id(training_set, small_config(seed=2)) != first
+    assert model_id(training_set, small_config(), 1) == first
+    assert model_id(training_set, small_config(seed=2), 1) != first
+    assert model_id(training_set, small_config(), 2) != first
+    monkeypatch.setattr(core, "code_of", lambda *_: "edited")
+    assert model_id(training_set, small_config(), 1) != first
 
 
 def test_rows_that_cannot_train_are_refused_before_anything_starts(made_set, small_config, tmp_path: Path) -> None:

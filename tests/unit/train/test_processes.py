@@ -96,7 +96,7 @@ def test_neither_a_killed_worker_nor_a_killed_run_changes_the_weights(
 ) -> None:
     config = small_config(epochs=25, patience=25, batch_size=64, negative_share=0.5)
     settings = settings_in(tmp_path / "home", tracking_uri, processes=2)
-    work = settings.lake / "models" / f".{model_id(training_set, config)}.run"
+    work = settings.lake / "models" / f".{model_id(training_set, config, settings.processes)}.run"
 
     with start(training_set, config, settings) as run:
         wait_for(lambda: epochs_done(work))
@@ -158,7 +158,7 @@ def test_the_traceback_of_a_failing_process_reaches_the_caller(
 ) -> None:
     monkeypatch.setattr(launch, "MAX_RESTARTS", 0)
     settings = settings_in(tmp_path, tracking_uri)
-    identity = model_id(training_set, small_config())
+    identity = model_id(training_set, small_config(), settings.processes)
     work = settings.lake / "models" / f".{identity}.run"
     work.mkdir(parents=True)
     (work / "checkpoint.pt").write_bytes(b"not a checkpoint")
@@ -174,7 +174,7 @@ def test_two_runs_of_the_same_model_at_once_are_refused(
     training_set: Manifest, small_config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
     settings = settings_in(tmp_path, tracking_uri)
-    identity = model_id(training_set, small_config())
+    identity = model_id(training_set, small_config(), settings.processes)
 
     with (
         exclusive(settings.lake / "models" / f".{identity}.lock", "the first run"),
