@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,10 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str, kind: str | None = None) -> Manifest:
-        """Read a manifest file, or the one inside a folder; `kind` guards against handing over the wrong artifact."""
+        """Read a manifest file, or the one inside a folder, whose place then is its `uri`.
+
+        `kind` guards against handing over the wrong artifact.
+        """
         path = Path(path)
         path = path / MANIFEST if path.is_dir() else path
         try:
@@ -94,7 +97,9 @@ class Manifest:
             raise ArtifactCorrupt(f"{path} is not a manifest: {error}") from error
         if kind is not None and manifest.kind != kind:
             raise InvalidInput(f"{path} is a {manifest.kind}; wanted a {kind}")
-        return manifest
+        # Inside its own folder it names where it lies, so that a home can be moved. A KFP artifact is a copy elsewhere.
+        at_home = path.name == MANIFEST and path.absolute().parent.name in {manifest.id, manifest.folder.name}
+        return replace(manifest, uri=str(path.parent.absolute())) if at_home else manifest
 
     def verify(self) -> None:
         """Hash every file; raises ArtifactCorrupt naming the first that differs or is gone."""

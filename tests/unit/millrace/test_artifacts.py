@@ -22,6 +22,25 @@ def test_a_manifest_reads_back_as_written(tmp_path: Path) -> None:
     assert Manifest.read(tmp_path / "a" / "manifest.json", "snapshot") == manifest
 
 
+def test_an_artifact_that_was_moved_with_its_home_is_found_where_it_lies(tmp_path: Path) -> None:
+    an_artifact(tmp_path / "old" / "abc")
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    moved = Manifest.read(tmp_path / "new" / "abc")
+
+    assert moved.folder == tmp_path / "new" / "abc"
+    moved.verify()
+
+
+def test_a_copy_of_a_manifest_that_travels_keeps_pointing_at_the_artifact(tmp_path: Path) -> None:
+    manifest = an_artifact(tmp_path / "lake" / "abc")
+    manifest.write(tmp_path / "run" / "snapshot")
+    manifest.write(tmp_path / "run" / "step" / "manifest.json")
+
+    assert Manifest.read(tmp_path / "run" / "snapshot") == manifest
+    assert Manifest.read(tmp_path / "run" / "step") == manifest
+
+
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     manifest = an_artifact(tmp_path / "a")
     manifest.verify()
