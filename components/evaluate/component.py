@@ -30,7 +30,7 @@ def evaluate(
     result = verb(
         Manifest.read(Path(model.path), "model"),
         Manifest.read(Path(training_set.path), "training_set"),
-        find_model(here.lake, champion),
+        find_model(here, champion),
         here.lake,
         EvaluateConfig.load(overrides=overrides),
         review_capacity=here.review_capacity,

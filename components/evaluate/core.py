@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +24,15 @@ from components.evaluate.rules import judge
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
 from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
 from millrace.atomic import replacing_folder
-from millrace.errors import InvalidInput, MillraceError
+from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.fraud.slices import slice_masks
 from millrace.gates import Verdict
 from millrace.metrics import Floats
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
 from millrace.provenance import code_of
+from millrace.registry import Registry, served
+from millrace.settings import Settings
 
 GATE: Final = "evaluation"
 ROC_POINTS: Final = 200
@@ -84,9 +87,19 @@ def evaluate(
     return Manifest.read(folder, "evaluation")
 
 
-def find_model(lake: Path, identity: str) -> Manifest | None:
-    """The model `identity` in `lake`, absent for an empty one; raises NotFound for one that is not there."""
-    return Manifest.read(lake / "models" / identity, "model") if identity else None
+def find_model(settings: Settings, identity: str) -> Manifest | None:
+    """The model `identity`, absent for an empty one; where the lake lost it, the registry's copy if that is served.
+
+    Raises NotFound when it is in neither place.
+    """
+    folder = settings.lake / "models" / identity
+    if not identity or (folder / MANIFEST).is_file():
+        return Manifest.read(folder, "model") if identity else None
+    champion = served(settings)
+    if champion is None or champion.artifact_id != identity:
+        raise NotFound(f"no model {identity} in {folder.parent}, and it is not what is served. Name another champion.")
+    registered = Registry(settings).folder(champion.version)
+    return replace(Manifest.read(registered, "model"), uri=str(registered))
 
 
 def champion_scores(champion: Manifest, week: TestWeek, threads: int) -> Floats | str:

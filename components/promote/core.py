@@ -50,7 +50,7 @@ def promote(
     settings: Settings,
     config: PromoteConfig | None = None,
     *,
-    validation: Manifest | None = None,
+    validation: Manifest,
 ) -> Manifest:
     """The promotion of a model: the first becomes champion, a later one challenger; again, it gives the same version.
 
@@ -58,7 +58,7 @@ def promote(
     a file of the model or of a judgement is not what its manifest says.
     """
     config = config or PromoteConfig()
-    judgements = [item for item in (evaluation, skew_check, validation) if item is not None]
+    judgements = [evaluation, skew_check, validation]
     base = _base(config.base_manifest)
     inputs = {"model": model.id, "judgements": [item.id for item in judgements], "name": settings.model_name}
     identity = content_id(inputs | {"base": sha256_text(base), "store": settings.model_store_uri})

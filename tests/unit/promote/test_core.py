@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from components.evaluate.core import find_model
 from components.promote import core
 from components.promote.core import BASE_MANIFEST, PromoteConfig, promote
 from millrace.artifacts import Manifest
-from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked
+from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
 from millrace.model_artifact import ModelArtifact
 from millrace.registry import CHALLENGER, CHAMPION, Registry, served
 from millrace.settings import Settings
@@ -206,6 +207,28 @@ def test_saying_passed_does_not_make_it_so(world: World):
     assert failed.facts["passed"] is True
     with pytest.raises(GateBlocked):
         promote(**arguments | {"evaluation": failed})
+
+
+def test_a_champion_that_the_lake_lost_is_found_in_the_registry(world: World):
+    promote(**world.arguments("m1"))
+    shutil.rmtree(world.settings.lake / "models")
+
+    champion = find_model(world.settings, "m1")
+
+    assert champion is not None
+    assert champion.folder == world.registry.folder(1)
+    champion.verify()
+    assert find_model(world.settings, "") is None
+    with pytest.raises(NotFound, match="no model m2"):
+        find_model(world.settings, "m2")
+
+
+def test_no_model_gets_in_without_a_verdict_on_its_data(world: World):
+    arguments = world.arguments("m1")
+    del arguments["validation"]
+
+    with pytest.raises(TypeError, match="validation"):
+        promote(**arguments)
 
 
 def test_a_model_whose_file_changed_gets_no_version(world: World):
