@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from components.ingest.redaction import redacted
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, sha256_text
 from millrace.errors import MillraceError
@@ -199,4 +200,4 @@ def _command() -> list[str]:
     here = Path.cwd()
     python = python.relative_to(here) if python.is_relative_to(here) else python
     program = [str(python), "-m", main.name.removesuffix(".__main__")] if main else sys.argv[:1]
-    return [*program, *sys.argv[1:]]
+    return [*program, *(redacted(argument) for argument in sys.argv[1:])]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest.core import source_version
+from components.ingest.redaction import redacted
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.progress import log
 from millrace.registry import Registry, served
@@ -44,7 +45,7 @@ def run_pipeline(source: str, arguments: Mapping[str, Any], settings: Settings) 
         "source_version": source_version(source),
         "champion": champion.artifact_id if champion else "",
     }
-    log("training pipeline", **decided)
+    log("training pipeline", **decided | {"source": redacted(source)})
     return run_local(_training, decided | dict(arguments), settings)
 
 

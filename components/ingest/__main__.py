@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.ingest.core import IngestConfig, ingest, parse_column_map
+from components.ingest.redaction import redacted
 from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
 from millrace.settings import settings
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         _print(ingest(parsed.source, here.lake, config), here.lake)
     except (MillraceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -27,7 +27,7 @@ class ParquetReader:
     def __init__(self, file: SourceFile, column_map: Mapping[str, str]) -> None:
         self.file = file
         with _named(file), self._open() as parquet:
-            self.shape: Shape = resolve(parquet.schema_arrow, column_map, file.path)
+            self.shape: Shape = resolve(parquet.schema_arrow, column_map, file.name)
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:
         by_place = {(segment.start, segment.hash): segment for segment in known}
@@ -65,7 +65,7 @@ def _named(file: SourceFile) -> Iterator[None]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowIOError) as error:
         if isinstance(error, InvalidInput) or getattr(error, "errno", None):
             raise
-        raise InvalidInput(f"{file.path} is a truncated or corrupt Parquet file: {error}. Export it again.") from error
+        raise InvalidInput(f"{file.name} is a truncated or corrupt Parquet file: {error}. Export it again.") from error
 
 
 def _hash(stream: Any, group: pq.RowGroupMetaData, schema: str) -> str:

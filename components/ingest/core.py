@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from components.ingest.columns import check_column_map
 from components.ingest.index import Index
 from components.ingest.partitions import iso, partition_path
+from components.ingest.redaction import redacted, redacting
 from components.ingest.sources import SourceFile, canonical_uri, list_files
 from millrace.artifacts import MANIFEST, Manifest, content_id
 from millrace.atomic import exclusive, replacing_folder, sha256_text
@@ -82,7 +82,7 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
     files = list_files(source)
     uri = canonical_uri(source)
     work = lake / "ingest" / sha256_text(uri, config.identity)[:16]
-    with exclusive(work / "lock", f"ingest of {source}"):
+    with exclusive(work / "lock", f"ingest of {redacted(source)}"):
         index = _usable(Index.read(work / "index.json"), lake)
         done = _finished(index, files, lake)
         if done is not None:
@@ -91,9 +91,9 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
         from components.ingest.refresh import Refresh  # pandera and pandas: 2 s that a finished source does not pay
 
         with _scratch(work / "scratch") as scratch:
-            with Refresh(lake, scratch, config, index) as refresh:
+            with redacting(), Refresh(lake, scratch, config, index) as refresh:
                 result = refresh.run(files)
-            manifest = _publish(lake, result, _without_credentials(uri))
+            manifest = _publish(lake, result, redacted(uri))
         result.index.snapshot = manifest.id
         result.index.write(work / "index.json")
     quarantined = sum(manifest.facts["quarantined"].values())
@@ -112,7 +112,7 @@ def parse_column_map(text: str) -> dict[str, str]:
 
 def source_version(source: str) -> str:
     """16 hex digits that change when a file of `source` appears, changes or goes; nothing is read."""
-    return content_id({file.path: file.stamp for file in list_files(source)})
+    return content_id({file.name: file.stamp for file in list_files(source)})
 
 
 def _publish(lake: Path, result: Result, uri: str) -> Manifest:
@@ -158,7 +158,7 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
 
 def _finished(index: Index, files: list[SourceFile], lake: Path) -> Manifest | None:
     """The snapshot of the last ingest, when the source is as it was then."""
-    if {file.path: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
+    if {file.name: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
         return None
     try:
         return Manifest.read(lake / "snapshots" / index.snapshot, "snapshot") if index.snapshot else None
@@ -189,10 +189,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
 def _relative(day: str, digest: str) -> str:
     """From a snapshot's folder to a partition."""
     return f"../../transactions/day={day}/{digest[:16]}.parquet"
-
-
-def _without_credentials(uri: str) -> str:
-    return re.sub(r"://[^/@]*@", "://", uri)
 
 
 def _check_timezone(name: str) -> None:

@@ -38,18 +38,18 @@ class DelimitedReader:
         with file.open() as stream:
             sample = stream.read(_SAMPLE_BYTES)
         if not sample.strip():
-            raise InvalidInput(f"{file.path} is empty; wanted a header line and rows")
+            raise InvalidInput(f"{file.name} is empty; wanted a header line and rows")
         self.encoding = encoding or _encoding(sample)
         if not encoding and self.encoding == "latin-1":
-            log("ingest reads as latin-1, for it is not UTF-8", file=file.path)
+            log("ingest reads as latin-1, for it is not UTF-8", file=file.name)
         with self._open() as text:
             self._header = text.line()
-        header = _decode(self._header, file.path).rstrip("\r\n")
+        header = _decode(self._header, file.name).rstrip("\r\n")
         self.delimiter = delimiter or _delimiter(header, column_map)
         fields = next(csv.reader([header], delimiter=self.delimiter))
         # pandas writes its index under an empty name
         names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(fields)]
-        self.shape: Shape = resolve(pa.schema([(name, pa.string()) for name in names]), column_map, file.path)
+        self.shape: Shape = resolve(pa.schema([(name, pa.string()) for name in names]), column_map, file.name)
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:
         identity = f"{self.encoding}\0{self.delimiter}\0".encode() + self._header
@@ -84,7 +84,7 @@ class DelimitedReader:
             malformed.append((row.number - 1, row.text))
             return "skip"
 
-        _decode(data, self.file.path)
+        _decode(data, self.file.name)
         names = self.shape.raw.names
         try:
             table = pacsv.read_csv(
@@ -97,13 +97,13 @@ class DelimitedReader:
                 ),
             )
         except pa.ArrowInvalid as error:
-            raise InvalidInput(f"{self.file.path} cannot be read as delimited text: {error}") from error
+            raise InvalidInput(f"{self.file.name} cannot be read as delimited text: {error}") from error
         skipped = {place for place, _ in malformed}
         places = [place for place in range(len(table) + len(skipped)) if place not in skipped] if skipped else None
         yield RawRows(table, places or range(len(table)), malformed)
 
     def _open(self) -> _Text:
-        return _Text(self.file.open(), self.encoding, self.file.path)
+        return _Text(self.file.open(), self.encoding, self.file.name)
 
 
 class _Text:

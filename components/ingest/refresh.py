@@ -64,17 +64,17 @@ class Refresh:
 
     def run(self, files: list[SourceFile]) -> Result:
         """Raises InvalidInput when no row is left."""
-        self._sources = {file.path: file for file in files}
+        self._sources = {file.name: file for file in files}
         carried = self._carried()
         self._staging = staging = Staging(self.scratch, carried, self.config.memory_limit_gb, self.config.threads)
         quarantine = Quarantine(self.scratch / "quarantine", staging.db)
         intake = Intake(staging, quarantine, carried, self.config.timezone, self.config.pseudonym_key)
         for file in track(files, "ingest reads", total=len(files)):
-            self.files[file.path] = self._scan(file, intake)
+            self.files[file.name] = self._scan(file, intake)
         intake.flush()
         if not any(segment.rows for segment in self._segments()):
             raise InvalidInput(
-                f"{files[0].path} and the other {len(files) - 1} files hold no rows; wanted at least one"
+                f"{files[0].name} and the other {len(files) - 1} files hold no rows; wanted at least one"
             )
         days, conflicts = self._remake(self._stage_touched(intake, staging), staging, quarantine)
         index = Index(snapshot=self.before.snapshot, files=self.files, days=days, conflicts=conflicts)
@@ -111,16 +111,16 @@ class Refresh:
 
     def _scan(self, file: SourceFile, intake: Intake) -> FileRecord:
         """The file's segments; the rows of new ones go to `intake`."""
-        old = self._old(file.path)
+        old = self._old(file.name)
         if old is not None:
             return old
-        reader = self._reader(file.path)
-        known = self.before.files[file.path].segments if file.path in self.before.files else []
+        reader = self._reader(file.name)
+        known = self.before.files[file.name].segments if file.name in self.before.files else []
         record = FileRecord(stamp=file.stamp, carried=encode_schema(reader.shape.carried), segments=[])
         for stretch in reader.scan(known):
             record.segments.append(stretch.segment)
             if not stretch.known:
-                origin = self._origin(file.path, stretch.segment, record)
+                origin = self._origin(file.name, stretch.segment, record)
                 for raw in stretch.read():
                     intake.take(origin, raw, None)
         return record

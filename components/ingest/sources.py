@@ -10,6 +10,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from components.ingest.redaction import redacted, redacting
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.progress import log
 
@@ -28,6 +29,11 @@ class SourceFile:
     """Path inside `fs`."""
     stamp: str
     """Changes when the file changes: size and modification time, or the store's ETag."""
+
+    @property
+    def name(self) -> str:
+        """The path as it may be shown and kept."""
+        return redacted(self.path)
 
     @property
     def local(self) -> bool:
@@ -49,19 +55,28 @@ class SourceFile:
 
 def list_files(source: str) -> list[SourceFile]:
     """The files of `source`, sorted by path; raises NotFound when there are none, ConfigError for a protocol
-    that is not installed.
+    that is not installed, InvalidInput for what is no path or URI.
     """
+    with redacting():
+        return _listed(source)
+
+
+def _listed(source: str) -> list[SourceFile]:
+    shown = redacted(source)
     try:
         fs, path = url_to_fs(str(Path(source).expanduser()) if "://" not in source else source)
     except ImportError as error:
-        raise ConfigError(f"{source}: its protocol needs a package that is not installed: {error}") from error
+        raise ConfigError(f"{shown}: its protocol needs a package that is not installed: {error}") from error
     except ValueError as error:
-        raise InvalidInput(f"{source} is not a path or URI that can be read: {error}") from error
-    paths = _expand(fs, path, source)
+        raise InvalidInput(f"{shown} is not a path or URI that can be read: {redacted(str(error))}") from None
+    paths = sorted(_expand(fs, path, shown))
     if not paths:
         wanted = ", ".join(sorted(PARQUET | DELIMITED))
-        raise NotFound(f"no events at {source}. Wanted a file, a folder or a glob of files ending in {wanted}.")
-    return [SourceFile(fs, path, fs.ukey(path)) for path in sorted(paths)]
+        raise NotFound(f"no events at {shown}. Wanted a file, a folder or a glob of files ending in {wanted}.")
+    files = [SourceFile(fs, path, fs.ukey(path)) for path in paths]
+    if len({file.name for file in files}) < len(files):
+        raise InvalidInput(f"{shown}: some files differ in nothing but their query; wanted a name for each")
+    return files
 
 
 def canonical_uri(source: str) -> str:
@@ -71,17 +86,17 @@ def canonical_uri(source: str) -> str:
     return str(Path(source).expanduser().absolute())
 
 
-def _expand(fs: Any, path: str, source: str) -> list[str]:
+def _expand(fs: Any, path: str, shown: str) -> list[str]:
     if fs.isfile(path):
         return [path]
     if _GLOB & set(path):
         return [found for found in fs.glob(path) if fs.isfile(found)]
     if not fs.isdir(path):
-        raise NotFound(f"{source} does not exist")
+        raise NotFound(f"{shown} does not exist")
     below = [found for found in fs.find(path) if not _hidden(found, path)]
     known = [found for found in below if _suffix(found) in PARQUET | DELIMITED]
     if len(known) < len(below):
-        log("ingest ignores files", count=len(below) - len(known), first=sorted(set(below) - set(known))[0])
+        log("ingest ignores files", count=len(below) - len(known), first=redacted(min(set(below) - set(known))))
     return known
 
 
