@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
+from uuid import uuid4
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from components.ingest.redaction import redacted, redacting
+from millrace.artifacts import content_id
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.progress import log
 
 PARQUET: Final = frozenset({".parquet", ".pq", ".parq"})
 DELIMITED: Final = frozenset({".csv", ".tsv", ".psv", ".txt"})
 COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
+_HTTP_VERSION: Final = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 _GLOB: Final = frozenset("*?[")
 
 
@@ -28,7 +31,7 @@ class SourceFile:
     path: str
     """Path inside `fs`."""
     stamp: str
-    """Changes when the file changes: size and modification time, or the store's ETag."""
+    """Changes when the file changes: size and modification time, or what the store says (ETag, Last-Modified)."""
 
     @property
     def name(self) -> str:
@@ -73,7 +76,7 @@ def _listed(source: str) -> list[SourceFile]:
     if not paths:
         wanted = ", ".join(sorted(PARQUET | DELIMITED))
         raise NotFound(f"no events at {shown}. Wanted a file, a folder or a glob of files ending in {wanted}.")
-    files = [SourceFile(fs, path, fs.ukey(path)) for path in paths]
+    files = [SourceFile(fs, path, _stamp(fs, path)) for path in paths]
     if len({file.name for file in files}) < len(files):
         raise InvalidInput(f"{shown}: some files differ in nothing but their query; wanted a name for each")
     return files
@@ -84,6 +87,18 @@ def canonical_uri(source: str) -> str:
     if "://" in source:
         return source.rstrip("/")
     return str(Path(source).expanduser().absolute())
+
+
+def _stamp(fs: Any, path: str) -> str:
+    """For HTTP, which fsspec takes for unchanging, of what the server says about the file; a new one each time where
+    it says nothing but the size.
+    """
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not protocols & {"http", "https"}:
+        return str(fs.ukey(path))
+    info = fs.info(path)
+    said = {name: str(info[name]) for name in _HTTP_VERSION if info.get(name)}
+    return content_id(said | {"size": info.get("size")}) if said else uuid4().hex
 
 
 def _expand(fs: Any, path: str, shown: str) -> list[str]:
