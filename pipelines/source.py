@@ -6,8 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.ingest.core import IngestConfig
-from millrace.errors import InvalidInput
+from components.ingest.core import IngestConfig, parse_column_map
 from millrace.settings import Settings
 
 
@@ -30,13 +29,7 @@ class IngestOptions:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> IngestOptions:
         """Raises InvalidInput for a mapping without `=`."""
-        pairs = [text.partition("=") for text in arguments.column_map]
-        for theirs, sign, ours in pairs:
-            if not (theirs and sign and ours):
-                raise InvalidInput(
-                    f"--column-map is {theirs + sign + ours!r}; wanted theirs=ours, e.g. TX_AMOUNT=amount"
-                )
-        return cls(column_map={theirs: ours for theirs, _, ours in pairs}, timezone=arguments.timezone)
+        return cls(column_map=parse_column_map(",".join(arguments.column_map)), timezone=arguments.timezone)
 
     def config(self, settings: Settings) -> IngestConfig:
         """The same for the verb itself."""

@@ -22,7 +22,7 @@ from components.ingest.index import Segment
 from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
 from components.ingest.raw import RawRows
 from components.ingest.staging import DAY_US, Staging
-from millrace.pseudonyms import pseudonym
+from millrace.pseudonyms import pseudonymise
 
 _ROWS_AT_ONCE: Final = 262_144
 
@@ -53,7 +53,7 @@ class Intake:
         self._carried = carried
         self._timezone = timezone
         self._key = key
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # customers of earlier batches
         self._waiting: list[tuple[Origin, RawRows]] = []
         self._days: Collection[int] | None = None
 
@@ -92,7 +92,7 @@ class Intake:
         self, waiting: list[tuple[Origin, RawRows]], typed: pa.Table, origins: NDArray[Any], places: NDArray[Any]
     ) -> None:
         days = pc.cast(typed["event_timestamp"], pa.int64()).to_numpy() // DAY_US
-        batch = typed.set_column(2, "customer_id", self._pseudonyms(typed["customer_id"]))
+        batch = typed.set_column(2, "customer_id", pseudonymise(typed["customer_id"], self._key, self._names))
         batch = batch.append_column("__segment", pa.array(origins, pa.int32()))
         batch = batch.append_column("__row", pa.array(places, pa.int64()))
         self._staging.add(batch.append_column("__day", pa.array(days, pa.int32())), self._days)
@@ -120,12 +120,3 @@ class Intake:
             lines = [(origin.first_row + place, text) for place, text in raw.malformed]
             self._quarantine.add_malformed(f"{invalid_prefix(origin.key)}lines", lines, origin.path)
             origin.segment.invalid["malformed_row"] = len(lines)
-
-    def _pseudonyms(self, ids: pa.ChunkedArray) -> pa.Array:
-        """As `millrace.pseudonyms.pseudonymise`, remembering the customers of earlier batches."""
-        column = ids.combine_chunks().dictionary_encode()
-        distinct = column.dictionary.to_pylist()
-        for one in distinct:
-            if one not in self._names:
-                self._names[one] = pseudonym(one, self._key)
-        return pa.array([self._names[one] for one in distinct], pa.string()).take(column.indices)

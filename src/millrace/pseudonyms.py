@@ -33,11 +33,16 @@ def fingerprint(key: bytes) -> str:
     return hmac.digest(key, b"", "sha256").hex()
 
 
-def pseudonymise(ids: Any, key: bytes) -> pa.Array:
-    """The pseudonyms of a column (Arrow, NumPy or sequence); each distinct id is hashed once, a null stays null."""
+def pseudonymise(ids: Any, key: bytes, known: dict[Any, str] | None = None) -> pa.Array:
+    """The pseudonyms of a column (Arrow, NumPy or sequence); each distinct id is hashed once, a null stays null.
+
+    `known` is filled with each id's pseudonym; handed in again, with the same key, it spares the customers of earlier
+    columns.
+    """
+    known = {} if known is None else known
     column = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids)
     column = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-    names = pa.array(
-        [None if one is None else pseudonym(one, key) for one in column.dictionary.to_pylist()], pa.string()
-    )
+    distinct = column.dictionary.to_pylist()
+    known.update({one: pseudonym(one, key) for one in distinct if one is not None and one not in known})
+    names = pa.array([known.get(one) for one in distinct], pa.string())
     return names.take(column.indices)

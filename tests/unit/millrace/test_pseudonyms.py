@@ -27,6 +27,16 @@ def test_the_same_id_as_number_text_or_padded_text_is_the_same_customer() -> Non
     assert len({pseudonym(one, KEY) for one in (596, 596.0, "596", " 596 ")}) == 1
 
 
+def test_customers_of_an_earlier_column_are_remembered_and_nulls_are_not() -> None:
+    known: dict[str, str] = {}
+
+    first = pseudonymise(["1", None, "2"], KEY, known)
+    again = pseudonymise(["2", "3", None], KEY, known)
+
+    assert known == {one: pseudonym(one, KEY) for one in ("1", "2", "3")}
+    assert again.to_pylist() == [first[2].as_py(), known["3"], None]
+
+
 def test_nulls_chunks_and_dictionaries_are_kept_in_place() -> None:
     chunks = pa.chunked_array([["1", None], ["2"]])
 

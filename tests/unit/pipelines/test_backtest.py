@@ -66,7 +66,7 @@ def test_scores_of_all_folds_are_one_file(tmp_path: Path) -> None:
     [
         (["--data", "x.csv", "--from", "last week"], "wanted YYYY-MM-DD"),
         (["--data", "", "--from", "2018-07-25"], "no data named"),
-        (["--data", "x.csv", "--from", "2018-07-25", "--column-map", "amount"], "wanted theirs=ours"),
+        (["--data", "x.csv", "--from", "2018-07-25", "--column-map", "amount"], "wanted raw=ours"),
         (["--data", "no-such-file.csv", "--from", "2018-07-25"], "does not exist"),
     ],
 )
