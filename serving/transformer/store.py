@@ -29,32 +29,39 @@ class Store(Protocol):
 
 
 class FeastStore:
-    """The Feast store of a rendered feature repository; opened once, the feature service kept."""
+    """The Feast store of a rendered feature repository; one thread may look up while another pushes.
+
+    Lookups and pushes have a connection each. Feast writes a state column by column in one transaction, and a read
+    on the connection that writes would see the part that is written already.
+    """
 
     def __init__(self, repo: Path) -> None:
         from feast import FeatureStore
 
-        self._store = FeatureStore(repo_path=str(repo))
-        self._service = self._store.get_feature_service(FEATURE_SERVICE)
-        self.read([""], [""])  # the first read opens files and loads code: before readiness, not in a request
+        self._lookups, self._pushes = (FeatureStore(repo_path=str(repo)) for _ in range(2))
+        self._service = self._lookups.get_feature_service(FEATURE_SERVICE)
+        # The first read opens files and loads code: before readiness, not in a request.
+        self.read([""], [""])
+        self.read_customers([""])
 
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
         """One row per pair; unknown entities are None."""
         entities = {"customer_id": list(customers), "terminal_id": list(terminals)}
-        answer: dict[str, list[Any]] = self._store.get_online_features(self._service, entities).to_dict()
+        answer: dict[str, list[Any]] = self._lookups.get_online_features(self._service, entities).to_dict()
         return answer
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
+        """What a push adds to; called by the thread that pushes."""
         entities = {"customer_id": list(customers)}
-        return customer_states(self._store.get_online_features(CUSTOMER_COLUMNS, entities).to_dict())
+        return customer_states(self._pushes.get_online_features(CUSTOMER_COLUMNS, entities).to_dict())
 
     def push(self, states: Mapping[str, CustomerState]) -> None:
         import pandas as pd
 
-        self._store.push(PUSH_SOURCE, pd.DataFrame(push_columns(states)))
+        self._pushes.push(PUSH_SOURCE, pd.DataFrame(push_columns(states)))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     customers: Sequence[str]
     terminals: Sequence[str]
@@ -70,18 +77,25 @@ class Lookups:
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
 
+    def __len__(self) -> int:
+        """Lookups that wait for their turn."""
+        return len(self._waiting)
+
     async def read(self, customers: Sequence[str], terminals: Sequence[str], timeout_s: float) -> Response:
         """The store's answer for these rows; raises what the store raised, or TimeoutError."""
         waiting = _Waiting(customers, terminals, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
-        return await asyncio.wait_for(waiting.answer, timeout_s)
+        try:
+            return await asyncio.wait_for(waiting.answer, timeout_s)
+        finally:
+            if waiting in self._waiting:  # given up before its turn: a store that hangs must not collect them
+                self._waiting.remove(waiting)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = self._take()
+        while batch := self._take():
             customers = [name for item in batch for name in item.customers]
             terminals = [name for item in batch for name in item.terminals]
             try:
@@ -92,6 +106,8 @@ class Lookups:
                 _share(batch, answer)
 
     def _take(self) -> list[_Waiting]:
+        """The next lookups that somebody still waits for, up to MAX_LOOKUP_ROWS."""
+        self._waiting = [item for item in self._waiting if not item.answer.done()]
         rows = 0
         batch: list[_Waiting] = []
         while self._waiting and (not batch or rows + len(self._waiting[0].customers) <= MAX_LOOKUP_ROWS):

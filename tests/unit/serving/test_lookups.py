@@ -71,3 +71,24 @@ def test_a_slow_store_is_not_waited_for():
         return await lookups.read(["b"], ["2"], 5)
 
     assert asyncio.run(scenario())["customer"] == ["b"]
+
+
+def test_lookups_given_up_while_the_store_hangs_are_not_asked_for_later():
+    store = SlowStore()
+
+    async def scenario() -> Any:
+        lookups = Lookups(store)
+        first = asyncio.create_task(lookups.read(["hangs"], ["1"], 0.05))
+        while not store.calls:
+            await asyncio.sleep(0)
+        given_up = [first, *(asyncio.create_task(lookups.read([name], ["1"], 0.05)) for name in "bc")]
+        results = await asyncio.gather(*given_up, return_exceptions=True)
+        assert [type(result) for result in results] == [TimeoutError] * 3
+        assert len(lookups) == 0
+        later = asyncio.create_task(lookups.read(["d"], ["2"], 5))
+        await asyncio.sleep(0)
+        store.gate.set()
+        return await later
+
+    assert asyncio.run(scenario())["customer"] == ["d"]
+    assert store.calls == [["hangs"], ["d"]]

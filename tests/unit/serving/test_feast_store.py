@@ -1,0 +1,90 @@
+"""The transformer's Feast store: what one thread pushes, another sees whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.materialize.store import fill
+from millrace.feast_home import online_database, repository
+from millrace.fraud.features import TERMINAL_STATE_FIELDS
+from millrace.fraud.online import CustomerState, customer_states, push_columns
+from serving.transformer.store import FeastStore
+
+PUSHES = 25
+CUSTOMERS = ["a", "b", "c", "d"]
+
+
+def state(length: int) -> CustomerState:
+    """A state that tells by every array which push wrote it."""
+    numbers = np.arange(1, length + 1) * 1000 + length
+    return CustomerState(numbers, numbers, numbers, numbers.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose store is filled from two files of one row each."""
+    home, sources = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sources")
+    pd.DataFrame(push_columns({"first": state(1)})).to_parquet(sources / "customer_state.parquet")
+    terminal = {name: [0] for name in TERMINAL_STATE_FIELDS}
+    now = pd.to_datetime(["2018-05-10"], utc=True)
+    pd.DataFrame({"terminal_id": ["t"], "event_timestamp": now} | terminal).to_parquet(
+        sources / "terminal_state.parquet"
+    )
+    repository(home).mkdir()
+    fill(home, sources, "small")
+    return home
+
+
+def test_a_lookup_during_a_push_sees_whole_states_only(home):
+    store, done = FeastStore(repository(home)), threading.Event()
+
+    def push() -> None:
+        try:
+            for length in range(1, PUSHES + 1):
+                store.push(dict.fromkeys(CUSTOMERS, state(length)))
+        finally:
+            done.set()
+
+    torn, lookups = [], 0
+    with ThreadPoolExecutor(1) as thread:
+        pushing = thread.submit(push)
+        while not done.is_set():
+            answer = store.read(CUSTOMERS, ["t"] * len(CUSTOMERS))
+            lookups += 1
+            columns = [answer[name] for name in ("transaction_ids", "event_us", "amount_cents", "terminal_risk")]
+            torn += [row for row in zip(*columns, strict=True) if not all(values == row[0] for values in row)]
+        pushing.result()
+
+    assert lookups > 5
+    assert torn == []
+    assert [len(found) for found in store.read_customers(CUSTOMERS)] == [PUSHES] * len(CUSTOMERS)
+
+
+def test_a_push_is_seen_by_the_next_lookup(home):
+    store = FeastStore(repository(home))
+
+    store.push({"seen": state(3)})
+
+    (found,) = customer_states(store.read(["seen"], ["t"]))
+    assert found.transaction_ids.tolist() == state(3).transaction_ids.tolist()
+
+
+def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
+    """The store is in WAL mode: readers go on beside a writer."""
+    store = FeastStore(repository(home))
+    with closing(sqlite3.connect(online_database(home), isolation_level=None)) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        other.execute("BEGIN IMMEDIATE")
+
+        answer = store.read(["first"], ["t"])
+
+        other.execute("ROLLBACK")
+    assert answer["transaction_ids"] == [[1001]]
