@@ -111,6 +111,7 @@ def assemble(
         replacing_folder(folder) as aside,
         engine_within(threads, memory_limit_gb, aside.parent) as engine,
     ):
+        feature_set.verify(set(feature_set.table("transactions", last_day=spec.test_end - timedelta(days=1))))
         splits = write_arrays(engine, feature_set, spec, history_length, aside)
         files = hash_files(aside)
         facts = {

@@ -30,8 +30,8 @@ def build_features(
 ) -> Manifest:
     """The feature set of `snapshot`; only days without files are computed, so a killed build goes on where it was.
 
-    Raises InvalidInput for a snapshot without rows, SchemaMismatch when a column has the name of a feature,
-    AlreadyRunning when another process builds the same set.
+    Raises InvalidInput for a snapshot without rows, ArtifactCorrupt when a day's file is not what the snapshot lists,
+    SchemaMismatch when a column has the name of a feature, AlreadyRunning when another process builds the same set.
     """
     sources = snapshot.table("transactions")
     carried = partitions.carried_schema(sources) if sources else pa.schema([])
@@ -43,7 +43,8 @@ def build_features(
         return Manifest.read(folder, "feature_set")
     with exclusive(folder.with_name(f".{identity}.lock"), f"building feature set {identity}"):
         missing = [day for day in days if day.missing]
-        if missing:
+        if missing:  # their rows only: those of the days before were hashed when their own features were computed
+            snapshot.verify({day.source for day in missing if day.source is not None})
             _compute(days, carried, history_length, threads, memory_limit_gb)
         manifest = _manifest(snapshot, folder, identity, days, history_length)
     log("features built", feature_set=identity, days=len(days) - 1, computed=len(missing), rows=manifest.facts["rows"])

@@ -60,6 +60,7 @@ def evaluate(
     if (folder / MANIFEST).is_file():
         log("evaluate: already done", evaluation=folder.name)
         return Manifest.read(folder, "evaluation")
+    training_set.verify()
     artifact = ModelArtifact.open(model.folder, threads=threads)
     week = open_test_week(training_set, lake)
     if not len(week.judged):

@@ -113,6 +113,7 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
         log("optimise: already done", model=folder.name)
         return Manifest.read(folder, "model")
     model.verify()
+    training_set.verify()
     spec = ModelSpec.read(model.folder)
     spec.require_contract()
     data = TrainingSet(training_set)

@@ -8,7 +8,7 @@ What is inside each kind is the business of the component that makes it (docs/ar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -101,10 +101,12 @@ class Manifest:
         at_home = path.name == MANIFEST and path.absolute().parent.name in {manifest.id, manifest.folder.name}
         return replace(manifest, uri=str(path.parent.absolute())) if at_home else manifest
 
-    def verify(self) -> None:
-        """Hash every file; raises ArtifactCorrupt naming the first that differs or is gone."""
+    def verify(self, paths: Collection[Path] | None = None) -> None:
+        """Hash every file, or those among `paths`; raises ArtifactCorrupt naming the first that differs or is gone."""
         for name, wanted in self.files.items():
             path = self.folder / name
+            if paths is not None and path not in paths:
+                continue
             got = sha256_file(path) if path.is_file() else "missing"
             if got != wanted:
                 raise ArtifactCorrupt(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from components.assemble import core
 from components.assemble.core import SplitSpec, assemble, split_of
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive
-from millrace.errors import AlreadyRunning, InvalidInput, NotFound
+from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound
 from millrace.fraud.features import DAY_US, FEATURE_NAMES
 from millrace.fraud.training_set import SPLITS, TrainingSet
 
@@ -153,6 +154,15 @@ def test_other_code_makes_another_set(feature_set: Manifest, lake: Path, monkeyp
     monkeypatch.setattr(core, "code_of", lambda *_: "edited")
 
     assert assemble(feature_set, lake, SPEC).id != first.id
+
+
+def test_a_day_of_features_that_was_changed_is_refused(feature_set: Manifest, lake: Path) -> None:
+    day = feature_set.table("transactions", SPEC.train_start)[0]
+    pq.write_table(pq.read_table(day), day, compression="zstd")
+    listed = replace(feature_set, files={os.path.relpath(day, feature_set.folder): "0" * 64})
+
+    with pytest.raises(ArtifactCorrupt, match=day.name):
+        assemble(listed, lake, SPEC)
 
 
 def test_carried_columns_reach_the_rows_and_never_the_features(feature_set: Manifest, lake: Path) -> None:

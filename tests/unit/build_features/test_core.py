@@ -246,3 +246,14 @@ def test_two_builds_of_one_set_at_once_are_refused(
     with pytest.raises(KeyboardInterrupt):
         build(snapshot, tmp_path)
     assert inner
+
+
+def test_a_partition_that_is_not_what_the_snapshot_lists_is_refused(
+    tmp_path: Path, simulated_days: list[pa.Table], snapshot_of: SnapshotOf
+) -> None:
+    snapshot = snapshot_of(tmp_path, simulated_days[:3])
+    path = snapshot.table("transactions")[1]
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+    with pytest.raises(ArtifactCorrupt, match="sha256"):
+        build(snapshot, tmp_path)

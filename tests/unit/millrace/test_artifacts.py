@@ -51,6 +51,17 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
         manifest.verify()
 
 
+def test_only_the_files_asked_for_are_hashed(tmp_path: Path) -> None:
+    manifest = an_artifact(tmp_path / "a")
+    rows = manifest.path("rows.parquet")
+    rows.write_bytes(b"rowz")
+
+    manifest.verify({tmp_path / "a" / "other.parquet"})
+
+    with pytest.raises(ArtifactCorrupt, match=r"rows\.parquet"):
+        manifest.verify({rows})
+
+
 def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
     manifest = an_artifact(tmp_path / "a")
 
