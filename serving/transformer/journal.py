@@ -62,14 +62,21 @@ class Journal:
     def append(self, entries: Sequence[Entry]) -> None:
         """Write before answering; raises Unavailable when the disk refuses, and then the answer must not go out."""
         data = b"".join(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in entries)
+        try:
+            self._write(data)
+        except OSError as error:
+            raise Unavailable(f"the journal in {self._folder} cannot be written: {error}") from error
+        self._written += 1
+
+    def _write(self, data: bytes) -> None:
+        """All of it or nothing: what a full disk took of it is cut off again."""
         start = os.fstat(self._file).st_size
         try:
             if os.write(self._file, data) != len(data):
                 raise OSError("the disk took a part of it only")
-        except OSError as error:
+        except OSError:
             os.ftruncate(self._file, start)
-            raise Unavailable(f"the journal in {self._folder} cannot be written: {error}") from error
-        self._written += 1
+            raise
 
     @property
     def dirty(self) -> bool:
@@ -82,13 +89,19 @@ class Journal:
         self._synced = written
 
     def rotate(self) -> list[Path]:
-        """Begin a new segment; returns the closed ones, which `drop` removes once their states are pushed."""
+        """Begin a new segment; returns the closed ones, which `drop` removes once their states are pushed.
+
+        When the disk refuses (OSError), the old segment goes on.
+        """
         closed = self._segments()
         if self._file >= 0:
             self.sync()
-            os.close(self._file)
+        path = self._path(self._number + 1)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
+        old, self._file = self._file, opened
         self._number += 1
-        self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
+        if old >= 0:
+            os.close(old)
         return closed
 
     @staticmethod

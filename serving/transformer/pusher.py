@@ -30,7 +30,7 @@ class StateStore(Protocol):
 
 
 class Pusher:
-    """Keeps journal, overlay and store in step; `run` until cancelled, `flush` once at the end."""
+    """Keeps journal, overlay and store in step: `sync_forever` and `push_forever` run until they are cancelled."""
 
     def __init__(self, store: StateStore, overlay: Overlay, journal: Journal) -> None:
         self._store, self._overlay, self._journal = store, overlay, journal
@@ -41,8 +41,12 @@ class Pusher:
         while True:
             await asyncio.sleep(SYNC_INTERVAL_S)
             if self._journal.dirty:
-                async with self._disk:
-                    await asyncio.to_thread(self._journal.sync)
+                try:
+                    async with self._disk:
+                        await asyncio.to_thread(self._journal.sync)
+                except OSError as error:
+                    log("journal_sync_failed", error=repr(error), retry_s=RETRY_S)
+                    await asyncio.sleep(RETRY_S)
 
     async def push_forever(self) -> None:
         while True:

@@ -86,6 +86,42 @@ def test_a_disk_that_refuses_is_an_error_before_the_answer(journal, monkeypatch)
         journal.append([entry(1)])
 
 
+def test_a_disk_that_refuses_a_new_segment_leaves_the_old_one_in_use(journal, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr("os.open", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            journal.rotate()
+
+    journal.append([entry(1)])
+
+    assert list(journal.replay()) == [entry(1)]
+    assert len(journal.rotate()) == 1
+
+
+def test_a_sync_that_fails_is_reported_and_tried_again(journal, monkeypatch, capsys):
+    monkeypatch.setattr("serving.transformer.pusher.RETRY_S", 0.0)
+    results = [OSError(5, "Input/output error"), None]
+
+    def once_broken(_: int) -> None:
+        if (result := results.pop(0)) is not None:
+            raise result
+
+    async def scenario() -> None:
+        task = asyncio.create_task(Pusher(MemoryStore(), Overlay(4), journal).sync_forever())
+        async with asyncio.timeout(5):
+            while journal.dirty:
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+    journal.append([entry(1)])
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fdatasync", once_broken)
+        asyncio.run(scenario())
+
+    assert results == []
+    assert "journal_sync_failed" in capsys.readouterr().err
+
+
 def test_only_closed_segments_are_dropped(journal):
     journal.append([entry(1)])
     closed = journal.rotate()
