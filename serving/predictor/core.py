@@ -37,8 +37,8 @@ class Scorer:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What goes out with every answer, so that whoever decides uses the threshold of the model that scored."""
-        return {"decision_threshold": self._artifact.decision_threshold}
+        """What goes out with every answer: the threshold to decide with, and the N to make features with."""
+        return {"decision_threshold": self._artifact.decision_threshold, "history_length": self.longest}
 
     def score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
         """features[B, F], history[B, L … N, C] → scores[B]; raises InvalidInput for NaN, infinity, a short history."""

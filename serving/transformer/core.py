@@ -65,6 +65,8 @@ class Scored:
     scores: NDArray[np.float32]  # [B]
     model_version: str
     decision_threshold: float
+    history_length: int
+    """N of the features that the model was trained on."""
 
 
 def prepare(
@@ -102,6 +104,15 @@ def prepare(
         sequence_length=history_length,
     )
     return Prepared(features, history, customers, terminals, entries, degraded=response is None)
+
+
+def require_length(scored: Scored, history_length: int) -> None:
+    """Raise Unavailable when the model wants features over another number of transactions than they were made over."""
+    if scored.history_length != history_length:
+        raise Unavailable(
+            f"MILLRACE_HISTORY_LENGTH of the transformer is {history_length}; model version {scored.model_version} "
+            f"was trained with {scored.history_length}. Start the transformer with that."
+        )
 
 
 def flagged(scored: Scored) -> list[int]:
@@ -171,7 +182,8 @@ def scored_from(document: Mapping[str, Any]) -> Scored:
     try:
         (score,) = (output for output in document["outputs"] if output["name"] == "score")
         threshold = float(document["parameters"]["decision_threshold"])
-        return Scored(np.array(score["data"], np.float32), document["model_version"], threshold)
+        length = int(document["parameters"]["history_length"])
+        return Scored(np.array(score["data"], np.float32), document["model_version"], threshold, length)
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"the predictor's answer is not a score: {error!r}") from error
 

@@ -76,6 +76,7 @@ class Transformer(HotModel):
             response = await self._lookup(names, requests.terminal_id)
             prepared = core.prepare(requests, names, response, pending, self._overlay, self._history_length)
             scored = await self._predictor.score(prepared.features, prepared.history, headers)
+            core.require_length(scored, self._history_length)
             self._journal.append(prepared.entries)
             self._overlay.add(prepared.entries)
         why = await self._explain(requests, prepared, scored)

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+from millrace.artifacts import Manifest
 from millrace.errors import ConfigError
+from millrace.feast_home import filled_with, repository
 from millrace.progress import log
 from millrace.settings import settings
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005
 """A push runs for tens of milliseconds in its thread; requests need not wait 5 ms (Python's default) for each turn."""
+
+
+def require_history_length(home: Path, history_length: int) -> None:
+    """Raise ConfigError when the online store was filled with states of another length.
+
+    Where the store came without the lake that says so, the predictor's answers tell.
+    """
+    folder = home / "lake" / "online" / (filled_with(home) or "")
+    if not (folder / "manifest.json").is_file():
+        return
+    stored = int(Manifest.read(folder, "online_store").facts["history_length"])
+    if stored != history_length:
+        raise ConfigError(
+            f"MILLRACE_HISTORY_LENGTH is {history_length}; the online store in {home} was filled with {stored}. "
+            "Set it to that, or materialize again."
+        )
 
 
 def main() -> None:
@@ -28,7 +47,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     configured = settings()
     predictor = PredictorClient(options.predictor_host, options.model_name)
-    store = FeastStore(configured.home / "feast")
+    require_history_length(configured.home, configured.history_length)
+    store = FeastStore(repository(configured.home))
     model = Transformer(options.model_name, predictor, store, configured)
     log("transformer_ready", model=options.model_name, predictor=options.predictor_host, port=options.http_port)
     HotServer(model, options).serve()

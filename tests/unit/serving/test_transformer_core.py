@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
 
-from millrace.errors import Unavailable
+from millrace.artifacts import Manifest
+from millrace.errors import ConfigError, Unavailable
+from millrace.feast_home import online_database, record_fill, repository
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
 from millrace.fraud.requests import from_rows
 from serving.transformer import core
+from serving.transformer.server import require_history_length
 from serving.transformer.state import Overlay
 
 N = 4
-SCORED = core.Scored(np.float32([0.2, 0.9]), "7", 0.5)
+SCORED = core.Scored(np.float32([0.2, 0.9]), "7", 0.5, N)
 
 
 def requests(*ids: int, customer: str = "a", amount: float = 10.0):
@@ -125,3 +130,26 @@ def test_v2_tensors_hold_what_v1_says():
 def test_an_answer_that_is_no_score_is_the_predictors_failure(document):
     with pytest.raises(Unavailable, match="is not a score"):
         core.scored_from(document)
+
+
+def test_features_of_another_length_than_the_models_are_refused():
+    core.require_length(SCORED, N)
+
+    with pytest.raises(Unavailable, match="is 5; model version 7 was trained with 4"):
+        core.require_length(SCORED, N + 1)
+
+
+def test_an_online_store_of_another_length_stops_the_start(tmp_path):
+    require_history_length(tmp_path, N)  # nothing known
+    repository(tmp_path).mkdir()
+    with closing(sqlite3.connect(online_database(tmp_path))) as connection, connection:
+        record_fill(connection, "abc")
+    require_history_length(tmp_path, N)  # filled, without its lake
+    folder = tmp_path / "lake" / "online" / "abc"
+    folder.mkdir(parents=True)
+    facts = {"history_length": N}
+    Manifest(kind="online_store", id="abc", uri=str(folder), facts=facts).write(folder / "manifest.json")
+    require_history_length(tmp_path, N)
+
+    with pytest.raises(ConfigError, match=r"MILLRACE_HISTORY_LENGTH is 5; .* filled with 4"):
+        require_history_length(tmp_path, N + 1)
