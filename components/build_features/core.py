@@ -22,6 +22,7 @@ from millrace.atomic import exclusive, sha256_file, sha256_text
 from millrace.errors import ArtifactCorrupt
 from millrace.fraud import features_sql as sql
 from millrace.fraud.features import FEATURE_SERVICE
+from millrace.fraud.stream import Transactions, engine
 from millrace.progress import log, track
 
 
@@ -56,20 +57,19 @@ def _compute(
 ) -> None:
     """Write the missing ones of `days`; those before the first of them are read for the histories they hold."""
     first = next(index for index, day in enumerate(days) if day.missing)
-    transactions = sql.Transactions.read([day.source for day in days if day.source is not None])
-    terminals = np.array(transactions.terminals, dtype=str)
-    with sql.engine(threads, memory_limit_gb) as engine:
+    transactions = Transactions.read([day.source for day in days if day.source is not None])
+    ids, terminals = transactions.column("transaction_id"), pa.array(transactions.terminals, pa.string())
+    with engine(threads, memory_limit_gb) as connection:
         span = (days[first].number, days[-1].number)
-        computed = sql.daily_features(engine, transactions, history_length, *span)
+        computed = sql.daily_features(connection, transactions, history_length, *span)
         for day, new in zip(track(days[first:], "computing features"), computed, strict=True):
             if not day.terminal_state.exists():
-                there = new.appeared
-                partitions.write_terminal_state(
-                    day.terminal_state, day.day, terminals[there], new.terminal_state[there]
-                )
+                there = np.flatnonzero(new.appeared)
+                state = new.terminal_state[there]
+                partitions.write_terminal_state(day.terminal_state, day.day, terminals.take(pa.array(there)), state)
             if day.source is not None and not day.transactions.exists():
                 rows = pq.read_table(day.source)
-                _require_own_rows(day, rows, transactions.column("transaction_id")[new.position])
+                _require_own_rows(day, rows, ids[new.position])
                 partitions.write_transactions(day.transactions, rows, carried, new.features, new.terminal_risk)
 
 

@@ -21,8 +21,8 @@ from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file, sha256_text
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.fraud import features as f
-from millrace.fraud import features_sql as sql
 from millrace.fraud.schema import TRANSACTION_SCHEMA
+from millrace.fraud.stream import cents_of
 
 _RAW = {field.name: field for field in TRANSACTION_SCHEMA}
 LEADING_SCHEMA: Final = pa.schema(
@@ -98,9 +98,7 @@ def write_transactions(
     path: Path, rows: pa.Table, carried: pa.Schema, features: NDArray[np.float32], risk: NDArray[np.float32]
 ) -> None:
     """`rows` of a day, any order, with `features[B, F]` and `risk[B]` beside them; written in order of time and id."""
-    ours = rows.append_column("amount_cents", sql.cents_of(rows["amount"])).append_column(
-        "terminal_risk", pa.array(risk)
-    )
+    ours = rows.append_column("amount_cents", cents_of(rows["amount"])).append_column("terminal_risk", pa.array(risk))
     columns = [ours[field.name] for field in LEADING_SCHEMA]
     for field in carried:
         known = field.name in rows.column_names
@@ -111,10 +109,10 @@ def write_transactions(
     _write(path, table if (np.diff(order) == 1).all() else table.take(pa.array(order)))
 
 
-def write_terminal_state(path: Path, day: date, terminals: NDArray[np.str_], state: NDArray[np.int64]) -> None:
+def write_terminal_state(path: Path, day: date, terminals: pa.Array, state: NDArray[np.int64]) -> None:
     """`state[T, S]` of `terminals[T]` as of the midnight that begins `day`."""
     midnight = np.full(len(terminals), (day - _EPOCH).days * f.DAY_US)
-    columns = [pa.array(terminals), pa.array(midnight).cast(TERMINAL_STATE_SCHEMA.types[1])]
+    columns = [terminals, pa.array(midnight).cast(TERMINAL_STATE_SCHEMA.types[1])]
     columns += [pa.array(column) for column in np.ascontiguousarray(state.T)]
     _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA))
 

@@ -24,7 +24,7 @@ from millrace.atomic import replacing_folder
 from millrace.errors import InvalidInput
 from millrace.feast_home import filled_with
 from millrace.fraud import features as f
-from millrace.fraud import features_sql
+from millrace.fraud.stream import engine
 from millrace.gates import Rule, Verdict
 from millrace.horizon import microseconds
 from millrace.progress import log
@@ -86,9 +86,9 @@ def _measure(
 ) -> tuple[pa.Table, dict[str, Inputs], NDArray[np.float32]]:
     """The probes, their inputs by path, and the features that training has of the real ones (NaN for the others)."""
     history_length = int(feature_set.facts["history_length"])
-    with features_sql.engine(threads, memory_limit_gb) as engine:
-        sample = probes.draw(engine, feature_set, as_of, config.sample, config.seed)
-        batch = paths.batch(engine, feature_set, sample, as_of)
+    with engine(threads, memory_limit_gb) as connection:
+        sample = probes.draw(connection, feature_set, as_of, config.sample, config.seed)
+        batch = paths.batch(connection, feature_set, sample, as_of)
     store = paths.open_store(home)
     inputs = {
         "offline": paths.offline(store, sample, history_length),

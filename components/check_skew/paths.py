@@ -24,6 +24,7 @@ from millrace.errors import NotFound
 from millrace.feast_home import repository
 from millrace.fraud import features as f
 from millrace.fraud import features_sql, online
+from millrace.fraud.stream import Transactions, as_utc
 from millrace.horizon import microseconds
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def batch(connection: duckdb.DuckDBPyConnection, feature_set: Manifest, probes: 
     new = probes.select(["transaction_id", "customer_id", "terminal_id", "amount_cents"])
     new = new.append_column("event_timestamp", probes["event_us"].cast(INSTANT))
     stream = pa.concat_tables([past, new], promote_options="permissive")
-    transactions = features_sql.Transactions(stream)
+    transactions = Transactions(stream)
     day = int(probes["event_us"][0].as_py() // f.DAY_US)
     today = next(features_sql.daily_features(connection, transactions, history_length, day, day))
     probe = today.position >= len(past)
@@ -116,7 +117,7 @@ def _past_of(
         AND (customer_id IN (SELECT customer_id FROM probes) OR terminal_id IN (SELECT terminal_id FROM probes))
     """
     past = connection.sql(query, params={"files": files, "as_of": microseconds(as_of)}).to_arrow_table()
-    return features_sql.as_utc(past)
+    return as_utc(past)
 
 
 def stored(feature_set: Manifest, probes: pa.Table, as_of: datetime) -> NDArray[np.float32]:
@@ -133,7 +134,7 @@ def stored(feature_set: Manifest, probes: pa.Table, as_of: datetime) -> NDArray[
 
 
 def _histories(
-    transactions: features_sql.Transactions, risk: pa.ChunkedArray, first: int, history_length: int
+    transactions: Transactions, risk: pa.ChunkedArray, first: int, history_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Tensors and newest times of the transactions from position `first` on, cut straight out of the stream."""
     ids, event_us, cents, customer = (

@@ -17,7 +17,8 @@ from millrace.artifacts import Manifest, content_id, hash_files
 from millrace.atomic import exclusive, replacing_folder
 from millrace.errors import InvalidInput
 from millrace.feast_home import filled_with, repository
-from millrace.fraud import features_sql, online_sql
+from millrace.fraud import online_sql
+from millrace.fraud.stream import engine
 from millrace.horizon import microseconds, start_of
 from millrace.progress import log
 from millrace.provenance import code_of
@@ -63,8 +64,8 @@ def _write_sources(
     past = feature_set.table("transactions", last_day=as_of.date())
     terminals = feature_set.table("terminal_state", as_of.date(), as_of.date())[0]
     with replacing_folder(folder) as aside:
-        with features_sql.engine(threads, memory_limit_gb) as engine:
-            customers = online_sql.customer_states(engine, past, microseconds(as_of), history_length)
+        with engine(threads, memory_limit_gb) as connection:
+            customers = online_sql.customer_states(connection, past, microseconds(as_of), history_length)
         _write(customers, aside / "customer_state.parquet")
         shutil.copyfile(terminals, aside / "terminal_state.parquet")
         facts = {

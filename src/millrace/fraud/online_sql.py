@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS
-from millrace.fraud.features_sql import as_utc
+from millrace.fraud.stream import as_utc
 
 _ENTRY = dict(
     zip(

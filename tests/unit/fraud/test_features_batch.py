@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from millrace.fraud import features as f
 from millrace.fraud import features_sql as sql
 from millrace.fraud.online import EMPTY_STATE, CustomerState, model_inputs
+from millrace.fraud.stream import Transactions
 
 DAY = f.DAY_US
 START = 17_622 * DAY  # 2018-04-01
@@ -54,14 +55,14 @@ def engine() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
 
 
-def transactions(stream: list[Row]) -> sql.Transactions:
+def transactions(stream: list[Row]) -> Transactions:
     instant = pa.timestamp("us", tz="UTC")
     types = [("transaction_id", pa.int64()), ("customer_id", pa.string()), ("terminal_id", pa.string())]
     types += [("amount_cents", pa.int64()), ("is_fraud", pa.int8())]
     columns = {name: pa.chunked_array([pa.array([row[name] for row in stream], kind)]) for name, kind in types}
     for name, source in (("event_timestamp", "event_us"), ("label_timestamp", "label_us")):
         columns[name] = pa.chunked_array([pa.array([row[source] for row in stream], pa.int64()).cast(instant)])
-    return sql.Transactions(pa.table(columns))
+    return Transactions(pa.table(columns))
 
 
 def batch(stream: list[Row], first_day: int | None = None, history_length: int = N) -> dict[int, np.ndarray]:
