@@ -15,13 +15,15 @@ from typing import Any
 import kserve.model_server as kserve_server
 import uvloop
 from grpc import aio
+from grpc_interceptor.exceptions import Unavailable as GRPCUnavailable
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput as KServeInvalidInput
+from kserve.errors import ServerNotReady
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from millrace.errors import InvalidInput
+from millrace.errors import InvalidInput, Unavailable
 from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
@@ -76,6 +78,10 @@ class HotModel(Model):
             return await self.answer_v1(payload, lower)
         except InvalidInput as error:
             raise KServeInvalidInput(str(error)) from error
+        except Unavailable as error:
+            # The SDK's own errors for this break its gRPC interceptor, which reads a `reason` that they lack.
+            grpc = isinstance(payload, InferRequest)
+            raise GRPCUnavailable(str(error)) if grpc else ServerNotReady(str(error)) from error
 
 
 class HotServer(ModelServer):
