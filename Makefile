@@ -100,6 +100,6 @@ $(READY): requirements/main.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) --version); Millrace wants Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/uv.txt
-	$(UV) pip install -q -p $(BIN)/python -r requirements/main.txt
+	$(UV) pip install -q --compile-bytecode -p $(BIN)/python -r requirements/main.txt
 	$(UV) pip install -q -p $(BIN)/python --no-deps -e .
 	@touch $@

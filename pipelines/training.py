@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
-from components.check_skew.component import check_skew
-from components.evaluate.component import evaluate
-from components.materialize.component import materialize
 from kfp import dsl
 from kfp.dsl import Dataset, Model
 
 from components.assemble.component import assemble
 from components.build_features.component import build_features
+from components.check_skew.component import check_skew
+from components.evaluate.component import evaluate
 from components.gate.component import gate_data, gate_model
 from components.ingest.component import ingest
+from components.materialize.component import materialize
 from components.optimise.component import optimise
 from components.promote.component import promote
 from components.train.component import train
