@@ -108,7 +108,7 @@ class PiecewiseLinear(nn.Module):
 
 
 class MemberLinear(nn.Module):
-    """One linear layer per member: x[B, I] or x[M, B, I] → [M, B, O]."""
+    """One linear layer per member: x[M, B, I] → [M, B, O]."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -198,7 +198,9 @@ class FraudModel(nn.Module):
         encoded = torch.cat([self.piecewise(features), scaled], dim=1)
         tokens, present = self.tokens(features, history)
         past = self.history(tokens, self.query(encoded), present)
-        return self.head(self.blocks(self.join(torch.cat([encoded, past], dim=1)))).squeeze(2)  # type: ignore[no-any-return]
+        # Expanded, not broadcast: gradients then have the layout that DistributedDataParallel wants, without a copy.
+        joined = torch.cat([encoded, past], dim=1).expand(self.spec.members, -1, -1)
+        return self.head(self.blocks(self.join(joined))).squeeze(2)  # type: ignore[no-any-return]
 
     def tokens(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of each past transaction, relative to now and to the customer: [B, L, T] and present[B, L]."""
