@@ -29,7 +29,11 @@ def test_folds_are_a_week_apart() -> None:
 
 
 def test_the_last_fold_that_the_data_holds_is_accepted() -> None:
-    BacktestConfig(first_test_day=date(2018, 9, 24), weeks=1).require_within(SNAPSHOT)
+    config = BacktestConfig(first_test_day=date(2018, 9, 24), weeks=1)
+
+    config.require_within(SNAPSHOT)
+
+    assert config.test_starts == [date(2018, 9, 24)]
 
 
 @pytest.mark.parametrize(
