@@ -1,0 +1,48 @@
+"""The metrics of every server: names, labels and buckets in one place; dashboards, alerts and the rollout read them.
+
+Conventions are Prometheus': seconds in histograms, `_total` counters, few label values. A model version is a label; a
+customer, a terminal or a request never is. Knative's queue proxy gives `revision_*` on a cluster; the local runtime
+gives the same names for the same facts, so that whoever reads them need not know the home.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_S: Final = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+"""Fine around what an answer takes (1 to 25 ms), coarse up to the deadline."""
+
+SCORE_BUCKETS: Final = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8,
+    0.9, 1.0,
+)  # fmt: skip
+"""Scores are mostly small: the population stability index needs several buckets where the mass is."""
+
+# Every server
+REQUESTS = Counter("millrace_requests", "Answers of a server", ["server", "route", "code"])
+REQUEST_SECONDS = Histogram(
+    "millrace_request_seconds",
+    "From a request's last byte to its answer",
+    ["server", "route"],
+    buckets=LATENCY_BUCKETS_S,
+)
+
+# Transformer
+PREDICTIONS = Counter("millrace_predictions", "Scored transactions", ["model_version", "decision", "degraded"])
+SCORES = Histogram("millrace_score", "Scores given", ["model_version"], buckets=SCORE_BUCKETS)
+PREDICTOR_SECONDS = Histogram(
+    "millrace_predictor_seconds",
+    "The transformer's call of the predictor",
+    ["model_version"],
+    buckets=LATENCY_BUCKETS_S,
+)
+PREDICTOR_FAILURES = Counter("millrace_predictor_failures", "Calls of the predictor that failed, retried ones included")
+LOOKUP_SECONDS = Histogram("millrace_lookup_seconds", "Online store lookups", buckets=LATENCY_BUCKETS_S)
+LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online store did not answer in time")
+BREAKER_OPEN = Gauge("millrace_breaker_open", "1 while the online store is not asked, after repeated failures")
+EVENTS_DROPPED = Counter("millrace_events_dropped", "Prediction records that a sink could not take", ["sink"])
+JOURNAL_PENDING = Gauge("millrace_journal_pending", "Customer states not pushed to the online store yet")
