@@ -38,6 +38,27 @@ class Settings(BaseSettings):
     lookup_timeout_s: float = Field(default=0.25, gt=0)
     """What an answer waits for the online store before it is made from defaults and marked degraded."""
 
+    event_sinks: str = ""
+    """URLs that get a record of every scored transaction, comma-separated: the prediction log, the drift detector."""
+
+    deadline_ms: int = Field(default=5000, ge=1)
+    """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
+
+    terminal_cache_ttl_s: float = Field(default=0.0, ge=0)
+    """How long the transformer keeps a terminal's state in memory; 0: not at all."""
+
+    predictor_topology: str = Field(default="remote", pattern="^(remote|in_process)$")
+    """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""
+
+    shadow_url: str = ""
+    """Predictor that gets a copy of every scored transaction: `http://host:port/v2/models/NAME/infer`; empty: none."""
+
+    ab_host: str = ""
+    """The challenger's predictor of an A/B test, written as `shadow_url` or as host:port; empty: none."""
+
+    ab_percent: float = Field(default=0.0, ge=0, le=100)
+    """Share of customers, in percent, whose transactions the challenger scores."""
+
     mlflow_tracking_uri: str = ""
     """Empty: SQLite under `home`."""
 
