@@ -59,6 +59,24 @@ class Settings(BaseSettings):
     ab_percent: float = Field(default=0.0, ge=0, le=100)
     """Share of customers, in percent, whose transactions the challenger scores."""
 
+    cascade: bool = True
+    """Let a model's cheap first stage answer the clear cases, where it has one; off: every row goes to the full one."""
+
+    batch_rows: int = Field(default=64, ge=1, le=1024)
+    """Rows that the predictor puts into one run of the graph; a larger request is a run of its own. 1: no batching."""
+
+    batch_run_ms: float = Field(default=25.0, gt=0)
+    """A batch is cut so that its run is expected to take at most this long."""
+
+    queue_rows: int = Field(default=2048, ge=1024)
+    """Rows that may wait for the graph; past it the predictor answers 503 with Retry-After."""
+
+    cache_ttl_s: float = Field(default=0.0, ge=0)
+    """How long the predictor may answer an identical request from its cache; 0: no cache."""
+
+    cache_rows: int = Field(default=16384, ge=1)
+    """Scores that the cache keeps; the oldest go first."""
+
     mlflow_tracking_uri: str = ""
     """Empty: SQLite under `home`."""
 
@@ -83,6 +101,9 @@ class Settings(BaseSettings):
     review_capacity: int = Field(default=100, ge=1)
     """Cards that analysts can look at in a day; the k of card precision."""
 
+    prediction_log_url: SecretStr = SecretStr("")
+    """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""
+
     log_format: str = Field(default="text", pattern="^(text|json)$")
     """`json` in containers."""
 
@@ -94,6 +115,11 @@ class Settings(BaseSettings):
     @property
     def lake(self) -> Path:
         return self.home / "lake"
+
+    @property
+    def prediction_log(self) -> Path:
+        """Folder of the prediction log: its journal, and the database where that is SQLite."""
+        return self.home / "prediction_log"
 
     @property
     def tracking_uri(self) -> str:
