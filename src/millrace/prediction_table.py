@@ -1,0 +1,147 @@
+"""The prediction log as an Arrow table: a window of predictions, each with the label that was known at an instant.
+
+Monitoring, comparison and retraining read through this; the tables are `millrace.prediction_log`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+import sqlalchemy as sa
+
+from millrace.errors import InvalidInput
+from millrace.prediction_log import LABELS, PREDICTIONS, Instant, microseconds, reading
+
+CHUNK_ROWS: Final = 50_000
+"""Rows fetched at a time: bounds what is held as Python objects."""
+
+INSTANT: Final = pa.timestamp("us", tz="UTC")
+SCHEMA: Final = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("request_id", pa.string()),
+        ("scored_at", INSTANT),
+        ("transaction_id", pa.int64()),
+        ("event_timestamp", INSTANT),
+        ("customer_id", pa.string()),
+        ("terminal_id", pa.string()),
+        ("amount", pa.float64()),
+        ("model_name", pa.string()),
+        ("model_version", pa.string()),
+        ("score", pa.float64()),
+        ("decision", pa.string()),
+        ("degraded", pa.bool_()),
+        ("stage", pa.string()),
+        ("arm", pa.string()),
+        ("latency_ms", pa.float64()),
+        ("features", pa.list_(pa.float32())),
+        ("feature_service", pa.string()),
+        ("traceparent", pa.string()),
+    ]
+)
+LABEL_SCHEMA: Final = pa.schema([("is_fraud", pa.int8()), ("label_timestamp", INSTANT)])
+"""Appended when labels are asked for; null where none was known."""
+
+
+def read_predictions(
+    log: sa.Engine,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    model_version: str | Collection[str] | None = None,
+    with_labels_known_at: datetime | None = None,
+    columns: Sequence[str] | None = None,
+    by: str = "scored_at",
+) -> pa.Table:
+    """Predictions with since ≤ `by` < until (`scored_at` or `event_timestamp`), in the order of that time.
+
+    `columns` leaves out what is not needed (`features` are most of the bytes). With `with_labels_known_at` the columns
+    `is_fraud` and `label_timestamp` follow: the newest label of the transaction known then. Raises Unavailable.
+    """
+    if by not in ("scored_at", "event_timestamp"):
+        raise InvalidInput(f"by is {by!r}; wanted 'scored_at' or 'event_timestamp'")
+    names = list(SCHEMA.names if columns is None else columns)
+    if unknown := set(names) - set(SCHEMA.names):
+        raise InvalidInput(
+            f"predictions have no column {sorted(unknown)[0]!r}; wanted some of {', '.join(SCHEMA.names)}"
+        )
+    limits = [*_window(PREDICTIONS.c[by], since, until), *_versions(model_version)]
+    chosen: list[Any] = [PREDICTIONS.c[name] for name in names]
+    source: sa.FromClause = PREDICTIONS
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    if with_labels_known_at is not None:
+        known = _labels_known_at(with_labels_known_at, limits)
+        source = PREDICTIONS.outerjoin(known, PREDICTIONS.c.transaction_id == known.c.transaction_id)
+        chosen += [known.c.is_fraud, known.c.label_timestamp]
+        schema = pa.schema([*schema, *LABEL_SCHEMA])
+    query = sa.select(*(_plain(log, column) for column in chosen)).select_from(source).where(*limits)
+    return _fetch(log, query.order_by(PREDICTIONS.c[by], PREDICTIONS.c.event_id), schema)
+
+
+def read_labels(log: sa.Engine, known_at: datetime | None = None) -> pa.Table:
+    """The newest label of every transaction, as known at `known_at`: transaction_id, is_fraud, label_timestamp."""
+    known = _labels_known_at(known_at, None)
+    columns = [known.c.transaction_id, known.c.is_fraud, known.c.label_timestamp]
+    query = sa.select(*(_plain(log, column) for column in columns)).order_by(known.c.transaction_id)
+    return _fetch(log, query, pa.schema([SCHEMA.field("transaction_id"), *LABEL_SCHEMA]))
+
+
+def _window(column: sa.Column[Any], since: datetime | None, until: datetime | None) -> list[Any]:
+    ends = [(since, column.__ge__), (until, column.__lt__)]
+    for instant, _ in ends:
+        if instant is not None:
+            microseconds(instant)  # refuses one without a zone, which the driver would take for local time
+    return [compare(instant) for instant, compare in ends if instant is not None]
+
+
+def _versions(wanted: str | Collection[str] | None) -> list[Any]:
+    if wanted is None:
+        return []
+    return [PREDICTIONS.c.model_version.in_([wanted] if isinstance(wanted, str) else [str(one) for one in wanted])]
+
+
+def _labels_known_at(instant: datetime | None, limits: Sequence[Any] | None) -> sa.Subquery:
+    """The newest label of each transaction that was known at `instant`; of those of the predictions within `limits`."""
+    newest = sa.func.row_number().over(partition_by=LABELS.c.transaction_id, order_by=LABELS.c.label_timestamp.desc())
+    query = sa.select(LABELS, newest.label("age"))
+    if instant is not None:
+        query = query.where(*_window(LABELS.c.label_timestamp, None, instant + datetime.resolution))
+    if limits:
+        query = query.where(LABELS.c.transaction_id.in_(sa.select(PREDICTIONS.c.transaction_id).where(*limits)))
+    ranked = query.subquery()
+    return sa.select(ranked).where(ranked.c.age == 1).subquery("known")
+
+
+def _plain(log: sa.Engine, column: Any) -> Any:
+    """Instants as integer microseconds: no datetime is made per cell on the way to Arrow."""
+    if not isinstance(column.type, Instant):
+        return column
+    if log.dialect.name == "postgresql":
+        return sa.cast(sa.extract("epoch", column) * 1_000_000, sa.BigInteger).label(column.name)
+    return sa.type_coerce(column, sa.BigInteger).label(column.name)
+
+
+def _fetch(log: sa.Engine, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
+    with reading(log) as connection:
+        result = connection.execution_options(stream_results=True, yield_per=CHUNK_ROWS).execute(query)
+        batches = [_batch(rows, schema) for rows in result.partitions(CHUNK_ROWS)]
+    return pa.Table.from_batches(batches, schema)
+
+
+def _batch(rows: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [_array(list(values), field) for values, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array(values: list[Any], field: pa.Field) -> pa.Array:
+    if pa.types.is_list(field.type):
+        # One parse for the whole column.
+        values = orjson.loads("[" + ",".join("null" if value is None else value for value in values) + "]")
+    if field.name == "is_fraud":
+        values = [None if value is None else int(value) for value in values]
+    return pa.array(values, field.type)

@@ -1,0 +1,201 @@
+"""Rows in, rows out, on both databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from millrace.errors import ConfigError, InvalidInput, Unavailable
+from millrace.prediction_log import engine, find_version, migrate, write_labels, write_predictions
+from millrace.prediction_table import SCHEMA, read_labels, read_predictions
+from millrace.settings import Settings
+
+NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)
+WEEK = timedelta(days=7)
+
+
+def prediction(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "event_id": f"request-{number}:0",
+        "request_id": f"request-{number}",
+        "scored_at": NOON + timedelta(seconds=number),
+        "transaction_id": number,
+        "event_timestamp": NOON - timedelta(days=1, seconds=-number),
+        "customer_id": "0123456789abcdef",
+        "terminal_id": "42",
+        "amount": 12.5,
+        "model_name": "fraud-detector",
+        "model_version": "3",
+        "score": 0.25,
+        "decision": "approve",
+        "degraded": False,
+        "stage": "full",
+        "arm": "champion",
+        "latency_ms": 3.5,
+        "features": "[1.5,null,0.25]",
+        "feature_service": "fraud_v1",
+    } | changes
+
+
+def label(number: int, is_fraud: bool, known: datetime = NOON + WEEK) -> dict[str, Any]:
+    return {"transaction_id": number, "label_timestamp": known, "is_fraud": is_fraud}
+
+
+def test_a_row_comes_back_as_it_was_written(log: sa.Engine) -> None:
+    row = prediction(1)
+
+    written = write_predictions(log, [row])
+    table = read_predictions(log)
+
+    assert written == 1
+    assert table.schema == SCHEMA
+    assert table.to_pylist() == [row | {"features": [1.5, None, 0.25], "traceparent": None}]
+
+
+def test_an_event_is_stored_once_and_its_first_word_counts(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(1)])
+
+    again = write_predictions(log, [prediction(1, score=0.9), prediction(2), prediction(2)])
+
+    assert again == 1
+    assert read_predictions(log)["score"].to_pylist() == [0.25, 0.25]
+
+
+def test_what_a_logger_does_not_say_is_null(log: sa.Engine) -> None:
+    write_predictions(log, [{"event_id": "a", "scored_at": NOON}])
+
+    row = read_predictions(log, with_labels_known_at=NOON).to_pylist()[0]
+
+    assert {name for name, value in row.items() if value is not None} == {"event_id", "scored_at"}
+
+
+def test_a_label_is_not_visible_before_it_is_known(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(1), prediction(2)])
+    write_labels(log, [label(1, True)])
+
+    before = read_predictions(log, with_labels_known_at=NOON + WEEK - timedelta(microseconds=1))
+    after = read_predictions(log, with_labels_known_at=NOON + WEEK)
+
+    assert before["is_fraud"].to_pylist() == [None, None]
+    assert after["is_fraud"].to_pylist() == [1, None]
+    assert after["label_timestamp"].to_pylist() == [NOON + WEEK, None]
+
+
+def test_a_later_label_replaces_an_earlier_one_from_its_own_time_on(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(1)])
+
+    news = write_labels(log, [label(1, False), label(1, True, NOON + 2 * WEEK)])
+    repeated = write_labels(log, [label(1, False), label(1, True, NOON + 2 * WEEK)])
+
+    assert (news, repeated) == (2, 0)
+    assert read_predictions(log, with_labels_known_at=NOON + WEEK)["is_fraud"].to_pylist() == [0]
+    assert read_predictions(log, with_labels_known_at=NOON + 2 * WEEK)["is_fraud"].to_pylist() == [1]
+    assert read_labels(log)["is_fraud"].to_pylist() == [1]
+    assert read_labels(log, NOON + WEEK)["is_fraud"].to_pylist() == [0]
+
+
+def test_a_label_corrected_for_the_same_instant_is_the_new_one(log: sa.Engine) -> None:
+    write_labels(log, [label(1, False)])
+
+    assert write_labels(log, [label(1, True)]) == 1
+    assert read_labels(log).to_pylist() == [{"transaction_id": 1, "is_fraud": 1, "label_timestamp": NOON + WEEK}]
+
+
+def test_windows_are_half_open_and_versions_are_told_apart(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(n, model_version=str(n % 2)) for n in range(10)])
+
+    def numbers(**limits: Any) -> list[int]:
+        return read_predictions(log, columns=["transaction_id"], **limits)["transaction_id"].to_pylist()
+
+    assert numbers(since=NOON + timedelta(seconds=3), until=NOON + timedelta(seconds=6)) == [3, 4, 5]
+    assert numbers(until=NOON - timedelta(days=1) + timedelta(seconds=2), by="event_timestamp") == [0, 1]
+    assert numbers(model_version="1") == [1, 3, 5, 7, 9]
+    assert numbers(model_version=["0", "1"], since=NOON + timedelta(seconds=8)) == [8, 9]
+    assert numbers(model_version=[]) == []
+
+
+def test_a_prediction_is_found_by_event_request_or_transaction(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(7), prediction(8, transaction_id=7, model_version="4")])
+
+    found = [find_version(log, name) for name in ("request-7:0", "request-7", "7", "nobody", str(1 << 70))]
+
+    assert found == ["3", "3", "4", None, None]
+
+
+def test_all_rows_are_written_or_none(log: sa.Engine) -> None:
+    with pytest.raises(InvalidInput, match="refuses a value"):
+        write_predictions(log, [prediction(1), {"event_id": "without a time"}])
+
+    assert read_predictions(log).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda log: write_predictions(log, [prediction(1) | {"colour": "red"}]), "no column 'colour'"),
+        (lambda log: read_predictions(log, columns=["colour"]), "no column 'colour'"),
+        (lambda log: read_predictions(log, datetime(2018, 9, 30)), "no time zone"),
+        (lambda log: read_predictions(log, by="amount"), "wanted 'scored_at'"),
+    ],
+)
+def test_wrong_questions_are_refused_by_name(log: sa.Engine, call: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        call(log)
+
+
+def test_writers_at_the_same_time_lose_nothing(log: sa.Engine) -> None:
+    parts = [[prediction(n) for n in range(start, start + 60)] for start in range(0, 400, 50)]
+
+    with ThreadPoolExecutor(4) as threads:
+        written = sum(threads.map(lambda part: write_predictions(log, part), parts))
+
+    assert written == 410
+    assert read_predictions(log).num_rows == 410
+
+
+def test_services_may_migrate_at_the_same_time(home: Settings) -> None:
+    engines = [engine(home) for _ in range(3)]
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(migrate, engines))
+
+    assert write_predictions(engines[0], [prediction(1)]) == 1
+    for made in engines:
+        made.dispose()
+
+
+def test_a_log_without_tables_says_how_to_make_them(home: Settings) -> None:
+    empty = engine(home)
+
+    with pytest.raises(Unavailable, match="migrate"):
+        read_predictions(empty)
+    empty.dispose()
+
+
+def test_the_migrations_make_the_tables_that_the_code_reads(log: sa.Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from millrace.prediction_log import TABLES
+
+    with log.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), TABLES) == []
+
+
+@pytest.mark.parametrize("url", ["mysql://somewhere/db", "not a url", "sqlite://"])
+def test_a_database_that_cannot_be_used_is_refused(url: str, tmp_path: object) -> None:
+    with pytest.raises(ConfigError, match="MILLRACE_PREDICTION_LOG_URL"):
+        engine(Settings(home=str(tmp_path), prediction_log_url=url))
+
+
+def test_a_password_is_never_in_an_error() -> None:
+    away = engine(Settings(prediction_log_url="postgresql://me:hunter2@127.0.0.1:1/db"))
+
+    with pytest.raises(Unavailable) as failure:
+        read_predictions(away)
+
+    assert "hunter2" not in str(failure.value)
