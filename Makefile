@@ -70,6 +70,12 @@ backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=
 bench: setup ## The figures of the README, as ratios from interleaved runs.
 	$(BIN)/python -m benchmarks $(ARGS)
 
+##@ On a cluster
+
+.PHONY: submit
+submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
+	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
+
 ##@ Change it
 
 .PHONY: lint

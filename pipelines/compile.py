@@ -1,6 +1,7 @@
 """Compile every pipeline to `pipelines/compiled/<name>.yaml`: `python -m pipelines.compile [--check]`.
 
-The compiled files are committed, so that what a cluster runs can be read and reviewed; `--check` fails on a stale one.
+The compiled files are committed, so that what a cluster runs can be read and reviewed; `--check` fails on a stale one,
+and on a reference in one that leads nowhere.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
+
+from pipelines.ir import problems, read_package
 
 PIPELINES = {"training": "pipelines.training:training"}
 """Name → where its pipeline function is."""
@@ -47,12 +50,15 @@ def main(argv: list[str] | None = None) -> int:
             compile_pipeline(name, COMPILED / f"{name}.yaml")
         return 0
     diffs = {name: diff for name in PIPELINES if (diff := stale(name))}
+    sound = [name for name in PIPELINES if name not in diffs]
+    dangling = [f"{name}: {one}" for name in sound for one in problems(*read_package(COMPILED / f"{name}.yaml"))]
+    print("".join(f"pipelines/compiled/{line}\n" for line in dangling), end="", file=sys.stderr)
     for name, diff in diffs.items():
         print(
             f"pipelines/compiled/{name}.yaml is stale; run `make compile` and commit it.\n{diff[:4000]}",
             file=sys.stderr,
         )
-    return int(bool(diffs))
+    return int(bool(diffs or dangling))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def run_local(make_pipeline: Callable[[], Any], arguments: Mapping[str, Any], se
     with exclusive(runs / "lock", f"a pipeline run in {settings.home}"):
         os.environ["MILLRACE_IMAGE"] = f"millrace/pipeline:{state_of_code(settings)}"
         os.environ["MILLRACE_HOME"] = str(settings.home.resolve())
-        pipeline = make_pipeline()
+        pipeline = _once_only(make_pipeline())
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         log_path = runs / f"{stamp}.log"
         with log_path.open("w") as log, _quiet_kfp(runs):
@@ -160,6 +160,13 @@ def state_of_code(settings: Settings, root: Path | None = None) -> str:
     code = [part for path in files for part in (str(path.relative_to(root)), path.read_text())]
     plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port"})
     return sha256_text(*code, plain, fingerprint(settings.pseudonym_secret()))[:12]
+
+
+def _once_only(pipeline: Any) -> Any:
+    """Retries are for pods that a cluster lost; here a step that failed shows why at once."""
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        task.ClearField("retry_policy")
+    return pipeline
 
 
 @contextmanager

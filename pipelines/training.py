@@ -16,6 +16,7 @@ from components.optimise.component import optimise
 from components.promote.component import promote
 from components.train.component import train
 from components.validate.component import validate
+from pipelines.cluster import on_cluster
 
 
 class Outputs(NamedTuple):
@@ -93,6 +94,8 @@ def training(
     ).after(model_passed)
     promoted.set_caching_options(False)  # changes the registry
 
+    on_cluster(ingested, validated, data_passed, built, materialized, assembled, trained, optimised)
+    on_cluster(evaluated, skew_checked, model_passed, promoted)
     return Outputs(
         snapshot=snapshot,
         validation=validation,
