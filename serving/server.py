@@ -16,7 +16,7 @@ import kserve.model_server as kserve_server
 import uvloop
 from grpc import aio
 from grpc_interceptor.exceptions import Unavailable as GRPCUnavailable
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve import InferOutput, InferRequest, InferResponse, Model, ModelRepository, ModelServer
 from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.errors import ServerNotReady
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -24,7 +24,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from millrace.errors import InvalidInput, Unavailable
-from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Reply
+from serving.lean import MAX_BODY_BYTES, Handler, Headers, LeanRoutes, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
 
@@ -60,6 +60,14 @@ class HotModel(Model):
     async def started(self) -> None:
         """Called inside the event loop, before the first request."""
 
+    async def reload(self, version: str = "") -> str:  # noqa: ARG002
+        """Load what is served again, by the name `version`; answers its name. Raises millrace errors."""
+        raise InvalidInput(f"{self.name} has nothing to load again")
+
+    def routes(self) -> Mapping[str, Handler]:
+        """Further paths whose POSTs the model answers itself."""
+        return {}
+
     def get_input_types(self) -> list[dict[str, Any]]:
         return [spec.metadata() for spec in self.inputs]
 
@@ -84,12 +92,25 @@ class HotModel(Model):
             raise GRPCUnavailable(str(error)) if grpc else ServerNotReady(str(error)) from error
 
 
+class _Repository(ModelRepository):
+    """The SDK's one, whose `load` (over gRPC) asks the model to load itself again."""
+
+    async def load(self, name: str) -> bool:
+        await self.get_model(name).reload()
+        return True
+
+
 class HotServer(ModelServer):
     """The SDK's server of one `HotModel`; `serve()` returns when SIGTERM has been obeyed and requests are drained."""
 
     def __init__(self, model: HotModel, options: argparse.Namespace) -> None:
         super().__init__(
-            http_port=options.http_port, workers=1, enable_grpc=False, enable_latency_logging=False, event_loop="uvloop"
+            http_port=options.http_port,
+            workers=1,
+            enable_grpc=False,
+            enable_latency_logging=False,
+            event_loop="uvloop",
+            registered_models=_Repository(),
         )
         self._model = model
         self._options = options
@@ -112,7 +133,8 @@ class HotServer(ModelServer):
 
     def _routes(self) -> dict[str, Any]:
         name = self._model.name
-        return {f"/v1/models/{name}:predict": self._v1, f"/v2/models/{name}/infer": self._v2}
+        hot = {f"/v1/models/{name}:predict": self._v1, f"/v2/models/{name}/infer": self._v2}
+        return hot | dict(self._model.routes())
 
     async def _v1(self, body: bytes, headers: Headers) -> Reply:
         return Reply(encode_json(await self._model.answer_v1(decode_json(body), headers)))

@@ -1,39 +1,79 @@
-"""KServe's model around a `Scorer`: what the server calls for every request."""
+"""KServe's model around the `LiveModel`: what the server calls for every request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from serving.lean import Headers
-from serving.predictor.core import Scorer
-from serving.protocol import V2Answer, V2Request
+from millrace.errors import InvalidInput
+from serving.lean import Handler, Headers, Reply
+from serving.predictor.live import LiveModel, ReloadFailed
+from serving.protocol import V2Answer, V2Request, decode_json, encode_json
 from serving.server import HotModel
-
-INLINE_ROWS: Final = 16
-"""Up to this many rows are scored in the event loop: a thread's hand-over costs more than the graph."""
+from serving.tensors import TensorSpec, kind
 
 
 class Predictor(HotModel):
-    """Answers of one model version."""
+    """Answers of the model version that is live when a request comes."""
 
-    def __init__(self, name: str, scorer: Scorer) -> None:
+    def __init__(self, name: str, live: LiveModel) -> None:
         super().__init__(name)
-        self._scorer = scorer
-        self.inputs, self.outputs = scorer.inputs, scorer.outputs
+        self._live = live
+        self._reloads: set[asyncio.Task[None]] = set()
         self.ready = True
 
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:  # type: ignore[override]
+        return self._live.batcher.scorer.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:  # type: ignore[override]
+        return self._live.batcher.scorer.outputs
+
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
-        return self._scorer.answer_v1(await self._score(*self._scorer.tensors_v1(document)))
+        batcher = self._live.batcher
+        return batcher.scorer.answer_v1(*await batcher.score(*batcher.scorer.tensors_v1(document)))
 
     async def answer_v2(self, request: V2Request, headers: Headers) -> V2Answer:  # noqa: ARG002
-        return self._scorer.answer_v2(await self._score(*self._scorer.tensors_v2(request)))
+        batcher = self._live.batcher
+        return batcher.scorer.answer_v2(*await batcher.score(*batcher.scorer.tensors_v2(request)))
 
-    async def _score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
-        if len(features) <= INLINE_ROWS:
-            return self._scorer.score(features, history)
-        return await asyncio.to_thread(self._scorer.score, features, history)
+    async def started(self) -> None:
+        """SIGHUP loads the model again."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_in_background)
+
+    async def reload(self, version: str = "") -> str:
+        return (await self._live.reload(version)).version
+
+    def routes(self) -> Mapping[str, Handler]:
+        """The V2 model repository's load; unload is refused, there being nothing else to answer."""
+        where = f"/v2/repository/models/{self.name}"
+        return {f"{where}/load": self._load, f"{where}/unload": self._unload}
+
+    async def _load(self, body: bytes, headers: Headers) -> Reply:  # noqa: ARG002
+        version = await self.reload(_told_version(decode_json(body)) if body.strip() else "")
+        return Reply(encode_json({"name": self.name, "load": True, "model_version": version}))
+
+    async def _unload(self, body: bytes, headers: Headers) -> Reply:  # noqa: ARG002
+        raise InvalidInput(f"{self.name} is the only model of this server and stays; stop the server instead")
+
+    def _reload_in_background(self) -> None:
+        task = asyncio.ensure_future(self._reload_quietly())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_quietly(self) -> None:
+        with suppress(ReloadFailed):  # logged and counted where it was raised
+            await self.reload()
+
+
+def _told_version(document: Mapping[str, Any]) -> str:
+    """`{"parameters": {"model_version": "4"}}`: what answers shall call the model from now on."""
+    parameters = document.get("parameters") or {}
+    version = parameters.get("model_version", "") if isinstance(parameters, dict) else None
+    if not isinstance(version, str):
+        raise InvalidInput(f"parameter 'model_version' is a {kind(version)}; wanted a string")
+    return version

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
-from serving.predictor.core import Scorer
+from millrace.settings import settings
 from serving.startup import skip_unused_imports
 
 
 def main() -> None:
     """Load and warm the model, then serve it until SIGTERM."""
     skip_unused_imports()
+    from serving.predictor.live import LiveModel
     from serving.predictor.model import Predictor
     from serving.server import HotServer, parser, quiet
 
@@ -21,11 +21,10 @@ def main() -> None:
     arguments.add_argument("--model_dir", type=Path, default=Path("/mnt/models"), help="Folder of the model artifact.")
     options, _ = arguments.parse_known_args()
     quiet()
-    artifact = ModelArtifact.open(options.model_dir)
     version = os.environ.get("MODEL_VERSION", "")
-    scorer = Scorer(artifact, version if version not in ("", "unset") else artifact.id)
-    log("predictor_ready", model=options.model_name, version=scorer.version, port=options.http_port)
-    HotServer(Predictor(options.model_name, scorer), options).serve()
+    live = LiveModel(options.model_dir, settings(), "" if version == "unset" else version)
+    log("predictor_ready", model=options.model_name, version=live.batcher.scorer.version, port=options.http_port)
+    HotServer(Predictor(options.model_name, live), options).serve()
 
 
 if __name__ == "__main__":

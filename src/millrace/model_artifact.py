@@ -183,6 +183,11 @@ class ModelArtifact:
         parts = [self._run(features[s : s + CHUNK_ROWS], history[s : s + CHUNK_ROWS]) for s in starts]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([stages for _, stages in parts])
 
+    def run_full(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`run` by the full model alone, at most CHUNK_ROWS rows."""
+        scores: NDArray[np.float32] = self._session.run(["score"], {"features": features, "history": history})[0]
+        return scores
+
     def warm_up(self) -> None:
         """Run blank rows, one and a few, so that the first real request does not pay for allocation."""
         spec = self.spec
@@ -190,7 +195,7 @@ class ModelArtifact:
             features = np.zeros((rows, len(spec.feature_names)), np.float32)
             history = np.zeros((rows, spec.sequence_length, len(spec.history_channels)), np.float32)
             self.run(features, history)
-            self._full(features, history)  # the cascade may have stopped before it
+            self.run_full(features, history)  # the cascade may have stopped before it
 
     def _run(
         self, features: NDArray[np.float32], history: NDArray[np.float32]
@@ -199,17 +204,13 @@ class ModelArtifact:
             return np.empty(0, np.float32), np.empty(0, np.uint8)
         band = self.spec.cascade
         if self._cheap is None or band is None:
-            return self._full(features, history), np.full(len(features), FULL, np.uint8)
+            return self.run_full(features, history), np.full(len(features), FULL, np.uint8)
         scores: NDArray[np.float32] = self._cheap.run(["score"], {"features": features})[0]
         sure = (scores < band.lower) | (scores >= band.upper)  # not a number is not sure
         rows = np.flatnonzero(~sure)
         if len(rows):
-            scores[rows] = self._full(features[rows], history[rows])
+            scores[rows] = self.run_full(features[rows], history[rows])
         return scores, np.where(sure, CHEAP, FULL).astype(np.uint8)
-
-    def _full(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._session.run(["score"], {"features": features, "history": history})[0]
-        return scores
 
     def _check(self, name: str, tensor: NDArray[Any], row_shape: tuple[int, ...]) -> None:
         wanted = f"float32 [B, {', '.join(map(str, row_shape))}]"

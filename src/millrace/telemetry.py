@@ -31,6 +31,14 @@ REQUEST_SECONDS = Histogram(
     buckets=LATENCY_BUCKETS_S,
 )
 
+# Predictor, and a transformer that holds the model itself
+BATCH_ROWS = Histogram(
+    "millrace_batch_rows", "Rows per run of the graph", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+)
+QUEUE_ROWS = Gauge("millrace_queue_rows", "Rows that wait for the graph")
+PREDICTOR_ROWS = Counter("millrace_predictor_rows", "Scored rows, by the stage that answered", ["stage"])
+MODEL_RELOADS = Counter("millrace_model_reloads", "Times the model was loaded again", ["result"])
+
 # Transformer
 PREDICTIONS = Counter("millrace_predictions", "Scored transactions", ["model_version", "decision", "degraded"])
 SCORES = Histogram("millrace_score", "Scores given", ["model_version"], buckets=SCORE_BUCKETS)

@@ -132,7 +132,10 @@ def test_health_readiness_and_metadata(server):
     assert json.loads(server.call("GET", "/v2")[2])["name"] == "kserve"
     metadata = json.loads(server.call("GET", f"/v2/models/{NAME}")[2])
     assert metadata["inputs"][0] == {"name": "features", "datatype": "FP32", "shape": [-1, F]}
-    assert metadata["outputs"] == [{"name": "score", "datatype": "FP32", "shape": [-1]}]
+    assert metadata["outputs"] == [
+        {"name": "score", "datatype": "FP32", "shape": [-1]},
+        {"name": "stage", "datatype": "BYTES", "shape": [-1]},
+    ]
 
 
 def test_v1_and_v2_in_json_and_binary_give_the_scores_of_the_artifact(server, rows):
@@ -144,17 +147,20 @@ def test_v1_and_v2_in_json_and_binary_give_the_scores_of_the_artifact(server, ro
     status, _, body = server.call("POST", f"/v2/models/{NAME}/infer", content, {JSON_LENGTH: str(length)})
 
     told = {"model_version": "3", "decision_threshold": 0.5, "history_length": 64}
-    assert v1 == (200, {"predictions": pytest.approx(wanted), **told})
+    assert v1 == (200, {"predictions": pytest.approx(wanted), "stages": ["full"] * 3, **told})
     assert v2[0] == status == 200
     assert v2[1] == json.loads(body)
     assert v2[1]["id"] == "42"
     assert v2[1]["model_version"] == "3"
-    assert v2[1]["outputs"] == [{"name": "score", "datatype": "FP32", "shape": [3], "data": pytest.approx(wanted)}]
+    assert v2[1]["outputs"] == [
+        {"name": "score", "datatype": "FP32", "shape": [3], "data": pytest.approx(wanted)},
+        {"name": "stage", "datatype": "BYTES", "shape": [3], "data": ["full"] * 3},
+    ]
 
 
 def test_binary_output_follows_the_json_part(server, rows):
     features, history, wanted = rows
-    document = tensors(features, history) | {"parameters": {"binary_data_output": True}}
+    document = tensors(features, history) | {"parameters": {"binary_data_output": True}, "outputs": [{"name": "score"}]}
 
     status, headers, body = server.call("POST", f"/v2/models/{NAME}/infer", json.dumps(document).encode())
 

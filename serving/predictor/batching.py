@@ -1,0 +1,200 @@
+"""Requests that arrive together are scored together: greedy batches over one model version, on one event loop.
+
+Nothing waits for company. While a run of the graph is under way, whatever arrives queues up and becomes the next
+batch; when nothing is under way, a request is run at once. `Batcher.score` needs no server: the transformer uses it too
+where it holds the model itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace import telemetry
+from millrace.errors import Unavailable
+from millrace.model_artifact import CACHE, STAGES
+from serving.predictor.cache import ScoreCache
+from serving.predictor.core import Inputs, Scorer, Scores
+from serving.tensors import require_finite
+
+INLINE_S: Final = 0.001
+"""A run expected to be shorter happens in the event loop: handing it to a thread and back costs more than it frees."""
+SMOOTHING: Final = 0.1
+"""Weight of the newest run in what runs are expected to take."""
+
+
+class Overloaded(Unavailable):
+    """More rows wait for the model than the queue takes; the client should come again later."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    features: NDArray[np.float32]
+    history: NDArray[np.float32]
+    answer: asyncio.Future[Scores]
+
+
+class Batcher:
+    """Scores of one model version for many callers on one event loop; a wrong request fails alone."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        batch_rows: int = 64,
+        batch_run_ms: float = 25.0,
+        queue_rows: int = 2048,
+        cache: ScoreCache | None = None,
+    ) -> None:
+        self.scorer = scorer
+        self.waiting_rows = 0
+        self._batch_rows, self._queue_rows, self._run_s = batch_rows, queue_rows, batch_run_ms / 1000
+        self._cache = cache
+        self._queue: deque[_Waiting] = deque()
+        self._busy = False
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+        self._stages = [telemetry.PREDICTOR_ROWS.labels(name) for name in STAGES]
+        self._expected_s = self.warm_up()
+
+    async def score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
+        """features[B, F], history[B, L … N, C] → scores[B], stages[B]; raises InvalidInput, Overloaded."""
+        inputs = self.scorer.prepare(features, history)
+        if self._cache is None:
+            return await self._score(*inputs)
+        key = self._cache.key(*inputs)
+        scores = self._cache.get(key)
+        if scores is not None:
+            self._stages[CACHE].inc(len(scores))
+            return scores, np.full(len(scores), CACHE, np.uint8)
+        scores, stages = await self._score(*inputs)
+        self._cache.put(key, scores)
+        return scores, stages
+
+    def warm_up(self) -> list[float]:
+        """Run batches of every size up to the largest; seconds that each took, by the bits of its number of rows."""
+        spec = self.scorer.artifact.spec
+        seconds = [0.0]
+        for bits in range(self._batch_rows.bit_length()):
+            features = np.zeros((1 << bits, len(spec.feature_names)), np.float32)
+            history = np.zeros((1 << bits, self.scorer.length, len(spec.history_channels)), np.float32)
+            seconds.append(min(_seconds(self.scorer.artifact.run_full, features, history) for _ in range(3)))
+        return seconds
+
+    async def _score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
+        rows = len(features)
+        if self.waiting_rows and self.waiting_rows + rows > self._queue_rows:
+            raise Overloaded(f"{self.waiting_rows} rows wait for the model; wanted at most {self._queue_rows}")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(features, history, loop.create_future())
+        self._queue.append(waiting)
+        self.waiting_rows += rows
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next)  # after the requests that arrived with this one
+        return await waiting.answer
+
+    def _next(self) -> None:
+        """Run the next batch, here when it is short, else in the thread; `_busy` until none is left."""
+        batch = self._take()
+        if not batch:
+            self._busy = False
+            return
+        rows = sum(len(one.features) for one in batch)
+        telemetry.BATCH_ROWS.observe(rows)
+        loop = asyncio.get_running_loop()
+        if self._expected(rows) <= INLINE_S:
+            self._deliver(batch, self._run(batch))
+            loop.call_soon(self._next)
+        else:
+            run = loop.run_in_executor(self._worker, self._run, batch)
+            run.add_done_callback(lambda done: self._after(batch, done))
+
+    def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]]) -> None:
+        self._deliver(batch, done.result())
+        self._next()
+
+    def _take(self) -> list[_Waiting]:
+        """From the front of the queue, as many as the bounds on rows and on milliseconds allow; at least one."""
+        batch: list[_Waiting] = []
+        rows = 0
+        while self._queue:
+            more = len(self._queue[0].features)
+            if batch and (rows + more > self._batch_rows or self._expected(rows + more) > self._run_s):
+                break
+            one = self._queue.popleft()
+            self.waiting_rows -= more
+            if not one.answer.done():  # its client may have gone
+                batch.append(one)
+                rows += more
+        return batch
+
+    def _run(self, batch: Sequence[_Waiting]) -> list[Scores | Exception]:
+        """What each request gets. A run that fails is repeated one by one, so that only the guilty fails."""
+        start = time.perf_counter()
+        try:
+            scores, stages = self.scorer.run(*_joined(batch))
+        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+            return [error] if len(batch) == 1 else [answer for one in batch for answer in self._run([one])]
+        self._learn(len(scores), time.perf_counter() - start)
+        self._count(stages)
+        if len(batch) == 1:
+            return [_checked(scores, stages)]
+        answers: list[Scores | Exception] = []
+        end = 0
+        for one in batch:
+            begin, end = end, end + len(one.features)
+            answers.append(_checked(scores[begin:end], stages[begin:end]))
+        return answers
+
+    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Scores | Exception]) -> None:
+        for one, answer in zip(batch, answers, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)
+
+    def _expected(self, rows: int) -> float:
+        """Seconds that a run of so many rows takes; linear past the largest that was measured."""
+        bits = rows.bit_length()
+        known = self._expected_s
+        return known[bits] if bits < len(known) else known[-1] * rows / (1 << (len(known) - 2))
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        bits = rows.bit_length()
+        if bits < len(self._expected_s):
+            self._expected_s[bits] += SMOOTHING * (seconds - self._expected_s[bits])
+
+    def _count(self, stages: NDArray[np.uint8]) -> None:
+        for stage, rows in enumerate(np.bincount(stages).tolist()):
+            if rows:
+                self._stages[stage].inc(rows)
+
+
+def _joined(batch: Sequence[_Waiting]) -> Inputs:
+    if len(batch) == 1:
+        return batch[0].features, batch[0].history
+    return np.concatenate([one.features for one in batch]), np.concatenate([one.history for one in batch])
+
+
+def _checked(scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scores | Exception:
+    try:
+        require_finite(scores, "the score of the given features and history")
+    except ValueError as error:
+        return error
+    return scores, stages
+
+
+def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
