@@ -6,6 +6,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DRIFT  := .venv-drift
+DRIFT_READY := $(DRIFT)/.ready
 UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
@@ -24,11 +26,14 @@ run: setup ## Raw events to live predictions [DATA=uri]; without DATA on simulat
 	$(BIN)/python -m pipelines.run $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 .PHONY: test
-test: setup lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
+test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: setup
 setup: $(READY) ## Make the environment in .venv (uv, from the lock).
+
+.PHONY: drift-env
+drift-env: $(DRIFT_READY) ## Make the drift detector's environment in .venv-drift.
 
 ##@ Live servers
 
@@ -108,4 +113,12 @@ $(READY): requirements/main.txt pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/uv.txt
 	$(UV) pip install -q --compile-bytecode -p $(BIN)/python -r requirements/main.txt
 	$(UV) pip install -q -p $(BIN)/python --no-deps -e .
+	@touch $@
+
+# The detector's own environment: its pins cannot join the others (docs/adr).
+$(DRIFT_READY): requirements/drift-detector.txt requirements/drift-detector-dev.txt requirements/drift-detector.override.txt $(READY)
+	$(UV) venv -q --clear -p $(PYTHON) $(DRIFT)
+	$(UV) pip install -q --compile-bytecode -p $(DRIFT)/bin/python --override requirements/drift-detector.override.txt \
+		-r requirements/drift-detector.txt -r requirements/drift-detector-dev.txt
+	$(UV) pip install -q -p $(DRIFT)/bin/python --no-deps -e .
 	@touch $@
