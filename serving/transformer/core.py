@@ -44,6 +44,8 @@ EXPLAINED_AT_ONCE: Final = MAX_ROWS // len(GROUPS)
 """Flagged rows whose variants fit into one request to the predictor."""
 REVIEW: Final = "review"
 APPROVE: Final = "approve"
+CHAMPION, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
+"""Arms: the model that decides, the one that decides for its share of an A/B test, the one that only listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,18 @@ class Scored:
     decision_threshold: float
     history_length: int
     """N of the features that the model was trained on."""
+    stages: Sequence[str] = ()
+    """`full` or `cheap` (the cascade's first model) for each row, where the predictor tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a request that one model scored; `scored` holds them in the order of `rows`."""
+
+    rows: Sequence[int]
+    scored: Scored
+    arm: str
+    model_name: str
 
 
 def prepare(
@@ -115,9 +129,19 @@ def require_length(scored: Scored, history_length: int) -> None:
         )
 
 
+def require_rows(scored: Scored, rows: int) -> None:
+    """Raise Unavailable when the predictor gave another number of scores than it got rows."""
+    if scored.scores.shape != (rows,):
+        raise Unavailable(f"the predictor gave scores of shape {list(scored.scores.shape)} for {rows} rows")
+
+
 def flagged(scored: Scored) -> list[int]:
-    """Rows at or above the threshold."""
-    return [int(row) for row in np.flatnonzero(scored.scores >= scored.decision_threshold)]
+    """Places at or above the threshold."""
+    return [int(place) for place in np.flatnonzero(scored.scores >= scored.decision_threshold)]
+
+
+def decision(score: float, scored: Scored) -> str:
+    return REVIEW if score >= scored.decision_threshold else APPROVE
 
 
 def explain_inputs(
@@ -140,29 +164,30 @@ def explain_inputs(
 
 
 def explain(
-    scored: Scored, rows: Sequence[int], variant_scores: NDArray[np.float32]
+    scores: Sequence[float], rows: Sequence[int], variant_scores: NDArray[np.float32]
 ) -> dict[int, list[dict[str, Any]]]:
-    """Row → its reasons, from the scores of `explain_inputs`."""
+    """Row → its reasons, from the rows' scores and those of `explain_inputs`."""
     blocks = variant_scores.reshape(len(rows), len(GROUPS))
-    return {row: reasons(float(scored.scores[row]), block) for row, block in zip(rows, blocks, strict=True)}
+    return {row: reasons(float(score), block) for row, score, block in zip(rows, scores, blocks, strict=True)}
 
 
 def answers(
-    requests: Transactions, scored: Scored, why: Mapping[int, list[dict[str, Any]]], degraded: bool
+    requests: Transactions, parts: Sequence[Part], why: Mapping[int, list[dict[str, Any]]], degraded: bool
 ) -> list[dict[str, Any]]:
     """One answer per row, as V1 gives it."""
-    rows = zip(requests.transaction_id.tolist(), scored.scores.tolist(), strict=True)
-    return [
-        {
-            "transaction_id": id_,
-            "score": score,
-            "decision": REVIEW if score >= scored.decision_threshold else APPROVE,
-            "model_version": scored.model_version,
-            "reasons": why.get(row, []),
-            "degraded": degraded,
-        }
-        for row, (id_, score) in enumerate(rows)
-    ]
+    ids = requests.transaction_id.tolist()
+    rows: list[dict[str, Any]] = [{}] * len(ids)
+    for part in parts:
+        for row, score in zip(part.rows, part.scored.scores.tolist(), strict=True):
+            rows[row] = {
+                "transaction_id": ids[row],
+                "score": score,
+                "decision": decision(score, part.scored),
+                "model_version": part.scored.model_version,
+                "reasons": why.get(row, []),
+                "degraded": degraded,
+            }
+    return rows
 
 
 def requests_v2(request: V2Request, now_us: int) -> Transactions:
@@ -180,10 +205,12 @@ def answer_v2(predictions: Sequence[Mapping[str, Any]]) -> V2Answer:
 def scored_from(document: Mapping[str, Any]) -> Scored:
     """The predictor's V2 answer; raises Unavailable when it is not one."""
     try:
-        (score,) = (output for output in document["outputs"] if output["name"] == "score")
+        outputs = {output["name"]: output["data"] for output in document["outputs"]}
         threshold = float(document["parameters"]["decision_threshold"])
         length = int(document["parameters"]["history_length"])
-        return Scored(np.array(score["data"], np.float32), document["model_version"], threshold, length)
+        scores = np.array(outputs["score"], np.float32)
+        stages = tuple(str(stage) for stage in outputs.get("stage", ()))
+        return Scored(scores, str(document["model_version"]), threshold, length, stages)
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"the predictor's answer is not a score: {error!r}") from error
 

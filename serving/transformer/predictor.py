@@ -1,48 +1,104 @@
-"""The call of the predictor: one V2 request with binary tensors on a kept-open connection, and what it says."""
+"""The call of the predictor: one V2 request with binary tensors on a kept-open connection, and what it says.
+
+A call that fails is made once more, marked so that the splitter takes the revision that was rolled out before: a canary
+that fails costs no answer.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+import time
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.errors import InvalidInput, Unavailable
-from serving.connections import Connections, Response
-from serving.lean import Headers
+from millrace.errors import ConfigError, InvalidInput, Unavailable
+from millrace.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
+from serving.connections import Connections, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
-from serving.transformer.core import Scored, scored_from
+from serving.transformer.core import Scored, require_rows, scored_from
 
-FORWARDED: Final = (b"x-request-id", b"traceparent", b"tracestate", b"ce-id")
-"""Headers of the client that go on to the predictor."""
+ATTEMPTS: Final = 2
+PREVIOUS_REVISION: Final = (b"Knative-Serving-Tag", b"prev")
+_ADDRESS: Final = re.compile(
+    r"(?:http://)?(?P<host>[^/:]+)(?::(?P<port>\d{1,5}))?/?(?:v[12]/models/(?P<model>[^/:]+)(?:/infer|:predict)?)?"
+)
+
+
+class Predictor(Protocol):
+    """Whoever scores model inputs: a predictor behind a socket, or a model in this process."""
+
+    model_name: str
+
+    async def score(
+        self,
+        features: NDArray[np.float32],
+        history: NDArray[np.float32],
+        headers: Iterable[Header] = (),
+        *,
+        timeout_s: float = 5.0,
+    ) -> Scored: ...
 
 
 class PredictorClient:
-    """`score` at the predictor behind `address`, a host with or without a port."""
+    """`score` at the predictor behind `address`: a host with or without a port, or a predict URL."""
 
-    def __init__(self, address: str, model_name: str, timeout_s: float = 5.0) -> None:
-        host, _, port = address.partition(":")
-        self._connections = Connections(host, int(port or 80))
-        self._path = f"/v2/models/{model_name}/infer".encode()
-        self._timeout_s = timeout_s
+    def __init__(self, address: str, model_name: str, *, attempts: int = ATTEMPTS, measured: bool = True) -> None:
+        found = _ADDRESS.fullmatch(address)
+        if found is None:
+            raise ConfigError(f"predictor {address!r}: wanted host:port, or http://host:port/v2/models/NAME/infer")
+        self.model_name = found["model"] or model_name
+        self._connections = Connections(found["host"], int(found["port"] or 80))
+        self._path = f"/v2/models/{self.model_name}/infer".encode()
+        self._attempts = attempts
+        self._measured = measured
 
     async def score(
-        self, features: NDArray[np.float32], history: NDArray[np.float32], headers: Headers | None = None
+        self,
+        features: NDArray[np.float32],
+        history: NDArray[np.float32],
+        headers: Iterable[Header] = (),
+        *,
+        timeout_s: float = 5.0,
     ) -> Scored:
         """features[B, F], history[B, N, C] → scores[B] and the threshold that goes with them; raises Unavailable."""
         body, length = encode_v2_request({"features": ("FP32", features), "history": ("FP32", history)})
-        forwarded = [(name, headers[name]) for name in FORWARDED if name in headers] if headers else []
-        head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), *forwarded]
-        answer = await self._connections.request(b"POST", self._path, body, head, timeout_s=self._timeout_s)
-        return _scored(answer)
+        head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), *headers]
+        began = time.perf_counter()
+        for attempt in range(self._attempts):
+            left = timeout_s - (time.perf_counter() - began)
+            try:
+                # What hangs must leave time for another try.
+                scored = await self._ask(body, head, left / (self._attempts - attempt))
+            except Unavailable as error:
+                PREDICTOR_FAILURES.inc(self._measured)
+                if isinstance(error, _Refused) or attempt + 1 == self._attempts:
+                    raise
+                head.append(PREVIOUS_REVISION)
+            else:
+                break
+        require_rows(scored, len(features))
+        if self._measured:
+            PREDICTOR_SECONDS.labels(scored.model_version).observe(time.perf_counter() - began)
+        return scored
+
+    async def _ask(self, body: bytes, head: list[Header], timeout_s: float) -> Scored:
+        return _scored(await self._connections.request(b"POST", self._path, body, head, timeout_s=timeout_s))
 
     def close(self) -> None:
         self._connections.close()
 
 
+class _Refused(Unavailable):
+    """The predictor would refuse the same request again."""
+
+
 def _scored(answer: Response) -> Scored:
     if answer.status != 200:
-        raise Unavailable(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
+        kind = _Refused if 400 <= answer.status < 500 and answer.status != 429 else Unavailable
+        raise kind(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
     try:
         return scored_from(decode_json(answer.body))
     except InvalidInput as error:

@@ -35,10 +35,10 @@ def require_history_length(home: Path, history_length: int) -> None:
 def main() -> None:
     """Open the feature store, replay the journal, then serve until SIGTERM."""
     skip_unused_imports()
-    from serving.server import HotServer, parser, quiet
-    from serving.transformer.model import Transformer
-    from serving.transformer.predictor import PredictorClient
+    from serving.server import parser, quiet
+    from serving.transformer.routes import TransformerServer
     from serving.transformer.store import FeastStore
+    from serving.transformer.wiring import transformer
 
     options, _ = parser("Turn transactions into decisions.").parse_known_args()
     if not options.predictor_host:
@@ -46,12 +46,11 @@ def main() -> None:
     quiet()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     configured = settings()
-    predictor = PredictorClient(options.predictor_host, options.model_name)
     require_history_length(configured.home, configured.history_length)
     store = FeastStore(repository(configured.home))
-    model = Transformer(options.model_name, predictor, store, configured)
+    model = transformer(options.model_name, options.predictor_host, store, configured)
     log("transformer_ready", model=options.model_name, predictor=options.predictor_host, port=options.http_port)
-    HotServer(model, options).serve()
+    TransformerServer(model, options).serve()
 
 
 if __name__ == "__main__":

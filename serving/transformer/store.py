@@ -28,6 +28,13 @@ class Store(Protocol):
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response: ...
 
 
+class OnlineStore(Store, Protocol):
+    """What the transformer needs: lookups, and what pushes need."""
+
+    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]: ...
+    def push(self, states: Mapping[str, CustomerState]) -> None: ...
+
+
 class FeastStore:
     """The Feast store of a rendered feature repository; one thread may look up while another pushes.
 

@@ -20,6 +20,7 @@ from serving.transformer.state import Overlay
 
 N = 4
 SCORED = core.Scored(np.float32([0.2, 0.9]), "7", 0.5, N)
+PARTS = [core.Part(range(2), SCORED, core.CHAMPION, "fraud-detector")]
 
 
 def requests(*ids: int, customer: str = "a", amount: float = 10.0):
@@ -90,7 +91,7 @@ def test_the_store_and_what_was_not_pushed_yet_make_one_history():
 
 
 def test_decisions_follow_the_threshold_that_came_with_the_scores():
-    rows = core.answers(requests(1, 2), SCORED, {1: [{"input": "amount", "effect": 0.3}]}, degraded=False)
+    rows = core.answers(requests(1, 2), PARTS, {1: [{"input": "amount", "effect": 0.3}]}, degraded=False)
 
     assert [row["decision"] for row in rows] == ["approve", "review"]
     assert core.flagged(SCORED) == [1]
@@ -104,19 +105,30 @@ def test_decisions_follow_the_threshold_that_came_with_the_scores():
     }
 
 
+def test_rows_of_two_models_are_answered_in_the_order_of_the_request():
+    other = core.Scored(np.float32([0.6]), "8", 0.7, N)
+    parts = [core.Part([1], other, core.CHALLENGER, "b"), core.Part([0, 2], SCORED, core.CHAMPION, "a")]
+
+    rows = core.answers(requests(1, 2, 3), parts, {}, degraded=False)
+
+    assert [row["transaction_id"] for row in rows] == [1, 2, 3]
+    assert [row["model_version"] for row in rows] == ["7", "8", "7"]
+    assert [row["decision"] for row in rows] == ["approve", "approve", "review"]
+
+
 def test_reasons_compare_each_flagged_row_with_its_own_variants():
     found = requests(1, 2, amount=10.0)
     prepared = prepare(found, unknown(2))
 
     features, history = core.explain_inputs(found, prepared, [1], N)
-    why = core.explain(SCORED, [1], np.float32([0.1, 0.9, 0.9, 0.9]))
+    why = core.explain([0.9], [1], np.float32([0.1, 0.9, 0.9, 0.9]))
 
     assert (len(features), history.shape[1]) == (4, N)
     assert why == {1: [{"input": "amount", "effect": 0.8}]}
 
 
 def test_v2_tensors_hold_what_v1_says():
-    rows = core.answers(requests(1, 2), SCORED, {}, degraded=True)
+    rows = core.answers(requests(1, 2), PARTS, {}, degraded=True)
 
     answer = core.answer_v2(rows)
 

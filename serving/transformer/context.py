@@ -1,0 +1,80 @@
+"""What one request brings besides its rows: an id, a trace to belong to, and the time its answer may take."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from millrace.errors import InvalidInput, Unavailable
+from serving.lean import Headers
+
+REQUEST_ID: Final = b"x-request-id"
+DEADLINE: Final = b"x-deadline-ms"
+FORWARDED: Final = (REQUEST_ID, b"traceparent", b"tracestate", b"ce-id")
+"""Headers of the client that go on to the predictor; the request id is made where there is none."""
+MAX_ID_LENGTH: Final = 128
+
+
+class DeadlineExceeded(Unavailable):
+    """The answer was not ready when it had to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One request: `headers` to forward, and a clock that runs from `started` (`time.perf_counter`)."""
+
+    request_id: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    traceparent: str | None
+    started: float
+    ends: float
+
+    @classmethod
+    def of(cls, headers: Headers, deadline_s: float) -> Context:
+        """From the request's headers; raises InvalidInput for a deadline that is no number of milliseconds."""
+        now = time.perf_counter()
+        request_id = request_id_of(headers)
+        found = [(name, headers[name]) for name in FORWARDED[1:] if name in headers]
+        trace = headers.get(b"traceparent")
+        return cls(
+            request_id,
+            ((REQUEST_ID, request_id.encode()), *found),
+            trace.decode("latin-1") if trace else None,
+            now,
+            now + min(deadline_s, _asked_s(headers)),
+        )
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; raises DeadlineExceeded past it."""
+        left = self.ends - time.perf_counter()
+        if left <= 0:
+            raise self.exceeded()
+        return left
+
+    def elapsed_ms(self) -> float:
+        return (time.perf_counter() - self.started) * 1e3
+
+    def exceeded(self) -> DeadlineExceeded:
+        budget_ms = (self.ends - self.started) * 1e3
+        return DeadlineExceeded(
+            f"no answer within {budget_ms:.0f} ms. Ask again, or allow more with the header {DEADLINE.decode()} "
+            "(up to the server's MILLRACE_DEADLINE_MS)."
+        )
+
+
+def request_id_of(headers: Headers) -> str:
+    """The client's `ce-id`, else its `x-request-id`, else a new one; one that cannot be an id is replaced."""
+    given = (headers.get(b"ce-id") or headers.get(REQUEST_ID) or b"").decode("latin-1").strip()
+    fits = 0 < len(given) <= MAX_ID_LENGTH and given.isascii() and given.isprintable()
+    return given if fits else uuid.uuid4().hex
+
+
+def _asked_s(headers: Headers) -> float:
+    text = headers.get(DEADLINE)
+    if text is None:
+        return float("inf")
+    if not text.isdigit() or len(text) > 9:
+        raise InvalidInput(f"header {DEADLINE.decode()} is {text.decode('latin-1')[:20]!r}; wanted whole milliseconds")
+    return int(text) / 1e3

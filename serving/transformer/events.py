@@ -1,0 +1,101 @@
+"""Prediction events: scored rows as CloudEvents (docs/architecture.md, "Around the serving path"); no I/O.
+
+The hot path hands over references only; what is here runs in the background, many rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from millrace.fraud.features import FEATURE_SERVICE
+from millrace.fraud.requests import Transactions
+from serving.transformer.context import Context
+from serving.transformer.core import CHAMPION, Part, decision
+
+EVENT_TYPE: Final = "io.millrace.prediction"
+CONTENT_TYPE: Final = b"application/cloudevents-batch+json"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """The rows of one request that one model scored, as they are when the answer goes out."""
+
+    context: Context
+    scored_at: datetime
+    latency_ms: float
+    requests: Transactions
+    pseudonyms: Sequence[str]
+    features: NDArray[np.float32]  # [B, F], all rows of the request
+    degraded: bool
+    part: Part
+
+    def __len__(self) -> int:
+        return len(self.part.rows)
+
+
+def encode(records: Iterable[Record], most_rows: int) -> Iterator[tuple[bytes, int]]:
+    """Batches of at most so many events, as bodies, and how many each holds."""
+    events: list[dict[str, Any]] = []
+    for record in records:
+        for event in cloud_events(record):
+            events.append(event)
+            if len(events) == most_rows:
+                yield orjson.dumps(events, option=_OPTIONS), len(events)
+                events = []
+    if events:
+        yield orjson.dumps(events, option=_OPTIONS), len(events)
+
+
+def cloud_events(record: Record) -> Iterator[dict[str, Any]]:
+    """One event per row; `features` stays an array, for orjson (NaN becomes null)."""
+    part, context, requests = record.part, record.context, record.requests
+    for place, row in enumerate(part.rows):
+        event = {
+            "specversion": "1.0",
+            "type": EVENT_TYPE,
+            "id": event_id(context.request_id, row, part.arm),
+            "source": f"/millrace/{part.model_name}",
+            "subject": str(requests.transaction_id[row]),
+            "time": record.scored_at,
+            "datacontenttype": "application/json",
+            "data": _data(record, place, row),
+        }
+        if context.traceparent is not None:
+            event["traceparent"] = context.traceparent
+        yield event
+
+
+def event_id(request_id: str, row: int, arm: str) -> str:
+    """`<request id>:<row>`; a row has one answer, so only the shadow's score of it needs a mark."""
+    return f"{request_id}:{row}:{arm}" if arm == "shadow" else f"{request_id}:{row}"
+
+
+def _data(record: Record, place: int, row: int) -> dict[str, Any]:
+    part, requests = record.part, record.requests
+    scored = part.scored
+    return {
+        "transaction_id": int(requests.transaction_id[row]),
+        "event_timestamp": _EPOCH + timedelta(microseconds=int(requests.event_us[row])),
+        "customer_id": record.pseudonyms[row],
+        "terminal_id": requests.terminal_id[row],
+        "amount": int(requests.amount_cents[row]) / 100,
+        "model_name": part.model_name,
+        "model_version": scored.model_version,
+        "score": scored.scores[place],
+        "decision": decision(scored.scores[place], scored),
+        "degraded": record.degraded,
+        "stage": scored.stages[place] if scored.stages else "full",
+        "arm": part.arm or CHAMPION,
+        "latency_ms": round(record.latency_ms, 3),
+        "features": record.features[row],
+        "feature_service": FEATURE_SERVICE,
+    }

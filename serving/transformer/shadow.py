@@ -1,0 +1,107 @@
+"""The shadow: a model that scores what the champion scored, after the answer, and decides nothing.
+
+It gets the prepared features and histories (states are shared), many rows in one request, from a bounded queue. It is
+never waited for; what it is too slow for is dropped and counted, what it fails at is counted and not tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.progress import log
+from millrace.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
+from serving.transformer.core import SHADOW, Part, Scored, require_length
+from serving.transformer.events import Record
+from serving.transformer.predictor import Predictor
+
+MAX_WAITING_ROWS: Final = 4096
+"""Rows that wait: 5 MB of histories at N = 64."""
+BATCH_ROWS: Final = 128
+TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mirrored:
+    record: Record
+    history: NDArray[np.float32]  # [B, N, C]
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+
+class Shadow:
+    """`mirror` remembers, `run` asks; `put` gets a record of what the shadow said."""
+
+    def __init__(self, predictor: Predictor, history_length: int, put: Callable[[Record], None]) -> None:
+        self._predictor, self._history_length, self._put = predictor, history_length, put
+        self._waiting: deque[_Mirrored] = deque()
+        self._rows = 0
+        self._arrived = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Rows that wait or are with the shadow."""
+        return self._rows
+
+    def mirror(self, record: Record, history: NDArray[np.float32]) -> None:
+        """All rows of an answered request; never waits, never fails."""
+        if self._rows + len(history) > MAX_WAITING_ROWS:
+            SHADOW_DROPPED.inc(len(history))
+            return
+        self._waiting.append(_Mirrored(record, history))
+        self._rows += len(history)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while batch := self._take():
+                try:
+                    await self._ask(batch)
+                except Exception as error:  # noqa: BLE001 - whatever ails the shadow, the answers are out already
+                    SHADOW_FAILURES.inc(sum(map(len, batch)))
+                    log("shadow_failed", rows=sum(map(len, batch)), error=str(error))
+                self._rows -= sum(map(len, batch))
+
+    async def finish(self, timeout_s: float) -> None:
+        """Let it answer what waits, for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._rows:
+                    await asyncio.sleep(0.02)
+
+    def _take(self) -> list[_Mirrored]:
+        rows = 0
+        batch: list[_Mirrored] = []
+        while self._waiting and (not batch or rows + len(self._waiting[0]) <= BATCH_ROWS):
+            batch.append(self._waiting.popleft())
+            rows += len(batch[-1])
+        return batch
+
+    async def _ask(self, batch: list[_Mirrored]) -> None:
+        features = np.concatenate([item.record.features for item in batch])
+        history = np.concatenate([item.history for item in batch])
+        began = time.perf_counter()
+        scored = await self._predictor.score(features, history, timeout_s=TIMEOUT_S)
+        require_length(scored, self._history_length)
+        took_ms = (time.perf_counter() - began) * 1e3
+        start = 0
+        for item in batch:
+            self._put(self._record(item, scored, slice(start, start + len(item)), took_ms))
+            start += len(item)
+
+    def _record(self, item: _Mirrored, scored: Scored, place: slice, took_ms: float) -> Record:
+        """The answered request's record, with what the shadow said; its latency is that of the shadow's call."""
+        said = replace(scored, scores=scored.scores[place], stages=scored.stages[place])
+        part = Part(range(len(item)), said, SHADOW, self._predictor.model_name)
+        return replace(item.record, part=part, latency_ms=took_ms)
