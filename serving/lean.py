@@ -6,6 +6,7 @@ of the SDK's own path; every other request, and CloudEvents, go on to the applic
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import orjson
 
 from millrace.errors import InvalidInput, NotFound, Unavailable
 from millrace.progress import log
+from millrace.telemetry import REQUEST_SECONDS, REQUESTS
 from serving.tensors import TooLarge
 
 MAX_BODY_BYTES: Final = 8 << 20
@@ -45,30 +47,54 @@ class Reply:
 Handler = Callable[[bytes, Headers], Awaitable[Reply]]
 
 
-class LeanRoutes:
-    """ASGI: POSTs to a path in `handlers` are answered here; everything else by `behind`."""
+class Measure:
+    """Counts and times the answers of one route of one server; its labels are bound once."""
 
-    def __init__(self, handlers: Mapping[str, Handler], behind: Callable[..., Awaitable[None]]) -> None:
-        self._handlers = dict(handlers)
+    def __init__(self, server: str, route: str) -> None:
+        self._server, self._route = server, route
+        self._seconds = REQUEST_SECONDS.labels(server, route)
+        self._answers: dict[int, Any] = {}
+
+    def __call__(self, status: int, started: float) -> None:
+        """An answer with `status` to a request that was complete at `started` (time.perf_counter)."""
+        counter = self._answers.get(status)
+        if counter is None:
+            counter = self._answers[status] = REQUESTS.labels(self._server, self._route, str(status))
+        counter.inc()
+        self._seconds.observe(time.perf_counter() - started)
+
+
+class LeanRoutes:
+    """ASGI: POSTs to a path in `handlers` are answered here, and measured as `server`'s; all else by `behind`."""
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], behind: Callable[..., Awaitable[None]], server: str = "server"
+    ) -> None:
+        self._handlers = {path: (handler, Measure(server, _route(path))) for path, handler in handlers.items()}
         self._behind = behind
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        handler = self._handlers.get(scope.get("path", "")) if scope.get("method") == "POST" else None
+        found = self._handlers.get(scope.get("path", "")) if scope.get("method") == "POST" else None
         if scope["type"] != "http":
             return await self._behind(scope, receive, send)
         headers = dict(scope["headers"])
-        if handler is not None and not _is_cloud_event(headers):
-            return await self._answer(handler, headers, receive, send)
+        if found is not None and not _is_cloud_event(headers):
+            return await _answer(*found, headers, receive, send)
         if _declared_length(headers) > MAX_BODY_BYTES:
             return await respond(send, error_reply(_too_large(_declared_length(headers))))
         await self._behind(scope, receive, send)
 
-    async def _answer(self, handler: Handler, headers: Headers, receive: Receive, send: Send) -> None:
-        try:
-            reply = await handler(await read_body(receive, headers), headers)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-            reply = error_reply(error)
-        await respond(send, reply)
+
+async def _answer(handler: Handler, measure: Measure, headers: Headers, receive: Receive, send: Send) -> None:
+    started = time.perf_counter()
+    try:
+        body = await read_body(receive, headers)
+        started = time.perf_counter()
+        reply = await handler(body, headers)
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
+        reply = error_reply(error)
+    await respond(send, reply)
+    measure(reply.status, started)
 
 
 async def read_body(receive: Receive, headers: Headers) -> bytes:
@@ -104,6 +130,11 @@ def error_reply(error: BaseException) -> Reply:
 def _is_cloud_event(headers: Headers) -> bool:
     """Both modes of CloudEvents over HTTP; they have their own decoding in the SDK."""
     return b"ce-specversion" in headers or headers.get(b"content-type", b"").startswith(b"application/cloudevents")
+
+
+def _route(path: str) -> str:
+    """What metrics call a path: v1, v2, or the last part of another."""
+    return "v1" if path.endswith(":predict") else "v2" if path.endswith("/infer") else path.rpartition("/")[2]
 
 
 def _declared_length(headers: Headers) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from millrace.errors import InvalidInput, Unavailable
-from serving.lean import MAX_BODY_BYTES, Handler, Headers, LeanRoutes, Reply
+from serving.lean import MAX_BODY_BYTES, Handler, Headers, LeanRoutes, Measure, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
 
@@ -48,6 +50,8 @@ class HotModel(Model):
 
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
+    server = "server"
+    """What metrics call it."""
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:
         """A V1 request document → the response document; raises millrace errors."""
@@ -77,19 +81,35 @@ class HotModel(Model):
     async def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
         """The SDK's door: CloudEvents over V1, and gRPC."""
         lower = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
+        grpc = isinstance(payload, InferRequest)
+        measure = self._measures["grpc" if grpc else "event"]
+        status, started = 500, time.perf_counter()
         try:
-            if isinstance(payload, InferRequest):
-                request = _from_kserve(payload, self.inputs, self.outputs)
-                return _to_kserve(request, await self.answer_v2(request, lower), self.name)
-            if not isinstance(payload, Mapping):
-                raise InvalidInput(f"the event's data is {type(payload).__name__}; wanted a JSON object")
-            return await self.answer_v1(payload, lower)
+            answer = await (self._answer_grpc(payload, lower) if grpc else self._answer_event(payload, lower))
+            status = 200
         except InvalidInput as error:
+            status = 400
             raise KServeInvalidInput(str(error)) from error
         except Unavailable as error:
+            status = 503
             # The SDK's own errors for this break its gRPC interceptor, which reads a `reason` that they lack.
-            grpc = isinstance(payload, InferRequest)
             raise GRPCUnavailable(str(error)) if grpc else ServerNotReady(str(error)) from error
+        finally:
+            measure(status, started)
+        return answer
+
+    async def _answer_grpc(self, payload: InferRequest, headers: Headers) -> InferResponse:
+        request = _from_kserve(payload, self.inputs, self.outputs)
+        return _to_kserve(request, await self.answer_v2(request, headers), self.name)
+
+    async def _answer_event(self, payload: Any, headers: Headers) -> dict[str, Any]:
+        if not isinstance(payload, Mapping):
+            raise InvalidInput(f"the event's data is {type(payload).__name__}; wanted a JSON object")
+        return await self.answer_v1(payload, headers)
+
+    @functools.cached_property
+    def _measures(self) -> dict[str, Measure]:
+        return {route: Measure(self.server, route) for route in ("grpc", "event")}
 
 
 class _Repository(ModelRepository):
@@ -123,7 +143,7 @@ class HotServer(ModelServer):
 
     async def _serve(self) -> None:
         config = self._rest_server.config
-        config.app = LeanRoutes(self._routes(), behind=kserve_server.app)
+        config.app = LeanRoutes(self._routes(), behind=kserve_server.app, server=self._model.server)
         config.host = self._options.host
         if self._options.enable_grpc:
             self._grpc_server = _GRPC(self)

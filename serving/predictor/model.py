@@ -19,6 +19,8 @@ from serving.tensors import TensorSpec, kind
 class Predictor(HotModel):
     """Answers of the model version that is live when a request comes."""
 
+    server = "predictor"
+
     def __init__(self, name: str, live: LiveModel) -> None:
         super().__init__(name)
         self._live = live
