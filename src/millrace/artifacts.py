@@ -29,6 +29,7 @@ KINDS = frozenset(
         "validation",
         "skew_check",
         "promotion",
+        "outcome_report",
     }
 )
 
