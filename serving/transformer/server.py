@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from millrace.artifacts import Manifest
 from millrace.errors import ConfigError
 from millrace.feast_home import filled_with, repository
 from millrace.progress import log
-from millrace.settings import settings
+from millrace.settings import Settings, settings
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005
@@ -32,24 +33,36 @@ def require_history_length(home: Path, history_length: int) -> None:
         )
 
 
+def require_predictor(options: argparse.Namespace, configured: Settings) -> None:
+    """Raise ConfigError when the arguments do not say where the model is."""
+    if configured.predictor_topology == "remote" and not options.predictor_host:
+        raise ConfigError("--predictor_host is missing; wanted host:port of the predictor (KServe appends it)")
+    if configured.predictor_topology == "in_process" and options.model_dir is None:
+        raise ConfigError(
+            "MILLRACE_PREDICTOR_TOPOLOGY is in_process and --model_dir is missing; wanted a model's folder"
+        )
+
+
 def main() -> None:
     """Open the feature store, replay the journal, then serve until SIGTERM."""
     skip_unused_imports()
     from serving.server import parser, quiet
     from serving.transformer.routes import TransformerServer
     from serving.transformer.store import FeastStore
-    from serving.transformer.wiring import transformer
+    from serving.transformer.wiring import predictor, transformer
 
-    options, _ = parser("Turn transactions into decisions.").parse_known_args()
-    if not options.predictor_host:
-        raise ConfigError("--predictor_host is missing; wanted host:port of the predictor (KServe appends it)")
+    arguments = parser("Turn transactions into decisions.")
+    arguments.add_argument("--model_dir", type=Path, help="Model artifact, for a topology of in_process.")
+    options, _ = arguments.parse_known_args()
+    configured = settings()
+    require_predictor(options, configured)
     quiet()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    configured = settings()
     require_history_length(configured.home, configured.history_length)
     store = FeastStore(repository(configured.home))
-    model = transformer(options.model_name, options.predictor_host, store, configured)
-    log("transformer_ready", model=options.model_name, predictor=options.predictor_host, port=options.http_port)
+    model = transformer(options.model_name, predictor(options, configured), store, configured)
+    where = options.predictor_host if configured.predictor_topology == "remote" else options.model_dir
+    log("transformer_ready", model=options.model_name, predictor=str(where), port=options.http_port)
     TransformerServer(model, options).serve()
 
 

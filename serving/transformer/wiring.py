@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from millrace.errors import ConfigError
 from millrace.settings import Settings
 from serving.transformer.arms import Arms
@@ -12,11 +14,19 @@ from serving.transformer.sinks import Events
 from serving.transformer.store import OnlineStore
 
 
-def transformer(name: str, predictor: str | Predictor, store: OnlineStore, options: Settings) -> Transformer:
-    """A transformer in front of `predictor` (an address, or a model in this process); raises ConfigError."""
-    champion = PredictorClient(predictor, name) if isinstance(predictor, str) else predictor
+def transformer(name: str, champion: Predictor, store: OnlineStore, options: Settings) -> Transformer:
+    """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
     return Transformer(name, store, options, _arms(champion, name, options), events, _shadow(name, options, events))
+
+
+def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:
+    """Where the model is: behind --predictor_host, or in this process."""
+    if configured.predictor_topology == "remote":
+        return PredictorClient(options.predictor_host, options.model_name)
+    from serving.transformer.in_process import InProcess  # ONNX Runtime: not in a process that need not score
+
+    return InProcess(options.model_dir, options.model_name, configured)
 
 
 def _arms(champion: Predictor, name: str, options: Settings) -> Arms:

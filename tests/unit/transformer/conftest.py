@@ -18,6 +18,7 @@ from millrace.fraud.online import EMPTY_STATE, CustomerState
 from millrace.settings import Settings
 from serving.lean import LeanRoutes
 from serving.protocol import decode_json
+from serving.transformer.predictor import PredictorClient
 from serving.transformer.routes import identified
 from serving.transformer.wiring import transformer
 
@@ -188,7 +189,8 @@ def options(tmp_path: Path) -> Callable[..., Settings]:
 @asynccontextmanager
 async def serving(predictor: Any, settings: Settings, store: Any = None):
     """A started transformer; on leaving, what it has to tell is told."""
-    model = transformer(NAME, predictor, store or MemoryStore(), settings)
+    champion = PredictorClient(predictor, NAME) if isinstance(predictor, str) else predictor
+    model = transformer(NAME, champion, store or MemoryStore(), settings)
     await model.started()
     try:
         yield Running(model)
