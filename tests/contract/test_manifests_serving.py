@@ -81,9 +81,3 @@ def test_no_secret_is_written_into_the_manifest(service):
     for container in containers(service):
         for variable in container["env"]:
             assert "value" not in variable or not variable["name"].endswith(("_KEY", "_TOKEN", "_PASSWORD"))
-
-
-def test_the_kustomization_lists_every_file_beside_it():
-    listed = set(yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"])
-
-    assert listed == {path.name for path in BASE.glob("*.yaml")} - {"kustomization.yaml"}

@@ -1,0 +1,62 @@
+"""The manifests as the API server would get them: every overlay, built once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "manifests"
+SCHEMAS = Path(os.environ.get("MILLRACE_SCHEMAS", ROOT.parent / "shared" / "schemas"))
+OVERLAYS = tuple(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
+
+
+def kustomize(folder: Path) -> list[dict[str, Any]]:
+    """What `kubectl apply -k folder` would send."""
+    program = ["kubectl", "kustomize"] if shutil.which("kubectl") else ["kustomize", "build"]
+    if not shutil.which(program[0]):
+        pytest.skip("neither kubectl nor kustomize is installed; https://kubernetes.io/docs/tasks/tools/")
+    built = subprocess.run([*program, str(folder)], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return [document for document in yaml.safe_load_all(built.stdout) if document]
+
+
+@pytest.fixture(scope="session")
+def overlays() -> dict[str, list[dict[str, Any]]]:
+    """Name of an overlay → its objects."""
+    return {name: kustomize(MANIFESTS / "overlays" / name) for name in OVERLAYS}
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """`build(component, …)` → platform and base with those components."""
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=MANIFESTS) as folder:  # kustomize knows no absolute paths
+
+        def make(*components: str) -> list[dict[str, Any]]:
+            document = {
+                "apiVersion": "kustomize.config.k8s.io/v1beta1",
+                "kind": "Kustomization",
+                "namespace": "millrace",
+                "resources": ["../platform", "../base"],
+                "components": [f"../components/{name}" for name in components],
+            }
+            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(document))
+            return kustomize(Path(folder))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Path:
+    """Folder of one strict JSON schema per kind and version."""
+    if not SCHEMAS.is_dir():
+        pytest.skip(f"no schemas at {SCHEMAS}; set MILLRACE_SCHEMAS to the folder that holds them")
+    return SCHEMAS
