@@ -11,6 +11,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -103,6 +104,27 @@ class Settings(BaseSettings):
 
     prediction_log_url: SecretStr = SecretStr("")
     """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""
+
+    retraining_trigger_url: str = ""
+    """Where monitoring and the drift detector send alarms (CloudEvents); empty: nowhere."""
+
+    retraining_launcher: Literal["local", "kfp"] = "local"
+    """Where a retraining runs: on this machine, or submitted to Kubeflow Pipelines."""
+
+    retraining_source: str = ""
+    """Raw events that a retraining reads, any fsspec URI; empty: what the champion's snapshot was read from."""
+
+    retraining_debounce_s: float = Field(default=30.0, ge=0)
+    """Alarms that come so soon after the first one join its retraining."""
+
+    retraining_cooldown_h: float = Field(default=24.0, ge=0)
+    """No alarm begins a retraining so soon after the last one ended; a person may."""
+
+    retraining_every_days: float = Field(default=0.0, ge=0)
+    """A retraining on schedule when none has run for so long; 0: none."""
+
+    retraining_timeout_h: float = Field(default=6.0, gt=0)
+    """A retraining that takes longer is given up and reported."""
 
     log_format: str = Field(default="text", pattern="^(text|json)$")
     """`json` in containers."""
