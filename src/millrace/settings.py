@@ -90,6 +90,15 @@ class Settings(BaseSettings):
     gateway_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the local gateway; the next free one is taken when it is in use."""
 
+    companions: str = "prediction-log,drift-detector"
+    """What the local runtime starts beside the served model, comma-separated folders of manifests/base/serving."""
+
+    rollout_policy: Path | None = None
+    """YAML with steps and limits of a canary; absent: serving/rollout/rollout.yaml."""
+
+    canary_on_promotion: bool = False
+    """Whether a challenger gets the first step's traffic as soon as it is promoted, or when `make canary` says so."""
+
     processes: int = Field(default=2, ge=1)
     """Training processes on this machine."""
 
