@@ -65,7 +65,7 @@ def _replay(options: argparse.Namespace, place: Place, console: Console) -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    add = verbs.add_parser("up", help="start the servers, or leave them when they run this manifest already")
+    add = verbs.add_parser("up", help="start the servers; those that run already follow the manifest without a restart")
     add.add_argument("--manifest", type=Path, help="an InferenceService; default: the one that was promoted last")
     add.set_defaults(run=_up)
     verbs.add_parser("down", help="drain and stop them").set_defaults(run=_down)
@@ -78,7 +78,7 @@ def _arguments() -> argparse.ArgumentParser:
     add.add_argument("--amount", type=float)
     add.set_defaults(run=_predict)
     add = verbs.add_parser("logs", help="the end of the log files")
-    add.add_argument("role", nargs="?", help="predictor, transformer or supervisor; default: all")
+    add.add_argument("role", nargs="?", help="part of a log's name: predictor, transformer, supervisor; default: all")
     add.add_argument("--lines", type=int, default=20)
     add.set_defaults(run=_logs)
     add = verbs.add_parser("replay", help="send a day's transactions and compare the scores with the offline ones")

@@ -1,6 +1,6 @@
 """What `python -m serving.local` does: up, down, status, predict, logs.
 
-The supervisor is found by its lock and its file, and told to stop by a signal.
+The supervisor is found by its lock and its file; a signal tells it to look at the manifests again, or to stop.
 """
 
 from __future__ import annotations
@@ -25,22 +25,30 @@ from rich.table import Table
 from millrace.errors import NotFound, Unavailable
 from millrace.progress import log
 from serving.local.manifest import read_service
-from serving.local.state import LocalState, Place
+from serving.local.state import LocalState, Place, ProcessState
 
 UP_TIMEOUT_S = 180.0
 DOWN_TIMEOUT_S = 90.0
+LOOKED_S = 2.0
+"""By then a runtime has looked at its manifests; what it says before may be about an earlier one."""
 FAILED_STARTS = 3
 """A server that died so often before it was ready will not come up by itself."""
 
 
 def up(place: Place, manifest: Path) -> LocalState:
-    """Start what the manifest says, or leave it running when it does; returns when it is ready. Raises Unavailable."""
+    """Run what the manifest says and return when it is ready; a runtime that is up already follows it, as it is.
+
+    Raises Unavailable when it does not become ready; what ran before goes on running then.
+    """
     service = read_service(manifest, place.home)
     running = place.read() if place.alive() else None
-    if running is not None and running.manifest_hash == service.hash:
-        return _wait_ready(place, None)
+    if running is not None and running.manifest == str(manifest.resolve()):
+        if running.manifest_hash != service.hash:
+            log("following", old_version=running.model_version, new_version=service.model_version)
+        os.kill(running.pid, signal.SIGHUP)
+        return _wait_ready(place, None, service.hash)
     if place.alive():
-        log("restarting", old_version=running.model_version if running else "?", new_version=service.model_version)
+        log("restarting", manifest=manifest)
         down(place)
     _end_orphans(place)
     place.file.unlink(missing_ok=True)
@@ -54,7 +62,7 @@ def up(place: Place, manifest: Path) -> LocalState:
             env=os.environ | {"MILLRACE_HOME": str(place.home)},
             start_new_session=True,
         )
-    return _wait_ready(place, supervisor)
+    return _wait_ready(place, supervisor, service.hash)
 
 
 def down(place: Place) -> bool:
@@ -81,24 +89,33 @@ def status(place: Place, console: Console) -> bool:
     if state is None:
         console.print(f"Nothing is running for {place.home}. Start it with: make up")
         return False
-    table = Table("process", "state", "pid", "port", "since (UTC)", "ready after", "restarts", "log")
-    table.add_row("gateway", state.state, str(state.pid), str(state.gateway_port), state.started_at[:19], "", "", "")
+    table = Table("service", "process", "model", "traffic", "state", "pid", "port", "since (UTC)", "restarts", "log")
+    table.add_row("gateway", "", "", "", state.state, str(state.pid), str(state.gateway_port), _since(state), "", "")
+    shares = {r.name: f"{r.percent} %" for service in state.services for r in service.revisions}
     for item in state.processes:
-        ready = f"{item.ready_after_s:.1f} s" if item.ready_after_s else ""
         name = str(Path(item.log).relative_to(place.home)) if item.log else ""
         table.add_row(
-            item.role,
-            item.state,
+            item.service,
+            item.revision or item.role,
+            item.model_version,
+            shares.get(item.revision, ""),
+            item.state + (f" after {item.ready_after_s:.1f} s" if item.state == "ready" else ""),
             str(item.pid),
             str(item.http_port),
-            item.started_at[:19],
-            ready,
+            _since(item),
             str(item.restarts),
             name,
         )
+    for service in state.services:
+        if service.error:
+            table.add_row(service.name, "", "", "", f"{service.state}: {service.error}", "", "", "", "", "")
     console.print(f"{state.service}, model version {state.model_version}, at {state.url}")
     console.print(table)
     return True
+
+
+def _since(item: LocalState | ProcessState) -> str:
+    return item.started_at[5:19].replace("T", " ")
 
 
 def sample(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -132,8 +149,8 @@ def predict(place: Place, transaction: dict[str, Any]) -> dict[str, Any]:
 
 def logs(place: Place, role: str | None, lines: int) -> str:
     """The last lines of one log, or of all."""
-    paths = sorted(place.logs.glob("*.log")) if role is None else [place.logs / f"{role}.log"]
-    if not paths or not all(path.is_file() for path in paths):
+    paths = sorted(place.logs.glob(f"*{role or ''}*.log"))
+    if not paths:
         raise NotFound(f"no log in {place.logs}" + (f" for {role!r}" if role else "") + ". Start with: make up")
     return "\n".join(f"── {path.name}\n{tail(path, lines)}" for path in paths)
 
@@ -150,31 +167,58 @@ def tail(path: Path, lines: int) -> str:
         return "".join(deque(stream, maxlen=lines)).rstrip()
 
 
-def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None) -> LocalState:
+def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, hash_: str) -> LocalState:
     """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
-    deadline = time.monotonic() + UP_TIMEOUT_S
+    began = time.monotonic()
+    deadline = began + UP_TIMEOUT_S
     seen: set[str] = set()
     while time.monotonic() < deadline:
         state = place.read()
         if state is None:
-            if supervisor is not None and supervisor.poll() is not None and not place.alive():
-                raise Unavailable(f"the local runtime ended at once:\n{tail(place.logs / 'supervisor.log', 15)}")
+            if not place.alive() and (supervisor is None or supervisor.poll() is not None):
+                raise Unavailable(f"the local runtime ended:\n{tail(place.logs / 'supervisor.log', 15)}")
         elif state.state == "failed":
             raise Unavailable(f"the local runtime could not start: {state.error}")
         else:
-            for item in state.processes:
-                if item.state == "ready" and item.role not in seen:
-                    seen.add(item.role)
-                    log("ready", role=item.role, port=item.http_port, seconds=item.ready_after_s)
-                if item.restarts >= FAILED_STARTS and item.state != "ready":
-                    last = tail(Path(item.log), 15)
-                    down(place)
-                    raise Unavailable(f"the {item.role} ended {item.restarts} times before it was ready:\n{last}")
-            if state.state == "ready":
+            _show_progress(state, seen)
+            if time.monotonic() > began + LOOKED_S:
+                _require_startable(state, place, fresh=supervisor is not None)
+            if state.state == "ready" and state.manifest_hash == hash_ and _companions_settled(state):
                 return state
         time.sleep(0.05)
-    down(place)
+    if supervisor is not None:
+        down(place)
     raise Unavailable(f"not ready after {UP_TIMEOUT_S:g} s; the logs are in {place.logs}")
+
+
+def _show_progress(state: LocalState, seen: set[str]) -> None:
+    for item in state.processes:
+        if item.state == "ready" and item.log not in seen:
+            seen.add(item.log)
+            log("ready", process=Path(item.log).stem, port=item.http_port, seconds=item.ready_after_s)
+    for service in state.services:
+        if service.state == "skipped" and service.name not in seen:
+            seen.add(service.name)
+            log("skipped", service=service.name, reason=service.error)
+
+
+def _require_startable(state: LocalState, place: Place, *, fresh: bool) -> None:
+    """Raise Unavailable when a server of the main service keeps dying, or its manifest cannot be followed."""
+    main = state.find(state.service)
+    if main is not None and main.error:
+        raise Unavailable(f"{main.name} cannot follow its manifest: {main.error}")
+    for item in state.processes:
+        if item.service == state.service and item.restarts >= FAILED_STARTS and item.state != "ready":
+            last = tail(Path(item.log), 15)
+            if fresh:
+                down(place)
+            raise Unavailable(f"{Path(item.log).stem} ended {item.restarts} times before it was ready:\n{last}")
+
+
+def _companions_settled(state: LocalState) -> bool:
+    """Companions are ready, skipped, or have failed so often that nobody waits for them."""
+    failed = {item.service for item in state.processes if item.restarts >= FAILED_STARTS}
+    return all(service.state != "starting" or service.name in failed for service in state.services)
 
 
 def _end_orphans(place: Place) -> None:

@@ -1,29 +1,44 @@
 """The one port that clients see: passes /v1 and /v2 on to the service behind, on kept-open connections.
 
-What a mesh does on a cluster, and no more: bodies and headers go through unchanged. /healthz answers for the gateway.
+What a mesh does on a cluster, and no more: bodies and headers go through unchanged. The model's name in the path says
+which service. /healthz answers for the gateway; /metrics are what the splitters saw of the revisions. Where a service
+has a logger, its requests and answers are handed to that as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
 
 from millrace.errors import NotFound, Unavailable
 from serving.connections import Connections, Header
 from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
+from serving.local.logger import EventLogger
 
 HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length"}
 )
-PREFIXES: Final = ("/v1/", "/v2/", "/metrics")
+METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Destination(Protocol):
+    """A service that requests can be for."""
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    @property
+    def logger(self) -> EventLogger | None: ...
+
+    def connections(self) -> Awaitable[Connections | None]: ...
 
 
 class Gateway:
-    """ASGI application; `upstream` gives the connections to where requests go now, or None while nothing is up."""
+    """ASGI application; `find` gives the service for a model's name (empty: none in the path), `metrics` a text."""
 
-    def __init__(self, upstream: Callable[[], Connections | None], timeout_s: float) -> None:
-        self._upstream = upstream
-        self._timeout_s = timeout_s
+    def __init__(self, find: Callable[[str], Destination | None], metrics: Callable[[], str]) -> None:
+        self._find = find
+        self._metrics = metrics
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,17 +53,28 @@ class Gateway:
         path = scope["path"]
         if path == "/healthz":
             return Reply(b'{"status":"ok"}')
-        if not path.startswith(PREFIXES) and path != "/v2":
+        if path == "/metrics":
+            return Reply(self._metrics().encode(), content_type=METRICS_TYPE)
+        if not path.startswith(("/v1/", "/v2/")) and path != "/v2":
             raise NotFound(f"no route {path!r}; wanted /v1/models/NAME:predict, /v2/models/NAME/infer or /healthz")
-        upstream = self._upstream()
-        if upstream is None:
+        service = self._find(model_name(path))
+        upstream = None if service is None else await service.connections()
+        if service is None or upstream is None:
             raise Unavailable("the service is starting; try again in a moment")
         body = await read_body(receive, dict(scope["headers"]))
         headers = [item for item in scope["headers"] if item[0] not in HOP_BY_HOP]
-        answer = await upstream.request(
-            scope["method"].encode(), _target(scope), body, headers, timeout_s=self._timeout_s
-        )
+        method = scope["method"].encode()
+        answer = await upstream.request(method, _target(scope), body, headers, timeout_s=service.timeout_s)
+        if service.logger is not None and answer.status == 200 and path.endswith((":predict", "/infer")):
+            types = (_content_type(scope["headers"]), _content_type(answer.headers))
+            service.logger.exchanged(headers, body, answer.body, types)
         return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
+
+
+def model_name(path: str) -> str:
+    """NAME of /v1/models/NAME:predict and /v2/models/NAME/…; empty where there is none."""
+    parts = path.split("/", 4)
+    return parts[3].partition(":")[0] if len(parts) > 3 and parts[2] == "models" else ""
 
 
 def _target(scope: dict[str, Any]) -> bytes:

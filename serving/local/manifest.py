@@ -1,7 +1,8 @@
-"""An InferenceService as commands to run on this machine. YAML in, `Service` out; starting is `processes.py`'s.
+"""An InferenceService, Deployment or StatefulSet as commands to run on this machine. YAML in, `Service` out.
 
 What a field means to a process is kept (command, args, env, storage, readiness, timeout). What only a cluster can give
 (image, resources, security context, replicas) is known and has no effect here. Everything else is refused by name.
+Which of a predictor's revisions run is `revisions.py`'s business, where services find each other `addresses.py`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +24,35 @@ from millrace.errors import ConfigError, NotFound
 MODEL_MOUNT: Final = "/mnt/models"
 LOOPBACK: Final = "127.0.0.1"
 VERSION_ANNOTATION: Final = "millrace.io/model-version"
+ROOT: Final = Path(__file__).parents[2]
+ENVIRONMENTS: Final = {"serving.drift_detector": ".venv-drift"}
+"""Modules that run in an environment of their own in the checkout → its folder."""
 LOCAL_ENV: Final = {
     "MILLRACE_ACCEPT_PSEUDONYMS": "true",  # to replay a snapshot, which holds pseudonyms only
     "MILLRACE_LOOKUP_TIMEOUT_S": "2",  # a laptop's cores are busy with other things too
+    "MILLRACE_EVENT_SINKS": "http://prediction-log:8080/,http://drift-events:8080/",  # those that run here
 }
 """Set for the servers unless the environment of `up` has them."""
 
 USED_SPEC: Final = {"predictor", "transformer"}
-USED_COMPONENT: Final = {"containers", "timeout"}
+USED_COMPONENT: Final = {"containers", "timeout", "logger", "canaryTrafficPercent"}
+USED_LOGGER: Final = {"url", "mode"}
+LOGGER_MODES: Final = ("all", "request", "response")
+PROGRAMS: Final = ("Deployment", "StatefulSet")
+USED_PROGRAM: Final = {"template"}
+CLUSTER_PROGRAM: Final = {
+    "replicas",
+    "selector",
+    "strategy",
+    "revisionHistoryLimit",
+    "progressDeadlineSeconds",
+    "serviceName",
+    "updateStrategy",
+    "podManagementPolicy",
+    "volumeClaimTemplates",
+    "persistentVolumeClaimRetentionPolicy",
+}
+CLUSTER_POD: Final = {"restartPolicy"}
 CLUSTER_COMPONENT: Final = {
     "minReplicas",
     "maxReplicas",
@@ -42,6 +64,11 @@ CLUSTER_COMPONENT: Final = {
     "annotations",
     "scaleTarget",
     "scaleMetric",
+    "deploymentStrategy",
+    "terminationGracePeriodSeconds",
+    "affinity",
+    "priorityClassName",
+    "topologySpreadConstraints",
 }
 USED_CONTAINER: Final = {"name", "command", "args", "env", "readinessProbe"}
 CLUSTER_CONTAINER: Final = {
@@ -54,6 +81,9 @@ CLUSTER_CONTAINER: Final = {
     "securityContext",
     "volumeMounts",
 }
+CLUSTER_PROGRAM_CONTAINER: Final = {"lifecycle"}
+CLUSTER_ENV: Final = {"HOME", "NUMBA_CACHE_DIR", "TMPDIR"}
+"""A container's file system is read-only; a laptop's is not."""
 USED_ENV: Final = {"name", "value", "valueFrom"}
 
 
@@ -73,80 +103,176 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """An InferenceService that can run here."""
+class Logger:
+    """Where KServe's request and response events of a component go."""
 
+    url: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An object that can run here; a Deployment or StatefulSet has a `predictor` alone."""
+
+    kind: str
     name: str
     model_version: str
     hash: str
     """Of the manifest's text: another hash is another thing to run."""
+    document: dict[str, Any]
     predictor: Command
     transformer: Command | None
     timeout_s: float
     """What the gateway waits for an answer."""
+    canary_percent: int | None = None
+    """Traffic of the newest revision; None: all of it, as soon as it is ready."""
+    logger: Logger | None = None
 
 
-def read_service(path: Path, home: Path) -> Service:
+Rewrite = Callable[[str], str]
+"""A value of the environment with the addresses of other services in it turned into local ones."""
+
+
+def read_service(path: Path, home: Path, rewrite: Rewrite = str) -> Service:
     """Read the manifest at `path`; raises NotFound, and ConfigError naming the field that cannot be honoured here."""
     try:
         text = path.read_text()
-        document = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise NotFound(
             f"no manifest at {path}. Promote a model first (make run), or name one with --manifest."
         ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, dict) or document.get("kind") != "InferenceService":
-        kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
-        raise ConfigError(f"{path} holds a {kind}; wanted one InferenceService")
+    document = parse(text, path)
+    kind, name = document["kind"], document["metadata"]["name"]
     spec = document.get("spec") or {}
+    annotations = document["metadata"].get("annotations") or {}
+    version = str(annotations.get(VERSION_ANNOTATION, "unset"))
+    hash_ = sha256_text(text)[:16]
+    if kind in PROGRAMS:
+        return Service(kind, name, "", hash_, document, _program(document, home, rewrite), None, 60.0)
     _refuse(spec, USED_SPEC, set(), "spec")
     if "predictor" not in spec:
         raise ConfigError(f"{path}: spec.predictor is missing")
-    name = document["metadata"]["name"]
-    annotations = document["metadata"].get("annotations") or {}
-    parts = {role: _command(role, spec[role], name, home) for role in ("predictor", "transformer") if role in spec}
-    outer = spec.get("transformer", spec["predictor"])
+    outer = "transformer" if "transformer" in spec else "predictor"
+    transformer = component("transformer", document, home, rewrite) if "transformer" in spec else None
     return Service(
-        name=name,
-        model_version=str(annotations.get(VERSION_ANNOTATION, "unset")),
-        hash=sha256_text(text)[:16],
-        predictor=parts["predictor"],
-        transformer=parts.get("transformer"),
-        timeout_s=float(outer.get("timeout", 60)),
+        kind,
+        name,
+        version,
+        hash_,
+        document,
+        component("predictor", document, home, rewrite),
+        transformer,
+        timeout_s=float(spec[outer].get("timeout", 60)),
+        canary_percent=_canary_percent(spec),
+        logger=_logger(spec, outer, rewrite),
     )
 
 
-def _command(role: str, component: Mapping[str, Any], name: str, home: Path) -> Command:
-    where = f"spec.{role}"
-    _refuse(component, USED_COMPONENT, CLUSTER_COMPONENT, where)
-    _refuse_volumes(component.get("volumes") or [], where)
-    containers = component.get("containers") or []
+def parse(text: str, path: Path) -> dict[str, Any]:
+    """The one object in a manifest's text; raises ConfigError."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
+    if kind not in ("InferenceService", *PROGRAMS):
+        raise ConfigError(f"{path} holds a {kind}; wanted one InferenceService, Deployment or StatefulSet")
+    if not isinstance(document.get("metadata"), dict) or "name" not in document["metadata"]:
+        raise ConfigError(f"{path}: metadata.name is missing")
+    found: dict[str, Any] = document
+    return found
+
+
+def component(role: str, document: Mapping[str, Any], home: Path, rewrite: Rewrite = str) -> Command:
+    """The predictor or transformer of an InferenceService as a command."""
+    where, name = f"spec.{role}", document["metadata"]["name"]
+    found = document["spec"][role]
+    _refuse(found, USED_COMPONENT, CLUSTER_COMPONENT, where)
+    container = _container(found, where)
+    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
+    storage = env.pop("STORAGE_URI", None)
+    words = _rewrite(role, _words(container), storage, f"{where}.containers[0]")
+    return Command(role, tuple(words), env, _readiness(container, f"/v2/models/{name}/ready"))
+
+
+def _program(document: Mapping[str, Any], home: Path, rewrite: Rewrite) -> Command:
+    """The container of a Deployment or StatefulSet as a command; as our servers do, it takes --host and --http_port."""
+    spec = document.get("spec") or {}
+    _refuse(spec, USED_PROGRAM, CLUSTER_PROGRAM, "spec")
+    pod = (spec.get("template") or {}).get("spec") or {}
+    where = "spec.template.spec"
+    _refuse(pod, {"containers"}, CLUSTER_COMPONENT | CLUSTER_POD, where)
+    container = _container(pod, where, CLUSTER_CONTAINER | CLUSTER_PROGRAM_CONTAINER)
+    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
+    words = _rewrite("program", _words(container), None, f"{where}.containers[0]")
+    return Command("program", tuple(words), env, _readiness(container, "/healthz"))
+
+
+def _container(pod: Mapping[str, Any], where: str, without_effect: set[str] = CLUSTER_CONTAINER) -> Mapping[str, Any]:
+    """The only container of a pod, with nothing in it that cannot be honoured."""
+    _refuse_volumes(pod.get("volumes") or [], where)
+    containers = pod.get("containers") or []
     if len(containers) != 1:
         raise ConfigError(f"{where}.containers has {len(containers)} entries; the local runtime wants exactly 1")
-    container = containers[0]
-    where = f"{where}.containers[0]"
-    _refuse(container, USED_CONTAINER, CLUSTER_CONTAINER, where)
+    container: Mapping[str, Any] = containers[0]
+    _refuse(container, USED_CONTAINER, without_effect, f"{where}.containers[0]")
     if not container.get("command"):
-        raise ConfigError(f"{where}.command is missing; the local runtime starts commands, not images")
-    env = _environment(container.get("env") or [], home, where)
-    storage = env.pop("STORAGE_URI", None)
-    words = [str(word) for word in (*container["command"], *(container.get("args") or []))]
-    return Command(role, tuple(_rewrite(role, words, storage, where)), env, _readiness(container, name))
+        raise ConfigError(f"{where}.containers[0].command is missing; the local runtime starts commands, not images")
+    return container
+
+
+def _words(container: Mapping[str, Any]) -> list[str]:
+    return [str(word) for word in (*container["command"], *(container.get("args") or []))]
+
+
+def _canary_percent(spec: Mapping[str, Any]) -> int | None:
+    if "canaryTrafficPercent" in spec.get("transformer", {}):
+        raise ConfigError(
+            "spec.transformer.canaryTrafficPercent is not supported by the local runtime: one transformer at a time "
+            "holds the customers' newest states. Split the predictor."
+        )
+    percent = spec["predictor"].get("canaryTrafficPercent")
+    if percent is not None and (type(percent) is not int or not 0 <= percent <= 100):
+        raise ConfigError(f"spec.predictor.canaryTrafficPercent is {percent!r}; wanted an integer from 0 to 100")
+    return percent
+
+
+def _logger(spec: Mapping[str, Any], outer: str, rewrite: Rewrite) -> Logger | None:
+    if outer != "predictor" and "logger" in spec["predictor"]:
+        raise ConfigError("spec.predictor.logger is not supported by the local runtime; it honours spec.transformer's")
+    logger = spec[outer].get("logger")
+    if logger is None:
+        return None
+    where = f"spec.{outer}.logger"
+    _refuse(logger, USED_LOGGER, set(), where)
+    mode = logger.get("mode", "all")
+    if mode not in LOGGER_MODES or not logger.get("url"):
+        raise ConfigError(f"{where} is {dict(logger)}; wanted a url and a mode of {', '.join(LOGGER_MODES)}")
+    url = rewrite(str(logger["url"]))
+    return Logger(url, mode) if url else None
 
 
 def _rewrite(role: str, words: Sequence[str], storage: str | None, where: str) -> list[str]:
     """Ports, hosts and the model's mount; nothing else of the command is touched."""
-    out = [sys.executable if words[0] in ("python", "python3") else words[0]]
+    out = [str(interpreter(words)) if words[0] in ("python", "python3") else words[0]]
     for word in words[1:]:
         if word.startswith(("--http_port", "--grpc_port", "--host", "--predictor_host")):
             if "=" not in word:
                 raise ConfigError(f"{where}.args: {word!r} has its value in the next argument; write --name=value")
             continue
         out.append(word.replace(MODEL_MOUNT, str(_storage_folder(storage, where))) if MODEL_MOUNT in word else word)
-    out += [f"--host={LOOPBACK}", "--http_port={http_port}", "--grpc_port={grpc_port}"]
+    out += [f"--host={LOOPBACK}", "--http_port={http_port}"]
+    if role == "program":
+        return out
+    out.append("--grpc_port={grpc_port}")
     return [*out, "--predictor_host={predictor}"] if role == "transformer" else out
+
+
+def interpreter(words: Sequence[str]) -> Path:
+    """The Python that a command runs in here: a deployable whose pins cannot join the others has its own."""
+    module = next((word for word in words[1:] if not word.startswith("-")), "")
+    folder = next((ROOT / name for prefix, name in ENVIRONMENTS.items() if module.startswith(prefix)), None)
+    return Path(sys.executable) if folder is None else folder / "bin" / "python"
 
 
 def _storage_folder(uri: str | None, where: str) -> Path:
@@ -159,33 +285,33 @@ def _storage_folder(uri: str | None, where: str) -> Path:
     return folder
 
 
-def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str) -> dict[str, str]:
-    """Values as they are; a secret comes from this process's environment, and is left out where that has none."""
+def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str, rewrite: Rewrite) -> dict[str, str]:
+    """Values as they are; secrets and config maps' come from this process's environment, and are left out without."""
     env: dict[str, str] = {}
     for entry in entries:
         name = entry.get("name", "?")
         _refuse(entry, USED_ENV, set(), f"{where}.env[{name}]")
         if "valueFrom" in entry:
-            _refuse(entry["valueFrom"], {"secretKeyRef"}, set(), f"{where}.env[{name}].valueFrom")
+            _refuse(entry["valueFrom"], {"secretKeyRef", "configMapKeyRef"}, set(), f"{where}.env[{name}].valueFrom")
             if name in os.environ:
                 env[name] = os.environ[name]
-        else:
-            env[name] = str(entry.get("value", ""))
+        elif name not in CLUSTER_ENV:
+            env[name] = rewrite(str(entry.get("value", "")))
     return (
         env
-        | {name: os.environ.get(name, value) for name, value in LOCAL_ENV.items()}
+        | {name: rewrite(os.environ.get(name, env.get(name, value))) for name, value in LOCAL_ENV.items()}
         | {"MILLRACE_HOME": str(home.resolve())}
     )
 
 
-def _readiness(container: Mapping[str, Any], name: str) -> str:
+def _readiness(container: Mapping[str, Any], default: str) -> str:
     probe = container.get("readinessProbe") or {}
-    return str((probe.get("httpGet") or {}).get("path", f"/v2/models/{name}/ready"))
+    return str((probe.get("httpGet") or {}).get("path", default))
 
 
 def _refuse_volumes(volumes: Sequence[Mapping[str, Any]], where: str) -> None:
     for volume in volumes:
-        kinds = volume.keys() - {"name", "emptyDir"}
+        kinds = volume.keys() - {"name", "emptyDir", "persistentVolumeClaim"}
         if kinds:
             raise ConfigError(
                 f"{where}.volumes[{volume.get('name')}]: {min(kinds)} is not supported by the local runtime"

@@ -1,4 +1,4 @@
-"""One server process: started, watched, started again when it dies, stopped. The supervisor owns two of these."""
+"""One server process: started, watched, started again when it dies, stopped. `services.py` owns these."""
 
 from __future__ import annotations
 
@@ -31,21 +31,32 @@ MAX_LOG_BYTES: Final = 20 << 20
 
 
 class ServerProcess:
-    """A command with ports of its own; `watch` keeps it running until `stop`."""
+    """A command with ports of its own; `watch` keeps it running until `stop`.
 
-    def __init__(self, command: Command, log_file: Path, changed: Callable[[], None]) -> None:
-        self._command = command
+    `changed` is called whenever its state has changed; its port may be another after a restart.
+    """
+
+    def __init__(
+        self, command: Command, log_file: Path, changed: Callable[[], None], http_port: int = 0, **about: str
+    ) -> None:
+        self.command = command
         self._changed = changed
         self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
-        http_port, grpc_port = free_port(), free_port()
-        self.state = ProcessState(command.role, http_port=http_port, grpc_port=grpc_port, log=str(log_file))
-        self.connections = Connections(LOOPBACK, http_port, limit=256)
+        self.state = ProcessState(command.role, log=str(log_file), **about)  # type: ignore[arg-type]
+        self.state.http_port, self.state.grpc_port = http_port or free_port(), free_port()
+        self.connections = Connections(LOOPBACK, self.state.http_port, limit=256)
         self.ready = asyncio.Event()
+        self.was_ready = False
+        self._pause: asyncio.Event = asyncio.Event()
 
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.state.http_port}"
+    def _take_ports(self) -> None:
+        """Ports of its own, kept from start to start unless somebody has taken them meanwhile."""
+        state = self.state
+        if not taken(state.http_port) and not taken(state.grpc_port):
+            return
+        state.http_port, state.grpc_port = free_port(), free_port()
+        self.connections = Connections(LOOPBACK, state.http_port, limit=256)
 
     async def watch(self, predictor: str) -> None:
         """Start, wait until ready, wait until it ends; again with growing pauses until stopped."""
@@ -61,12 +72,14 @@ class ServerProcess:
             pause = BACKOFF_S[min(max(failures - 1, 0), len(BACKOFF_S) - 1)]
             log("process_died", role=self.state.role, exit_code=code, restart_in_s=pause, log=self.state.log)
             self._set("waiting", restarts=self.state.restarts + 1)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._pause.wait(), pause)
         self._set("stopped")
 
     async def stop(self) -> None:
         """SIGTERM, so that it drains; SIGKILL when that takes too long."""
         self._stopping = True
+        self._pause.set()
         if self._process is None or self._process.returncode is not None:
             return
         with suppress(ProcessLookupError):
@@ -80,7 +93,8 @@ class ServerProcess:
             await self._process.wait()
 
     async def _run_once(self, predictor: str, began: float) -> int:
-        args = self._command.with_ports(self.state.http_port, self.state.grpc_port, predictor)
+        self._take_ports()
+        args = self.command.with_ports(self.state.http_port, self.state.grpc_port, predictor)
         log_file = Path(self.state.log)
         if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
             log_file.replace(log_file.with_suffix(".log.1"))
@@ -90,7 +104,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env=os.environ | self._command.env,
+                env=os.environ | self.command.env,
                 start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
@@ -107,18 +121,30 @@ class ServerProcess:
     async def _until_ready(self, began: float) -> None:
         while True:
             with suppress(Unavailable):
-                answer = await self.connections.request(b"GET", self._command.readiness.encode(), timeout_s=2)
+                answer = await self.connections.request(b"GET", self.command.readiness.encode(), timeout_s=2)
                 if answer.status == 200:
                     break
             await asyncio.sleep(POLL_S)
-        self._set("ready", ready_after_s=round(time.monotonic() - began, 2))
         self.ready.set()
+        self.was_ready = True
+        self._set("ready", ready_after_s=round(time.monotonic() - began, 2))
 
     def _set(self, state: str, **values: object) -> None:
         self.state.state = state
         for name, value in values.items():
             setattr(self.state, name, value)
         self._changed()
+
+
+def taken(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return True
+    return False
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from millrace.atomic import write_text
 
@@ -26,6 +27,40 @@ class ProcessState:
     started_at: str = ""
     ready_after_s: float = 0.0
     log: str = ""
+    service: str = ""
+    """Which object of the manifests it belongs to."""
+    revision: str = ""
+    """Of a predictor."""
+    model_version: str = ""
+
+
+@dataclass(slots=True)
+class RevisionState:
+    name: str
+    model_version: str
+    percent: int
+    """Of the requests; those that name a revision by its tag aside."""
+    ready: bool
+    failed_starts: int = 0
+    """How often its server has died before it was ready the first time."""
+
+
+@dataclass(slots=True)
+class ServiceState:
+    """One object that runs here."""
+
+    name: str
+    kind: str
+    manifest_hash: str = ""
+    model_version: str = ""
+    state: str = "starting"
+    """starting, ready, skipped."""
+    error: str = ""
+    """Why it is skipped, or why its manifest as it is now is not followed."""
+    port: int = 0
+    """Where requests for it arrive: the transformer's, else the splitter's."""
+    revisions: list[RevisionState] = field(default_factory=list)
+    """The one last rolled out first, then a newer one."""
 
 
 @dataclass(slots=True)
@@ -41,10 +76,20 @@ class LocalState:
     error: str = ""
     started_at: str = ""
     processes: list[ProcessState] = field(default_factory=list)
+    """Those of the main service first: predictor, transformer."""
+    services: list[ServiceState] = field(default_factory=list)
+    """The main one first."""
+
+    def find(self, service: str) -> ServiceState | None:
+        return next((item for item in self.services if item.name == service), None)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.gateway_port}"
+
+
+def _service(item: dict[str, Any]) -> ServiceState:
+    return ServiceState(**item | {"revisions": [RevisionState(**found) for found in item["revisions"]]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +114,10 @@ class Place:
     def file(self) -> Path:
         return self.folder / "local.json"
 
+    def revisions(self, service: str) -> Path:
+        """What is remembered of a predictor's revisions."""
+        return self.folder / "revisions" / f"{service}.json"
+
     def manifest(self, model_name: str) -> Path:
         """Where promotion leaves the champion's rendered InferenceService."""
         return self.folder / f"{model_name}.yaml"
@@ -81,7 +130,8 @@ class Place:
         try:
             document = json.loads(self.file.read_text())
             processes = [ProcessState(**item) for item in document.pop("processes")]
-            return LocalState(**document, processes=processes)
+            services = [_service(item) for item in document.pop("services")]
+            return LocalState(**document, processes=processes, services=services)
         except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
             return None
 

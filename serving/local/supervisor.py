@@ -1,4 +1,4 @@
-"""The process behind `up`: starts the servers of an InferenceService side by side, keeps them alive, is the gateway.
+"""The process behind `up`: runs what the manifests say, follows them when they change, is the gateway.
 
 Imports neither kserve nor feast: it is up in half a second, and the servers load while it waits.
 """
@@ -14,7 +14,6 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 import uvloop
@@ -22,68 +21,153 @@ import uvloop
 from millrace.atomic import exclusive
 from millrace.errors import MillraceError, Unavailable
 from millrace.progress import log
-from millrace.settings import settings
-from serving.connections import Connections
+from millrace.settings import Settings, settings
+from serving.local.addresses import rewritten
 from serving.local.gateway import Gateway
-from serving.local.manifest import LOOPBACK, Service, read_service
-from serving.local.processes import ServerProcess
-from serving.local.state import LocalState, Place
+from serving.local.manifest import LOOPBACK, PROGRAMS, Service, read_service
+from serving.local.objects import Source, sources
+from serving.local.revision_metrics import RevisionMetrics
+from serving.local.services import Running, RunningProgram, RunningService
+from serving.local.state import LocalState, Place, ServiceState
 
 PORTS_TRIED = 100
+LOOK_S = 0.25
+"""How often the manifests are looked at; SIGHUP makes it look at once."""
 
 
 class Supervisor:
-    """Runs one service until SIGTERM; `local.json` says how it is at any time."""
+    """Runs the services until SIGTERM; `local.json` says how they are at any time."""
 
-    def __init__(self, service: Service, manifest: Path, place: Place, gateway_port: int) -> None:
+    def __init__(self, service: Service, manifest: Path, place: Place, configured: Settings) -> None:
+        self._manifest = manifest.resolve()
         self._place = place
+        self._companions = [name for name in configured.companions.split(",") if name]
         place.logs.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._state = LocalState(
-            os.getpid(), str(manifest.resolve()), service.hash, service.name, service.model_version, started_at=now
+            os.getpid(), str(self._manifest), service.hash, service.name, service.model_version, started_at=now
         )
-        commands = [service.predictor, *([service.transformer] if service.transformer else [])]
-        self._processes = [
-            ServerProcess(command, place.logs / f"{command.role}.log", self._write) for command in commands
-        ]
-        self._state.processes = [process.state for process in self._processes]
-        self._socket = listen(gateway_port)
+        self._main = service.name
+        self._metrics = RevisionMetrics()
+        self._running: dict[str, Running] = {}
+        self._aliases: dict[str, str] = {}
+        self._skipped: dict[str, ServiceState] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._look = asyncio.Event()
+        self._socket = listen(configured.gateway_port)
         self._state.gateway_port = self._socket.getsockname()[1]
-        gateway = Gateway(self._upstream, service.timeout_s)
-        config = uvicorn.Config(
-            gateway, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=30
+        self._gateway = _QuietServer(
+            uvicorn.Config(
+                Gateway(self._find, self._metrics.text),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=30,
+            )
         )
-        self._gateway = _QuietServer(config)
 
     async def run(self) -> None:
-        stop = asyncio.Event()
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        predictor = self._processes[0].address
-        watches = [asyncio.create_task(process.watch(predictor)) for process in self._processes]
+            loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._look.set)
         gateway = asyncio.create_task(self._gateway.serve(sockets=[self._socket]))
-        self._write()
-        await stop.wait()
-        self._set("stopping")
+        follow = asyncio.create_task(self._follow_forever())
+        await asyncio.wait({asyncio.create_task(stop.wait()), follow}, return_when=asyncio.FIRST_COMPLETED)
+        follow.cancel()
+        self._state.state = "stopping"
+        self._place.write(self._state)
         # From the outside in: once the gateway has answered everybody, nobody waits for the servers any more.
         self._gateway.should_exit = True
         await gateway
-        await asyncio.gather(*(process.stop() for process in self._processes))
-        await asyncio.gather(*watches)
+        await asyncio.gather(*(running.stop() for running in self._running.values()))
         log("stopped", service=self._state.service)
 
-    def _upstream(self) -> Connections | None:
-        outer = self._processes[-1]
-        return outer.connections if outer.ready.is_set() else None
+    # Following the manifests
+
+    async def _follow_forever(self) -> None:
+        while True:
+            found = sources(self._manifest, self._place, self._companions)
+            stamps = {source.path: _stamp(source.path) for source in found}
+            if stamps != self._seen or self._look.is_set():
+                self._look.clear()
+                self._seen = stamps
+                await self._follow(found)
+                self._write()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), LOOK_S)
+
+    async def _follow(self, found: list[Source]) -> None:
+        """Take addresses for what is new, then run what the manifests say; one that is wrong is left out."""
+        wanted = {source.name: source for source in found if not source.skipped}
+        skipped = [source for source in found if source.skipped]
+        self._skipped = {s.name: ServiceState(s.name, "", state="skipped", error=s.skipped) for s in skipped}
+        for name in self._running.keys() - wanted.keys():
+            log("service_removed", service=name)
+            await self._running.pop(name).stop()
+        for source in wanted.values():
+            await self._take_address(source)
+        self._aliases = {alias: source.name for source in wanted.values() for alias in source.aliases}
+        for source in wanted.values():
+            await self._bring(source)
+
+    async def _take_address(self, source: Source) -> None:
+        if source.name in self._running:
+            return
+        try:
+            service = read_service(source.path, self._place.home)
+        except (MillraceError, OSError) as error:
+            self._refuse(source, error)
+            return
+        running: Running
+        if service.kind in PROGRAMS:
+            running = RunningProgram(service, self._place, self._write)
+        else:
+            running = RunningService(service, self._place, self._metrics, self._write)
+        await running.listen()
+        self._running[source.name] = running
+
+    async def _bring(self, source: Source) -> None:
+        running = self._running.get(source.name)
+        if running is None:
+            return
+        try:
+            service = read_service(source.path, self._place.home, self._rewrite)
+            await running.follow(service, self._rewrite)
+            running.error = ""
+        except (MillraceError, OSError) as error:
+            running.error = str(error)
+            self._refuse(source, error)
+            return
+        if source.name == self._main:
+            self._state.manifest_hash, self._state.model_version = service.hash, service.model_version
+
+    def _refuse(self, source: Source, error: Exception) -> None:
+        """What runs goes on running."""
+        log("manifest_refused", service=source.name, path=source.path, error=str(error))
+        if source.name not in self._running:
+            self._skipped[source.name] = ServiceState(source.name, "", state="skipped", error=str(error))
+
+    def _rewrite(self, value: str) -> str:
+        ports: dict[str, int] = {}
+        for running in self._running.values():
+            ports |= running.ports
+        ports |= {alias: ports[name] for alias, name in self._aliases.items() if name in ports}
+        return rewritten(value, ports)
+
+    # The gateway's questions, and the state's file
+
+    def _find(self, model_name: str) -> Running | None:
+        return self._running.get(model_name) or self._running.get(self._main)
 
     def _write(self) -> None:
-        if self._state.state != "stopping":
-            ready = all(process.ready.is_set() or process.state.state == "ready" for process in self._processes)
-            self._state.state = "ready" if ready else "starting"
-        self._place.write(self._state)
-
-    def _set(self, state: str) -> None:
-        self._state.state = state
+        if self._state.state == "stopping":
+            return
+        services = [running.state() for running in self._running.values()]
+        self._state.services = [*services, *self._skipped.values()]
+        self._state.processes = [state for running in self._running.values() for state in running.processes()]
+        main = self._state.find(self._main)
+        self._state.state = main.state if main is not None and main.state != "skipped" else "starting"
         self._place.write(self._state)
 
 
@@ -111,7 +195,7 @@ def listen(port: int) -> socket.socket:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="Run one InferenceService until SIGTERM.")
+    arguments = argparse.ArgumentParser(description="Run an InferenceService and its companions until SIGTERM.")
     arguments.add_argument("--manifest", type=Path, required=True)
     options = arguments.parse_args()
     configured = settings()
@@ -120,7 +204,7 @@ def main() -> None:
         try:
             service = read_service(options.manifest, place.home)
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-            asyncio.run(_run(service, options.manifest, place, configured.gateway_port))
+            asyncio.run(_run(service, options.manifest, place, configured))
         except MillraceError as error:
             _report_failure(place, options.manifest, error)
             raise SystemExit(str(error)) from error
@@ -130,13 +214,21 @@ def main() -> None:
                 place.file.unlink(missing_ok=True)
 
 
-async def _run(service: Service, manifest: Path, place: Place, port: int) -> None:
-    await Supervisor(service, manifest, place, port).run()
+async def _run(service: Service, manifest: Path, place: Place, configured: Settings) -> None:
+    await Supervisor(service, manifest, place, configured).run()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file does: every writer here renames a new file into place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_ino, status.st_mtime_ns)
 
 
 def _report_failure(place: Place, manifest: Path, error: Exception) -> None:
-    nothing: dict[str, Any] = {"manifest_hash": "", "service": "", "model_version": ""}
-    place.write(LocalState(os.getpid(), str(manifest), **nothing, state="failed", error=str(error)))
+    place.write(LocalState(os.getpid(), str(manifest), "", "", "", state="failed", error=str(error)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from millrace.errors import ConfigError, NotFound
-from serving.local.manifest import Service, read_service
+from serving.local.addresses import rewritten
+from serving.local.manifest import LOCAL_ENV, Logger, Service, read_service
+from serving.local.revisions import Revisions
 
 BASE = Path(__file__).parents[3] / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 Change = Callable[[dict[str, Any]], None]
@@ -80,7 +82,11 @@ def test_another_text_is_another_thing_to_run(read):
     ("change", "field"),
     [
         (lambda d: d["spec"].update(explainer={}), "spec.explainer"),
-        (lambda d: d["spec"]["predictor"].update(canaryTrafficPercent=10), "spec.predictor.canaryTrafficPercent"),
+        (lambda d: d["spec"]["predictor"].update(canaryTrafficPercent="10"), "canaryTrafficPercent is '10'"),
+        (lambda d: d["spec"]["predictor"].update(canaryTrafficPercent=101), "wanted an integer from 0 to 100"),
+        (lambda d: d["spec"]["transformer"].update(canaryTrafficPercent=10), "spec.transformer.canaryTrafficPercent"),
+        (lambda d: d["spec"]["transformer"].update(logger={"url": "http://x", "a": 1}), "spec.transformer.logger.a"),
+        (lambda d: d["spec"]["transformer"].update(logger={"mode": "all"}), "wanted a url"),
         (lambda d: d["spec"]["predictor"].update(logger={"url": "http://x"}), "spec.predictor.logger"),
         (lambda d: d["spec"]["transformer"].update(batcher={}), "spec.transformer.batcher"),
         (lambda d: container(d).update(lifecycle={}), r"spec.predictor.containers\[0\].lifecycle"),
@@ -102,7 +108,8 @@ def test_another_text_is_another_thing_to_run(read):
         ),
         (lambda d: environment(d)["STORAGE_URI"].update(value="unset"), "wants file:///"),
         (lambda d: d["spec"].pop("predictor"), "spec.predictor is missing"),
-        (lambda d: d.update(kind="Deployment"), "holds a Deployment; wanted one InferenceService"),
+        (lambda d: d.update(kind="DaemonSet"), "holds a DaemonSet; wanted one InferenceService, Deployment"),
+        (lambda d: d["metadata"].pop("name"), "metadata.name is missing"),
     ],
 )
 def test_what_cannot_be_honoured_here_is_refused_by_name(read, change, field):
@@ -122,3 +129,104 @@ def test_what_is_not_there_is_named(read, tmp_path):
 
 def test_a_predictor_alone_is_a_service(read):
     assert read(lambda document: document["spec"].pop("transformer")).transformer is None
+
+
+def test_traffic_and_logger_are_read(read):
+    def change(document: dict[str, Any]) -> None:
+        document["spec"]["predictor"]["canaryTrafficPercent"] = 10
+        document["spec"]["transformer"]["logger"] = {"url": "http://sink:80/"}
+
+    service = read(change)
+
+    assert service.canary_percent == 10
+    assert service.logger == Logger("http://sink:80/", "all")
+
+
+def deployment(**container: Any) -> dict[str, Any]:
+    base = {
+        "name": "log",
+        "image": "i",
+        "command": ["python", "-m", "serving.prediction_log.server"],
+        "args": ["--http_port=8080"],
+        "env": [{"name": "MILLRACE_LOG_FORMAT", "value": "json"}, {"name": "HOME", "value": "/tmp"}],
+        "lifecycle": {"preStop": {"sleep": {"seconds": 3}}},
+    }
+    pod = {"securityContext": {}, "containers": [base | container]}
+    spec = {"replicas": 1, "selector": {}, "template": {"metadata": {}, "spec": pod}}
+    return {"kind": "Deployment", "metadata": {"name": "prediction-log"}, "spec": spec}
+
+
+def test_a_deployment_is_a_command_with_its_port_and_readiness(tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(yaml.safe_dump(deployment(readinessProbe={"httpGet": {"path": "/ready", "port": "http"}})))
+
+    service = read_service(path, tmp_path)
+
+    expected = [sys.executable, "-m", "serving.prediction_log.server", "--host=127.0.0.1", "--http_port=7"]
+    assert service.predictor.with_ports(7, 8, "") == expected
+    assert service.predictor.readiness == "/ready"
+    assert "HOME" not in service.predictor.env
+    assert (service.kind, service.name, service.transformer) == ("Deployment", "prediction-log", None)
+
+
+def test_what_a_deployment_has_beyond_a_command_is_refused_by_name(tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(yaml.safe_dump(deployment(envFrom=[{}])))
+
+    with pytest.raises(ConfigError, match=r"spec.template.spec.containers\[0\].envFrom"):
+        read_service(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "here"),
+    [
+        ("http://prediction-log.millrace.svc.cluster.local", "http://127.0.0.1:7"),
+        ("http://prediction-log:8080/,http://drift-events:8080/", "http://127.0.0.1:7/"),
+        ("http://fraud-detector-shadow-predictor.millrace/v2/models/x/infer", "http://127.0.0.1:9/v2/models/x/infer"),
+        ("http://prediction-log-2.millrace.svc/x", ""),
+        ("http://example.org/a,http://localhost:1/", "http://example.org/a,http://localhost:1/"),
+        ("no address", "no address"),
+        ("", ""),
+    ],
+)
+def test_cluster_names_become_local_addresses_and_those_that_nobody_has_are_left_out(value, here):
+    assert rewritten(value, {"prediction-log": 7, "fraud-detector-shadow-predictor": 9}) == here
+
+
+def test_sinks_that_do_not_run_here_are_not_called(read):
+    service = read(lambda _: None)
+
+    assert LOCAL_ENV["MILLRACE_EVENT_SINKS"] == service.transformer.env["MILLRACE_EVENT_SINKS"]
+    assert rewritten(LOCAL_ENV["MILLRACE_EVENT_SINKS"], {}) == ""
+
+
+def test_a_change_of_what_runs_makes_a_revision_and_a_change_of_traffic_does_not(read):
+    first = Revisions.following(None, read().document)
+    traffic = read(lambda d: d["spec"]["predictor"].update(canaryTrafficPercent=10, maxReplicas=9)).document
+    other = read(lambda d: environment(d)["MODEL_VERSION"].update(value="2")).document
+
+    same = Revisions.following(first, traffic)
+    canary = Revisions.following(first, other)
+    again = Revisions.following(canary, other)
+    back = Revisions.following(canary, read().document)
+    rolled = canary.rolled()
+
+    assert (same, again) == (first, canary)
+    assert (canary.rolled_out.name, canary.newest.name) == (
+        "fraud-detector-predictor-00001",
+        "fraud-detector-predictor-00002",
+    )
+    assert back.newest == back.rolled_out == first.rolled_out
+    assert rolled.rolled_out.number == 2
+    assert Revisions.following(back, other).newest.number == 3
+
+
+def test_revisions_are_remembered_and_a_broken_file_is_none(read, tmp_path):
+    path = tmp_path / "revisions" / "x.json"
+    made = Revisions.following(None, read().document)
+
+    made.write(path)
+
+    assert Revisions.read(path) == made
+    path.write_text("{")
+    assert Revisions.read(path) is None

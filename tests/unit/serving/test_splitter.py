@@ -24,7 +24,7 @@ def reply(body: bytes, status: int = 200, *extra: bytes) -> bytes:
 
 @asynccontextmanager
 async def server(upstream: Upstream, answer: Answer, *, closes: bool = False):
-    """A revision that answers each request with what `answer(request)` says; it closes after an empty answer, or any."""
+    """A revision that answers each request with `answer(request)`; it closes after an empty answer, or after any."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

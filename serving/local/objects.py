@@ -1,0 +1,80 @@
+"""Which objects run here, and from which files: the service itself, what lies beside it, and its companions.
+
+Companions are read from the manifests that a cluster gets; one that cannot run here is skipped with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from millrace.errors import MillraceError
+from serving.local.manifest import ROOT, interpreter, parse
+from serving.local.state import Place
+
+COMPANIONS: Final = ROOT / "manifests" / "base" / "serving"
+FILES: Final = ("inferenceservice.yaml", "deployment.yaml", "statefulset.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file that holds an object, and the further names that it goes by."""
+
+    name: str
+    path: Path
+    optional: bool
+    aliases: tuple[str, ...] = ()
+    skipped: str = ""
+    """Why it does not run here; empty where it does."""
+
+
+def sources(main: Path, place: Place, companions: Iterable[str]) -> list[Source]:
+    """The main service first. Only the home's own manifest has anything beside it; a name counts once."""
+    found = [Source(_name(main), main, optional=False)]
+    if main.parent.resolve() == place.folder.resolve():
+        found += [Source(_name(path), path, optional=True) for path in sorted(place.folder.glob("*.yaml"))]
+        found += _companions(companions)
+    first: dict[str, Source] = {}
+    for source in found:
+        first.setdefault(source.name, source)
+    return list(first.values())
+
+
+def _companions(names: Iterable[str]) -> Iterator[Source]:
+    for name in names:
+        path = next((path for file in FILES if (path := COMPANIONS / name / file).is_file()), None)
+        if path is not None:
+            yield Source(name, path, optional=True, aliases=tuple(_aliases(path.parent)), skipped=_absent(path))
+
+
+def _aliases(folder: Path) -> Iterator[str]:
+    """Names of the Kubernetes Services in a folder: what the others call it."""
+    path = folder / "service.yaml"
+    for document in yaml.safe_load_all(path.read_text()) if path.is_file() else ():
+        if isinstance(document, dict) and document.get("kind") == "Service":
+            yield str(document["metadata"]["name"])
+
+
+def _absent(path: Path) -> str:
+    """Why a companion cannot run: its environment is not there."""
+    try:
+        document = parse(path.read_text(), path)
+        spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
+        container = spec["containers"][0]
+        words = [str(word) for word in (*container.get("command", ()), *(container.get("args") or ()))]
+    except (KeyError, IndexError, TypeError, MillraceError) as error:
+        return f"{path.name} cannot be read: {error}"
+    python = interpreter(words)
+    return "" if python.is_file() else f"its environment {python.parent.parent.name} is absent"
+
+
+def _name(path: Path) -> str:
+    """metadata.name, or the file's where that cannot be read: reading it again says why."""
+    try:
+        return str(parse(path.read_text(), path)["metadata"]["name"])
+    except (OSError, MillraceError):
+        return path.stem
