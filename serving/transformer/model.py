@@ -59,6 +59,7 @@ class Transformer(HotModel):
         self,
         name: str,
         store: OnlineStore,
+        lookups: Lookups,
         options: Settings,
         arms: Arms,
         events: Events,
@@ -66,7 +67,7 @@ class Transformer(HotModel):
     ) -> None:
         super().__init__(name)
         self._arms, self._events, self._shadow = arms, events, shadow
-        self._lookups, self._breaker = Lookups(store), Breaker()
+        self._lookups, self._breaker = lookups, Breaker()
         self._overlay = Overlay(options.history_length)
         self._journal = Journal(options.home / "serving" / "journal")
         self._pusher = Pusher(store, self._overlay, self._journal)

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE
+from millrace.errors import Unavailable
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
 from millrace.fraud.online import CustomerState, Response, customer_states, push_columns
+from serving.transformer.fill import NEVER_FILLED, Fill
+from serving.transformer.terminals import DividedStore
 
 CUSTOMER_COLUMNS: Final = [f"customer_state:{name}" for name in CUSTOMER_STATE_FIELDS]
+TERMINAL_COLUMNS: Final = [f"terminal_state:{name}" for name in TERMINAL_STATE_FIELDS]
 PUSH_SOURCE: Final = "customer_state_push"
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
@@ -28,7 +32,7 @@ class Store(Protocol):
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response: ...
 
 
-class OnlineStore(Store, Protocol):
+class OnlineStore(Store, DividedStore, Protocol):
     """What the transformer needs: lookups, and what pushes need."""
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]: ...
@@ -47,14 +51,34 @@ class FeastStore:
 
         self._lookups, self._pushes = (FeatureStore(repo_path=str(repo)) for _ in range(2))
         self._service = self._lookups.get_feature_service(FEATURE_SERVICE)
+        self._fill = Fill(repo.parent)
         # The first read opens files and loads code: before readiness, not in a request.
         self.read([""], [""])
         self.read_customers([""])
 
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
-        """One row per pair; unknown entities are None."""
+        """One row per pair; unknown entities are None. Raises Unavailable for a store that was never filled."""
+        if self._fill.current() == NEVER_FILLED:
+            raise Unavailable("the online store was never filled. Run materialize (make run).")
         entities = {"customer_id": list(customers), "terminal_id": list(terminals)}
         answer: dict[str, list[Any]] = self._lookups.get_online_features(self._service, entities).to_dict()
+        return answer
+
+    def fill(self) -> str | None:
+        """What the store was filled from; None when it cannot tell."""
+        return self._fill.current()
+
+    def read_customer_columns(self, customers: Sequence[str]) -> Response:
+        """For `CachedTerminals`; raises as `read`."""
+        if self._fill.current() == NEVER_FILLED:
+            return self.read(customers, customers)
+        return self._columns(CUSTOMER_COLUMNS, "customer_id", customers)
+
+    def read_terminal_columns(self, terminals: Sequence[str]) -> Response:
+        return self._columns(TERMINAL_COLUMNS, "terminal_id", terminals)
+
+    def _columns(self, columns: list[str], key: str, names: Sequence[str]) -> Response:
+        answer: dict[str, list[Any]] = self._lookups.get_online_features(columns, {key: list(names)}).to_dict()
         return answer
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:

@@ -5,19 +5,34 @@ from __future__ import annotations
 import argparse
 
 from millrace.errors import ConfigError
+from millrace.progress import log
 from millrace.settings import Settings
 from serving.transformer.arms import Arms
 from serving.transformer.model import Transformer
 from serving.transformer.predictor import Predictor, PredictorClient
 from serving.transformer.shadow import Shadow
 from serving.transformer.sinks import Events
-from serving.transformer.store import OnlineStore
+from serving.transformer.store import Lookups, OnlineStore, Store
+from serving.transformer.terminals import CachedTerminals
 
 
 def transformer(name: str, champion: Predictor, store: OnlineStore, options: Settings) -> Transformer:
     """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
-    return Transformer(name, store, options, _arms(champion, name, options), events, _shadow(name, options, events))
+    lookups = Lookups(_cached(store, options.terminal_cache_ttl_s))
+    return Transformer(
+        name, store, lookups, options, _arms(champion, name, options), events, _shadow(name, options, events)
+    )
+
+
+def _cached(store: OnlineStore, ttl_s: float) -> Store:
+    """With terminals in memory where that is safe: only a store that says when it was refilled can be cached."""
+    if not ttl_s:
+        return store
+    if store.fill() is None:
+        log("terminal_cache_off", reason="this online store does not say what it was filled from")
+        return store
+    return CachedTerminals(store, ttl_s)
 
 
 def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:

@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
 
-    terminal_cache_ttl_s: float = Field(default=0.0, ge=0)
-    """How long the transformer keeps a terminal's state in memory; 0: not at all."""
+    terminal_cache_ttl_s: float = Field(default=300.0, ge=0)
+    """How long the transformer keeps a terminal's state in memory, a refill or midnight apart; 0: not at all."""
 
     predictor_topology: str = Field(default="remote", pattern="^(remote|in_process)$")
     """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""
@@ -100,7 +100,28 @@ class Settings(BaseSettings):
     """Whether a challenger gets the first step's traffic as soon as it is promoted, or when `make canary` says so."""
 
     processes: int = Field(default=2, ge=1)
-    """Training processes on this machine."""
+    """Training processes on this machine, or in each pod of a training job."""
+
+    train_launcher: Literal["torchrun", "pytorchjob", "trainjob"] = "torchrun"
+    """Where `train` runs its processes: here, or in a job of Kubeflow's training operator (v1) or Trainer (v2)."""
+
+    train_image: str = "millrace/train:0.1.0"
+    """Image of a training job's pods."""
+
+    train_namespace: str = ""
+    """Of training jobs; empty: the namespace of the pod that launches."""
+
+    train_nodes: int = Field(default=2, ge=1)
+    """Pods of a training job; at most so many where it is elastic."""
+
+    train_min_nodes: int = Field(default=1, ge=1)
+    """An elastic job goes on with so many."""
+
+    train_start_timeout_s: float = Field(default=900, gt=0)
+    """How long a training job may wait for nodes and images before it is given up."""
+
+    train_timeout_s: float = Field(default=6 * 3600, gt=0)
+    """How long a training job may take."""
 
     threads: int = Field(default=2, ge=1)
     """Threads of an engine (DuckDB) in one step."""
@@ -113,6 +134,9 @@ class Settings(BaseSettings):
 
     prediction_log_url: SecretStr = SecretStr("")
     """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""
+
+    prediction_log_journal_mb: int = Field(default=1024, ge=1)
+    """What the prediction log keeps on disk for a database that is away, MiB; past it, it answers 429."""
 
     retraining_trigger_url: str = ""
     """Where monitoring and the drift detector send alarms (CloudEvents); empty: nowhere."""

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 
 from components.materialize.store import fill
+from millrace.errors import Unavailable
 from millrace.feast_home import online_database, repository
 from millrace.fraud.features import TERMINAL_STATE_FIELDS
 from millrace.fraud.online import CustomerState, customer_states, push_columns
 from serving.transformer.store import FeastStore
+from serving.transformer.terminals import CachedTerminals
 
 PUSHES = 25
 CUSTOMERS = ["a", "b", "c", "d"]
@@ -28,18 +30,22 @@ def state(length: int) -> CustomerState:
     return CustomerState(numbers, numbers, numbers, numbers.astype(np.float32))
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose store is filled from two files of one row each."""
-    home, sources = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sources")
-    pd.DataFrame(push_columns({"first": state(1)})).to_parquet(sources / "customer_state.parquet")
-    terminal = {name: [0] for name in TERMINAL_STATE_FIELDS}
+def sources_with(folder: Path, count: int) -> Path:
+    """Two files of one row each, as materialize hands them to Feast."""
+    pd.DataFrame(push_columns({"first": state(1)})).to_parquet(folder / "customer_state.parquet")
+    terminal = {name: [count] for name in TERMINAL_STATE_FIELDS}
     now = pd.to_datetime(["2018-05-10"], utc=True)
     pd.DataFrame({"terminal_id": ["t"], "event_timestamp": now} | terminal).to_parquet(
-        sources / "terminal_state.parquet"
+        folder / "terminal_state.parquet"
     )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
     repository(home).mkdir()
-    fill(home, sources, "small")
+    fill(home, sources_with(tmp_path_factory.mktemp("sources"), count=0), "small")
     return home
 
 
@@ -88,3 +94,28 @@ def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
 
         other.execute("ROLLBACK")
     assert answer["transaction_ids"] == [[1001]]
+
+
+def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill(home, tmp_path):
+    store = FeastStore(repository(home))
+    cached = CachedTerminals(store, 3600)
+    pairs = (["first", "nobody", "first"], ["t", "t", "nowhere"])
+    names = {"terminal_id": pairs[1]}
+
+    assert cached.read(*pairs) | names == cached.read(*pairs) | names == store.read(*pairs)
+    fill(home, sources_with(tmp_path, count=7), "another")
+    assert cached.read(*pairs) | names == store.read(*pairs)
+    assert cached.read(*pairs)["count_1d"] == [7, 7, None]
+
+
+def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(home):
+    store = FeastStore(repository(home))
+    with closing(sqlite3.connect(online_database(home))) as other:
+        other.execute("ALTER TABLE filled_with RENAME TO aside")
+        try:
+            for read in (store.read, CachedTerminals(store, 60).read):
+                with pytest.raises(Unavailable, match="never filled"):
+                    read(["first"], ["t"])
+        finally:
+            other.execute("ALTER TABLE aside RENAME TO filled_with")
+    assert store.read(["first"], ["t"])["count_1d"] != [None]
