@@ -24,6 +24,7 @@ SETTINGS: Final = (
     "MILLRACE_MLFLOW_TRACKING_URI",
     "MILLRACE_MODEL_STORE_URI",
     "MILLRACE_TRAIN_LAUNCHER",
+    "MILLRACE_RETRAINING_TRIGGER_URL",
 )
 """Keys of the ConfigMap that steps see; one that it lacks keeps its default."""
 REQUIRED_SECRETS: Final = {"millrace-pseudonym": {"key": "MILLRACE_PSEUDONYM_KEY"}}
