@@ -14,6 +14,9 @@ export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
+ENGINE ?= docker
+TAG    ?= 0.1.0
+IMAGES ?= $(shell awk '!/^\#/ {print $$1}' requirements/images/targets)
 
 ##@ Start here
 
@@ -53,6 +56,10 @@ status: setup ## What runs, where, since when.
 predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local predict $(ARGS)
 
+.PHONY: labels
+labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
+	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
+
 .PHONY: rollback
 rollback: setup ## Make the previous champion the champion again.
 	$(BIN)/millrace rollback $(ARGS)
@@ -71,6 +78,10 @@ feast: setup ## Open Feast's UI on the local registry.
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
 	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
 
+.PHONY: bench-log
+bench-log: setup ## Events a second into the prediction log, rows a second into its database.
+	$(BIN)/python -m benchmarks.prediction_log $(ARGS)
+
 .PHONY: bench
 bench: setup ## The figures of the README, as ratios from interleaved runs.
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -80,6 +91,35 @@ bench: setup ## The figures of the README, as ratios from interleaved runs.
 .PHONY: submit
 submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
 	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
+
+.PHONY: monitor
+monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
+	$(BIN)/python -m pipelines.monitoring $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
+
+.PHONY: images
+images: ## Build every image, or IMAGES="predictor …" [ENGINE=docker|podman|buildah] [REGISTRY=host/] [BUILD_ARGS=…]
+	@command -v $(ENGINE) >/dev/null || { echo "make: $(ENGINE) not found. Install one of docker, podman, buildah, and name it: make images ENGINE=podman"; exit 1; }
+	set -e; for name in $(IMAGES); do $(ENGINE) build --target $$name --tag $(REGISTRY)millrace/$$name:$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS) .; done
+
+.PHONY: push
+push: ## Push them: REGISTRY=host/ [TAG=…]
+	set -e; for name in $(IMAGES); do $(ENGINE) push $(REGISTRY)millrace/$$name:$(TAG); done
+
+.PHONY: base-digest
+base-digest: ## What the registry says the base image's tag is today, to compare with the digest in the Dockerfile.
+	docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}' 2>/dev/null || skopeo inspect --format '{{.Digest}}' docker://docker.io/library/python:3.11-slim-bookworm
+
+.PHONY: check-images
+check-images: setup ## Each image's environment from its lock, its entry points started in it; needs no engine [IMAGES=…].
+	PYTHON=$(PYTHON) requirements/check-images $(UV) $(IMAGES)
+
+.PHONY: check-manifests
+check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
+	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)
+
+.PHONY: check-cluster
+check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
+	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
 
 ##@ Change it
 

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from pipelines.ir import problems, read_package
 
-PIPELINES = {"training": "pipelines.training:training"}
+PIPELINES = {
+    "training": "pipelines.training:training",
+    "monitoring": "pipelines.monitoring:monitoring",
+}
 """Name → where its pipeline function is."""
 COMPILED = Path(__file__).parent / "compiled"
 

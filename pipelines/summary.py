@@ -14,6 +14,7 @@ from rich.table import Table
 
 from millrace.artifacts import Manifest
 from millrace.gates import Verdict
+from millrace.report_index import pages
 from pipelines.local import LocalRun
 
 JUDGED = {"data": "validation", "evaluation": "evaluation", "skew": "skew_check"}
@@ -82,7 +83,7 @@ class Summary:
         page = Page("Millrace", f"run of {self.run.log_path.stem}")
         page.heading("This run").table(["", ""], self.lines())
         reports = [("Data", self.run.outputs["validation"]), ("Evaluation", self.run.outputs["evaluation"])]
-        page.heading("Reports").links({f"{name} report": self._relative(m) for name, m in reports})
+        page.heading("Reports").links({f"{name} report": self._relative(m) for name, m in reports} | pages(self.home))
         for verdict in self.verdicts():
             page.heading(f"Gate: {verdict.gate}").verdict(verdict)
         page.heading("Steps").table(["step", "seconds"], sorted(self.run.seconds.items(), key=lambda item: -item[1]))

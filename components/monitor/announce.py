@@ -1,0 +1,57 @@
+"""Tell the retraining trigger what monitoring found: a CloudEvent `io.millrace.outcome`, its id made of the finding.
+
+Announcing the same finding twice sends the same id, which the trigger takes once.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, Final
+
+from millrace.artifacts import Manifest
+from millrace.atomic import sha256_text
+from millrace.errors import Unavailable
+from millrace.progress import log
+
+TYPE: Final = "io.millrace.outcome"
+TIMEOUT_S: Final = 10.0
+
+
+def event_of(report: Manifest) -> dict[str, Any]:
+    """The CloudEvent of an outcome report."""
+    facts = report.facts
+    since = facts["alarm_day"] or facts["as_of"][:10]
+    finding = [facts["model_name"], *facts["model_versions"], *facts["failed"], since]
+    data = {name: facts[name] for name in ("retrain", "reason", "failed", "alarm_day", "as_of", "model_versions")}
+    return {
+        "specversion": "1.0",
+        "type": TYPE,
+        "id": f"outcome-{sha256_text(*map(str, finding))[:16]}",
+        "source": f"/millrace/{facts['model_name']}/monitoring",
+        "subject": report.id,
+        "time": facts["as_of"],
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+
+
+def announce(report: Manifest, url: str) -> str:
+    """Send the event when the verdict failed; what came of it. Raises Unavailable: an alarm must not be lost."""
+    if report.facts["passed"]:
+        return "nothing to announce: the verdict passed"
+    event = event_of(report)
+    if not url:
+        return f"not sent: MILLRACE_RETRAINING_TRIGGER_URL is empty; failed: {', '.join(report.facts['failed'])}"
+    body, kind = json.dumps(event).encode(), "application/cloudevents+json"
+    request = urllib.request.Request(url, data=body, headers={"content-type": kind})  # noqa: S310 - from a setting
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            said = answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        raise Unavailable(f"the trigger at {url} answered {error.code}: {error.read()[:300].decode()!r}") from error
+    except OSError as error:
+        raise Unavailable(f"the trigger at {url} cannot be reached: {error}. Start it, then run this again.") from error
+    log("announced", event=event["id"], retrain=report.facts["retrain"], answer=said[:200])
+    return said

@@ -1,0 +1,134 @@
+"""Watch the served model: prediction log and labels in; figures, verdict and page out.
+
+`evidence.py` measures, `rules.py` holds figures against `monitor.yaml`, `page.py` writes for people, `announce.py`
+tells the retraining trigger. Nothing blocks here: a verdict that failed is an alarm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from components.monitor.config import MonitorConfig
+from components.monitor.evidence import Watched, gather
+from components.monitor.rules import DECAY, family, judge
+from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
+from millrace.atomic import replacing_folder, write_text
+from millrace.errors import InvalidInput
+from millrace.gates import Verdict
+from millrace.outcomes import COLUMNS, answers, with_labels
+from millrace.prediction_log import engine
+from millrace.prediction_table import read_labels, read_predictions
+from millrace.progress import log
+from millrace.provenance import code_of
+from millrace.settings import Settings
+
+GATE: Final = "outcomes"
+LATEST_DAYS: Final = 2
+"""Days whose features are read."""
+NEWEST: Final = "outcomes.html"
+
+
+def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = None, *, page: bool = True) -> Manifest:
+    """The outcome report of the log as it was known at `as_of`; from the lake where nothing has changed since.
+
+    Raises Unavailable when the log cannot be read, InvalidInput for a naive `as_of`.
+    """
+    config = config or MonitorConfig.load()
+    rows, latest = read(settings, as_of, config)
+    folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings)
+    if not (folder / MANIFEST).is_file():
+        watched = gather(rows, latest, as_of, settings.lake, config, settings.review_capacity)
+        verdict = Verdict(GATE, judge(watched, config))
+        with replacing_folder(folder) as aside:
+            _write_files(aside, watched, verdict, config, page=page)
+            facts = facts_of(watched, verdict, config, settings.model_name)
+            files = hash_files(aside)
+            Manifest(kind="outcome_report", id=folder.name, uri=str(folder), files=files, facts=facts).write(
+                aside / MANIFEST
+            )
+    report = Manifest.read(folder, "outcome_report")
+    if page:
+        write_text(settings.home / "report" / NEWEST, report.path("report.html").read_text())
+    log("monitor", as_of=as_of.isoformat(), passed=report.facts["passed"], failed=report.facts["failed"])
+    return report
+
+
+def read(settings: Settings, as_of: datetime, config: MonitorConfig) -> tuple[pa.Table, pa.Table]:
+    """The window's answers with the labels known at `as_of`, and the last days' answers with their features."""
+    if as_of.tzinfo is None:
+        raise InvalidInput(f"as_of is {as_of}; wanted an instant with its zone, such as 2018-09-30T00:00:00Z")
+    since = as_of.astimezone(UTC) - timedelta(days=config.window_days)
+    database = engine(settings)
+    try:
+        labels = read_labels(database, as_of)
+        rows = read_predictions(database, since, as_of, columns=list(COLUMNS), by="event_timestamp")
+        wide = [*COLUMNS, "features", "feature_service"]
+        lately = as_of - timedelta(days=LATEST_DAYS)
+        latest = read_predictions(database, lately, as_of, columns=wide, by="event_timestamp")
+    finally:
+        database.dispose()
+    return with_labels(answers(rows), labels), answers(latest)
+
+
+def instant_of(text: str) -> datetime:
+    """An ISO 8601 instant, UTC when naive; now when empty. Raises InvalidInput."""
+    if not text:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"as_of is {text!r}; wanted an ISO 8601 time such as 2018-09-30T00:00:00Z") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def facts_of(watched: Watched, verdict: Verdict, config: MonitorConfig, model_name: str) -> dict[str, Any]:
+    """What the trigger and the pipeline's metrics need: the verdict in short, and since when."""
+    failed = [rule.name for rule in verdict.failures]
+    decayed = [name for name in failed if family(name) in DECAY]
+    since = [watched.alarm_day(version, config.mean_days_between_false_alarms) for version in watched.serving]
+    metrics = {
+        f"{name}_v{version}": figure.value
+        for version, week in watched.weeks.items()
+        for name, figure in week.figures.items()
+    }
+    return {
+        "as_of": watched.as_of.isoformat(),
+        "passed": verdict.passed,
+        "failed": failed,
+        "retrain": bool(decayed),
+        "reason": "; ".join(str(rule) for rule in verdict.failures if rule.name in decayed),
+        "alarm_day": str(min((day for day in since if day), default="")),
+        "model_name": model_name,
+        "model_versions": watched.serving,
+        "metrics": {name: value for name, value in metrics.items() if value == value},
+        "answers": watched.feed.answers,
+    }
+
+
+def _identity(rows: pa.Table, latest: pa.Table, as_of: datetime, config: MonitorConfig, settings: Settings) -> str:
+    digest = hashlib.sha256()
+    for table in (rows, latest):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table.combine_chunks())
+        digest.update(sink.getvalue())
+    made_from: dict[str, Any] = {"log": digest.hexdigest(), "as_of": as_of.isoformat(), "config": config.model_dump()}
+    names = {path.name for path in (settings.lake / "feature_sets").glob("*")}
+    made_from |= {"feature_sets": sorted(names), "k": settings.review_capacity, "model": settings.model_name}
+    return content_id(made_from | {"code": code_of(Path(__file__).parent)})
+
+
+def _write_files(aside: Path, watched: Watched, verdict: Verdict, config: MonitorConfig, *, page: bool) -> None:
+    verdict.write(aside / "verdict.json")
+    document = watched.to_dict() | {"config": config.model_dump(), **verdict.to_dict()}
+    (aside / "report.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
+    if page:
+        from components.monitor import page as pages  # matplotlib: not for those who only want the figures
+
+        pages.write(aside / "report.html", watched, verdict, config)

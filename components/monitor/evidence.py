@@ -1,0 +1,199 @@
+"""Everything that monitoring measures, from prediction log, labels and lake. The rules read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.monitor.agreement import Agreement, agreement, matrix
+from components.monitor.config import MonitorConfig
+from components.monitor.reference import Reference, references
+from millrace import volume
+from millrace.bootstrap import Interval
+from millrace.calibration import reliability
+from millrace.outcomes import Stretch, as_numbers, complete_days, day_of, expected, judge_rows, stretch
+from millrace.sequential import Evidence, watch
+
+SERVING_SHARE = 0.02
+"""A version with at least this part of the last day's answers serves."""
+WEEK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What came in lately. Shares are None where nothing came."""
+
+    answers: int
+    newest_event: str
+    minutes_since_event: float | None
+    degraded_share: float | None
+    missing_feature_share: float | None
+    p99_ms: float | None
+    silences: list[volume.Silence] | None
+    """None with less than three days of past: nothing is usual yet."""
+    days_without_labels: list[str]
+    """Their labels are due, and too few are there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """What the verdict and the report are made from."""
+
+    as_of: datetime
+    feed: Feed
+    days: list[Stretch]
+    weeks: dict[str, Stretch]
+    """Version → its last judged week."""
+    serving: list[str]
+    references: Mapping[str, Reference]
+    loss: dict[str, list[Evidence]]
+    estimates: list[tuple[date, str, dict[str, Interval]]]
+    """Days without labels: what figures should turn out to be."""
+    agreement: Agreement | None
+    reliability: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    def alarm_day(self, version: str, limit: float) -> date | None:
+        """The first day on which the evidence reached the limit."""
+        return next((item.day for item in self.loss.get(version, []) if item.value >= limit), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: a figure that does not exist is null."""
+        return {
+            "as_of": self.as_of.isoformat(),
+            "feed": asdict(self.feed),
+            "days": [day.to_dict() for day in self.days],
+            "last_week": {version: week.to_dict() for version, week in self.weeks.items()},
+            "serving": self.serving,
+            "references": {
+                version: {"source": r.source, "figures": {n: as_numbers(f) for n, f in r.figures.items()}}
+                for version, r in self.references.items()
+            },
+            "loss": {
+                version: [asdict(item) | {"day": str(item.day)} for item in items]
+                for version, items in self.loss.items()
+            },
+            "estimates": [
+                {"day": str(day), "model_version": version, **{n: as_numbers(f) for n, f in figures.items()}}
+                for day, version, figures in self.estimates
+            ],
+            "agreement": self.agreement.to_dict() if self.agreement else None,
+            "reliability": self.reliability,
+        }
+
+
+def gather(rows: pa.Table, latest: pa.Table, as_of: datetime, lake: Path, config: MonitorConfig, k: int) -> Watched:
+    """Measure everything.
+
+    `rows`: the window's answers with the labels known at `as_of`; `latest`: those of the last days, with features.
+    """
+    done = complete_days(rows, as_of, config.min_label_share).tolist()
+    groups = _by_day_and_version(rows)
+    versions = list(dict.fromkeys(version for _, version in groups))
+    known = references(versions, rows, done, lake, config, k)
+    judge = {"k": k, "review_cost": config.review_cost, "resamples": config.resamples}
+    days = [stretch(part, v, complete=day in done, **judge) for (day, v), part in groups.items()]
+    by_version = {v: _of(rows, v, done) for v in versions}
+    weeks = {
+        v: stretch(_last_days(part, WEEK), v, complete=True, **judge) for v, part in by_version.items() if len(part)
+    }
+    return Watched(
+        as_of=as_of,
+        feed=_feed(rows, latest, as_of, config.min_label_share),
+        days=days,
+        weeks=weeks,
+        serving=_serving(rows),
+        references=known,
+        loss={v: list(watch(*judge_rows(by_version[v]), known[v].baseline)) for v in known if len(by_version[v])},
+        estimates=_estimates(groups, done, known, config, k),
+        agreement=agreement(latest, lake, config.agreement_sample, config.agreement_tolerance),
+        reliability={
+            v: reliability(*judge_rows(_last_days(part, WEEK))) for v, part in by_version.items() if len(part)
+        },
+    )
+
+
+def _by_day_and_version(rows: pa.Table) -> dict[tuple[int, str], pa.Table]:
+    day, version = day_of(rows), np.array(pc.fill_null(rows["model_version"], "?").to_pylist(), dtype=object)
+    pairs = sorted({(int(d), str(v)) for d, v in zip(day, version, strict=True)})
+    return {(d, v): rows.filter(pa.array((day == d) & (version == v))) for d, v in pairs}
+
+
+def _of(rows: pa.Table, version: str, days: list[int]) -> pa.Table:
+    own = rows.filter(pc.equal(pc.fill_null(rows["model_version"], "?"), version))
+    return own.filter(pa.array(np.isin(day_of(own), days)))
+
+
+def _last_days(rows: pa.Table, count: int) -> pa.Table:
+    days = day_of(rows)
+    return rows.filter(pa.array(days > days.max() - count))
+
+
+def _serving(rows: pa.Table) -> list[str]:
+    """Versions that answered the last day that has answers."""
+    if not len(rows):
+        return []
+    last = _last_days(rows, 1)
+    counts = pc.value_counts(pc.fill_null(last["model_version"], "?")).to_pylist()
+    return sorted(str(item["values"]) for item in counts if item["counts"] >= SERVING_SHARE * len(last))
+
+
+def _estimates(
+    groups: dict[tuple[int, str], pa.Table],
+    done: list[int],
+    known: Mapping[str, Reference],
+    config: MonitorConfig,
+    k: int,
+) -> list[tuple[date, str, dict[str, Interval]]]:
+    return [
+        (date(1970, 1, 1) + timedelta(days=day), v, expected(part, known[v].calibration, k, config.estimate_draws, day))
+        for (day, v), part in groups.items()
+        if day > max(done, default=0) and v in known
+    ]
+
+
+def _feed(rows: pa.Table, latest: pa.Table, as_of: datetime, min_label_share: float) -> Feed:
+    newest = pc.max(rows["event_timestamp"]).as_py()
+    last_day = latest.filter(pc.greater_equal(latest["event_timestamp"], _at(as_of - timedelta(days=1))))
+    features = matrix(last_day)
+    latency = [value for value in last_day["latency_ms"].to_pylist() if value is not None]
+    return Feed(
+        answers=len(rows),
+        newest_event=newest.isoformat() if newest else "",
+        minutes_since_event=(as_of - newest).total_seconds() / 60 if newest else None,
+        degraded_share=pc.mean(pc.fill_null(last_day["degraded"], True).cast(pa.float64())).as_py(),
+        missing_feature_share=float(np.isnan(features).mean()) if len(features) else None,
+        p99_ms=float(np.percentile(latency, 99)) if latency else None,
+        silences=_silences(rows, as_of),
+        days_without_labels=_unlabelled(rows, as_of, min_label_share),
+    )
+
+
+def _silences(rows: pa.Table, as_of: datetime) -> list[volume.Silence] | None:
+    """The hour before `as_of` against the whole days before its own."""
+    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=as_of.hour < 1)
+    midnight = midnight.replace(hour=0)
+    past = rows.filter(pc.less(rows["event_timestamp"], _at(midnight)))
+    if not len(past) or (days := int(np.ptp(day_of(past))) + 1) < 3:
+        return None
+    usual = volume.profile(past["event_timestamp"].cast(pa.int64()).to_numpy(), past["terminal_id"].to_pylist(), days)
+    recent = rows.filter(pc.greater_equal(rows["event_timestamp"], _at(as_of - timedelta(hours=1))))
+    return volume.silences(
+        usual, recent["event_timestamp"].cast(pa.int64()).to_numpy(), recent["terminal_id"].to_pylist(), as_of
+    )
+
+
+def _unlabelled(rows: pa.Table, as_of: datetime, min_share: float) -> list[str]:
+    due = complete_days(rows, as_of, 0.0).tolist()
+    done = complete_days(rows, as_of, min_share).tolist()
+    return [str(date(1970, 1, 1) + timedelta(days=int(day))) for day in due if day not in done]
+
+
+def _at(moment: datetime) -> pa.Scalar:
+    return pa.scalar(moment.astimezone(UTC), pa.timestamp("us", tz="UTC"))

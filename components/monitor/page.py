@@ -1,0 +1,148 @@
+"""The weekly outcome report: how the served model did, how it should be doing now, and what the feed looks like."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib.dates as mdates
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from components.monitor.config import MonitorConfig
+from components.monitor.evidence import Watched
+from millrace.gates import Verdict
+from millrace.report import BAD, COLOURS, MUTED, Page, figure, legend
+
+LABELS = {
+    "average_precision": "average precision",
+    "card_precision": "card precision",
+    "calibration_error": "calibration error",
+    "brier_skill": "Brier skill",
+    "cost_ratio": "cost over doing nothing",
+}
+SHOWN_DAYS = 14
+
+
+def write(path: Path, watched: Watched, verdict: Verdict, config: MonitorConfig) -> None:
+    """One HTML page at `path`."""
+    page = Page("Outcomes", f"as known at {watched.as_of:%Y-%m-%d %H:%M} UTC")
+    page.facts(_facts(watched))
+    page.heading("Verdict", "A failed rule is an alarm. Decay asks for a retraining; a broken feed does not.")
+    page.verdict(verdict)
+    for text in _unknown(watched):
+        page.text(text)
+    page.heading("By day and version", "Intervals are 95 %, from resampled cards; dashed: estimated, no labels yet.")
+    page.figures(_by_day(watched, "average_precision"), _by_day(watched, "card_precision"))
+    page.figures(_evidence(watched, config), _calibration(watched))
+    page.heading("The last judged week")
+    page.table(["version", "days", "rows", "frauds", *LABELS.values()], _weeks(watched))
+    page.heading("Days", f"The last {SHOWN_DAYS} of them; figures follow once labels are in.")
+    page.table(["day", "version", "rows", "labelled", "frauds", "AP", "card precision", "cost"], _days(watched))
+    page.write(path)
+
+
+def _facts(w: Watched) -> dict[str, Any]:
+    return {
+        "answers in the window": w.feed.answers,
+        "serving": ", ".join(f"version {version}" for version in w.serving) or "none",
+        "newest event": w.feed.newest_event[:16].replace("T", " "),
+        "degraded, last day": w.feed.degraded_share,
+        "features missing, last day": w.feed.missing_feature_share,
+        "latency p99, last day, ms": w.feed.p99_ms,
+        "features unequal to the offline ones": w.agreement.share if w.agreement else None,
+    }
+
+
+def _unknown(w: Watched) -> list[str]:
+    """What has no rule because it cannot be known yet."""
+    missing = [
+        f"Version {version} has no judged day yet: its labels are not in."
+        for version in w.serving
+        if not w.weeks.get(version)
+    ]
+    missing += [
+        f"Version {version} has no reference: neither an evaluation in the lake nor enough judged days."
+        for version in w.serving
+        if version not in w.references
+    ]
+    if w.feed.silences is None:
+        missing.append("The feed's volume was not judged: fewer than three whole days are in the log.")
+    if w.agreement is None:
+        missing.append("Features were not compared with offline ones: no feature set holds these days.")
+    return missing
+
+
+def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
+    plot, axes = figure(LABELS[name].capitalize(), "", "")
+    versions = list(dict.fromkeys(day.model_version for day in w.days))
+    for place, version in enumerate(versions):
+        colour = COLOURS[place % len(COLOURS)]
+        judged = [(d.first_day, d.figures[name]) for d in w.days if d.model_version == version and name in d.figures]
+        estimated = [(day, figures[name]) for day, v, figures in w.estimates if v == version]
+        for points, style in ((judged, "-"), (estimated, "--")):
+            if points:
+                days = [datetime.combine(day, datetime.min.time()) for day, _ in points]
+                axes.plot(days, [f.value for _, f in points], style, color=colour, lw=1.4, marker="o", ms=2.5)
+                axes.fill_between(
+                    days, [f.low for _, f in points], [f.high for _, f in points], color=colour, alpha=0.13
+                )
+        axes.plot([], [], color=colour, label=f"version {version}")
+        if version in w.references:
+            axes.axhline(w.references[version].figures[name].value, color=colour, lw=0.8, ls=":")
+    _dates(axes)
+    axes.set_ylim(0, 1.03)
+    if versions:
+        legend(axes, loc="lower left")
+    return plot, "Dotted: what the version had when it was let in."
+
+
+def _evidence(w: Watched, config: MonitorConfig) -> tuple[Figure, str]:
+    plot, axes = figure("Evidence that the loss has grown", "", "")
+    for place, (version, items) in enumerate(w.loss.items()):
+        days = [datetime.combine(item.day, datetime.min.time()) for item in items]
+        values = [min(max(item.value, 1e-3), 1e12) for item in items]
+        axes.plot(days, values, color=COLOURS[place % len(COLOURS)], marker="o", ms=2.5, label=f"version {version}")
+    axes.axhline(config.mean_days_between_false_alarms, color=BAD, lw=1, ls="--", label="alarm")
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    _dates(axes)
+    legend(axes, loc="upper left")
+    return plot, f"False alarms are at least {config.mean_days_between_false_alarms:g} days apart on average."
+
+
+def _calibration(w: Watched) -> tuple[Figure, str]:
+    plot, axes = figure("Calibration, last judged week", "mean score", "fraud share")
+    axes.plot([1e-4, 1], [1e-4, 1], color=MUTED, lw=1, ls="--", label="perfect")
+    for place, (version, points) in enumerate(w.reliability.items()):
+        x, y = ([max(point[key], 1e-4) for point in points] for key in ("mean_score", "fraud_share"))
+        axes.plot(x, y, color=COLOURS[place % len(COLOURS)], marker="o", ms=3, label=f"version {version}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    legend(axes, loc="upper left")
+    return plot, "Above the line the model is too careful, below it too sure."
+
+
+def _weeks(w: Watched) -> list[list[Any]]:
+    return [
+        [version, f"{s.first_day} … {s.last_day}", s.rows, s.frauds, *(str(s.figures[name]) for name in LABELS)]
+        for version, s in w.weeks.items()
+    ]
+
+
+def _days(w: Watched) -> list[list[Any]]:
+    def cell(figures: Any, name: str) -> str:
+        return str(figures[name]) if name in figures else ""
+
+    return [
+        [str(s.first_day), s.model_version, s.rows, s.labelled_share, s.frauds if s.complete else None]
+        + [cell(s.figures, name) for name in ("average_precision", "card_precision", "cost_ratio")]
+        for s in sorted(w.days, key=lambda item: item.first_day)[-SHOWN_DAYS:]
+    ]
+
+
+def _dates(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=6))
+    axes.xaxis.set_major_formatter(mdates.DateFormatter("%d %b"))

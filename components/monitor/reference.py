@@ -1,0 +1,80 @@
+"""How good a model version was when it was let in: the labelled test week of its evaluation, from the lake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.monitor.config import MonitorConfig
+from millrace.artifacts import Manifest, list_manifests
+from millrace.bootstrap import Interval, card_weights, with_intervals
+from millrace.metrics import Floats, Judged, judged
+from millrace.outcomes import Calibration, calibrate, day_of, judge_rows
+from millrace.sequential import Baseline, baseline
+
+COLUMNS = ["transaction_id", "event_timestamp", "customer_id", "amount_cents", "is_fraud", "label_timestamp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Figures, calibration and loss of a version when it was good, and where they come from."""
+
+    source: str
+    figures: dict[str, Interval]
+    calibration: Calibration
+    baseline: Baseline
+
+
+def references(
+    versions: list[str], rows: pa.Table, judged_days: list[int], lake: Path, config: MonitorConfig, k: int
+) -> dict[str, Reference]:
+    """Version → its reference; versions without an evaluation use their first judged days, or have none yet."""
+    promoted = {str(item.facts.get("model_version")): item for item in list_manifests(lake / "promotions", "promotion")}
+    found: dict[str, Reference] = {}
+    for version in versions:
+        source, data, scores = _evaluated(promoted.get(version), lake)
+        if not len(data):
+            source, data, scores = _first_days(version, rows, judged_days, config.reference_days)
+        if data.label.any():
+            weights = card_weights(data, config.resamples)
+            figures = with_intervals(data, scores, weights, k, config.review_cost)
+            loss = baseline(data, scores, config.loss_tolerance)
+            found[version] = Reference(source, figures, calibrate(data, scores), loss)
+    return found
+
+
+def _evaluated(promotion: Manifest | None, lake: Path) -> tuple[str, Judged, Floats]:
+    """The labelled rows of the evaluation's test week, and the scores given then; none where the lake lost them."""
+    nothing = ("", _nobody(), np.empty(0))
+    if promotion is None:
+        return nothing
+    names = {kind: promotion.parents.get(kind, "") for kind in ("evaluation", "training_set")}
+    scores_path = lake / "evaluations" / names["evaluation"] / "scores.parquet"
+    rows_path = lake / "training_sets" / names["training_set"] / "rows.parquet"
+    if not all(names.values()) or not scores_path.is_file() or not rows_path.is_file():
+        return nothing
+    table = pq.read_table(rows_path, columns=COLUMNS, partitioning=None).join(
+        pq.read_table(scores_path, partitioning=None), "transaction_id", join_type="inner"
+    )
+    table = table.filter(pc.is_valid(table["is_fraud"])).sort_by("transaction_id")
+    scores: Floats = table["score"].to_numpy().astype(np.float64)
+    return f"evaluation {names['evaluation']}", judged(table, np.ones(len(table), bool)), scores
+
+
+def _first_days(version: str, rows: pa.Table, judged_days: list[int], count: int) -> tuple[str, Judged, Floats]:
+    own = rows.filter(pc.equal(rows["model_version"], version))
+    days = sorted(set(day_of(own).tolist()) & set(judged_days))[:count]
+    if len(days) < count:
+        return "", _nobody(), np.empty(0)
+    data, scores = judge_rows(own.filter(pa.array(np.isin(day_of(own), days))))
+    return f"its first {count} judged days", data, scores
+
+
+def _nobody() -> Judged:
+    empty = np.empty(0, np.int64)
+    return Judged(empty, empty, np.empty(0, bool), np.empty(0), 0)

@@ -1,0 +1,83 @@
+"""The rules of outcome monitoring: evidence and limits in, one rule with value and limit per demand out.
+
+Some rules say that the model has decayed, and a retraining may help; the others that the feed or the serving path is
+broken, where a retraining would learn what is broken. `DECAY` tells them apart.
+"""
+
+from __future__ import annotations
+
+from components.monitor.config import MonitorConfig
+from components.monitor.evidence import Watched
+from millrace.gates import Rule
+
+CONCEPT_DRIFT = "concept_drift_evidence"
+PRECISION_KEPT = "average_precision_kept"
+DECAY = frozenset({CONCEPT_DRIFT, PRECISION_KEPT})
+"""Families of rules whose failure asks for a retraining."""
+
+
+def judge(watched: Watched, config: MonitorConfig) -> tuple[Rule, ...]:
+    """Every rule. What cannot be known yet (no labelled day, no usual volume) has no rule; the report says so."""
+    feed = watched.feed
+    rules = [
+        Rule("answers", feed.answers, ">=", config.min_answers, f"newest event {feed.newest_event or 'none'}"),
+        Rule("degraded_share", feed.degraded_share, "<=", config.max_degraded_share, "last day"),
+        Rule("missing_feature_share", feed.missing_feature_share, "<=", config.max_missing_feature_share, "last day"),
+        Rule("days_without_labels", len(feed.days_without_labels), "<=", 0, ", ".join(feed.days_without_labels)),
+    ]
+    if feed.silences is not None:
+        worst = feed.silences[0] if feed.silences else None
+        detail = (
+            f"{worst.terminals}: {worst.events} of {worst.expected:.0f} in {worst.minutes} minutes" if worst else ""
+        )
+        rules.append(Rule("silent_windows", len(feed.silences), "<=", 0, detail))
+    if watched.agreement is not None:
+        found = watched.agreement
+        detail = f"{found.differing} of {found.rows} against feature set {found.feature_set} {found.worst or ''}"
+        rules.append(Rule("feature_disagreement_share", found.share, "<=", config.max_disagreement_share, detail))
+    for version in watched.serving:
+        rules += _of_version(watched, version, config)
+    return tuple(rules)
+
+
+def family(name: str) -> str:
+    """A rule's name without the version: `average_precision_kept[v2]` → `average_precision_kept`."""
+    return name.partition("[")[0]
+
+
+def _of_version(watched: Watched, version: str, config: MonitorConfig) -> list[Rule]:
+    reference = watched.references.get(version)
+    if reference is None:
+        return []
+    rules = []
+    usual = reference.figures
+    if loss := watched.loss.get(version):
+        limit = config.mean_days_between_false_alarms
+        day = watched.alarm_day(version, limit)
+        highest = max(item.value for item in loss)
+        detail = f"reached on {day}" if day else f"over {len(loss)} judged days"
+        rules.append(Rule(f"{CONCEPT_DRIFT}[v{version}]", highest, "<", limit, detail))
+    if week := watched.weeks.get(version):
+        rules += [
+            Rule(
+                f"{PRECISION_KEPT}[v{version}]",
+                week.figures["average_precision"].high / usual["average_precision"].value,
+                ">=",
+                config.min_average_precision_kept,
+                f"{week.figures['average_precision']} in {week.first_day} … {week.last_day}, was "
+                f"{usual['average_precision']}",
+            ),
+            Rule(
+                f"calibration_error_growth[v{version}]",
+                week.figures["calibration_error"].low - usual["calibration_error"].high,
+                "<=",
+                config.max_calibration_error_growth,
+                f"{week.figures['calibration_error']}, was {usual['calibration_error']}",
+            ),
+        ]
+    estimates = [figures["average_precision"] for _, v, figures in watched.estimates if v == version]
+    if estimates:
+        kept = max(item.high for item in estimates[-3:]) / usual["average_precision"].value
+        limit = config.min_expected_precision_kept
+        rules.append(Rule(f"expected_precision_kept[v{version}]", kept, ">=", limit, f"last estimate {estimates[-1]}"))
+    return rules
