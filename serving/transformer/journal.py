@@ -48,16 +48,9 @@ class Journal:
         self.rotate()
 
     def replay(self) -> Iterator[Entry]:
-        """Entries of all segments, oldest first. An unreadable line is reported; a torn last one was never answered."""
+        """Entries of all segments, oldest first."""
         for path in self._segments():
-            lines = path.read_bytes().split(b"\n")
-            for place, line in enumerate(lines):
-                try:
-                    if line:
-                        yield Entry(**orjson.loads(line))
-                except (orjson.JSONDecodeError, TypeError) as error:
-                    torn = place == len(lines) - 1
-                    log("journal_line_skipped", segment=path.name, line=place + 1, torn=torn, error=str(error))
+            yield from read_entries(path)
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write before answering; raises Unavailable when the disk refuses, and then the answer must not go out."""
@@ -119,6 +112,17 @@ class Journal:
 
     def _segments(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"), key=_number)
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a file. An unreadable line is reported; a torn last one was never answered."""
+    with path.open("rb") as stream:
+        for place, line in enumerate(stream, start=1):
+            try:
+                if line.strip():
+                    yield Entry(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError) as error:
+                log("journal_line_skipped", file=path.name, line=place, torn=line[-1:] != b"\n", error=str(error))
 
 
 def _number(path: Path) -> int:

@@ -35,6 +35,7 @@ from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
 from serving.transformer.events import Record
 from serving.transformer.journal import Journal
+from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
 from serving.transformer.shadow import Shadow
 from serving.transformer.sinks import Events
@@ -69,8 +70,9 @@ class Transformer(HotModel):
         self._arms, self._events, self._shadow = arms, events, shadow
         self._lookups, self._breaker = lookups, Breaker()
         self._overlay = Overlay(options.history_length)
-        self._journal = Journal(options.home / "serving" / "journal")
-        self._pusher = Pusher(store, self._overlay, self._journal)
+        folder = options.home / "serving" / "journal"
+        self._journal = Journal(folder)
+        self._pusher = Pusher(store, self._overlay, self._journal, Pushed(folder / "pushed", options.lake))
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length

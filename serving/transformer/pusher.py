@@ -2,7 +2,7 @@
 
 A push costs 31 ms for one row and 101 ms for a thousand, so states gather for a moment first. It reads the stored
 states, folds the pending entries in and writes them back: a state made from defaults while the store was down never
-replaces a real one.
+replaces a real one. What was pushed into a store that has been refilled since is pushed again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from millrace.fraud.online import CustomerState
 from millrace.progress import log
 from serving.transformer.journal import SYNC_INTERVAL_S, Entry, Journal
+from serving.transformer.pushed import Pushed
 from serving.transformer.state import Overlay
 
 INTERVAL_S: Final = 2.0
@@ -27,13 +28,14 @@ class StateStore(Protocol):
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]: ...
     def push(self, states: Mapping[str, CustomerState]) -> None: ...
+    def fill(self) -> str | None: ...
 
 
 class Pusher:
     """Keeps journal, overlay and store in step: `sync_forever` and `push_forever` run until they are cancelled."""
 
-    def __init__(self, store: StateStore, overlay: Overlay, journal: Journal) -> None:
-        self._store, self._overlay, self._journal = store, overlay, journal
+    def __init__(self, store: StateStore, overlay: Overlay, journal: Journal, pushed: Pushed | None = None) -> None:
+        self._store, self._overlay, self._journal, self._pushed = store, overlay, journal, pushed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._disk = asyncio.Lock()
 
@@ -59,6 +61,10 @@ class Pusher:
 
     async def push(self) -> int:
         """Push what is pending now and drop the journal segments that held it; returns the number of customers."""
+        run = asyncio.get_running_loop().run_in_executor
+        fill = await run(self._thread, self._store.fill) if self._pushed else None
+        if fill:
+            await run(self._thread, self._push_again, fill)
         if not len(self._overlay):
             return 0
         async with self._disk:
@@ -67,11 +73,30 @@ class Pusher:
         names = list(pending)
         for start in range(0, len(names), BATCH_CUSTOMERS):
             part = {name: pending[name] for name in names[start : start + BATCH_CUSTOMERS]}
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, part)
+            await run(self._thread, self._write, part)
             self._overlay.pushed(part)
         if not self._overlay.evicted:
+            if self._pushed and fill:
+                await run(self._thread, self._pushed.keep, closed, fill)
             self._journal.drop(closed)
         return len(pending)
+
+    def _push_again(self, fill: str) -> None:
+        """What was pushed into the stores before this one; a kill in between leaves the files, and it is done again."""
+        assert self._pushed is not None
+        for path in self._pushed.of_other_fills(fill):
+            count = 0
+            for group in self._pushed.groups(path, fill):
+                by_customer: dict[str, list[Entry]] = {}
+                for entry in group:
+                    by_customer.setdefault(entry.customer_id, []).append(entry)
+                names = list(by_customer)
+                for start in range(0, len(names), BATCH_CUSTOMERS):
+                    self._write({name: by_customer[name] for name in names[start : start + BATCH_CUSTOMERS]})
+                self._pushed.moved(group, fill)
+                count += len(group)
+            path.unlink()
+            log("pushed_again_after_refill", fill=fill, entries=count)
 
     def _write(self, pending: Mapping[str, Sequence[Entry]]) -> None:
         stored = self._store.read_customers(list(pending))

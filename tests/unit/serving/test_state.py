@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from millrace.artifacts import Manifest
 from millrace.errors import AlreadyRunning, Unavailable
 from millrace.fraud.online import EMPTY_STATE, CustomerState
 from serving.transformer.journal import Entry, Journal
+from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
 from serving.transformer.state import SLACK, Overlay
 
@@ -28,6 +31,14 @@ class MemoryStore:
         self.states: dict[str, CustomerState] = {}
         self.down = False
         self.pushes = 0
+        self.filled: str | None = "first"
+
+    def fill(self) -> str | None:
+        return self.filled
+
+    def refill(self, name: str) -> None:
+        """What materialize does: everything that was pushed is gone."""
+        self.filled, self.states = name, {}
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
         if self.down:
@@ -257,3 +268,87 @@ def test_a_splitted_stream_of_pushes_gives_the_same_state_as_one(journal):
     for one, other in zip(together.states["a"].arrays(), apart.states["a"].arrays(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert replace(entries[0]) == entries[0]
+
+
+def lake_with(lake: Path, fill: str, as_of_us: int) -> Path:
+    """A lake that says from which instant a fill speaks."""
+    folder = lake / "online" / fill
+    folder.mkdir(parents=True)
+    as_of = datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()
+    Manifest(kind="online_store", id=fill, uri=str(folder), facts={"as_of": as_of}).write(folder / "manifest.json")
+    return lake
+
+
+def test_what_was_pushed_goes_in_again_after_a_refill_unless_ingest_brought_it(tmp_path, journal):
+    store, overlay = MemoryStore(), Overlay(4)
+    pushed = Pushed(tmp_path / "pushed", lake_with(tmp_path, "second", as_of_us=2))
+    pusher = Pusher(store, overlay, journal, pushed)
+    for number, name in ((1, "a"), (2, "a"), (3, "b")):
+        journal.append([entry(number, name)])
+        overlay.add([entry(number, name)])
+        asyncio.run(pusher.push())
+
+    store.refill("second")
+    asyncio.run(pusher.push())
+    asyncio.run(pusher.push())
+
+    assert {name: state.transaction_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
+    store.refill("third")
+    asyncio.run(Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path)).push())  # after a restart
+    assert {name: state.transaction_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
+    assert [path.name for path in (tmp_path / "pushed").iterdir()] == ["third.jsonl"]
+
+
+def test_a_kill_while_entries_go_in_again_loses_none(tmp_path, journal, monkeypatch):
+    monkeypatch.setattr("serving.transformer.pushed.GROUP", 2)
+    store, overlay = MemoryStore(), Overlay(4)
+    pusher = Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path))
+    for number in range(1, 6):
+        journal.append([entry(number, f"c{number}")])
+        overlay.add([entry(number, f"c{number}")])
+    asyncio.run(pusher.push())
+    store.refill("second")
+    real, calls = store.push, []
+
+    def dies(states: Mapping[str, CustomerState]) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ConnectionError("killed")
+        real(states)
+
+    monkeypatch.setattr(store, "push", dies)
+    with pytest.raises(ConnectionError):
+        asyncio.run(pusher.push())
+    asyncio.run(pusher.push())
+
+    assert sorted(store.states) == [f"c{number}" for number in range(1, 6)]
+
+
+def test_a_store_that_does_not_tell_its_fill_is_pushed_to_as_ever(tmp_path, journal):
+    store, overlay = MemoryStore(), Overlay(4)
+    store.filled = None
+    journal.append([entry(1)])
+    overlay.add([entry(1)])
+
+    asyncio.run(Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path)).push())
+
+    assert list(store.states) == ["a"]
+    assert list((tmp_path / "pushed").iterdir()) == []
+    assert list(journal.replay()) == []
+
+
+def test_what_is_kept_for_a_refill_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.transformer.pushed.MAX_BYTES", 1000)
+    pushed = Pushed(tmp_path, tmp_path)
+
+    for number in range(100):
+        pushed.moved([entry(number)], "f")
+
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3000
+    kept = [
+        item.transaction_id
+        for path in pushed.of_other_fills("g")
+        for group in pushed.groups(path, "g")
+        for item in group
+    ]
+    assert kept == list(range(kept[0], 100))
