@@ -60,3 +60,31 @@ CHALLENGER_FALLBACKS = Counter(
     "millrace_challenger_fallbacks", "Transactions of the A/B test's challenger that the champion scored"
 )
 DEADLINES_EXCEEDED = Counter("millrace_deadlines_exceeded", "Requests that were not answered within their deadline")
+
+# Prediction log
+LOG_RECORDS = Counter(
+    "millrace_log_records", "Events and labels: accepted, invalid, refused for lack of room", ["outcome"]
+)
+LOG_ROWS = Counter("millrace_log_rows", "New rows in the database; an event that came twice counts once", ["table"])
+LOG_REJECTED = Counter("millrace_log_rejected", "Accepted records that the database refused; kept in rejected.jsonl")
+LOG_HALVES_EXPIRED = Counter("millrace_log_halves_expired", "Logged requests whose response never came")
+LOG_WRITE_FAILURES = Counter("millrace_log_write_failures", "Writes that the database did not take; they are retried")
+LOG_LAG_SECONDS = Gauge(
+    "millrace_log_lag_seconds", "Age of the oldest record that is not in the database; 0: none waits"
+)
+LOG_JOURNAL_BYTES = Gauge("millrace_log_journal_bytes", "Size of the prediction log's journal")
+LOG_WRITE_SECONDS = Histogram("millrace_log_write_seconds", "One batch into the database", buckets=LATENCY_BUCKETS_S)
+
+# Drift detector
+DRIFT_P_VALUE = Gauge("millrace_drift_p_value", "Of the last window, per feature, score and decision", ["feature"])
+DRIFT_STATISTIC = Gauge("millrace_drift_statistic", "Distance of the last window from the reference", ["feature"])
+DRIFT_JOINT_P_VALUE = Gauge("millrace_drift_joint_p_value", "Of the last multivariate test")
+DRIFT_DETECTED = Gauge("millrace_drift_detected", "1 while an episode of this kind lasts", ["kind"])
+DRIFT_ALARMS = Counter("millrace_drift_alarms", "Episodes of drift that began", ["kind"])
+DRIFT_ALARM_FAILURES = Counter("millrace_drift_alarm_failures", "Deliveries of an alarm that failed; they are retried")
+DRIFT_WINDOWS = Counter("millrace_drift_windows", "Windows judged, by count or by time", ["window"])
+DRIFT_EVENTS = Counter("millrace_drift_events", "Events: accepted, duplicate, ignored, refused", ["outcome"])
+DRIFT_OUTLIERS = Counter("millrace_drift_outliers", "Requests that are outlying for the reference")
+DRIFT_JUDGE_SECONDS = Histogram("millrace_drift_judge_seconds", "Judging one window", buckets=LATENCY_BUCKETS_S)
+DRIFT_QUEUE_ROWS = Gauge("millrace_drift_queue_rows", "Accepted rows that are not in a window yet")
+DRIFT_LAST_EVENT = Gauge("millrace_drift_last_event_timestamp_seconds", "Event time of the newest row seen")
