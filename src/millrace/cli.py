@@ -18,7 +18,7 @@ from rich.table import Table
 
 from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.lineage import trace, tree
+from millrace.lineage import FindVersion, trace, tree
 from millrace.registry import Registry, served
 from millrace.settings import Settings, settings
 from millrace.version_store import ModelVersion
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_lineage(arguments: argparse.Namespace, here: Settings) -> None:
-    node = trace(arguments.name, here)
+    node = trace(arguments.name, here, _find_version(here))
     _print(node.to_dict(), tree(node), arguments.json)
 
 
@@ -81,6 +81,23 @@ def promote(arguments: argparse.Namespace, here: Settings) -> None:
 
 def rollback(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).rollback(arguments.reason))
+
+
+def _find_version(here: Settings) -> FindVersion | None:
+    """Looks predictions up in the log; None where this home has none."""
+    if not here.prediction_log_url.get_secret_value() and not (here.prediction_log / "log.db").is_file():
+        return None
+    from millrace.prediction_log import engine, find_version  # SQLAlchemy: not for the other commands
+
+    def version_of(prediction_id: str) -> int | None:
+        log = engine(here)
+        try:
+            version = find_version(log, prediction_id)
+        finally:
+            log.dispose()
+        return int(version) if version is not None and version.isdecimal() else None
+
+    return version_of
 
 
 def _parser() -> argparse.ArgumentParser:

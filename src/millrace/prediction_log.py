@@ -25,6 +25,8 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 BUSY_TIMEOUT_S: Final = 10
 """What a SQLite writer waits for another one, and PostgreSQL's driver for a connection."""
+IDS_PER_QUERY: Final = 500
+"""SQLite takes a limited number of parameters."""
 MIGRATION_LOCK: Final = 0x6D696C6C
 """PostgreSQL's advisory lock that migrations hold: two services may start at once."""
 
@@ -163,14 +165,35 @@ def insert_predictions(connection: sa.Connection, rows: Sequence[Mapping[str, An
     return _insert(connection, PREDICTIONS, rows, FIRST_WORD)
 
 
+def add_halves(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Rows of `inference_halves`, inside a transaction; one that waits already stays as it is."""
+    return _insert(connection, HALVES, rows, FIRST_WORD)
+
+
 def write_labels(log: sa.Engine, rows: Iterable[Mapping[str, Any]]) -> int:
     """Insert labels {transaction_id, label_timestamp, is_fraud}, all or none; how many said something new.
 
     One for the same transaction and instant replaces what was said before.
     """
-    latest = {(row["transaction_id"], row["label_timestamp"]): row for row in rows}
     with transaction(log) as connection:
-        return _insert(connection, LABELS, list(latest.values()), NEWEST_WORD)
+        return insert_labels(connection, rows)
+
+
+def insert_labels(connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> int:
+    """`write_labels` inside a transaction."""
+    latest = {(row["transaction_id"], row["label_timestamp"]): row for row in rows}
+    return _insert(connection, LABELS, list(latest.values()), NEWEST_WORD)
+
+
+def news(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of `rows` that differ from the newest label of their transaction: for labels that came without a time."""
+    said: dict[int, bool] = {}
+    ids = sorted({row["transaction_id"] for row in rows})
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        match = LABELS.c.transaction_id.in_(ids[start : start + IDS_PER_QUERY])
+        query = sa.select(LABELS.c.transaction_id, LABELS.c.is_fraud).where(match).order_by(LABELS.c.label_timestamp)
+        said |= {row.transaction_id: row.is_fraud for row in connection.execute(query)}
+    return [row for row in rows if said.get(row["transaction_id"]) != row["is_fraud"]]
 
 
 def find_version(log: sa.Engine, prediction_id: str) -> str | None:

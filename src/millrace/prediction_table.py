@@ -82,6 +82,31 @@ def read_predictions(
     return _fetch(log, query.order_by(PREDICTIONS.c[by], PREDICTIONS.c.event_id), schema)
 
 
+def find_predictions(
+    log: sa.Engine,
+    *,
+    limit: int,
+    transaction_id: int | None = None,
+    event_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[dict[str, Any]]:
+    """The newest predictions that match, at most `limit`, with the label that is known today; raises Unavailable."""
+    wanted = {"transaction_id": transaction_id, "event_id": event_id}
+    limits = [PREDICTIONS.c[name] == value for name, value in wanted.items() if value is not None]
+    limits += _window(PREDICTIONS.c.scored_at, since, until)
+    newest = sa.select(PREDICTIONS).where(*limits).order_by(PREDICTIONS.c.scored_at.desc()).limit(limit).subquery()
+    known = _labels_known_at(None, [], newest)
+    chosen = [*(newest.c[name] for name in SCHEMA.names), known.c.is_fraud, known.c.label_timestamp]
+    query = sa.select(*(_plain(log, column) for column in chosen)).select_from(
+        newest.outerjoin(known, newest.c.transaction_id == known.c.transaction_id)
+    )
+    found: list[dict[str, Any]] = _fetch(
+        log, query.order_by(newest.c.scored_at.desc()), pa.schema([*SCHEMA, *LABEL_SCHEMA])
+    ).to_pylist()
+    return found
+
+
 def read_labels(log: sa.Engine, known_at: datetime | None = None) -> pa.Table:
     """The newest label of every transaction, as known at `known_at`: transaction_id, is_fraud, label_timestamp."""
     known = _labels_known_at(known_at, None)
@@ -104,14 +129,16 @@ def _versions(wanted: str | Collection[str] | None) -> list[Any]:
     return [PREDICTIONS.c.model_version.in_([wanted] if isinstance(wanted, str) else [str(one) for one in wanted])]
 
 
-def _labels_known_at(instant: datetime | None, limits: Sequence[Any] | None) -> sa.Subquery:
-    """The newest label of each transaction that was known at `instant`; of those of the predictions within `limits`."""
+def _labels_known_at(
+    instant: datetime | None, limits: Sequence[Any] | None, predictions: sa.FromClause = PREDICTIONS
+) -> sa.Subquery:
+    """The newest label known at `instant` of each transaction: of all, or of those of `predictions` within `limits`."""
     newest = sa.func.row_number().over(partition_by=LABELS.c.transaction_id, order_by=LABELS.c.label_timestamp.desc())
     query = sa.select(LABELS, newest.label("age"))
     if instant is not None:
         query = query.where(*_window(LABELS.c.label_timestamp, None, instant + datetime.resolution))
-    if limits:
-        query = query.where(LABELS.c.transaction_id.in_(sa.select(PREDICTIONS.c.transaction_id).where(*limits)))
+    if limits is not None:
+        query = query.where(LABELS.c.transaction_id.in_(sa.select(predictions.c.transaction_id).where(*limits)))
     ranked = query.subquery()
     return sa.select(ranked).where(ranked.c.age == 1).subquery("known")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from millrace.artifacts import Manifest, hash_files
 from millrace.cli import main
+from millrace.prediction_log import engine, migrate, write_predictions
 from millrace.registry import Registry
 from millrace.settings import Settings
 
@@ -143,3 +145,26 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]):
     assert error.value.code == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("champion", "models", "lineage", "audit", "promote", "rollback"))
+
+
+def test_lineage_of_a_prediction_leads_to_the_version_that_made_it(home: Path, capsys: pytest.CaptureFixture[str]):
+    log = engine(Settings(home=home))
+    migrate(log)
+    row = {"event_id": "request-9:0", "transaction_id": 77, "model_version": "2", "scored_at": datetime.now(UTC)}
+    write_predictions(log, [row])
+    log.dispose()
+
+    status, out, _ = run(capsys, "lineage", "request-9", "--json")
+    by_transaction = run(capsys, "lineage", "77", "--json")
+    unknown = run(capsys, "lineage", "request-10")
+
+    node = json.loads(out)
+    assert (status, node["kind"], node["from"][0]["kind"], node["from"][0]["id"]) == (
+        0,
+        "prediction",
+        "model version",
+        "2",
+    )
+    assert by_transaction[0] == 0
+    assert unknown[0] == 1
+    assert "No prediction has that id either" in unknown[2]

@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,12 @@ import sqlalchemy as sa
 
 from millrace.prediction_log import engine, migrate
 from millrace.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def event() -> Callable[..., dict[str, Any]]:
+    """An event of the transformer, by transaction number; keywords change its data."""
+    return _event
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +78,32 @@ def _other_user() -> str | None:
 def _as(user: str | None, folder: Path, *command: object) -> None:
     options = {"user": user, "group": "nogroup"} if user else {}
     subprocess.run([str(part) for part in command], check=True, cwd=folder, stdout=subprocess.DEVNULL, **options)
+
+
+def _event(number: int, **data: Any) -> dict[str, Any]:
+    said = {
+        "transaction_id": number,
+        "event_timestamp": "2018-09-30T11:59:59Z",
+        "customer_id": "0123456789abcdef",
+        "terminal_id": "42",
+        "amount": 12.5,
+        "model_name": "fraud-detector",
+        "model_version": "3",
+        "score": 0.25,
+        "decision": "approve",
+        "degraded": False,
+        "stage": "full",
+        "arm": "champion",
+        "latency_ms": 3.5,
+        "features": [1.5, None, 0.25],
+        "feature_service": "fraud_v1",
+    }
+    return {
+        "specversion": "1.0",
+        "type": "io.millrace.prediction",
+        "id": f"request-{number}:0",
+        "source": "/millrace/fraud-detector",
+        "subject": str(number),
+        "time": "2018-09-30T12:00:00.123Z",
+        "data": said | data,
+    }

@@ -1,0 +1,178 @@
+"""The routes of the prediction log, as a bare ASGI application.
+
+`POST /` and `POST /v1/labels` answer 202 once the journal has what they brought; `GET /v1/predictions` reads the
+database. Checking events is `core.py`'s, the journal's promise is `journal.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import orjson
+import sqlalchemy as sa
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from millrace import telemetry
+from millrace.errors import InvalidInput, NotFound
+from millrace.prediction_table import find_predictions
+from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
+from serving.prediction_log.core import decode, decode_labels
+from serving.prediction_log.inference import Payloads
+from serving.prediction_log.journal import Journal, JournalFull
+from serving.prediction_log.labels import read_csv
+from serving.prediction_log.writer import Writer
+
+SERVER: Final = "prediction_log"
+MAX_BODIES_BYTES: Final = 64 << 20
+"""Of all requests that are being read or checked; past it they are asked to come back."""
+RETRY_AFTER_S: Final = 2
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 10_000
+READ_TIMEOUT_S: Final = 30.0
+
+Route = Callable[[dict[str, Any], Headers, Receive], Awaitable[Reply]]
+
+
+class App:
+    """ASGI."""
+
+    def __init__(self, journal: Journal, writer: Writer, database: sa.Engine, payloads: Payloads) -> None:
+        self._journal, self._writer, self._database, self._payloads = journal, writer, database, payloads
+        self._bodies_bytes = 0
+        self._routes: dict[tuple[str, str], Route] = {
+            ("POST", "/"): self._events,
+            ("POST", "/v1/labels"): self._labels,
+            ("GET", "/v1/predictions"): self._predictions,
+            ("GET", "/healthz"): self._health,
+            ("GET", "/readyz"): self._ready,
+            ("GET", "/metrics"): self._metrics,
+        }
+        self._seconds = {path: telemetry.REQUEST_SECONDS.labels(SERVER, path) for _, path in self._routes}
+        telemetry.LOG_LAG_SECONDS.set_function(lambda: writer.lag_s)
+        telemetry.LOG_JOURNAL_BYTES.set_function(lambda: journal.size_bytes)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        start = time.perf_counter()
+        method, path = scope["method"], scope["path"]
+        try:
+            reply = await self._route(method, path)(scope, dict(scope["headers"]), receive)
+        except JournalFull as error:
+            telemetry.LOG_RECORDS.labels("refused").inc()
+            reply = _later(str(error))
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
+            if isinstance(error, InvalidInput) and method == "POST":
+                telemetry.LOG_RECORDS.labels("invalid").inc()
+            reply = error_reply(error)
+        if path in self._seconds:
+            telemetry.REQUESTS.labels(SERVER, path, reply.status).inc()
+            self._seconds[path].observe(time.perf_counter() - start)
+        await respond(send, reply)
+
+    def _route(self, method: str, path: str) -> Route:
+        route = self._routes.get((method, path))
+        if route is None:
+            raise NotFound(f"no {method} {path}; there are {', '.join(' '.join(known) for known in self._routes)}")
+        return route
+
+    async def _events(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
+        async with _Budget(self, headers):
+            body = await read_body(receive, headers)
+            return await self._keep(decode(headers, body, datetime.now(UTC), self._payloads))
+
+    async def _labels(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
+        async with _Budget(self, headers):
+            body, now = await read_body(receive, headers), datetime.now(UTC)
+            csv = headers.get(b"content-type", b"").startswith(b"text/csv")
+            return await self._keep(read_csv(body, now) if csv else decode_labels(body, now))
+
+    async def _keep(self, records: list[dict[str, Any]]) -> Reply:
+        if records:
+            lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+            await self._journal.append(lines)
+            telemetry.LOG_RECORDS.labels("accepted").inc(len(records))
+        return Reply(b'{"accepted":%d}' % len(records), status=202)
+
+    async def _predictions(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
+        wanted = _query(scope["query_string"].decode("latin-1"))
+        reading = asyncio.to_thread(find_predictions, self._database, **wanted)
+        rows = await asyncio.wait_for(reading, READ_TIMEOUT_S)
+        return Reply(orjson.dumps({"predictions": rows}))
+
+    async def _health(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
+        alive = self._writer.is_alive()
+        return Reply(orjson.dumps({"writer": "alive" if alive else "ended"}), status=200 if alive else 500)
+
+    async def _ready(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
+        """Ready to take events, which the database need not be: the journal spares it."""
+        state = {"journal_bytes": self._journal.size_bytes, "database": self._writer.failed or "ok"}
+        return Reply(orjson.dumps(state), status=503 if self._journal.full else 200)
+
+    async def _metrics(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
+        return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
+
+
+class _Budget:
+    """Room for one body among those in memory; raises JournalFull when there is none."""
+
+    def __init__(self, app: App, headers: Headers) -> None:
+        length = headers.get(b"content-length", b"")
+        self._app, self._size = app, int(length) if length.isdigit() else MAX_BODY_BYTES
+
+    async def __aenter__(self) -> None:
+        if self._app._bodies_bytes + min(self._size, MAX_BODY_BYTES) > MAX_BODIES_BYTES:
+            raise JournalFull("too many events are on their way in at once. Try again later.")
+        self._app._bodies_bytes += self._size
+
+    async def __aexit__(self, *_: object) -> None:
+        self._app._bodies_bytes -= self._size
+
+
+def _later(reason: str) -> Reply:
+    return Reply(orjson.dumps({"error": reason}), status=429, headers=((b"retry-after", b"%d" % RETRY_AFTER_S),))
+
+
+def _query(text: str) -> dict[str, Any]:
+    """`transaction_id`, `event_id`, `since`, `until`, `limit` as arguments; raises InvalidInput by name."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "transaction_id": _whole,
+        "event_id": str,
+        "since": _instant,
+        "until": _instant,
+        "limit": _limit,
+    }
+    wanted: dict[str, Any] = {"limit": DEFAULT_LIMIT}
+    for name, values in parse_qs(text, keep_blank_values=True).items():
+        if name not in readers:
+            raise InvalidInput(f"unknown parameter {name!r}; wanted some of {', '.join(readers)}")
+        try:
+            wanted[name] = readers[name](values[-1])
+        except ValueError as error:
+            raise InvalidInput(f"parameter {name!r} is {values[-1]!r}: {error}") from error
+    return wanted
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("wanted a whole number of 64 bits")
+    return number
+
+
+def _limit(text: str) -> int:
+    if not 1 <= int(text) <= MAX_LIMIT:
+        raise ValueError(f"wanted a number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + of an offset arrives as a blank
+    if instant.tzinfo is None:
+        raise ValueError("wanted an offset, as in 2018-09-30T12:00:00Z")
+    return instant

@@ -1,0 +1,68 @@
+"""The prediction log's process: `python -m serving.prediction_log.server --http_port=8080 --host=0.0.0.0`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from millrace.errors import MillraceError
+from millrace.prediction_log import engine
+from millrace.progress import log
+from millrace.settings import Settings, settings
+from serving.prediction_log.app import App
+from serving.prediction_log.inference import Payloads
+from serving.prediction_log.journal import Journal
+from serving.prediction_log.writer import Writer
+
+DRAIN_S = 10.0
+"""What the end of the process waits for the database; the journal keeps what it did not take."""
+SWITCH_INTERVAL_S = 0.0005
+"""The writer's thread need not hold up a request for 5 ms (Python's default)."""
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Until SIGTERM or SIGINT; then requests are finished, the journal is drained, and it returns."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    folder: Path = settings.prediction_log
+    database = engine(settings)
+    journal = Journal(folder / "journal", settings.prediction_log_journal_mb << 20)
+    writer = Writer(database, journal, folder / "rejected.jsonl")
+    payloads = Payloads(settings.pseudonym_secret(), accept_pseudonyms=settings.accept_pseudonyms)
+    app = App(journal, writer, database, payloads)
+    config = uvicorn.Config(
+        app, host=host, port=port, loop="uvloop", http="httptools", ws="none", lifespan="off",
+        log_level="warning", access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=20,
+    )  # fmt: skip
+    # uvicorn ends on these and then raises them again; by default that would be the end before the journal is drained.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    writer.start()
+    log("prediction_log_ready", port=port, database=database.url.render_as_string(hide_password=True))
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        writer.stop(DRAIN_S)
+        journal.close()
+        database.dispose()
+
+
+def main() -> int:
+    """Read the arguments and serve; a MillraceError becomes one message and status 1."""
+    parser = argparse.ArgumentParser(prog="python -m serving.prediction_log.server", description=__doc__)
+    parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
+    options = parser.parse_args()
+    try:
+        serve(settings(), options.host, options.http_port)
+    except MillraceError as error:
+        print(f"prediction_log: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What is taken for an event, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace.errors import InvalidInput
+from millrace.pseudonyms import pseudonym
+from serving.prediction_log.core import decode, decode_labels
+from serving.prediction_log.inference import Payloads
+
+NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
+BATCH = {b"content-type": b"application/cloudevents-batch+json; charset=utf-8"}
+STRUCTURED = {b"content-type": b"application/cloudevents+json"}
+PAYLOADS = Payloads(b"key")
+Event = Callable[..., dict[str, Any]]
+
+
+def logged(kind: str, body: object, payloads: Payloads = PAYLOADS, **more: str) -> dict[str, Any]:
+    headers = {
+        b"ce-specversion": b"1.0",
+        b"ce-id": b"abc",
+        b"ce-source": b"http://localhost:9081/",
+        b"ce-type": f"org.kubeflow.serving.inference.{kind}".encode(),
+        b"ce-inferenceservicename": b"fraud-detector",
+        b"content-type": b"application/json",
+    } | {f"ce-{name}".encode(): value.encode() for name, value in more.items()}
+    (record,) = decode(headers, json.dumps(body).encode(), NOW, payloads)
+    return record
+
+
+def test_a_batch_becomes_one_record_per_event(event: Event) -> None:
+    records = decode(BATCH, json.dumps([event(1), event(2)]).encode(), NOW, PAYLOADS)
+
+    row = records[0]["row"]
+    assert [record["row"]["transaction_id"] for record in records] == [1, 2]
+    assert (row["event_id"], row["request_id"], row["features"]) == ("request-1:0", "request-1", "[1.5,null,0.25]")
+    assert row["scored_at"].isoformat() == "2018-09-30T12:00:00.123000+00:00"
+
+
+def test_structured_and_binary_mode_say_the_same(event: Event) -> None:
+    sent = event(1)
+    attributes = {f"ce-{name}".encode(): value.encode() for name, value in sent.items() if name != "data"}
+
+    structured = decode(STRUCTURED, json.dumps(sent).encode(), NOW, PAYLOADS)
+    binary = decode(attributes, json.dumps(sent["data"]).encode(), NOW, PAYLOADS)
+
+    assert structured == binary
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": 1.5}, "data.score: .* less than or equal to 1, got 1.5"),
+        ({"score": "0.5"}, "data.score: .* valid number, got '0.5'"),
+        ({"transaction_id": 2**63}, "data.transaction_id"),
+        ({"transaction_id": True}, "data.transaction_id"),
+        ({"amount": -1}, "data.amount"),
+        ({"decision": "maybe"}, "data.decision: .* 'review' or 'approve', got 'maybe'"),
+        ({"event_timestamp": "2018-09-30T12:00:00"}, "data.event_timestamp: .* timezone"),
+        ({"event_timestamp": "0001-01-01T00:00:00Z"}, "data.event_timestamp is 0001.* wanted a year"),
+        ({"features": [1, "a"]}, "data.features.1"),
+        ({"features": [1.0] * 2000}, "data.features: .* at most 1024"),
+        ({"terminal_id": "4\0"}, "data.terminal_id"),
+        ({"model_version": "3" * 300}, "data.model_version: .* at most 256"),
+    ],
+)
+def test_a_bad_field_is_named_with_what_it_held(event: Event, changes: dict[str, Any], message: str) -> None:
+    body = json.dumps([event(1), event(2, **changes)]).encode()
+
+    with pytest.raises(InvalidInput, match=message):
+        decode(BATCH, body, NOW, PAYLOADS)
+
+
+def test_a_raw_customer_id_is_refused_and_not_repeated(event: Event) -> None:
+    with pytest.raises(InvalidInput, match="customer_id") as failure:
+        decode(STRUCTURED, json.dumps(event(1, customer_id="Jane Doe")).encode(), NOW, PAYLOADS)
+
+    assert "Jane" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "message"),
+    [
+        (BATCH, b"{", "Invalid JSON"),
+        (BATCH, b'{"a": 1}', "valid array"),
+        (BATCH, b"\xff\xfe", "Invalid JSON"),
+        (BATCH, b'[{"type": "\\ud800"}]', "Invalid JSON"),
+        (STRUCTURED, b'{"type": "com.example.else"}', "com.example.else"),
+        ({}, b"[]", "wanted a CloudEvent"),
+        ({b"content-type": b"application/json"}, b"[]", "wanted a CloudEvent"),
+        (
+            {b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"},
+            b"{}",
+            "id: Field required; source",
+        ),
+        ({b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"}, b"", "no JSON"),
+    ],
+)
+def test_what_is_no_event_is_refused(headers: dict[bytes, bytes], body: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        decode(headers, body, NOW, PAYLOADS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["request", "response"]),
+    body=st.dictionaries(st.sampled_from(["instances", "predictions", "inputs", "outputs", "parameters"]), JSON),
+)
+def test_any_body_of_the_logger_is_taken_or_refused(kind: str, body: dict[str, Any]) -> None:
+    """Whatever JSON comes, the only error is the one that becomes a 400."""
+    with suppress(InvalidInput):
+        logged(kind, body)
+
+
+def test_a_v1_request_of_the_transformer_keeps_no_raw_customer_id() -> None:
+    instance = {
+        "transaction_id": 5,
+        "event_timestamp": "2018-09-30T12:00:00Z",
+        "customer_id": "77",
+        "terminal_id": "1",
+        "amount": 3,
+    }
+
+    record = logged("request", {"instances": [instance]}, time="2018-09-30T12:00:01Z")
+
+    assert record["rows"] == [
+        instance
+        | {"customer_id": pseudonym("77", b"key"), "amount": 3.0, "event_timestamp": "2018-09-30T12:00:00+00:00"}
+    ]
+    assert record["at"].isoformat() == "2018-09-30T12:00:01+00:00"
+
+
+def test_pseudonyms_are_let_through_only_where_they_are_accepted() -> None:
+    body = {"instances": [{"customer_id": "0123456789abcdef"}, {"customer_id": "77"}]}
+
+    strict = logged("request", body)["rows"]
+    open_ = logged("request", body, Payloads(b"key", accept_pseudonyms=True))["rows"]
+
+    assert strict[0]["customer_id"] == pseudonym("0123456789abcdef", b"key")
+    assert open_ == [{"customer_id": "0123456789abcdef"}, {"customer_id": pseudonym("77", b"key")}]
+
+
+def test_scores_of_the_predictor_get_the_decision_of_their_threshold() -> None:
+    v1 = logged("response", {"predictions": [0.2, 0.8], "model_version": "3", "decision_threshold": 0.5})
+    v2 = logged(
+        "response",
+        {
+            "model_version": "3",
+            "parameters": {"decision_threshold": 0.5},
+            "outputs": [{"name": "score", "datatype": "FP32", "shape": [2], "data": [0.2, 0.8]}],
+        },
+    )
+
+    assert v1["rows"] == v2["rows"]
+    assert v1["rows"][1] == {"score": 0.8, "decision": "review", "model_version": "3"}
+
+
+def test_tensors_flat_or_nested_become_rows() -> None:
+    flat = {"name": "features", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
+    nested = flat | {"data": [[1, 2], [3, 4]]}
+
+    rows = [logged("request", {"inputs": [tensor]})["rows"] for tensor in (flat, nested)]
+
+    assert rows[0] == rows[1] == [{"features": "[1.0,2.0]"}, {"features": "[3.0,4.0]"}]
+
+
+def test_labels_are_checked_and_undated_ones_are_dated_by_their_arrival() -> None:
+    body = b'{"labels": [{"transaction_id": 1, "is_fraud": 1, "label_timestamp": "2018-10-07T00:00:00Z"},' \
+           b'{"transaction_id": 2, "is_fraud": false}]}'  # fmt: skip
+
+    told, undated = decode_labels(body, NOW)
+
+    assert (told["dated"], told["is_fraud"]) == (True, True)
+    assert (undated["dated"], undated["is_fraud"], undated["label_timestamp"]) == (False, False, NOW)
+    with pytest.raises(InvalidInput, match=r"labels.0.is_fraud"):
+        decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 2}]}', NOW)
+    with pytest.raises(InvalidInput, match="fraud: Extra inputs"):
+        decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 1, "fraud": 1}]}', NOW)

@@ -1,0 +1,219 @@
+"""The process: what it acknowledged is in the database once, whatever it went through."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from millrace.prediction_log import engine, migrate
+from millrace.prediction_table import read_predictions
+from millrace.settings import Settings
+from serving.local.processes import free_port
+
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+ONE = {"content-type": "application/cloudevents+json"}
+DEADLINE_S = 40.0
+Event = Callable[..., dict[str, Any]]
+
+
+class Server:
+    """A prediction log of its own, that may be killed and started again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.port = settings, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.session = httpx.Client(verify=False, timeout=10)  # making an SSL context costs more than the test
+
+    def start(self) -> None:
+        environment = os.environ | {
+            "MILLRACE_HOME": str(self.settings.home),
+            "MILLRACE_PREDICTION_LOG_URL": self.settings.prediction_log_url.get_secret_value(),
+            "MILLRACE_PREDICTION_LOG_JOURNAL_MB": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "serving.prediction_log.server",
+            f"--http_port={self.port}",
+            "--host=127.0.0.1",
+        ]
+        self.process = subprocess.Popen(command, env=environment)
+        self.until(lambda: self.session.get(f"{self.url}/readyz").status_code in (200, 503))
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)
+
+    def post(self, body: Any, path: str = "/", **options: Any) -> httpx.Response:
+        return self.session.post(f"{self.url}{path}", json=body, **options)
+
+    def metric(self, name: str) -> float:
+        lines = self.session.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                if condition():
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the deadline passed")
+
+    def event_ids(self) -> list[str]:
+        log = engine(self.settings)
+        migrate(log)
+        ids: list[str] = read_predictions(log, columns=["event_id"])["event_id"].to_pylist()
+        log.dispose()
+        return ids
+
+
+@pytest.fixture
+def server(home: Settings) -> Iterator[Server]:
+    made = Server(home)
+    made.start()
+    yield made
+    made.session.close()
+    made.kill()
+
+
+async def load_and_kill(server: Server, event: Event, enough: int) -> set[str]:
+    """Post one event after the other on four connections, kill -9 after `enough`; the ids that were acknowledged."""
+    acknowledged: set[str] = set()
+
+    async def client(first: int) -> None:
+        async with httpx.AsyncClient(verify=False, timeout=DEADLINE_S) as session:
+            for number in range(first, 1_000_000, 4):
+                body = event(number)
+                try:
+                    answer = await session.post(f"{server.url}/", json=body, headers=ONE)
+                except httpx.TransportError:
+                    return
+                assert answer.status_code == 202
+                acknowledged.add(body["id"])
+                if len(acknowledged) == enough:
+                    server.kill()
+
+    await asyncio.gather(*(client(place) for place in range(4)))
+    return acknowledged
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_kill_9_under_load_loses_nothing_acknowledged_and_counts_nothing_twice(server: Server, event: Event) -> None:
+    acknowledged = asyncio.run(load_and_kill(server, event, 400))
+    server.start()
+    again = server.post([event(number) for number in range(50)], headers=BATCH)
+    assert (again.status_code, server.stop()) == (202, 0)
+    stored = server.event_ids()
+
+    assert len(acknowledged) >= 400
+    assert acknowledged <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
+@contextmanager
+def database_away(path: Path) -> Iterator[None]:
+    """Nobody else can write, as if the disk of the database hung."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_with_the_database_away_events_are_taken_until_the_journal_is_full(server: Server, event: Event) -> None:
+    database = server.settings.prediction_log / "log.db"
+    assert server.post([event(0)], headers=BATCH).status_code == 202
+    server.until(lambda: server.metric("millrace_log_rows_total") == 1)
+
+    with database_away(database):
+        answers = [
+            server.post([event(n) for n in range(start, start + 300)], headers=BATCH) for start in range(1, 3000, 300)
+        ]
+        lag_grows = server.metric("millrace_log_lag_seconds")
+        refused = server.metric('millrace_log_records_total{outcome="refused"}')
+        server.kill()
+        server.start()
+        ready = server.session.get(f"{server.url}/readyz")
+    taken = sum(300 for answer in answers if answer.status_code == 202)
+    server.until(lambda: server.metric("millrace_log_rows_total") == taken)
+
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == sorted(statuses)
+    assert set(statuses) == {202, 429}
+    assert answers[-1].headers["retry-after"] == "2"
+    assert "database" in answers[-1].json()["error"]
+    assert refused == statuses.count(429)
+    assert lag_grows >= 0
+    assert ready.status_code == 503
+    assert len(server.event_ids()) == taken + 1
+    assert server.post([event(9999)], headers=BATCH).status_code == 202
+
+
+@pytest.mark.parametrize("home", ["postgresql"], indirect=True)
+def test_what_it_stored_can_be_asked_for_and_labelled(server: Server, event: Event) -> None:
+    server.post([event(1), event(2)], headers=BATCH)
+    server.post({"labels": [{"transaction_id": 2, "is_fraud": 1}]}, "/v1/labels")
+    csv = "transaction_id,is_fraud,label_timestamp\n1,0,2018-10-07T00:00:00Z\n"
+    server.session.post(f"{server.url}/v1/labels", content=csv, headers={"content-type": "text/csv"})
+    server.until(lambda: server.metric("millrace_log_rows_total") == 4)
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        return server.session.get(f"{server.url}/v1/predictions?{query}").raise_for_status().json()["predictions"]
+
+    assert [row["is_fraud"] for row in ask("event_id=request-1:0")] == [0]
+    assert [row["event_id"] for row in ask("transaction_id=2")] == ["request-2:0"]
+    assert len(ask("since=2018-09-30T12:00:00Z&until=2018-09-30T14:00:01%2B02:00")) == 2
+    assert ask("until=2018-09-30T12:00:00Z") == []
+    assert len(ask("limit=1")) == 1
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_bad_requests_and_a_second_server_are_refused_by_name_and_change_nothing(server: Server, event: Event) -> None:
+    bad = server.post([event(1), event(2, score=7)], headers=BATCH)
+    large = server.session.post(f"{server.url}/", content=b" " * (9 << 20), headers=BATCH)
+    asked = {
+        query: server.session.get(f"{server.url}/v1/predictions?{query}")
+        for query in ("limit=0", "limit=many", "since=2018-09-30", "transaction_id=1.5", "colour=red")
+    }
+    lost = server.session.get(f"{server.url}/nowhere")
+
+    assert (bad.status_code, large.status_code, lost.status_code) == (400, 413, 404)
+    assert "1.data.score" in bad.json()["error"]
+    assert {query: answer.status_code for query, answer in asked.items()} == dict.fromkeys(asked, 400)
+    assert all(query.partition("=")[0] in answer.json()["error"] for query, answer in asked.items())
+    assert server.metric("millrace_log_journal_bytes") == 0
+    assert server.metric('millrace_log_records_total{outcome="invalid"}') == 2
+
+    second = subprocess.run(
+        [sys.executable, "-m", "serving.prediction_log.server", f"--http_port={free_port()}"],
+        env=os.environ | {"MILLRACE_HOME": str(server.settings.home)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert second.returncode == 1
+    assert "another prediction log has the journal" in second.stderr
+    assert "Traceback" not in second.stderr
