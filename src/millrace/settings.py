@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     retraining_source: str = ""
     """Raw events that a retraining reads, any fsspec URI; empty: what the champion's snapshot was read from."""
 
+    retraining_overrides: Path | None = None
+    """YAML of a retraining's limits and hyper-parameters, as `pipelines.run --overrides` takes; absent: none."""
+
+    retraining_train_days: int = Field(default=28, ge=5)
+    """Training window of a retraining, days."""
+
     retraining_debounce_s: float = Field(default=30.0, ge=0)
     """Alarms that come so soon after the first one join its retraining."""
 
