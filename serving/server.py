@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gc
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kserve.model_server as kserve_server
@@ -29,6 +30,7 @@ from millrace.errors import InvalidInput, Unavailable
 from serving.lean import MAX_BODY_BYTES, Handler, Headers, LeanRoutes, Measure, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
+from serving.transport import OneWriteProtocol
 
 LOGGING = {
     "version": 1,
@@ -63,6 +65,9 @@ class HotModel(Model):
 
     async def started(self) -> None:
         """Called inside the event loop, before the first request."""
+
+    def tell_requests(self, count: Callable[[], int]) -> None:
+        """Called once with what counts the HTTP requests under way, those not yet begun included."""
 
     async def reload(self, version: str = "") -> str:  # noqa: ARG002
         """Load what is served again, by the name `version`; answers its name. Raises millrace errors."""
@@ -145,10 +150,16 @@ class HotServer(ModelServer):
         config = self._rest_server.config
         config.app = LeanRoutes(self._routes(), behind=kserve_server.app, server=self._model.server)
         config.host = self._options.host
+        config.http = OneWriteProtocol
+        config.proxy_headers = False  # nobody reads a client's address
         if self._options.enable_grpc:
             self._grpc_server = _GRPC(self)
             self.servers.append(self._grpc_server.serve(self._options.host, self._options.grpc_port))
+        self._model.tell_requests(self._rest_server._server.server_state.tasks.__len__)
         await self._model.started()
+        # What is loaded by now stays: collections need not walk it, which would halt answers for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         await super()._serve()
 
     def _routes(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from serving.predictor.cache import ScoreCache
 from serving.predictor.core import Inputs, Scorer, Scores
 from serving.tensors import require_finite
 
-INLINE_S: Final = 0.001
+INLINE_S: Final = 0.005
 """A run expected to be shorter happens in the event loop: handing it to a thread and back costs more than it frees."""
 SMOOTHING: Final = 0.1
 """Weight of the newest run in what runs are expected to take."""
@@ -53,11 +53,14 @@ class Batcher:
         batch_run_ms: float = 25.0,
         queue_rows: int = 2048,
         cache: ScoreCache | None = None,
+        alone: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`alone` tells that no other request is under way: then one is run before it returns to the loop."""
         self.scorer = scorer
         self.waiting_rows = 0
         self._batch_rows, self._queue_rows, self._run_s = batch_rows, queue_rows, batch_run_ms / 1000
         self._cache = cache
+        self._alone = (lambda: True) if batch_rows == 1 else alone
         self._queue: deque[_Waiting] = deque()
         self._busy = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="scorer")
@@ -90,16 +93,25 @@ class Batcher:
 
     async def _score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
         rows = len(features)
+        if not self._busy and self._expected(rows) <= INLINE_S and self._alone():
+            return self._run_now(features, history)
         if self.waiting_rows and self.waiting_rows + rows > self._queue_rows:
             raise Overloaded(f"{self.waiting_rows} rows wait for the model; wanted at most {self._queue_rows}")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(features, history, loop.create_future())
+        waiting = _Waiting(features, history, answer=loop.create_future())
         self._queue.append(waiting)
         self.waiting_rows += rows
         if not self._busy:
             self._busy = True
             loop.call_soon(self._next)  # after the requests that arrived with this one
         return await waiting.answer
+
+    def _run_now(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
+        telemetry.BATCH_ROWS.observe(len(features))
+        (answer,) = self._run([(features, history)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _next(self) -> None:
         """Run the next batch, here when it is short, else in the thread; `_busy` until none is left."""
@@ -109,12 +121,13 @@ class Batcher:
             return
         rows = sum(len(one.features) for one in batch)
         telemetry.BATCH_ROWS.observe(rows)
+        inputs = [(one.features, one.history) for one in batch]
         loop = asyncio.get_running_loop()
         if self._expected(rows) <= INLINE_S:
-            self._deliver(batch, self._run(batch))
+            self._deliver(batch, self._run(inputs))
             loop.call_soon(self._next)
         else:
-            run = loop.run_in_executor(self._worker, self._run, batch)
+            run = loop.run_in_executor(self._worker, self._run, inputs)
             run.add_done_callback(lambda done: self._after(batch, done))
 
     def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]]) -> None:
@@ -136,7 +149,7 @@ class Batcher:
                 rows += more
         return batch
 
-    def _run(self, batch: Sequence[_Waiting]) -> list[Scores | Exception]:
+    def _run(self, batch: Sequence[Inputs]) -> list[Scores | Exception]:
         """What each request gets. A run that fails is repeated one by one, so that only the guilty fails."""
         start = time.perf_counter()
         try:
@@ -150,7 +163,7 @@ class Batcher:
         answers: list[Scores | Exception] = []
         end = 0
         for one in batch:
-            begin, end = end, end + len(one.features)
+            begin, end = end, end + len(one[0])
             answers.append(_checked(scores[begin:end], stages[begin:end]))
         return answers
 
@@ -172,7 +185,8 @@ class Batcher:
     def _learn(self, rows: int, seconds: float) -> None:
         bits = rows.bit_length()
         if bits < len(self._expected_s):
-            self._expected_s[bits] += SMOOTHING * (seconds - self._expected_s[bits])
+            known = self._expected_s[bits]
+            self._expected_s[bits] += SMOOTHING * (min(seconds, 2 * known) - known)  # one hiccup is no news
 
     def _count(self, stages: NDArray[np.uint8]) -> None:
         for stage, rows in enumerate(np.bincount(stages).tolist()):
@@ -180,10 +194,10 @@ class Batcher:
                 self._stages[stage].inc(rows)
 
 
-def _joined(batch: Sequence[_Waiting]) -> Inputs:
+def _joined(batch: Sequence[Inputs]) -> Inputs:
     if len(batch) == 1:
-        return batch[0].features, batch[0].history
-    return np.concatenate([one.features for one in batch]), np.concatenate([one.history for one in batch])
+        return batch[0]
+    return np.concatenate([features for features, _ in batch]), np.concatenate([history for _, history in batch])
 
 
 def _checked(scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scores | Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from millrace import telemetry
@@ -25,6 +26,8 @@ class LiveModel:
     def __init__(self, folder: Path, options: Settings, version: str = "") -> None:
         self._folder, self._options = folder, options
         self._reloading = asyncio.Lock()
+        self.alone: Callable[[], bool] = lambda: False
+        """Set by a server that knows how many requests are under way; see `Batcher`."""
         self.batcher = self._open(version, None)
         telemetry.QUEUE_ROWS.set_function(lambda: self.batcher.waiting_rows)
 
@@ -60,4 +63,5 @@ class LiveModel:
             batch_run_ms=options.batch_run_ms,
             queue_rows=options.queue_rows,
             cache=cache,
+            alone=lambda: self.alone(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,9 @@ class Predictor(HotModel):
     async def started(self) -> None:
         """SIGHUP loads the model again."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_in_background)
+
+    def tell_requests(self, count: Callable[[], int]) -> None:
+        self._live.alone = lambda: count() == 1
 
     async def reload(self, version: str = "") -> str:
         return (await self._live.reload(version)).version

@@ -50,7 +50,7 @@ def row(value: float = 1.0, rows: int = 1, steps: int = L) -> Inputs:
 
 def slow(batcher: Batcher) -> Batcher:
     """As if the graph took long, so that it runs in the thread."""
-    batcher._expected_s = [0.005] * len(batcher._expected_s)
+    batcher._expected_s = [0.02] * len(batcher._expected_s)
     return batcher
 
 
