@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,10 @@ from millrace.errors import Unavailable
 from millrace.feast_home import online_database, repository
 from millrace.fraud.features import TERMINAL_STATE_FIELDS
 from millrace.fraud.online import CustomerState, customer_states, push_columns
+from serving.transformer.journal import Entry, Journal
+from serving.transformer.pushed import Pushed
+from serving.transformer.pusher import Pusher
+from serving.transformer.state import Overlay
 from serving.transformer.store import FeastStore
 from serving.transformer.terminals import CachedTerminals
 
@@ -119,3 +124,19 @@ def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(ho
         finally:
             other.execute("ALTER TABLE aside RENAME TO filled_with")
     assert store.read(["first"], ["t"])["count_1d"] != [None]
+
+
+def test_what_was_pushed_into_feast_is_there_again_after_a_refill(home, tmp_path):
+    store, overlay, journal = FeastStore(repository(home)), Overlay(4), Journal(tmp_path / "journal")
+    pusher = Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path))
+    scored = [Entry(number, "refilled", number, 100, 0.5) for number in (1, 2)]
+    journal.append(scored)
+    overlay.add(scored)
+    asyncio.run(pusher.push())
+
+    fill(home, sources_with(tmp_path, count=1), "refilled")
+    assert len(store.read_customers(["refilled"])[0]) == 0
+    asyncio.run(pusher.push())
+
+    assert store.read_customers(["refilled"])[0].transaction_ids.tolist() == [1, 2]
+    journal.close()
