@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from components.train.core import TrainConfig, epoch_rows, read_config
-from components.train.launch import ENVIRONMENT, torchrun
+from components.train.torchrun import ENVIRONMENT, torchrun
 from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
 from millrace.atomic import write_text
 from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE

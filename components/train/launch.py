@@ -1,21 +1,22 @@
-"""Start the training processes with torchrun, follow them, tell MLflow, and publish what they leave.
+"""Have the training processes started, follow them, tell MLflow, and publish what they leave.
 
-torchrun restarts the group when a process dies; each start goes on from the last checkpoint. A failure that remains
-reaches the caller as TrainingFailed with the traceback of the process that failed first.
+When a process dies the group is started again; each start goes on from the last checkpoint. A failure that remains
+reaches the caller as TrainingFailed with the traceback of the process that failed first. Where processes run is
+`launcher.py`'s.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from components.train.core import TrainConfig
+from components.train.launcher import launcher
 from components.train.tracking import Tracking
 from components.train.worker import CURVE, JOB, MODEL
 from millrace.artifacts import Manifest, hash_files
@@ -25,15 +26,7 @@ from millrace.fraud.features import FEATURE_SERVICE
 from millrace.progress import log
 from millrace.settings import Settings
 
-MAX_RESTARTS: Final = 2
-"""How often torchrun starts the processes again after one died."""
 TAIL_LINES: Final = 30
-ENVIRONMENT: Final = {
-    "OMP_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
-    # Otherwise restarted processes meet the addresses of the dead ones in the shared store and wait for ever.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-}
 
 
 class TrainingFailed(MillraceError, RuntimeError):
@@ -99,43 +92,20 @@ def _train(
     training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path
 ) -> tuple[Tracking, list[str], int]:
     """Run the processes to their end: the MLflow run, their last lines, their exit status."""
-    with subprocess.Popen(
-        torchrun(work, settings.processes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | ENVIRONMENT,
-    ) as process:
-        try:
-            # MLflow's import and database set-up run while the processes start.
-            tracking = Tracking.open(training_set, config, settings, identity, work)
-            tail = _follow(process, tracking, work / CURVE)
-        except BaseException:
-            process.terminate()
-            raise
-    return tracking, tail, process.returncode
+    with launcher(settings)(work, identity, settings) as running:
+        # MLflow's import and database set-up run while the processes start.
+        tracking = Tracking.open(training_set, config, settings, identity, work)
+        tail = _follow(running.lines(), tracking, work / CURVE)
+    return tracking, tail, running.exit_code
 
 
-def torchrun(work: Path, processes: int) -> list[str]:
-    """The command that trains the job in `work`."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [
-        *launcher,
-        f"--nproc-per-node={processes}",
-        f"--max-restarts={MAX_RESTARTS}",
-        "--module",
-        "components.train.worker",
-        str(work),
-    ]
-
-
-def _follow(process: subprocess.Popen[str], tracking: Tracking, curve: Path) -> list[str]:
+def _follow(lines: Iterable[str], tracking: Tracking, curve: Path) -> list[str]:
     """Pass the processes' lines on, logging each finished epoch; returns the last lines."""
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    assert process.stdout is not None
-    for line in process.stdout:
-        tail.append(line)
-        sys.stderr.write(line)
+    for line in lines:
+        if line:
+            tail.append(line)
+            sys.stderr.write(line)
         tracking.log_curve(curve)
     tracking.log_curve(curve)
     return list(tail)
@@ -145,4 +115,4 @@ def _why(work: Path, code: int, tail: list[str]) -> str:
     """The traceback that came first in the last start, or the last lines when the processes left none."""
     errors = sorted(work.glob("error-*.txt"), key=lambda path: (-int(path.stem.split("-")[1]), path.stat().st_mtime_ns))
     cause = errors[0].read_text() if errors else "".join(tail)
-    return f"training ended with status {code} after {MAX_RESTARTS} restarts; checkpoint kept in {work}.\n{cause}"
+    return f"training ended with status {code}; checkpoint kept in {work}.\n{cause}"

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     rollout_policy: Path | None = None
     """YAML with steps and limits of a canary; absent: serving/rollout/rollout.yaml."""
 
+    prometheus_url: str = "http://prometheus-operated.monitoring:9090"
+    """Where the rollout controller of a cluster reads how revisions do."""
+
     canary_on_promotion: bool = False
     """Whether a challenger gets the first step's traffic as soon as it is promoted, or when `make canary` says so."""
 

@@ -15,9 +15,10 @@ import psutil
 import pytest
 import torch
 
-from components.train import launch
+from components.train import torchrun as local
 from components.train.core import TrainConfig, model_id, train
-from components.train.launch import TrainingFailed, torchrun
+from components.train.launch import TrainingFailed
+from components.train.torchrun import ENVIRONMENT, torchrun
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive
 from millrace.errors import AlreadyRunning
@@ -86,7 +87,7 @@ def uninterrupted(training_set: Manifest, config: TrainConfig, folder: Path, pro
     folder.mkdir()
     job = {"training_set": training_set.uri, "config": config.model_dump(), "description": {}}
     (folder / "job.json").write_text(json.dumps(job))
-    subprocess.run(torchrun(folder, processes), check=True, env=os.environ | launch.ENVIRONMENT)
+    subprocess.run(torchrun(folder, processes), check=True, env=os.environ | ENVIRONMENT)
     return folder / "model"
 
 
@@ -156,7 +157,7 @@ def test_the_traceback_of_a_failing_process_reaches_the_caller(
     tracking_uri: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(launch, "MAX_RESTARTS", 0)
+    monkeypatch.setattr(local, "MAX_RESTARTS", 0)
     settings = settings_in(tmp_path, tracking_uri)
     identity = model_id(training_set, small_config(), settings.processes)
     work = settings.lake / "models" / f".{identity}.run"
