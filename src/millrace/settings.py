@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     retraining_launcher: Literal["local", "kfp"] = "local"
     """Where a retraining runs: on this machine, or submitted to Kubeflow Pipelines."""
 
+    kfp_host: str = ""
+    """URL of the Kubeflow Pipelines API that retrainings are submitted to; empty: the cluster's own."""
+
+    kfp_namespace: str = ""
+    """Profile namespace of retraining runs in a multi-user installation."""
+
     retraining_source: str = ""
     """Raw events that a retraining reads, any fsspec URI; empty: what the champion's snapshot was read from."""
 
