@@ -121,6 +121,10 @@ check-manifests: setup ## Overlays and components build, fit the API server's sc
 check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
 	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
 ##@ Change it
 
 .PHONY: lint
