@@ -1,0 +1,354 @@
+"""Two verbs: `fit` on a reference window gives a `Detector`; `Detector.judge` gives a window's `Judgement`. No I/O.
+
+A judgement says for every feature, the score and the decision how far the window is from the reference, and what of
+that counts. Features that vary with the hour or the weekend are compared with reference rows of the window's own hours.
+How the tests are computed is `backends.py`'s; what follows from several judgements in a row is `episodes.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.errors import InvalidInput
+from millrace.fraud.drift import HOUR_FEATURE, ROLES, WEEKEND_FEATURE
+from serving.drift_detector.backends import Backend
+from serving.drift_detector.season import matched_rows, season_bins, seasonal_columns
+
+SCORE, DECISION = "score", "decision"
+KINDS: Final = ("features", "aggregates", "score", "decision", "joint", "outliers", "missing")
+MOSTLY_MISSING: Final = 0.2
+"""A feature missing in more of a window's rows than this is not compared, only counted as missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftConfig:
+    """Levels are false-discovery rates of one window; floors are Kolmogorov-Smirnov distances. Chosen by simulation."""
+
+    level: float = 0.002
+    """Of every family of tests (per-request features, aggregates, score, decision)."""
+    feature_floor: float = 0.05
+    aggregate_floor: float = 0.4
+    """Aggregates and the score move with the world; only what a broken feed or a broken model does counts."""
+    score_floor: float = 0.15
+    decision_ratio: float = 2.0
+    """The share of reviews must have grown or shrunk by this factor."""
+    joint_level: float = 0.01
+    joint_rows: int = 400
+    """Rows of the window and of the reference in the multivariate test: its cost is quadratic."""
+    outlier_share: float = 0.001
+    """Share of the reference that counts as outlying."""
+    outlier_floor: float = 0.02
+    missing_floor: float = 0.05
+    """Share of a feature's values that may be missing."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """W requests in the order they were scored."""
+
+    features: NDArray[np.float32]  # [W, F], NaN where unknown
+    scores: NDArray[np.float32]  # [W]
+    review: NDArray[np.bool_]  # [W], decided to review
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a model version was validated on."""
+
+    model_version: str
+    names: tuple[str, ...]
+    features: NDArray[np.float32]  # [R, F]
+    scores: NDArray[np.float32]  # [R]
+    threshold: float
+    """A score at or above it is reviewed."""
+
+    def __post_init__(self) -> None:
+        if len(self.features) < 100:
+            raise InvalidInput(
+                f"the reference window of version {self.model_version} has {len(self.features)} rows; wanted at least "
+                "100. Train on more validation days."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One column of a window against the reference."""
+
+    name: str
+    role: str
+    """`per_request`, `aggregate`, `score`, `decision`, or `shown`: compared, never judged."""
+    statistic: float | None
+    """Kolmogorov-Smirnov distance, or chi-squared for the decision; absent where too much is missing."""
+    p_value: float | None
+    drifted: bool
+    missing: float = 0.0
+    """Share of the window's rows without a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of drift in one window."""
+
+    kind: str
+    """One of KINDS."""
+    features: tuple[str, ...]
+    severity: str
+    """`warning`, or `critical` where a distance is past twice its usual size or a feature is gone."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything that was found in one window."""
+
+    model_version: str
+    rows: int
+    comparisons: tuple[Comparison, ...]
+    joint_statistic: float | None = None
+    """Maximum mean discrepancy; absent where it was not asked for."""
+    joint_p_value: float | None = None
+    outliers: tuple[int, ...] = ()
+    """Rows of the window that are outlying."""
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def drifted(self) -> bool:
+        return bool(self.findings)
+
+    @property
+    def severity(self) -> str:
+        found = {finding.severity for finding in self.findings}
+        return "critical" if "critical" in found else "warning" if found else "none"
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(finding.reason for finding in self.findings) or "as the reference"
+
+
+def fit(reference: Reference, backend: Backend, config: DriftConfig | None = None) -> Detector:
+    """Learn what is usual for a model version; raises InvalidInput for a reference with too few or unusable rows."""
+    if not np.isfinite(reference.features).all() or not np.isfinite(reference.scores).all():
+        raise InvalidInput(f"the reference window of version {reference.model_version} has values that are not finite")
+    return Detector(reference, backend, config or DriftConfig())
+
+
+class Detector:
+    """Judges windows of one model version. Not for several threads at once."""
+
+    def __init__(self, reference: Reference, backend: Backend, config: DriftConfig) -> None:
+        self.reference = reference
+        self.config = config
+        self._backend = backend
+        review = reference.scores >= reference.threshold
+        self.names = (*reference.names, SCORE, DECISION)
+        self._roles = [*(ROLES.get(name, "aggregate") for name in reference.names), SCORE, DECISION]
+        self._table = _table(reference.features, reference.scores, review)
+        self._bins = season_bins(*(_column(reference, name) for name in (HOUR_FEATURE, WEEKEND_FEATURE)))
+        self.seasonal = seasonal_columns(self._table, self._bins)
+        self.seasonal[-2:] = True  # the model reads the hour, and frauds have theirs
+        self._joint = [i for i, role in enumerate(self._roles) if role in ("per_request", SCORE)]
+        self._review_share = float(review.mean())
+        self._outliers = backend.outliers(self._judged(self._table), config.outlier_share, config.seed)
+
+    def judge(self, window: Window, *, joint: bool = True, seed: int = 0) -> Judgement:
+        """Compare `window` with the reference; `seed` draws the rows of the multivariate test. Raises InvalidInput."""
+        self._check(window)
+        table = _table(window.features, window.scores, window.review)
+        missing = np.isnan(table).mean(axis=0)
+        usable = missing <= MOSTLY_MISSING
+        whole = np.flatnonzero(np.isfinite(table[:, usable]).all(axis=1))
+        rng = np.random.default_rng([self.config.seed, seed])
+        bins = self._window_bins(window)[whole]
+        matched = self._table[matched_rows(self._bins, bins, rng)]
+        statistic, p_value = self._compare(table[whole], matched, usable)
+        comparisons = self._comparisons(statistic, p_value, missing, self._shift_of_reviews(window))
+        mmd = self._joint_test(table[whole], matched, usable, rng) if joint else None
+        complete = len(whole) > 0 and usable[: len(self.reference.names)].all()
+        outlying = whole[self._outliers(self._judged(table[whole]))] if complete else whole[:0]
+        findings = [
+            *self._moved(comparisons),
+            *self._joint_moved(mmd),
+            *self._outlying(len(outlying), len(window)),
+            *self._missing(missing),
+        ]
+        return Judgement(
+            model_version=self.reference.model_version,
+            rows=len(window),
+            comparisons=comparisons,
+            joint_statistic=None if mmd is None else mmd[0],
+            joint_p_value=None if mmd is None else mmd[1],
+            outliers=tuple(int(row) for row in outlying),
+            findings=tuple(findings),
+        )
+
+    def _check(self, window: Window) -> None:
+        wanted = len(self.reference.names)
+        if window.features.ndim != 2 or window.features.shape[1] != wanted:
+            raise InvalidInput(f"the window's features have shape {list(window.features.shape)}; wanted [W, {wanted}]")
+        if not len(window) == len(window.scores) == len(window.review):
+            raise InvalidInput("features, scores and decisions of the window differ in length")
+        if len(window) < 20:
+            raise InvalidInput(f"the window has {len(window)} rows; wanted at least 20 to say anything")
+
+    def _window_bins(self, window: Window) -> NDArray[np.int64]:
+        index = [self.reference.names.index(name) for name in (HOUR_FEATURE, WEEKEND_FEATURE)]
+        return season_bins(*(np.nan_to_num(window.features[:, i]) for i in index))
+
+    def _compare(
+        self, table: NDArray[np.float32], matched: NDArray[np.float32], usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Statistics and p-values [C] of all columns; NaN for the columns that are not usable."""
+        statistic, p_value = np.full((2, len(self.names)), np.nan)
+        for group, rows in ((~self.seasonal & usable, self._table), (self.seasonal & usable, matched)):
+            columns = np.flatnonzero(group)
+            if len(columns) == 0 or len(table) == 0:
+                continue
+            categorical = [place for place, column in enumerate(columns) if self.names[column] == DECISION]
+            statistic[columns], p_value[columns] = self._backend.per_feature(
+                rows[:, columns], table[:, columns], categorical
+            )
+        return statistic, p_value
+
+    def _comparisons(
+        self,
+        statistic: NDArray[np.float64],
+        p_value: NDArray[np.float64],
+        missing: NDArray[np.float64],
+        review_shift: float,
+    ) -> tuple[Comparison, ...]:
+        floors = {
+            "per_request": self.config.feature_floor,
+            "aggregate": self.config.aggregate_floor,
+            SCORE: self.config.score_floor,
+        }
+        drifted = np.zeros(len(self.names), bool)
+        for role in ("per_request", "aggregate", SCORE, DECISION):
+            family = np.flatnonzero([own == role for own in self._roles] & np.isfinite(p_value))
+            far = statistic[family] >= floors[role] if role in floors else review_shift >= self.config.decision_ratio
+            drifted[family] = discoveries(p_value[family], self.config.level) & far
+        return tuple(
+            Comparison(name, role, _known(statistic[i]), _known(p_value[i]), bool(drifted[i]), float(missing[i]))
+            for i, (name, role) in enumerate(zip(self.names, self._roles, strict=True))
+        )
+
+    def _shift_of_reviews(self, window: Window) -> float:
+        """By what factor the share of reviews is larger or smaller; a share of nothing counts as one row."""
+        share = max(float(window.review.mean()), 1 / len(window))
+        usual = max(self._review_share, 1 / len(self._table))
+        return max(share / usual, usual / share)
+
+    def _joint_test(
+        self,
+        table: NDArray[np.float32],
+        matched: NDArray[np.float32],
+        usable: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> tuple[float, float] | None:
+        """Maximum mean discrepancy and its p-value over the per-request features and the score, as normal scores."""
+        columns = [column for column in self._joint if usable[column]]
+        rows = min(self.config.joint_rows, len(table), len(matched))
+        if not columns or rows < 20:
+            return None
+        samples = [part[rng.choice(len(part), rows, replace=False)][:, columns] for part in (matched, table)]
+        reference, window = (_normal_scores(self._table[:, columns], sample) for sample in samples)
+        return self._backend.joint(reference, window, int(rng.integers(2**31)))
+
+    def _judged(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        return table[:, [i for i, role in enumerate(self._roles) if role in ("per_request", "aggregate")]]
+
+    def _moved(self, comparisons: Sequence[Comparison]) -> list[Finding]:
+        kinds = {"per_request": "features", "aggregate": "aggregates", SCORE: "score", DECISION: "decision"}
+        found = []
+        for role, kind in kinds.items():
+            moved = [item for item in comparisons if item.role == role and item.drifted]
+            if not moved:
+                continue
+            worst = min(moved, key=lambda item: item.p_value or 0.0)
+            far = any((item.statistic or 0.0) >= 0.3 for item in moved if role != DECISION)
+            names = ", ".join(item.name for item in moved)
+            reason = f"{names} moved (most: {worst.name}, distance {worst.statistic:.3g}, p {worst.p_value:.2g})"
+            found.append(Finding(kind, tuple(item.name for item in moved), "critical" if far else "warning", reason))
+        return found
+
+    def _joint_moved(self, mmd: tuple[float, float] | None) -> list[Finding]:
+        if mmd is None or mmd[1] > self.config.joint_level:
+            return []
+        names = tuple(self.names[column] for column in self._joint)
+        return [Finding("joint", names, "warning", f"features moved together (MMD {mmd[0]:.3g}, p {mmd[1]:.2g})")]
+
+    def _outlying(self, count: int, rows: int) -> list[Finding]:
+        if count / rows < self.config.outlier_floor:
+            return []
+        usual = self.config.outlier_share
+        return [Finding("outliers", (), "warning", f"{count} of {rows} requests are outlying; {usual:.1%} is usual")]
+
+    def _missing(self, missing: NDArray[np.float64]) -> list[Finding]:
+        missing = missing[: len(self.reference.names)]  # a window in a request may come without scores
+        gone = np.flatnonzero(missing >= self.config.missing_floor)
+        if len(gone) == 0:
+            return []
+        names = tuple(self.names[i] for i in gone)
+        most = float(missing.max())
+        severity = "critical" if most > MOSTLY_MISSING else "warning"
+        return [Finding("missing", names, severity, f"{', '.join(names)} missing in up to {most:.0%} of requests")]
+
+
+def discoveries(p_values: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
+    """Which of the hypotheses to reject at a false-discovery rate of `level` (Benjamini and Hochberg 1995)."""
+    from scipy.stats import false_discovery_control
+
+    if len(p_values) == 0:
+        return np.zeros(0, bool)
+    adjusted: NDArray[np.float64] = false_discovery_control(np.clip(p_values, 0, 1))
+    return adjusted <= level
+
+
+def as_document(judgement: Judgement) -> Mapping[str, Any]:
+    """The judgement as JSON values."""
+    import dataclasses
+
+    return dataclasses.asdict(judgement) | {
+        "drifted": judgement.drifted,
+        "severity": judgement.severity,
+        "reason": judgement.reason,
+    }
+
+
+def _table(
+    features: NDArray[np.float32], scores: NDArray[np.float32], review: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """[W, F + 2]; a row without a score has no decision."""
+    decided = np.where(np.isnan(scores), np.nan, review)
+    return np.column_stack([features, scores, decided]).astype(np.float32)
+
+
+def _column(reference: Reference, name: str) -> NDArray[np.float32]:
+    return reference.features[:, reference.names.index(name)]
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _normal_scores(reference: NDArray[np.float32], sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every column by its rank in the reference, as a standard normal: no outlier or unit outweighs the rest."""
+    from scipy.special import ndtri
+
+    rows = len(reference)
+    ranks = np.column_stack(
+        [
+            (np.searchsorted(ordered, column, side="left") + np.searchsorted(ordered, column, side="right")) / 2
+            for ordered, column in zip(np.sort(reference, axis=0).T, sample.T, strict=True)
+        ]
+    )
+    scores: NDArray[np.float32] = ndtri((ranks + 0.5) / (rows + 1)).astype(np.float32)
+    return scores

@@ -1,0 +1,63 @@
+"""Reference windows of model versions: the folder of a promoted version in, a `Reference` out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from millrace.artifacts import Manifest
+from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from serving.drift_detector.core import Reference
+
+FILE: Final = "reference_window.parquet"
+
+
+class ModelStore:
+    """One folder per version of the watched model; a version is never written again."""
+
+    def __init__(self, folder: Path, model_name: str) -> None:
+        self.folder, self.model_name = folder, model_name
+
+    def versions(self) -> list[str]:
+        """Versions that can be judged, oldest first."""
+        found = [path.parent.name for path in self.folder.glob(f"*/{FILE}")]
+        return sorted(found, key=lambda version: (len(version), version))
+
+    def require(self, version: str) -> None:
+        """Raise InvalidInput for a version that is not there; cheap."""
+        if not version or "/" in version or version.startswith(".") or not (self.folder / version / FILE).is_file():
+            known = ", ".join(self.versions()) or "none"
+            raise InvalidInput(f"model version {version!r} has no {FILE} in {self.folder}; there: {known}")
+
+    def reference(self, version: str) -> Reference:
+        """Read and verify; raises InvalidInput or ArtifactCorrupt."""
+        self.require(version)
+        return read_reference(self.folder / version, version)
+
+
+def read_reference(folder: Path, version: str) -> Reference:
+    """The reference window in a model's folder, its hash checked against the manifest."""
+    import dataclasses
+    import json
+
+    import duckdb
+
+    try:
+        manifest = dataclasses.replace(Manifest.read(folder, "model"), uri=str(folder))
+        manifest.verify()
+        spec = json.loads(manifest.path("model.json").read_text())
+        columns = duckdb.execute("select * from read_parquet(?)", [str(manifest.path(FILE))]).fetchnumpy()
+    except NotFound as error:
+        raise InvalidInput(f"model version {version!r} is not whole: {error}") from error
+    except duckdb.Error as error:
+        raise ArtifactCorrupt(f"{folder / FILE} cannot be read: {error}") from error
+    names = tuple(spec["feature_names"])
+    missing = sorted({*names, "score"} - columns.keys())
+    if missing or spec.get("decision_threshold") is None:
+        raise ArtifactCorrupt(f"{folder} lacks {', '.join(missing) or 'decision_threshold'}. Run optimise again.")
+    features = np.column_stack([np.asarray(columns[name], np.float32) for name in names])
+    return Reference(
+        version, names, features, np.asarray(columns["score"], np.float32), float(spec["decision_threshold"])
+    )

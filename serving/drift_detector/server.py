@@ -1,0 +1,67 @@
+"""The drift detector: `python -m serving.drift_detector.server --model_name=drift-detector --http_port=8080`.
+
+KServe's model server, fed by CloudEvents. Runs in the environment of requirements/drift-detector.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from millrace.errors import MillraceError
+from millrace.progress import log
+from serving.startup import skip_unused_imports
+
+NICENESS = 10
+"""Watching must not slow what is watched, where both share a machine."""
+
+
+def main() -> int:
+    """Restore the state, then serve until SIGTERM; a MillraceError becomes one message and status 1."""
+    try:
+        serve()
+    except MillraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve() -> None:
+    """Until SIGTERM; what was accepted is judged and saved before this returns."""
+    os.nice(NICENESS)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from millrace.fraud.features import FEATURE_NAMES
+    from millrace.settings import settings
+    from serving.drift_detector.backends import backend_of
+    from serving.drift_detector.events import Events
+    from serving.drift_detector.references import ModelStore
+    from serving.drift_detector.service import DriftService
+    from serving.drift_detector.settings import drift_settings
+
+    chosen, shared = drift_settings(), settings()
+    backend = backend_of(chosen.backend)  # before torch is left out of everything that follows
+    if chosen.backend == "streaming":
+        skip_unused_imports()
+    from kserve.model_server import app
+
+    from serving.drift_detector.model import DriftModel
+    from serving.server import HotServer, parser, quiet
+
+    options, _ = parser("Watch the inputs, scores and decisions of a served model.").parse_known_args()
+    quiet()
+    service = DriftService(chosen, ModelStore(chosen.store, shared.model_name), backend)
+    service.restore()
+    events = Events(shared.model_name, FEATURE_NAMES)
+    model = DriftModel(options.model_name, service, events, shared.retraining_trigger_url)
+    app.add_route("/", model.events, methods=["POST"])
+    app.add_route("/v1/alarms", model.alarms, methods=["GET"])
+    app.add_route("/v1/drift", model.status, methods=["GET"])
+    log("drift_detector_ready", backend=backend.name, versions=service.models.versions(), port=options.http_port)
+    try:
+        HotServer(model, options).serve()
+    finally:
+        service.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

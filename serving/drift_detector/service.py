@@ -1,0 +1,305 @@
+"""The detector at work: accepted rows → windows of each model version → judgements, metrics and alarms.
+
+Accepting is quick and in order (journal, then the queue); judging happens in one thread beside it. Every model version
+has a watch of its own, so a new version is compared with its own reference from its first request on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from millrace import telemetry
+from millrace.errors import InvalidInput, MillraceError
+from millrace.progress import log
+from serving.drift_detector.backends import Backend
+from serving.drift_detector.core import KINDS, Detector, DriftConfig, Judgement, Window, fit
+from serving.drift_detector.events import Scored
+from serving.drift_detector.references import ModelStore
+from serving.drift_detector.settings import DriftSettings
+from serving.drift_detector.store import Store
+from serving.drift_detector.watch import Judged, Outcome, Watch, WatchConfig
+from serving.drift_detector.windows import Rows
+
+VERSIONS: Final = 4
+"""Model versions watched at a time (stable, canary, one to roll back to); the one longest unseen is let go."""
+HISTORY: Final = 1_000
+"""Judgements kept for the report."""
+ALARMS: Final = 500
+RETRY_S: Final = 1.0
+
+
+class QueueFull(MillraceError, RuntimeError):
+    """Rows come faster than they are judged (HTTP 429)."""
+
+
+class DriftService:
+    """State of one detector process. `accept` in the event loop; `work` in one thread."""
+
+    def __init__(self, settings: DriftSettings, models: ModelStore, backend: Backend) -> None:
+        self.settings, self.models, self.backend = settings, models, backend
+        self.alarms: deque[dict[str, Any]] = deque(maxlen=ALARMS)
+        self.delivered: set[str] = set()
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.arrived = asyncio.Event()
+        self._arms = frozenset(part.strip() for part in settings.arms.split(","))
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._queue: deque[Scored] = deque()
+        self._watches: OrderedDict[str, Watch] = OrderedDict()
+        self._detectors: OrderedDict[str, Detector] = OrderedDict()
+        self._unsaved = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self._in_work: tuple[list[Scored], Future[Outcome]] | None = None
+        self._store = Store(settings.folder)
+        # Judging for the stream and for `:predict` takes turns: detectors are not for several threads.
+        self._judging = threading.RLock()
+
+    # In the event loop
+
+    def accept(self, rows: Sequence[Scored]) -> dict[str, int]:
+        """Take rows, each id once; journaled when this returns. Raises InvalidInput (nothing taken) and QueueFull."""
+        for version in {row.model_version for row in rows}:
+            self.models.require(version)
+        fresh: dict[str, Scored] = {}
+        ignored = 0
+        for row in rows:
+            if row.arm not in self._arms:
+                ignored += 1
+            elif row.id not in self._ids:
+                fresh.setdefault(row.id, row)
+        if len(self._queue) + len(fresh) > self.settings.queue_rows:
+            raise QueueFull(f"{len(self._queue)} rows wait to be judged; wanted at most {self.settings.queue_rows}")
+        self._store.append(fresh.values())
+        self._enqueue(fresh.values())
+        counts = {"accepted": len(fresh), "duplicate": len(rows) - len(fresh) - ignored, "ignored": ignored}
+        for outcome, count in counts.items():
+            telemetry.DRIFT_EVENTS.labels(outcome).inc(count)
+        return counts
+
+    def restore(self) -> None:
+        """Go on where the last process was: its state, then its journal."""
+        found = self._store.read()
+        if found is not None:
+            document, arrays = found
+            self._ids = OrderedDict.fromkeys(document["ids"])
+            self.alarms.extend(document["alarms"])
+            self.delivered = set(document["delivered"])
+            self.history.extend(document["history"])
+            for version, state in document["watches"].items():
+                self._restore_watch(version, state, arrays)
+        again = [row for row in self._store.replay() if row.id not in self._ids]
+        self._enqueue({row.id: row for row in again}.values())
+        self._store.begin()
+        self._store.append(self._queue)
+        log("drift_restored", versions=list(self._watches), replayed=len(self._queue), alarms=len(self.alarms))
+
+    def undelivered(self) -> list[dict[str, Any]]:
+        return [alarm for alarm in self.alarms if alarm["id"] not in self.delivered]
+
+    def _enqueue(self, rows: Iterable[Scored]) -> None:
+        for row in rows:
+            self._ids[row.id] = None
+            self._queue.append(row)
+        while len(self._ids) > self.settings.event_ids:
+            self._ids.popitem(last=False)
+        telemetry.DRIFT_QUEUE_ROWS.set(len(self._queue))
+        if self._queue:
+            self.arrived.set()
+
+    # In the working thread
+
+    def work(self, rows: Sequence[Scored]) -> Outcome:
+        """Judge what `rows`, the oldest of the queue, complete."""
+        outcome = Outcome()
+        with self._judging:
+            for version in dict.fromkeys(row.model_version for row in rows):
+                try:
+                    self._judge(version, [row for row in rows if row.model_version == version], outcome)
+                except Exception as error:  # noqa: BLE001 - one version's fault must not stop the others
+                    log("drift_not_judged", version=version, error=repr(error), traceback=traceback.format_exc())
+        return outcome
+
+    def judge(self, window: Window, version: str | None = None) -> Judgement:
+        """Judge a window given in a request; it leaves no trace. Raises InvalidInput."""
+        with self._judging:
+            return self.detector(version or self.current_version()).judge(window)
+
+    def detector(self, version: str) -> Detector:
+        """Fitted once per version and kept for the last few. Raises InvalidInput."""
+        if version not in self._detectors:
+            started = time.perf_counter()
+            config = DriftConfig(level=self.settings.level)
+            self._detectors[version] = fit(self.models.reference(version), self.backend, config)
+            log("drift_reference", version=version, seconds=round(time.perf_counter() - started, 2))
+        self._detectors.move_to_end(version)
+        while len(self._detectors) > VERSIONS:
+            self._detectors.popitem(last=False)
+        return self._detectors[version]
+
+    def current_version(self) -> str:
+        """The version seen last; before any event, the newest in the store."""
+        known = [*self.models.versions()[-1:], *self._watches]
+        if not known:
+            raise InvalidInput(f"no model version in {self.models.folder}; promote a model first")
+        return known[-1]
+
+    def _judge(self, version: str, rows: list[Scored], outcome: Outcome) -> None:
+        if version not in self._watches:
+            self._watches[version] = Watch(self.detector(version), self._watch_config())
+        self._watches.move_to_end(version)
+        while len(self._watches) > VERSIONS:
+            self._watches.popitem(last=False)
+        # A degraded answer was made from defaults: its features are not the world's. Its share has an alert of its own.
+        whole = [row for row in rows if not row.degraded]
+        if whole:
+            started = time.perf_counter()
+            found = self._watches[version].add(_rows(whole))
+            outcome.judged += found.judged
+            outcome.alarms += found.alarms
+            for _ in found.judged:
+                telemetry.DRIFT_JUDGE_SECONDS.observe((time.perf_counter() - started) / len(found.judged))
+
+    def _watch_config(self) -> WatchConfig:
+        chosen = self.settings
+        return WatchConfig(
+            window_rows=chosen.window_rows, hop_rows=min(chosen.hop_rows, chosen.window_rows), period_s=chosen.period_s
+        )
+
+    def _restore_watch(self, version: str, state: dict[str, Any], arrays: dict[str, Any]) -> None:
+        try:
+            watch = Watch(self.detector(version), self._watch_config())
+        except MillraceError as error:  # a version that is no longer in the store
+            log("drift_version_gone", version=version, error=str(error))
+            return
+        own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{version}/")}
+        watch.restore(state, own)
+        self._watches[version] = watch
+
+    # Between the two
+
+    async def run(self) -> None:
+        """Judge what arrives, for as long as the process lives."""
+        while True:
+            await self.arrived.wait()
+            try:
+                await self._step()
+            except (OSError, MillraceError) as error:  # a disk that is full: the journal still holds what was accepted
+                log("drift_state_not_saved", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _step(self) -> None:
+        """Judge what waits now, and save when it is time."""
+        rows = list(itertools.islice(self._queue, self.settings.save_every_rows))
+        if rows:
+            self._in_work = rows, self._thread.submit(self.work, rows)
+            # A cancelled task leaves the thread at work; `close` then takes what it found.
+            await asyncio.wrap_future(self._in_work[1])
+            if self._take_result().alarms or self._unsaved >= self.settings.save_every_rows:
+                await asyncio.wrap_future(self._thread.submit(self._store.save, *self._snapshot()))
+        if not self._queue:
+            self.arrived.clear()
+
+    def close(self) -> None:
+        """Judge and save everything that was accepted; the end of the process."""
+        self._thread.shutdown(wait=True)
+        if self._in_work is not None and not self._in_work[1].cancelled():
+            self._take_result()
+        while self._queue:
+            rows = list(itertools.islice(self._queue, self.settings.save_every_rows))
+            self._finish(rows, self.work(rows))
+        self._store.save(*self._snapshot())
+        self._store.close()
+
+    def _take_result(self) -> Outcome:
+        assert self._in_work is not None
+        (rows, future), self._in_work = self._in_work, None
+        outcome = future.result()
+        self._finish(rows, outcome)
+        return outcome
+
+    def _finish(self, rows: Sequence[Scored], outcome: Outcome) -> None:
+        for _ in rows:
+            self._queue.popleft()
+        self._unsaved += len(rows)
+        known = {alarm["id"] for alarm in self.alarms}
+        for alarm in outcome.alarms:
+            if alarm.id not in known:
+                self.alarms.append(asdict(alarm))
+                telemetry.DRIFT_ALARMS.labels(alarm.kind).inc()
+                log("drift_alarm", kind=alarm.kind, reason=alarm.reason, version=alarm.model_version)
+        for judged in outcome.judged:
+            self.history.append(_summary(judged))
+            telemetry.DRIFT_WINDOWS.labels(judged.window).inc()
+            telemetry.DRIFT_OUTLIERS.inc(len(judged.judgement.outliers) if judged.window == "count" else 0)
+            _show(judged.judgement)
+        open_kinds = set().union(*(watch.open_kinds() for watch in self._watches.values()))
+        for kind in KINDS:
+            telemetry.DRIFT_DETECTED.labels(kind).set(kind in open_kinds)
+        telemetry.DRIFT_QUEUE_ROWS.set(len(self._queue))
+        telemetry.DRIFT_LAST_EVENT.set(rows[-1].event_us / 1e6)
+
+    def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state without what is in the queue, which begins a new journal. In the event loop, in one go."""
+        waiting = {row.id for row in self._queue}
+        watches: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
+        for version, watch in self._watches.items():
+            watches[version], own = watch.arrays()
+            arrays |= {f"{version}/{name}": array for name, array in own.items()}
+        document = {
+            "journal": self._store.begin(self._queue),
+            "ids": [id_ for id_ in self._ids if id_ not in waiting],
+            "alarms": list(self.alarms),
+            "delivered": sorted(self.delivered & {alarm["id"] for alarm in self.alarms}),
+            "history": list(self.history),
+            "watches": watches,
+        }
+        self._unsaved = 0
+        return document, arrays
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+
+def _rows(scored: Sequence[Scored]) -> Rows:
+    table = np.array([(*row.features, row.score, row.review) for row in scored], np.float32)
+    return Rows(np.array([row.event_us for row in scored], np.int64), table)
+
+
+def _summary(judged: Judged) -> dict[str, Any]:
+    """What the report shows of a judgement."""
+    found = judged.judgement
+    return {
+        "window": judged.window,
+        "number": judged.number,
+        "first_event": judged.first_event,
+        "last_event": judged.last_event,
+        "model_version": found.model_version,
+        "rows": found.rows,
+        "p_value": {item.name: item.p_value for item in found.comparisons},
+        "statistic": {item.name: item.statistic for item in found.comparisons},
+        "joint_p_value": found.joint_p_value,
+        "outliers": len(found.outliers),
+        "findings": [asdict(finding) for finding in found.findings],
+        "severity": found.severity,
+    }
+
+
+def _show(judgement: Judgement) -> None:
+    for item in judgement.comparisons:
+        if item.p_value is not None and item.statistic is not None:
+            telemetry.DRIFT_P_VALUE.labels(item.name).set(item.p_value)
+            telemetry.DRIFT_STATISTIC.labels(item.name).set(item.statistic)
+    if judgement.joint_p_value is not None:
+        telemetry.DRIFT_JOINT_P_VALUE.set(judgement.joint_p_value)
