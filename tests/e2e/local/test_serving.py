@@ -19,8 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
+from millrace.feast_home import repository
+from millrace.pseudonyms import pseudonym
+from millrace.settings import Settings
 from serving.local import commands
 from serving.local.state import LocalState, Place
+from serving.transformer.store import FeastStore
 
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "manifests" / "base" / "serving" / "fraud-detector.yaml"
@@ -180,12 +184,19 @@ def test_a_killed_transformer_remembers_what_it_answered(world):
 
 
 def test_states_reach_the_online_store_and_leave_the_journal(world):
-    world.predict(transaction_id=21, customer_id="pushed")
+    home = world.place.home
+    name = pseudonym("pushed", Settings(home=home).pseudonym_secret())
+    for number in (21, 22):
+        world.predict(transaction_id=number, customer_id="pushed", amount=number)
 
     def journal_is_empty() -> bool:
         return all(path.stat().st_size == 0 for path in (world.place.folder / "journal").glob("*.jsonl"))
 
     wait("a push", journal_is_empty)
+
+    (state,) = FeastStore(repository(home)).read_customers([name])
+    assert state.transaction_ids.tolist() == [21, 22]
+    assert state.amount_cents.tolist() == [2100, 2200]
 
 
 def test_v2_answers_the_same_as_v1(world):
