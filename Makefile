@@ -86,6 +86,10 @@ bench-log: setup ## Events a second into the prediction log, rows a second into 
 bench: setup ## The figures of the README, as ratios from interleaved runs.
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
 ##@ On a cluster
 
 .PHONY: submit
@@ -120,10 +124,6 @@ check-manifests: setup ## Overlays and components build, fit the API server's sc
 .PHONY: check-cluster
 check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
 	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
-
-.PHONY: bench-serving
-bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
-	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 ##@ Change it
 

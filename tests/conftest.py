@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +26,12 @@ def build_tiny_model(
     history_length: int = 64,
     threshold: float = 0.5,
     every_input: bool = False,
+    cascade: tuple[float, float] | None = None,
 ) -> Path:
     """A model artifact of a few weights: score = sigmoid(amount / 100 - 2 + amounts of the history / 1000).
 
     With `every_input` every feature and channel has some weight, so that a wrong input shows in the score.
+    `cascade` adds a cheap first model with these bounds: sigmoid(amount / 100 - 2).
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -76,10 +79,37 @@ def build_tiny_model(
         "decision_threshold": threshold,
         "served_file": "model.onnx",
     }
+    if cascade is not None:
+        write_cheap_graph(folder / "cascade.onnx")
+        document["cascade"] = {"file": "cascade.onnx", "lower": cascade[0], "upper": cascade[1]}
     (folder / "model.json").write_text(json.dumps(document))
     files = hash_files(folder)
     Manifest(kind="model", id=content_id(files), uri=str(folder), files=files).write()
     return folder
+
+
+def write_cheap_graph(path: Path) -> None:
+    """A first model of a cascade: features → sigmoid(amount / 100 - 2)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.zeros((len(FEATURE_NAMES), 1), np.float32)
+    weights[FEATURE_NAMES.index("amount")] = 0.01
+    constants = {"w": weights, "bias": np.float32([-2.0]), "shape": np.int64([-1])}
+    nodes = [
+        helper.make_node("MatMul", ["features", "w"], ["scalar"]),
+        helper.make_node("Add", ["scalar", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["column"]),
+        helper.make_node("Reshape", ["column", "shape"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "cheap",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", len(FEATURE_NAMES)])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["B"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +117,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_model(name="a", threshold=0.5)` → folder of a small real model artifact, built once per name."""
     root = tmp_path_factory.mktemp("models")
 
-    def build(name: str = "tiny", **options: float) -> Path:
+    def build(name: str = "tiny", **options: Any) -> Path:
         folder = root / name
         return folder if folder.exists() else build_tiny_model(folder, **options)
 
