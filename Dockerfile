@@ -179,7 +179,6 @@ FROM runtime AS retraining-trigger
 LABEL org.opencontainers.image.title="millrace-retraining-trigger" org.opencontainers.image.description="Alarms in, one retraining out"
 COPY --from=retraining-trigger-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
-COPY --from=pipeline-code /app/pipelines/compiled /app/pipelines/compiled
 EXPOSE 8080
 CMD ["python", "-m", "serving.retraining_trigger"]
 
