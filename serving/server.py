@@ -19,16 +19,16 @@ import kserve.model_server as kserve_server
 import uvloop
 from grpc import aio
 from grpc_interceptor.exceptions import Unavailable as GRPCUnavailable
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelRepository, ModelServer
+from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.errors import ServerNotReady
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
-from kserve.protocol.grpc.servicer import InferenceServicer
 
 from millrace.errors import InvalidInput, Unavailable
-from serving.lean import MAX_BODY_BYTES, Handler, Headers, LeanRoutes, Measure, Reply
+from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Measure, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
+from serving.repository import RepositoryServicer, repository_routes
 from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
 from serving.transport import OneWriteProtocol
 
@@ -73,10 +73,6 @@ class HotModel(Model):
         """Load what is served again, by the name `version`; answers its name. Raises millrace errors."""
         raise InvalidInput(f"{self.name} has nothing to load again")
 
-    def routes(self) -> Mapping[str, Handler]:
-        """Further paths whose POSTs the model answers itself."""
-        return {}
-
     def get_input_types(self) -> list[dict[str, Any]]:
         return [spec.metadata() for spec in self.inputs]
 
@@ -117,14 +113,6 @@ class HotModel(Model):
         return {route: Measure(self.server, route) for route in ("grpc", "event")}
 
 
-class _Repository(ModelRepository):
-    """The SDK's one, whose `load` (over gRPC) asks the model to load itself again."""
-
-    async def load(self, name: str) -> bool:
-        await self.get_model(name).reload()
-        return True
-
-
 class HotServer(ModelServer):
     """The SDK's server of one `HotModel`; `serve()` returns when SIGTERM has been obeyed and requests are drained."""
 
@@ -135,7 +123,6 @@ class HotServer(ModelServer):
             enable_grpc=False,
             enable_latency_logging=False,
             event_loop="uvloop",
-            registered_models=_Repository(),
         )
         self._model = model
         self._options = options
@@ -165,7 +152,7 @@ class HotServer(ModelServer):
     def _routes(self) -> dict[str, Any]:
         name = self._model.name
         hot = {f"/v1/models/{name}:predict": self._v1, f"/v2/models/{name}/infer": self._v2}
-        return hot | dict(self._model.routes())
+        return hot | repository_routes(self._model)
 
     async def _v1(self, body: bytes, headers: Headers) -> Reply:
         return Reply(encode_json(await self._model.answer_v1(decode_json(body), headers)))
@@ -184,8 +171,8 @@ class HotServer(ModelServer):
 class _GRPC:
     """The SDK's gRPC service on the host asked for (its own server listens on all), without a log line per call."""
 
-    def __init__(self, server: ModelServer) -> None:
-        self._service = InferenceServicer(server.dataplane, server.model_repository_extension)
+    def __init__(self, server: HotServer) -> None:
+        self._service = RepositoryServicer(server._model, server.dataplane, server.model_repository_extension)
         self._server: Any = None
 
     async def serve(self, host: str, port: int) -> None:

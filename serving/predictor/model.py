@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from millrace.errors import InvalidInput
-from serving.lean import Handler, Headers, Reply
+from serving.lean import Headers
 from serving.predictor.live import LiveModel, ReloadFailed
-from serving.protocol import V2Answer, V2Request, decode_json, encode_json
+from serving.protocol import V2Answer, V2Request
 from serving.server import HotModel
-from serving.tensors import TensorSpec, kind
+from serving.tensors import TensorSpec
 
 
 class Predictor(HotModel):
@@ -53,18 +52,6 @@ class Predictor(HotModel):
     async def reload(self, version: str = "") -> str:
         return (await self._live.reload(version)).version
 
-    def routes(self) -> Mapping[str, Handler]:
-        """The V2 model repository's load; unload is refused, there being nothing else to answer."""
-        where = f"/v2/repository/models/{self.name}"
-        return {f"{where}/load": self._load, f"{where}/unload": self._unload}
-
-    async def _load(self, body: bytes, headers: Headers) -> Reply:  # noqa: ARG002
-        version = await self.reload(_told_version(decode_json(body)) if body.strip() else "")
-        return Reply(encode_json({"name": self.name, "load": True, "model_version": version}))
-
-    async def _unload(self, body: bytes, headers: Headers) -> Reply:  # noqa: ARG002
-        raise InvalidInput(f"{self.name} is the only model of this server and stays; stop the server instead")
-
     def _reload_in_background(self) -> None:
         task = asyncio.ensure_future(self._reload_quietly())
         self._reloads.add(task)
@@ -73,12 +60,3 @@ class Predictor(HotModel):
     async def _reload_quietly(self) -> None:
         with suppress(ReloadFailed):  # logged and counted where it was raised
             await self.reload()
-
-
-def _told_version(document: Mapping[str, Any]) -> str:
-    """`{"parameters": {"model_version": "4"}}`: what answers shall call the model from now on."""
-    parameters = document.get("parameters") or {}
-    version = parameters.get("model_version", "") if isinstance(parameters, dict) else None
-    if not isinstance(version, str):
-        raise InvalidInput(f"parameter 'model_version' is a {kind(version)}; wanted a string")
-    return version

@@ -12,6 +12,7 @@ import pytest
 from millrace.errors import InvalidInput
 from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.model_artifact import STAGES, ModelArtifact
+from serving.lean import error_reply
 from serving.predictor.batching import Batcher, Overloaded
 from serving.predictor.cache import ScoreCache
 from serving.predictor.core import Inputs, Scorer, Scores
@@ -259,3 +260,27 @@ def test_a_failed_request_is_not_cached(scorer):
 
     assert isinstance(first[0], RuntimeError)
     assert len(second[0][0]) == 1
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_again():
+    reply = error_reply(Overloaded("9 rows wait for the model; wanted at most 4"))
+
+    assert reply.status == 503
+    assert (b"retry-after", b"1") in reply.headers
+
+
+def test_a_lone_request_is_answered_before_the_loop_turns(scorer):
+    batcher = Batcher(scorer, alone=lambda: True)
+
+    async def story() -> int:
+        turns = 0
+
+        def count() -> None:
+            nonlocal turns
+            turns += 1
+
+        asyncio.get_running_loop().call_soon(count)
+        await batcher.score(*row())
+        return turns
+
+    assert asyncio.run(story()) == 0
