@@ -56,6 +56,10 @@ status: setup ## What runs, where, since when.
 predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local predict $(ARGS)
 
+.PHONY: score
+score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
+	$(BIN)/python -m pipelines.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
+
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
 	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)

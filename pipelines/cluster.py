@@ -52,6 +52,7 @@ NEEDS: Final = {
     "train": Needs(cpu="2", memory_gib=6),
     "optimise": Needs(cpu="2", memory_gib=4),
     "evaluate": Needs(cpu="2", memory_gib=4),
+    "score": Needs(cpu="2", memory_gib=4),
     "gate-data": Needs(cpu="500m", memory_gib=1, retries=0),
     "gate-model": Needs(cpu="500m", memory_gib=1, retries=0),
 }

@@ -17,6 +17,7 @@ from pipelines.ir import problems, read_package
 
 PIPELINES = {
     "training": "pipelines.training:training",
+    "batch_scoring": "pipelines.batch_scoring:batch_scoring",
     "monitoring": "pipelines.monitoring:monitoring",
 }
 """Name → where its pipeline function is."""

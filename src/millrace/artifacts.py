@@ -30,6 +30,7 @@ KINDS = frozenset(
         "skew_check",
         "promotion",
         "outcome_report",
+        "scores",
     }
 )
 

@@ -31,6 +31,7 @@ FOLDERS: Final = {
     "online_store": "online",
     "feature_set": "feature_sets",
     "snapshot": "snapshots",
+    "scores": "scores",
 }
 """Kind of artifact → its folder in the lake."""
 

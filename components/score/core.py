@@ -1,0 +1,196 @@
+"""Score whole days of a feature set with a registered model: feature set and model in, one Parquet file a day out.
+
+A day's file is named by all that decides its scores (the features of that day and those before it, the model, this
+code), so days that are there are not scored again, and a killed run goes on with the day it was at. What a model reads
+is made by `pool.py` and `millrace.fraud.features`; the graph is run by `ModelArtifact`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.score.pool import Pool, read_pool
+from millrace.artifacts import MANIFEST, Manifest, content_id
+from millrace.atomic import exclusive, replacing_file, sha256_file
+from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.fraud.features import FEATURE_NAMES
+from millrace.model_artifact import ModelArtifact
+from millrace.progress import log, track
+from millrace.provenance import code_of
+from millrace.registry import Registry, served
+from millrace.settings import Settings
+
+CHUNK_ROWS: Final = 1024
+"""Rows of one call: their histories stay small, and the graph is at its best rate long before."""
+TABLE: Final = "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day to score: its features, and where its scores lie."""
+
+    name: str
+    features: Path
+    scores: Path
+
+    @property
+    def missing(self) -> bool:
+        return not self.scores.is_file()
+
+
+def model_to_score_with(settings: Settings, version: str) -> tuple[Manifest, str]:
+    """The registered model of that version (empty: what is served) and its number; raises NotFound, InvalidInput."""
+    if version and not version.isdecimal():
+        raise InvalidInput(f"model_version is {version!r}; wanted a number, see `millrace models`")
+    champion = None if version else served(settings)
+    if not version and champion is None:
+        raise NotFound(f"nothing is served from {settings.home}. Run `make run` to train and promote a model.")
+    number = version or str(champion.version if champion else "")
+    folder = Registry(settings).folder(int(number))
+    return replace(Manifest.read(folder, "model"), uri=str(folder)), number
+
+
+def score(
+    feature_set: Manifest,
+    model: Manifest,
+    version: str,
+    lake: Path,
+    *,
+    first_day: str = "",
+    last_day: str = "",
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
+) -> Manifest:
+    """Scores of the days first_day … last_day (ISO, both included; empty: all there are).
+
+    Files hold transaction_id, event_timestamp, score float32, decision, model_version, in (event_timestamp,
+    transaction_id) order. Raises NotFound when the feature set has none of these days, ArtifactCorrupt and
+    SchemaMismatch for a model that cannot be run, AlreadyRunning when another process scores the same.
+    """
+    days = plan(feature_set, model, version, lake, first_day, last_day)
+    identity = content_id({"scores": [day.scores.stem for day in days], "version": version})
+    folder = lake.resolve() / "scores" / identity
+    if (folder / MANIFEST).is_file() and not any(day.missing for day in days):
+        log("score: already done", scores=identity)
+        return Manifest.read(folder, "scores")
+    with exclusive(folder.with_name(f".{identity}.lock"), f"scoring {identity}"):
+        missing = [day for day in days if day.missing]
+        start = time.perf_counter()
+        rows = _score(feature_set, model, version, missing, threads, memory_limit_gb) if missing else 0
+        seconds = time.perf_counter() - start
+        manifest = _manifest(folder, feature_set, model, version, days, rows, seconds)
+    log("scored", scores=identity, days=len(days), computed=len(missing), rows=rows, rows_per_s=round(rows / seconds))
+    return manifest
+
+
+def plan(
+    feature_set: Manifest, model: Manifest, version: str, lake: Path, first_day: str = "", last_day: str = ""
+) -> list[Day]:
+    """The days to score, oldest first, and the names of their files."""
+    first, last = (_day(text, name) for text, name in ((first_day, "first_day"), (last_day, "last_day")))
+    table = feature_set.facts["tables"]["transactions"]
+    wanted = [day for day in sorted(table) if str(first or date.min) <= day <= str(last or date.max)]
+    if not wanted:
+        have = f"{feature_set.facts['first_day']} … {feature_set.facts['last_day']}"
+        raise NotFound(
+            f"feature set {feature_set.id} has no day in {first_day or '…'} … {last_day or '…'}; it has {have}"
+        )
+    decides = {"model": model.id, "version": version, "code": code_of(Path(__file__).parent)}
+    root = lake.resolve() / "scores"
+    # The name of a day's features stands for its own rows and for every day before it.
+    keys = {day: content_id(decides | {"features": Path(table[day]).stem, "day": day}) for day in wanted}
+    return [
+        Day(day, feature_set.table("transactions", date.fromisoformat(day), date.fromisoformat(day))[0],
+            root / f"day={day}" / f"{keys[day]}.parquet")
+        for day in wanted
+    ]  # fmt: skip
+
+
+def _score(
+    feature_set: Manifest, model: Manifest, version: str, days: Sequence[Day], threads: int, memory_limit_gb: float
+) -> int:
+    """Write the scores of `days`; the number of rows."""
+    artifact = ModelArtifact.open(model.folder, threads=threads)
+    length = artifact.spec.sequence_length
+    if length > int(feature_set.facts["history_length"]):
+        raise InvalidInput(
+            f"model {model.id} reads {length} transactions; feature set {feature_set.id} was built for "
+            f"{feature_set.facts['history_length']}. Set MILLRACE_HISTORY_LENGTH as it was in training."
+        )
+    feature_set.verify({day.features for day in days})
+    first, last = (date.fromisoformat(day.name) for day in (days[0], days[-1]))
+    pool = read_pool(feature_set.table("transactions", None, last), first, length, threads, memory_limit_gb)
+    return sum(_score_day(day, pool, artifact, version) for day in track(days, "scoring"))
+
+
+def _score_day(day: Day, pool: Pool, artifact: ModelArtifact, version: str) -> int:
+    columns = ["transaction_id", "event_timestamp", *FEATURE_NAMES]
+    table = pq.read_table(day.features, columns=columns, partitioning=None)
+    features = np.stack([table[name].to_numpy() for name in FEATURE_NAMES], axis=1).astype(np.float32, copy=False)
+    ids: NDArray[np.int64] = table["transaction_id"].to_numpy()
+    place = pool.places(ids)
+    if len(ids) != len(place):
+        raise ArtifactCorrupt(f"{day.features} repeats a transaction_id. Build the features again.")
+    length = artifact.spec.sequence_length
+    chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(ids), CHUNK_ROWS)]
+    parts = [artifact.score(features[chunk], pool.history(place[chunk], length)) for chunk in chunks]
+    scores = np.concatenate([np.empty(0, np.float32), *parts])
+    decisions = pa.array(["approve", "review"]).take(pa.array((scores >= artifact.decision_threshold).astype(np.int8)))
+    result = pa.table(
+        {
+            "transaction_id": table["transaction_id"],
+            "event_timestamp": table["event_timestamp"],
+            "score": scores,
+            "decision": decisions,
+            "model_version": pa.repeat(version, len(ids)),
+        }
+    )
+    with replacing_file(day.scores) as aside:
+        pq.write_table(result, aside, compression="zstd")
+    return len(ids)
+
+
+def _manifest(
+    folder: Path,
+    feature_set: Manifest,
+    model: Manifest,
+    version: str,
+    days: Sequence[Day],
+    computed_rows: int,
+    seconds: float,
+) -> Manifest:
+    paths = {day.name: f"../day={day.name}/{day.scores.name}" for day in days}
+    facts = {
+        "tables": {TABLE: paths},
+        "model_version": version,
+        "first_day": days[0].name,
+        "last_day": days[-1].name,
+        "rows": sum(pq.read_metadata(day.scores).num_rows for day in days),
+        "computed_rows": computed_rows,
+        "seconds": round(seconds, 3),
+    }
+    return Manifest(
+        kind="scores",
+        id=folder.name,
+        uri=str(folder),
+        parents={"model": model.id, "feature_set": feature_set.id},
+        files={paths[day.name]: sha256_file(day.scores) for day in days},
+        facts=facts,
+    ).write()
+
+
+def _day(text: str, name: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise InvalidInput(f"{name} is {text!r}; wanted a day such as 2018-09-30") from error

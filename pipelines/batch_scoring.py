@@ -1,0 +1,59 @@
+"""Days of raw events, scored by the served model; `pipelines.score` runs it on this machine.
+
+Composition only: ingest, the data gate and features are those of training; how days are scored is in components/score.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Dataset
+
+from components.build_features.component import build_features
+from components.gate.component import gate_data
+from components.ingest.component import ingest
+from components.score.component import score
+from components.validate.component import validate
+from pipelines.cluster import on_cluster
+
+
+class Outputs(NamedTuple):
+    """The manifest of every artifact, for those who look at a run from outside."""
+
+    snapshot: Dataset
+    feature_set: Dataset
+    scores: Dataset
+
+
+@dsl.pipeline(name="fraud-batch-scoring", description="Days of raw events, scored by the served fraud detector.")
+def batch_scoring(
+    source: str,
+    source_version: str = "",
+    column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
+    timezone: str = "UTC",
+    model_version: str = "",
+    first_day: str = "",
+    last_day: str = "",
+    validate_overrides: dict = {},  # noqa: B006
+) -> Outputs:
+    """Ingest, validate, build features, score; what is there already is not made again.
+
+    Args:
+        source: CSV or Parquet behind any fsspec URI; with the days before the scored ones, whose histories they are.
+        source_version: anything that changes when the source does; part of the cache key.
+        column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
+        timezone: of timestamps that carry no offset.
+        model_version: of the registry; empty for the champion.
+        first_day: first day to score, ISO; empty for the first there is.
+        last_day: last day to score, ISO; empty for the last there is.
+        validate_overrides: limits of components/validate/validate.yaml to change.
+    """
+    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
+    snapshot = ingested.outputs["snapshot"]
+    validated = validate(snapshot=snapshot, overrides=validate_overrides)
+    passed = gate_data(validation=validated.outputs["validation"])
+    built = build_features(snapshot=snapshot).after(passed)
+    feature_set = built.outputs["feature_set"]
+    scored = score(feature_set=feature_set, model_version=model_version, first_day=first_day, last_day=last_day)
+    scored.set_caching_options(False)  # who is champion is not among its arguments; it finds its own results
+    on_cluster(ingested, validated, passed, built, scored)
+    return Outputs(snapshot=snapshot, feature_set=feature_set, scores=scored.outputs["scores"])
