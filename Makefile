@@ -60,6 +60,10 @@ predict: setup ## Send one request and show the answer.
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
 	$(BIN)/python -m pipelines.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
 
+.PHONY: compare
+compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
+	$(BIN)/python -m pipelines.compare '$(A)' '$(B)' $(ARGS)
+
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
 	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
@@ -99,6 +103,10 @@ bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KS
 .PHONY: submit
 submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
 	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
+
+.PHONY: retrain
+retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if it beats the champion (4: it does not).
+	$(BIN)/python -m serving.retraining_trigger ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
 
 .PHONY: monitor
 monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].

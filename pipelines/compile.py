@@ -19,6 +19,7 @@ PIPELINES = {
     "training": "pipelines.training:training",
     "batch_scoring": "pipelines.batch_scoring:batch_scoring",
     "monitoring": "pipelines.monitoring:monitoring",
+    "retraining": "pipelines.retraining:retraining",
 }
 """Name → where its pipeline function is."""
 COMPILED = Path(__file__).parent / "compiled"

@@ -126,10 +126,10 @@ def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     ingest = IngestOptions.of(options)
     arguments = {"column_map": ingest.column_map, "timezone": ingest.timezone}
     arguments |= {"as_of": options.as_of, "train_days": options.train_days}
-    return arguments | _overrides(options.overrides)
+    return arguments | overrides(options.overrides)
 
 
-def _overrides(path: Path | None) -> dict[str, Any]:
+def overrides(path: Path | None) -> dict[str, Any]:
     """`<component>_overrides` arguments from a YAML file; raises InvalidInput naming a component that has none."""
     if path is None:
         return {}

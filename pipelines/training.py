@@ -1,6 +1,6 @@
 """From raw events to a promoted model version. Composition only: what a step does is in its component."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import Dataset, Model
@@ -9,7 +9,7 @@ from components.assemble.component import assemble
 from components.build_features.component import build_features
 from components.check_skew.component import check_skew
 from components.evaluate.component import evaluate
-from components.gate.component import gate_data, gate_model
+from components.gate.component import gate_challenger, gate_data, gate_model
 from components.ingest.component import ingest
 from components.materialize.component import materialize
 from components.optimise.component import optimise
@@ -17,6 +17,9 @@ from components.promote.component import promote
 from components.train.component import train
 from components.validate.component import validate
 from pipelines.cluster import on_cluster
+
+Parameter = Any
+"""A parameter of the pipeline that is being composed: kfp puts a channel in its place."""
 
 
 class Outputs(NamedTuple):
@@ -31,6 +34,79 @@ class Outputs(NamedTuple):
     evaluation: Dataset
     skew_check: Dataset
     promotion: Dataset
+
+
+def compose(
+    *,
+    source: Parameter,
+    source_version: Parameter,
+    column_map: Parameter,
+    timezone: Parameter,
+    as_of: Parameter,
+    train_days: Parameter,
+    champion: Parameter,
+    validate_overrides: Parameter,
+    train_overrides: Parameter,
+    evaluate_overrides: Parameter,
+    challenge: Parameter | None = None,
+) -> Outputs:
+    """The steps, for every pipeline that ends with a model; `challenge` is why a new model wants to take over.
+
+    With it, the model must beat the champion to be promoted at all, and the reason goes into the audit log.
+    """
+    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
+    snapshot = ingested.outputs["snapshot"]
+
+    validated = validate(snapshot=snapshot, overrides=validate_overrides)
+    validation = validated.outputs["validation"]
+    data_passed = gate_data(validation=validation)
+
+    built = build_features(snapshot=snapshot).after(data_passed)
+    feature_set = built.outputs["feature_set"]
+    materialized = materialize(feature_set=feature_set, as_of=as_of)
+    materialized.set_caching_options(False)  # fills a store that others write to
+    online_store = materialized.outputs["online_store"]
+
+    assembled = assemble(feature_set=feature_set, as_of=as_of, train_days=train_days)
+    training_set = assembled.outputs["training_set"]
+    trained = train(training_set=training_set, overrides=train_overrides)
+    optimised = optimise(model=trained.outputs["model"], training_set=training_set)
+    model = optimised.outputs["optimised"]
+
+    evaluated = evaluate(model=model, training_set=training_set, champion=champion, overrides=evaluate_overrides)
+    evaluation = evaluated.outputs["evaluation"]
+    skew_checked = check_skew(feature_set=feature_set, online_store=online_store)
+    skew_check = skew_checked.outputs["skew_check"]
+    model_passed = gate_model(evaluation=evaluation, skew_check=skew_check)
+
+    judged = [model_passed]
+    if challenge is not None:
+        judged.append(gate_challenger(evaluation=evaluation).after(model_passed))
+        on_cluster(judged[-1])
+
+    promoted = promote(
+        model=model,
+        evaluation=evaluation,
+        skew_check=skew_check,
+        validation=validation,
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        **({} if challenge is None else {"reason": challenge}),
+    ).after(*judged)
+    promoted.set_caching_options(False)  # changes the registry
+
+    on_cluster(ingested, validated, data_passed, built, materialized, assembled, trained, optimised)
+    on_cluster(evaluated, skew_checked, model_passed, promoted)
+    return Outputs(
+        snapshot=snapshot,
+        validation=validation,
+        feature_set=feature_set,
+        online_store=online_store,
+        training_set=training_set,
+        model=model,
+        evaluation=evaluation,
+        skew_check=skew_check,
+        promotion=promoted.outputs["promotion"],
+    )
 
 
 @dsl.pipeline(name="fraud-training", description="Raw events to a judged and promoted fraud detector.")
@@ -60,50 +136,15 @@ def training(
         train_overrides: hyper-parameters of components/train/train.yaml to change.
         evaluate_overrides: limits of components/evaluate/evaluate.yaml to change.
     """
-    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
-    snapshot = ingested.outputs["snapshot"]
-
-    validated = validate(snapshot=snapshot, overrides=validate_overrides)
-    validation = validated.outputs["validation"]
-    data_passed = gate_data(validation=validation)
-
-    built = build_features(snapshot=snapshot).after(data_passed)
-    feature_set = built.outputs["feature_set"]
-    materialized = materialize(feature_set=feature_set, as_of=as_of)
-    materialized.set_caching_options(False)  # fills a store that others write to
-    online_store = materialized.outputs["online_store"]
-
-    assembled = assemble(feature_set=feature_set, as_of=as_of, train_days=train_days)
-    training_set = assembled.outputs["training_set"]
-    trained = train(training_set=training_set, overrides=train_overrides)
-    optimised = optimise(model=trained.outputs["model"], training_set=training_set)
-    model = optimised.outputs["optimised"]
-
-    evaluated = evaluate(model=model, training_set=training_set, champion=champion, overrides=evaluate_overrides)
-    evaluation = evaluated.outputs["evaluation"]
-    skew_checked = check_skew(feature_set=feature_set, online_store=online_store)
-    skew_check = skew_checked.outputs["skew_check"]
-    model_passed = gate_model(evaluation=evaluation, skew_check=skew_check)
-
-    promoted = promote(
-        model=model,
-        evaluation=evaluation,
-        skew_check=skew_check,
-        validation=validation,
-        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-    ).after(model_passed)
-    promoted.set_caching_options(False)  # changes the registry
-
-    on_cluster(ingested, validated, data_passed, built, materialized, assembled, trained, optimised)
-    on_cluster(evaluated, skew_checked, model_passed, promoted)
-    return Outputs(
-        snapshot=snapshot,
-        validation=validation,
-        feature_set=feature_set,
-        online_store=online_store,
-        training_set=training_set,
-        model=model,
-        evaluation=evaluation,
-        skew_check=skew_check,
-        promotion=promoted.outputs["promotion"],
+    return compose(
+        source=source,
+        source_version=source_version,
+        column_map=column_map,
+        timezone=timezone,
+        as_of=as_of,
+        train_days=train_days,
+        champion=champion,
+        validate_overrides=validate_overrides,
+        train_overrides=train_overrides,
+        evaluate_overrides=evaluate_overrides,
     )

@@ -29,3 +29,14 @@ def gate_model(evaluation: dsl.Input[dsl.Artifact], skew_check: dsl.Input[dsl.Ar
         [Manifest.read(Path(evaluation.path), "evaluation"), Manifest.read(Path(skew_check.path), "skew_check")]
     )
     return ", ".join(verdict.gate for verdict in verdicts)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate_challenger(evaluation: dsl.Input[dsl.Artifact]) -> str:
+    """Block unless the model beats the champion that it was compared with."""
+    from pathlib import Path
+
+    from components.gate.core import require_gain
+    from millrace.artifacts import Manifest
+
+    return require_gain(Manifest.read(Path(evaluation.path), "evaluation")).gate

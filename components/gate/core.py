@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
-from millrace.gates import Verdict, require_all
+from millrace.gates import Rule, Verdict, require_all
 from millrace.progress import log
 
 JUDGED_KINDS = frozenset({"validation", "evaluation", "skew_check"})
@@ -32,6 +32,30 @@ def require(artifacts: Iterable[Manifest]) -> tuple[Verdict, ...]:
         raise _with_reports(blocked, failed) from None
     log("gate", passed=[verdict.gate for verdict in verdicts], rules=sum(len(verdict.rules) for verdict in verdicts))
     return verdicts
+
+
+def require_gain(evaluation: Manifest) -> Verdict:
+    """The verdict that a challenger beats the champion: the gain in average precision is above zero.
+
+    "Not worse beyond doubt" is the evaluation's own rule; whoever wants to take over has to be better as well. Raises
+    GateBlocked when it is not, or when there is no champion that it was compared with.
+    """
+    evaluation.verify()
+    champion = json.loads(evaluation.path("report.json").read_text()).get("champion") or {}
+    comparison = champion.get("comparison") or {}
+    gain = comparison.get("average_precision", {})
+    detail = (
+        f"over champion {champion.get('id')}, 95 % {gain.get('low')} to {gain.get('high')}"
+        if gain
+        else (champion.get("why_not") or "there is no champion but this very model")
+    )
+    verdict = Verdict("challenger", (Rule("gain_in_average_precision", gain.get("value"), ">", 0.0, detail),))
+    try:
+        verdict.require()
+    except GateBlocked as blocked:
+        raise _with_reports(blocked, [evaluation]) from None
+    log("gate", passed=[verdict.gate], gain=gain["value"])
+    return verdict
 
 
 def _with_reports(blocked: GateBlocked, failed: Iterable[Manifest]) -> GateBlocked:

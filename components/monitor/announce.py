@@ -53,5 +53,5 @@ def announce(report: Manifest, url: str) -> str:
         raise Unavailable(f"the trigger at {url} answered {error.code}: {error.read()[:300].decode()!r}") from error
     except OSError as error:
         raise Unavailable(f"the trigger at {url} cannot be reached: {error}. Start it, then run this again.") from error
-    log("announced", event=event["id"], retrain=report.facts["retrain"], answer=said[:200])
+    log("announced", id=event["id"], retrain=report.facts["retrain"], answer=said[:200])
     return said

@@ -14,6 +14,7 @@ def promote(
     promotion: dsl.Output[dsl.Dataset],
     model_card: dsl.Output[dsl.Markdown],
     run_id: str = "",
+    reason: str = "",
 ) -> None:
     """Give a model whose gates all passed a version of its own; first champion, then challengers."""
     from pathlib import Path
@@ -28,7 +29,7 @@ def promote(
         Manifest.read(Path(evaluation.path), "evaluation"),
         Manifest.read(Path(skew_check.path), "skew_check"),
         settings(),
-        PromoteConfig(run_id=run_id),
+        PromoteConfig(run_id=run_id, reason=reason),
         validation=Manifest.read(Path(validation.path), "validation"),
     )
     Path(model_card.path).write_text(result.path(MODEL_CARD).read_text())

@@ -1,0 +1,101 @@
+"""How a retraining is started and asked after: a program on this machine here, Kubeflow Pipelines in `kfp_launcher.py`.
+
+A launcher is asked by the retraining's id and keeps nothing in memory that it needs: after a restart of the trigger it
+finds what runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from millrace.atomic import sha256_text
+from millrace.retraining import lock_path, outcome_of
+from millrace.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a retraining is: `absent` (never begun, or ended without a word), `running` or `ended`."""
+
+    where: str
+    outcome: str = ""
+    detail: str = ""
+
+
+class Launcher(Protocol):
+    """Start, ask, give up; each may be repeated. Raises Unavailable when what runs retrainings is away."""
+
+    def start(self, identity: str, reason: str) -> None: ...
+
+    def status(self, identity: str) -> Status: ...
+
+    def stop(self, identity: str) -> None: ...
+
+
+class LocalLauncher:
+    """`python -m pipelines.retraining` in a session of its own: it outlives a trigger that is killed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._home = settings.home
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, identity: str, reason: str) -> None:
+        log_path = self.log_path(identity)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pipelines.retraining", f"--reason={reason}", f"--event-id={identity}"]
+        with log_path.open("ab") as stream:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=os.environ | {"MILLRACE_HOME": str(self._home)},
+                start_new_session=True,
+            )
+
+    def status(self, identity: str) -> Status:
+        # The process first: what it wrote is complete once it has ended.
+        if (self._child is not None and self._child.poll() is None) or _held(lock_path(self._home)):
+            return Status("running")
+        done = outcome_of(self._home, identity)
+        if done is not None:
+            return Status("ended", done.outcome, done.detail)
+        return Status("absent", detail=self._last_words(identity))
+
+    def stop(self, identity: str) -> None:  # noqa: ARG002 - one runs at a time
+        """End the program and its steps."""
+        pids = {self._child.pid} if self._child is not None and self._child.poll() is None else set()
+        with suppress(FileNotFoundError, ValueError):
+            if _held(lock_path(self._home)):
+                pids.add(int(lock_path(self._home).read_text()))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
+
+    def log_path(self, identity: str) -> Path:
+        return self._home / "retraining" / "logs" / f"{sha256_text(identity)[:16]}.log"
+
+    def _last_words(self, identity: str) -> str:
+        path = self.log_path(identity)
+        lines = path.read_text(errors="replace").strip().splitlines()[-3:] if path.is_file() else []
+        return " / ".join(lines)
+
+
+def _held(path: Path) -> bool:
+    """Whether some process holds the lock; a lock goes with its process."""
+    try:
+        with path.open("a+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
