@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from millrace.errors import InvalidInput, Unavailable
+from millrace.errors import Unavailable
 from millrace.fraud.online import Response
 from millrace.fraud.requests import Transactions, from_rows
 from millrace.progress import log
-from millrace.pseudonyms import pseudonym
 from millrace.settings import Settings
 from millrace.telemetry import (
     DEADLINES_EXCEEDED,
@@ -34,6 +33,7 @@ from serving.transformer.arms import Arms
 from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
 from serving.transformer.events import Record
+from serving.transformer.identity import pseudonyms
 from serving.transformer.journal import Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
@@ -42,8 +42,6 @@ from serving.transformer.sinks import Events
 from serving.transformer.state import Overlay
 from serving.transformer.store import Lookups, OnlineStore
 
-PSEUDONYMS_HEADER: Final = b"x-millrace-customer-ids"
-"""With the value `pseudonyms`: the ids are pseudonyms already. Refused unless MILLRACE_ACCEPT_PSEUDONYMS is set."""
 LOOKUP_SHARE: Final = 0.5
 """Of the time that is left, what the lookup may take: an answer from defaults needs the rest."""
 FLUSH_S: Final = 3.0
@@ -100,7 +98,7 @@ class Transformer(HotModel):
         return core.answer_v2(await self._answer(core.requests_v2(request, _now_us()), headers, context))
 
     async def _answer(self, requests: Transactions, headers: Headers, context: Context) -> list[dict[str, Any]]:
-        names = self._pseudonyms(requests.customer_id, headers)
+        names = pseudonyms(requests.customer_id, headers, self._key, accept=self._accept_pseudonyms)
         try:
             async with asyncio.timeout(context.left_s()):
                 prepared, parts = await self._score(requests, names, context)
@@ -124,17 +122,6 @@ class Transformer(HotModel):
             self._journal.append(prepared.entries)
             self._overlay.add(prepared.entries)
         return prepared, parts
-
-    def _pseudonyms(self, customer_ids: list[str], headers: Headers) -> list[str]:
-        said = headers.get(PSEUDONYMS_HEADER)
-        if said is None:
-            return [pseudonym(customer_id, self._key) for customer_id in customer_ids]
-        if said != b"pseudonyms" or not self._accept_pseudonyms:
-            raise InvalidInput(
-                f"header {PSEUDONYMS_HEADER.decode()} is {said.decode('latin-1')!r}; wanted it absent, "
-                "or 'pseudonyms' at a server with MILLRACE_ACCEPT_PSEUDONYMS=true"
-            )
-        return customer_ids
 
     async def _lookup(self, customers: list[str], terminals: list[str], context: Context) -> Response | None:
         """The store's answer, or None when it has none in time: the request is then answered from defaults."""
