@@ -1,8 +1,8 @@
-"""Terminal states in memory: they change once a day, and reading them is two thirds of a lookup's cost.
+"""Terminal states in memory: they change a few times a day, and reading them is two thirds of a lookup's cost.
 
-An entry lives for `ttl_s`, never past 00:00 UTC, and never past a refill: the store says what it was filled from, and
-that is asked before and after each lookup, so that an answer is of one fill even while `materialize` swaps it. One
-thread reads, so a terminal that many wait for is asked for once.
+An entry lives for `ttl_s`, never past the hour (refreshes are on the hour), and never past a refill: the store says
+what it was filled from, and that is asked before and after each lookup, so that an answer is of one fill even while
+`materialize` swaps it. One thread reads, so a terminal that many wait for is asked for once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from millrace.fraud.online import Response
 
 MAX_TERMINALS: Final = 50_000
 """About 40 MB; the ones that came first leave first."""
-_DAY_S: Final = 86_400
+_HOUR_S: Final = 3600
 _TRIES: Final = 3
 
 
@@ -65,7 +65,7 @@ class CachedTerminals:
             columns = self._store.read_terminal_columns(missing)
             fresh = zip(*(columns[name] for name in TERMINAL_STATE_FIELDS), strict=True)
             found |= dict(zip(missing, fresh, strict=True))
-            self._put(missing, found, min(now + self._ttl_s, (now // _DAY_S + 1) * _DAY_S))
+            self._put(missing, found, min(now + self._ttl_s, (now // _HOUR_S + 1) * _HOUR_S))
         return [found[name] for name in terminals]
 
     def _get(self, name: str, now: float) -> tuple[Any, ...] | None:

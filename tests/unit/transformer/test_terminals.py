@@ -79,7 +79,7 @@ def test_an_unknown_terminal_stays_unknown(store, clock):
 
 
 @pytest.mark.parametrize(
-    ("passed_s", "again"), [(59, False), (60, True), (43_199, True)], ids=["before", "at the TTL", "later"]
+    ("passed_s", "again"), [(59, False), (60, True), (86_399, True)], ids=["before", "at the TTL", "later"]
 )
 def test_an_entry_lives_for_its_ttl(store, clock, passed_s, again):
     cache = CachedTerminals(store, 60, clock)
@@ -91,11 +91,12 @@ def test_an_entry_lives_for_its_ttl(store, clock, passed_s, again):
     assert store.asked == (["1", "1"] if again else ["1"])
 
 
-def test_no_entry_outlives_the_day(store, clock):
+@pytest.mark.parametrize("refresh", [0, 6, 12, 18])
+def test_no_entry_outlives_a_refresh(store, clock, refresh):
     cache = CachedTerminals(store, 10 * 86_400, clock)
-    clock.now = NOON + 43_199
+    clock.now = NOON + (12 + refresh) * 3600 - 1
     cache.read(["a"], ["1"])
-    clock.now = NOON + 43_200
+    clock.now += 1
 
     cache.read(["a"], ["1"])
 
