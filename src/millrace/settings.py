@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     prometheus_url: str = "http://prometheus-operated.monitoring:9090"
     """Where the rollout controller of a cluster reads how revisions do."""
 
-    canary_on_promotion: bool = False
-    """Whether a challenger gets the first step's traffic as soon as it is promoted, or when `make canary` says so."""
+    canary_percent: int = Field(default=0, ge=0, le=99)
+    """Traffic that a challenger gets as soon as it is promoted; 0: none, until `make canary` says so."""
 
     processes: int = Field(default=2, ge=1)
     """Training processes on this machine, or in each pod of a training job."""
