@@ -20,7 +20,7 @@ from millrace.errors import ConfigError, GateBlocked
 from millrace.gates import Rule, Verdict, require_all
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
-from millrace.registry import Registry
+from millrace.registry import CHALLENGER, Registry
 from millrace.settings import Settings
 from millrace.version_store import ModelVersion
 
@@ -78,6 +78,8 @@ def promote(
     snapshot = model.parents.get("snapshot", "")
     about = {"run": config.run_id, "reason": config.reason, "snapshot": snapshot, "verdicts": passed}
     version = registry.admit(version.version, **about)
+    if settings.canary_percent and CHALLENGER in version.aliases:
+        registry.start_canary(version.version, settings.canary_percent)
     log("promote: done", model=model.id, version=version.version, aliases=",".join(version.aliases) or "none")
     return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: card}, passed)
 

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from millrace.artifacts import Manifest
+from millrace.canary import VERSION_ANNOTATION
 from millrace.errors import ConfigError
 from millrace.gates import Verdict
-from millrace.registry import VERSION_ANNOTATION
 
 PREDICTOR = "kserve-container"
 

@@ -8,6 +8,7 @@ whoever comes next finishes what a killed process began. The champion's rendered
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +17,10 @@ from typing import Any, Final
 
 import yaml
 
-from millrace import audit
+from millrace import audit, canary
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, write_text
-from millrace.errors import NotFound
+from millrace.errors import InvalidInput, NotFound
 from millrace.settings import Settings
 from millrace.version_store import ARTIFACT_TAG, ModelVersion, VersionStore
 
@@ -27,8 +28,6 @@ CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
-
-VERSION_ANNOTATION: Final = "millrace.io/model-version"
 
 
 class Registry:
@@ -93,6 +92,11 @@ class Registry:
         """The audit records of this model, oldest first."""
         return [record for record in audit.read(self.audit_path) if record.get("model") == self.name]
 
+    def was_rejected(self, version: int) -> bool:
+        """Whether a canary of it was rolled back since it was last let in."""
+        about = [item for item in self.history() if item.get("to_version") == version]
+        return bool(about) and about[-1]["action"] == "reject"
+
     @property
     def settled(self) -> bool:
         """False while a change that was begun is not finished."""
@@ -121,7 +125,7 @@ class Registry:
             if CHAMPION not in before or not self.was_admitted(version):
                 alias = CHALLENGER if before.get(CHAMPION, version) != version else CHAMPION
                 self._apply("promote", version, before, before | {alias: version}, fields)
-            elif before[CHAMPION] == version:
+            elif before[CHAMPION] == version and not self._canary_under_way():
                 self._publish(version)
         return self.version(version)
 
@@ -156,6 +160,36 @@ class Registry:
             after = before | {CHAMPION: before[PREVIOUS], PREVIOUS: before[CHAMPION]}
             self._apply("rollback", before[PREVIOUS], before, after, {"reason": reason})
         return self.version(after[CHAMPION])
+
+    def start_canary(self, version: int, percent: int) -> bool:
+        """Give `version` that share of the traffic in the served manifest; False when a canary is under way already."""
+        with self._lock():
+            if self._canary_under_way():
+                return False
+            document = yaml.safe_load(self.served_path.read_text())
+            changed = canary.started(document, (version, self.uri(version)), percent, time.time())
+            write_text(self.served_path, yaml.safe_dump(changed, sort_keys=False, width=120))
+        self.note("canary_started", canary_version=version, percent=percent, reason="promoted")
+        return True
+
+    def reject(self, version: int, reason: str, **fields: Any) -> None:
+        """Take the challenger's alias from a version whose canary was rolled back; again, it does nothing."""
+        with self._lock():
+            self._settle()
+            before = self.aliases()
+            if before.get(CHAMPION) == version:
+                raise InvalidInput(
+                    f"version {version} is the champion; wanted a challenger. Go back with: make rollback"
+                )
+            if before.get(CHALLENGER) == version or not self.was_rejected(version):
+                after = {alias: number for alias, number in before.items() if (alias, number) != (CHALLENGER, version)}
+                self._apply("reject", version, before, after, {"reason": reason, **fields})
+
+    def note(self, action: str, **fields: Any) -> None:
+        """Record a step that moved traffic and no alias."""
+        record = audit.new_record(action, model=self.name, **fields)
+        with self._lock():
+            audit.append(self.audit_path, record)
 
     def refuse(self, artifact_id: str, **fields: Any) -> None:
         """Record that an artifact was not let in."""
@@ -220,6 +254,12 @@ class Registry:
         if not self.served_path.is_file() or self.served_path.read_text() != text:
             write_text(self.served_path, text)
 
+    def _canary_under_way(self) -> bool:
+        """Whether the served manifest holds a canary, which publishing the champion again would end."""
+        document = yaml.safe_load(self.served_path.read_text()) if self.served_path.is_file() else None
+        rollout = canary.read(document) if isinstance(document, dict) else None
+        return rollout is not None and rollout.progressing
+
     def _require_whole(self, version: int) -> None:
         """Raise NotFound or ArtifactCorrupt unless the version can be served from its own folder."""
         folder = self.folder(version)
@@ -238,10 +278,13 @@ class Served:
 
 
 def served(settings: Settings) -> Served | None:
-    """What is served from this home, or None before the first promotion. For readers that need not pay for MLflow."""
+    """What is served from this home, or None before the first promotion; during a canary, the stable version.
+
+    For readers that need not pay for MLflow.
+    """
     registry = Registry(settings)
     if not registry.served_path.is_file():
         return None
     document = yaml.safe_load(registry.served_path.read_text())
-    version = int(document["metadata"]["annotations"][VERSION_ANNOTATION])
+    version = canary.stable_version(document)
     return Served(version, registry.uri(version), Manifest.read(registry.folder(version), "model").id)

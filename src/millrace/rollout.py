@@ -293,8 +293,9 @@ def _too_late(
     state: State, observations: Observations, policy: RolloutPolicy, now: float, found: Sequence[Check]
 ) -> str:
     """Why waiting has to end, or nothing."""
-    if not observations.canary_ready and now - state.began > policy.max_start_s:
-        return f"the canary was not ready within {policy.max_start_s:g} s"
+    if not observations.canary_ready:
+        late = now - state.began > policy.max_start_s
+        return f"the canary was not ready within {policy.max_start_s:g} s" if late else ""
     if now - state.step_began > policy.max_step_s or now - state.began > policy.max_duration_s:
         why = _missing(state, observations, policy, now, found) or "the controller was away"
         return f"not decided within {policy.max_step_s:g} s at {state.percent} %: {why}"

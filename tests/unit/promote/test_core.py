@@ -14,6 +14,7 @@ import yaml
 from components.evaluate.core import find_model
 from components.promote import core
 from components.promote.core import BASE_MANIFEST, PromoteConfig, promote
+from millrace import canary
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
 from millrace.model_artifact import ModelArtifact
@@ -93,6 +94,20 @@ def test_a_later_model_becomes_challenger_and_the_champion_goes_on_serving(world
         "millrace.io/model-version": "2"
     }
     assert world.registry.rendered_path(2).read_text() == promotion.path("inference_service.yaml").read_text()
+
+
+def test_a_challenger_gets_its_share_at_once_where_the_setting_says_so(world: World):
+    promote(**world.arguments("m1"))
+    settings = world.settings.model_copy(update={"canary_percent": 10})
+
+    promotion = promote(**world.arguments("m2") | {"settings": settings})
+
+    document = yaml.safe_load(world.registry.served_path.read_text())
+    assert document["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    assert canary.serving(document) == (2, world.registry.uri(2))
+    assert served(world.settings).version == 1
+    assert promotion.facts["alias"] == CHALLENGER
+    assert world.registry.history()[-1]["action"] == "canary_started"
 
 
 def test_a_challenger_made_champion_is_served_with_its_own_manifest(world: World):

@@ -10,7 +10,7 @@ import pytest
 
 from millrace import audit
 from millrace.atomic import exclusive
-from millrace.errors import AlreadyRunning, ArtifactCorrupt, NotFound, Unavailable
+from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound, Unavailable
 from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, Registry, served
 from millrace.settings import Settings
 
@@ -245,3 +245,19 @@ def test_a_registry_that_does_not_answer_is_named(tmp_path: Path):
 
     with pytest.raises(Unavailable, match=r"file/mlflow\.db does not answer"):
         Registry(settings).versions()
+
+
+def test_a_refused_challenger_loses_its_alias_and_the_record_says_why(registry: Registry, register: Register):
+    for name in "ab":
+        registry.admit(register(name).version)
+
+    registry.reject(2, "score PSI 0.9 (limit 0.2)")
+    registry.reject(2, "again")
+
+    assert registry.aliases() == {CHAMPION: 1}
+    assert registry.was_rejected(2)
+    assert not registry.was_rejected(1)
+    assert [r["reason"] for r in registry.history() if r["action"] == "reject"] == ["score PSI 0.9 (limit 0.2)"]
+    assert registry.served_path.read_text() == "version 1"
+    with pytest.raises(InvalidInput, match="is the champion"):
+        registry.reject(1, "")

@@ -1,0 +1,91 @@
+"""The loop around `core.step`: looks every few seconds, survives what fails, says what it did."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from millrace.canary import Rollout
+from millrace.errors import MillraceError
+from millrace.progress import log
+from millrace.registry import Registry
+from millrace.rollout import Action, Decision, RolloutPolicy
+from serving.rollout import core
+from serving.rollout.core import MetricsSource, Target
+
+
+class Controller:
+    """Moves one service's rollouts until told to stop."""
+
+    def __init__(
+        self,
+        target: Target,
+        metrics: MetricsSource,
+        registry: Registry,
+        policy: RolloutPolicy,
+        *,
+        adopting: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._target = target
+        self._metrics = metrics
+        self._registry = registry
+        self._policy = policy
+        self._adopting = adopting
+        self._clock = clock
+        self._finished: Rollout | None = None
+        self._said = ""
+
+    def look(self) -> tuple[Rollout | None, Decision]:
+        """One look; raises MillraceError when the target cannot be read or written."""
+        if self._adopting:
+            core.adopt(self._target, self._registry, self._policy, self._clock)
+        rollout, decision = core.step(self._target, self._metrics, self._registry, self._policy, self._clock())
+        if rollout is not None and not rollout.progressing and rollout != self._finished:
+            core.finish(self._registry, rollout)
+            self._finished = rollout
+        self._say(rollout, decision)
+        return rollout, decision
+
+    def run(self, every_s: float, stop: threading.Event, *, until_end: bool = False) -> Decision | None:
+        """Look until `stop`, or until the rollout has ended; the last decision that moved traffic."""
+        last: Decision | None = None
+        while not stop.is_set():
+            try:
+                rollout, decision = self.look()
+            except (MillraceError, OSError) as error:
+                log("rollout_not_seen", error=str(error))
+            else:
+                last = decision if decision.action is not Action.HOLD else last
+                if until_end and (rollout is None or not rollout.progressing):
+                    return last or decision
+            stop.wait(every_s)
+        return last
+
+    def _say(self, rollout: Rollout | None, decision: Decision) -> None:
+        """A line when something is new, not at every look."""
+        text = f"{decision.action} {decision.percent} {decision.reason}"
+        if text != self._said:
+            self._said = text
+            version = rollout.canary_version if rollout else ""
+            log(f"rollout_{decision.action}", canary=version, percent=decision.percent, reason=decision.reason)
+
+
+def serve_health(port: int) -> ThreadingHTTPServer:
+    """/healthz in a thread: 200 as long as the process lives."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/healthz"
+            self.send_response(200 if found else 404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("", port), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

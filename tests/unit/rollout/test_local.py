@@ -1,0 +1,136 @@
+"""The local side: what a canary looks like in the file, and counts from what servers say under /metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import yaml
+
+from millrace import canary
+from millrace.errors import ConfigError, NotFound, Unavailable
+from millrace.rollout import Histogram
+from serving.local.revision_metrics import RevisionMetrics
+from serving.local.state import Place
+from serving.rollout.core import RevisionNames
+from serving.rollout.local import LocalMetrics, LocalTarget, histogram, observed, parsed
+
+NOW = 1_700_000_000.0
+
+
+def test_a_canary_is_started_moved_and_ended_in_the_document(document):
+    started = canary.started(document, (2, "file:///models/2"), 10, NOW)
+    ready = canary.ready(started, NOW + 5)
+    advanced = canary.advanced(ready, 50, NOW + 60, "healthy")
+    promoted = canary.promoted(advanced, NOW + 120, "healthy")
+    rolled_back = canary.rolled_back(advanced, NOW + 120, "slow")
+
+    assert canary.read(document) is None
+    assert [d["spec"]["predictor"].get("canaryTrafficPercent") for d in (started, advanced, promoted, rolled_back)] == [
+        *(10, 50, None, 0)
+    ]
+    assert [canary.serving(d) for d in (started, promoted)] == [(2, "file:///models/2")] * 2
+    assert canary.serving(rolled_back) == canary.serving(document) == (1, "file:///models/1")
+    assert [canary.stable_version(d) for d in (document, started, advanced, promoted, rolled_back)] == [1, 1, 1, 2, 1]
+    state = canary.read(advanced).state
+    assert (state.percent, state.began, state.step_began) == (50, NOW, NOW + 60)
+    assert canary.read(ready).state.step_began == NOW + 5
+    assert canary.read(rolled_back).reason == "slow"
+
+
+def test_the_document_that_was_given_is_left_as_it_was(document):
+    before = yaml.safe_dump(document)
+
+    canary.rolled_back(canary.started(document, (2, "u"), 10, NOW), NOW, "x")
+
+    assert yaml.safe_dump(document) == before
+
+
+def test_annotations_that_cannot_be_read_are_named(document):
+    started = canary.started(document, (2, "u"), 10, NOW)
+    del started["metadata"]["annotations"]["rollout.millrace.io/began"]
+
+    with pytest.raises(ConfigError, match="start the canary again"):
+        canary.read(started)
+    with pytest.raises(ConfigError, match="no rollout is under way"):
+        canary.promoted(document, NOW, "")
+
+
+def test_a_document_without_a_version_serves_none(document):
+    del document["metadata"]["annotations"]["millrace.io/model-version"]
+
+    assert canary.serves(document) is None
+    with pytest.raises(ConfigError, match="serves no version yet"):
+        canary.started(document, (2, "u"), 10, NOW)
+
+
+def test_what_the_splitter_counts_is_what_the_controller_sees():
+    metrics = RevisionMetrics()
+    for milliseconds, status in [(0.4, 200), (2.5, 200), (2.5, 503), (70_000, 200)]:
+        metrics.record("fraud", "fraud-predictor-00001", status, milliseconds / 1000)
+    scores = (
+        'millrace_score_bucket{le="0.5",model_version="1"} 3.0\n'
+        'millrace_score_bucket{le="+Inf",model_version="1"} 4.0\n'
+        'millrace_predictions_total{decision="review",degraded="False",model_version="1"} 1.0\n'
+        'millrace_predictions_total{decision="approve",degraded="False",model_version="1"} 3.0\n'
+        "# HELP python_info x\npython_info 1.0\n"
+    )
+
+    seen = observed(parsed(metrics.text() + scores), "fraud-predictor-00001", "1", 7, 5)
+
+    assert (seen.requests, seen.errors, seen.reviewed) == (4, 1, 1)
+    assert (seen.latency_ms.total, seen.latency_ms.counts[0], seen.latency_ms.counts[-1]) == (4, 1, 1)
+    assert seen.scores == Histogram((0.5,), (3, 1))
+    assert (seen.labelled_alerts, seen.true_alerts) == (7, 5)
+    assert observed({}, "x", "9", 0, 0).requests == 0
+
+
+def test_cumulative_buckets_become_counts():
+    assert histogram({1.0: 2.0, 2.0: 5.0, float("inf"): 6.0}) == Histogram((1.0, 2.0), (2.0, 3.0, 1.0))
+    assert histogram({}).total == 0
+
+
+def test_only_what_has_grown_since_the_step_began_counts_and_a_restart_loses_nothing(tmp_path, document, monkeypatch):
+    metrics = LocalMetrics(Place(tmp_path), "fraud-detector")
+    rollout = canary.read(canary.started(document, (2, "u"), 10, NOW))
+    later = canary.read(canary.advanced(canary.started(document, (2, "u"), 10, NOW), 50, NOW + 9, ""))
+    key = 'revision_request_count{revision_name="r",response_code_class="2xx"}'
+
+    grown = [metrics._grown(rollout, {key: value}).get(key) for value in (100.0, 130.0, 5.0)]
+    resumed = LocalMetrics(Place(tmp_path), "fraud-detector")._grown(rollout, {key: 6.0})[key]
+    next_step = [metrics._grown(later, {key: value}).get(key) for value in (8.0, 10.0)]
+
+    assert grown == [0.0, 30.0, 35.0]
+    assert resumed == 36.0
+    assert next_step == [0.0, 2.0]
+
+
+def test_a_runtime_that_is_not_there_is_named(tmp_path, document):
+    place = Place(tmp_path)
+    rollout = canary.read(canary.started(document, (2, "u"), 10, NOW))
+    target = LocalTarget(place, "fraud-detector")
+
+    with pytest.raises(NotFound, match="make run"):
+        target.read()
+    with pytest.raises(Unavailable, match="make up"):
+        target.revisions(rollout)
+    with pytest.raises(Unavailable, match="make up"):
+        LocalMetrics(place, "fraud-detector").observe(rollout, RevisionNames("a", "b", canary_ready=True), NOW)
+
+
+def test_a_change_is_written_aside_and_no_change_not_at_all(tmp_path, document: dict[str, Any]):
+    place = Place(tmp_path)
+    path = place.manifest("fraud-detector")
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(document))
+    target = LocalTarget(place, "fraud-detector")
+    before = path.stat().st_ino
+
+    target.change(lambda found: found)
+    same = path.stat().st_ino
+    target.change(lambda found: canary.started(found, (2, "u"), 10, NOW))
+
+    assert same == before
+    assert path.stat().st_ino != before
+    assert asdict(canary.read(target.read()))["canary_version"] == "2"
