@@ -68,6 +68,18 @@ compare: setup ## Two model versions or arms side by side, from the prediction l
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
 	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
 
+.PHONY: canary
+canary: setup ## Give the challenger its first share of the traffic [VERSION=n].
+	$(BIN)/python -m serving.rollout --start $(if $(VERSION),--version $(VERSION)) $(ARGS)
+
+.PHONY: rollout
+rollout: setup ## Watch the canary and move traffic until it is promoted or rolled back.
+	$(BIN)/python -m serving.rollout --until-end $(ARGS)
+
+.PHONY: abort
+abort: setup ## Roll the canary back now [REASON=text].
+	$(BIN)/python -m serving.rollout --abort $(if $(REASON),--reason '$(REASON)') $(ARGS)
+
 .PHONY: rollback
 rollback: setup ## Make the previous champion the champion again.
 	$(BIN)/millrace rollback $(ARGS)
