@@ -23,8 +23,10 @@ def event_of(report: Manifest) -> dict[str, Any]:
     """The CloudEvent of an outcome report."""
     facts = report.facts
     since = facts["alarm_day"] or facts["as_of"][:10]
-    finding = [facts["model_name"], *facts["model_versions"], *facts["failed"], since]
-    data = {name: facts[name] for name in ("retrain", "reason", "failed", "alarm_day", "as_of", "model_versions")}
+    # An alarm that lasts is a new event each day: the trigger leaves alone what comes while it cools down.
+    finding = [facts["model_name"], *facts["model_versions"], *facts["failed"], since, facts["as_of"][:10]]
+    names = ("model_name", "retrain", "reason", "failed", "alarm_day", "as_of", "model_versions")
+    data = {name: facts[name] for name in names}
     return {
         "specversion": "1.0",
         "type": TYPE,

@@ -67,14 +67,23 @@ def ask(body: bytes, now: datetime) -> Request:
 
 
 def _request(event: Alarm, model_name: str) -> Request:
-    model = event["data"].get("model_name") or event["source"].removeprefix("/millrace/").partition("/")[0]
+    model = event["data"].get("model_name", model_name)
     if model != model_name:
         raise InvalidInput(f"event {event['id']} is about model {model!r}; this trigger retrains {model_name!r}")
     reason, wanted = event["data"].get("reason", ""), event["data"].get("retrain", True)
     if not isinstance(reason, str) or not isinstance(wanted, bool):
         raise InvalidInput(f"event {event['id']}: data.reason must be a text and data.retrain true or false")
-    at = event.get("time") or datetime.now(UTC)
+    at = _last_event(event["data"]) or event.get("time") or datetime.now(UTC)
     return Request(event["id"], KINDS[event["type"]], reason[:2000], at, wanted)
+
+
+def _last_event(data: Mapping[str, Any]) -> datetime | None:
+    """When what the alarm is about happened, where it says so: its own time, whenever it was found."""
+    try:
+        at = datetime.fromisoformat(str(data.get("last_event", "")))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 def _structured(headers: Mapping[bytes, bytes], body: bytes) -> bytes:

@@ -217,7 +217,7 @@ def test_alarms_survive_a_killed_service_and_bad_ones_change_nothing(server, hom
         httpx.post(url, json=event("c"), headers={"content-type": "text/plain"}),
         httpx.post(url, content=b"{", headers=headers),
         httpx.post(url, json=event("d", type="io.millrace.prediction"), headers=headers),
-        httpx.post(url, json=event("e", source="/millrace/another"), headers=headers),
+        httpx.post(url, json=event("e", data={"reason": "x", "model_name": "another"}), headers=headers),
         httpx.post(url, json=event("f", time="yesterday"), headers=headers),
         httpx.post(url, json=event("g", data={"reason": 5}), headers=headers),
         httpx.post(url, json=[event("h"), event("")], headers={"content-type": "application/cloudevents-batch+json"}),
