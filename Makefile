@@ -189,4 +189,5 @@ $(DRIFT_READY): requirements/drift-detector.txt requirements/drift-detector-dev.
 	$(UV) pip install -q --compile-bytecode -p $(DRIFT)/bin/python --override requirements/drift-detector.override.txt \
 		-r requirements/drift-detector.txt -r requirements/drift-detector-dev.txt
 	$(UV) pip install -q -p $(DRIFT)/bin/python --no-deps -e .
+	$(UV) pip install -q -p $(DRIFT)/bin/python --no-deps --target $(DRIFT)/alibi-detect-0.13.0 alibi-detect==0.13.0 # for a test only: BSL 1.1
 	@touch $@

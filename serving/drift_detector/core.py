@@ -29,14 +29,14 @@ MOSTLY_MISSING: Final = 0.2
 class DriftConfig:
     """Levels are false-discovery rates of one window; floors are Kolmogorov-Smirnov distances. Chosen by simulation."""
 
-    level: float = 0.002
+    level: float = 0.004
     """Of every family of tests (per-request features, aggregates, score, decision)."""
     feature_floor: float = 0.05
     aggregate_floor: float = 0.4
     """Aggregates and the score move with the world; only what a broken feed or a broken model does counts."""
     score_floor: float = 0.15
-    decision_ratio: float = 2.0
-    """The share of reviews must have grown or shrunk by this factor."""
+    decision_ratio: float = 3.0
+    """The share of reviews must have grown or shrunk by this factor: frauds come in bursts, which no test knows of."""
     joint_level: float = 0.01
     joint_rows: int = 400
     """Rows of the window and of the reference in the multivariate test: its cost is quadratic."""

@@ -234,7 +234,7 @@ class DriftService:
         known = {alarm["id"] for alarm in self.alarms}
         for alarm in outcome.alarms:
             if alarm.id not in known:
-                self.alarms.append(asdict(alarm))
+                self.alarms.append(asdict(alarm) | {"features": list(alarm.features)})  # as JSON gives it back
                 telemetry.DRIFT_ALARMS.labels(alarm.kind).inc()
                 log("drift_alarm", kind=alarm.kind, reason=alarm.reason, version=alarm.model_version)
         for judged in outcome.judged:

@@ -33,7 +33,7 @@ class DriftSettings(BaseSettings):
     period_s: float = Field(default=86_400.0, ge=0)
     """Event time of a window by time; 0: none."""
 
-    level: float = Field(default=0.002, gt=0, lt=1)
+    level: float = Field(default=0.004, gt=0, lt=1)
     """False-discovery rate of one window."""
 
     arms: str = "champion,challenger"
@@ -47,12 +47,6 @@ class DriftSettings(BaseSettings):
 
     save_every_rows: int = Field(default=5_000, ge=1)
     """Rows between two writes of the state; the journal holds those in between."""
-
-    online: bool = False
-    """Also run an online detector on every request (`online.py`)."""
-
-    online_expected_run_length: int = Field(default=20_000, ge=100)
-    """Requests between two false signals of the online detector."""
 
     @property
     def store(self) -> Path:
