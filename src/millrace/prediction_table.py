@@ -9,8 +9,10 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from millrace.errors import InvalidInput
@@ -70,16 +72,14 @@ def read_predictions(
             f"predictions have no column {sorted(unknown)[0]!r}; wanted some of {', '.join(SCHEMA.names)}"
         )
     limits = [*_window(PREDICTIONS.c[by], since, until), *_versions(model_version)]
-    chosen: list[Any] = [PREDICTIONS.c[name] for name in names]
-    source: sa.FromClause = PREDICTIONS
-    schema = pa.schema([SCHEMA.field(name) for name in names])
-    if with_labels_known_at is not None:
-        known = _labels_known_at(with_labels_known_at, limits)
-        source = PREDICTIONS.outerjoin(known, PREDICTIONS.c.transaction_id == known.c.transaction_id)
-        chosen += [known.c.is_fraud, known.c.label_timestamp]
-        schema = pa.schema([*schema, *LABEL_SCHEMA])
-    query = sa.select(*(_plain(log, column) for column in chosen)).select_from(source).where(*limits)
-    return _fetch(log, query.order_by(PREDICTIONS.c[by], PREDICTIONS.c.event_id), schema)
+    asked = names if with_labels_known_at is None else list(dict.fromkeys([*names, "transaction_id"]))
+    chosen = [_plain(log, PREDICTIONS.c[name]) for name in asked]
+    query = sa.select(*chosen).where(*limits).order_by(PREDICTIONS.c[by], PREDICTIONS.c.event_id)
+    rows = _fetch(log, query, pa.schema([SCHEMA.field(name) for name in asked]))
+    if with_labels_known_at is None:
+        return rows
+    labels = read_labels(log, with_labels_known_at, sa.select(PREDICTIONS.c.transaction_id).where(*limits))
+    return with_labels(rows, labels).select([*names, *LABEL_SCHEMA.names])
 
 
 def find_predictions(
@@ -96,23 +96,45 @@ def find_predictions(
     limits = [PREDICTIONS.c[name] == value for name, value in wanted.items() if value is not None]
     limits += _window(PREDICTIONS.c.scored_at, since, until)
     newest = sa.select(PREDICTIONS).where(*limits).order_by(PREDICTIONS.c.scored_at.desc()).limit(limit).subquery()
-    known = _labels_known_at(None, [], newest)
-    chosen = [*(newest.c[name] for name in SCHEMA.names), known.c.is_fraud, known.c.label_timestamp]
-    query = sa.select(*(_plain(log, column) for column in chosen)).select_from(
-        newest.outerjoin(known, newest.c.transaction_id == known.c.transaction_id)
-    )
-    found: list[dict[str, Any]] = _fetch(
-        log, query.order_by(newest.c.scored_at.desc()), pa.schema([*SCHEMA, *LABEL_SCHEMA])
+    chosen = [_plain(log, newest.c[name]) for name in SCHEMA.names]
+    rows = _fetch(log, sa.select(*chosen).order_by(newest.c.scored_at.desc()), SCHEMA)
+    found: list[dict[str, Any]] = with_labels(
+        rows, read_labels(log, None, sa.select(newest.c.transaction_id))
     ).to_pylist()
     return found
 
 
-def read_labels(log: sa.Engine, known_at: datetime | None = None) -> pa.Table:
-    """The newest label of every transaction, as known at `known_at`: transaction_id, is_fraud, label_timestamp."""
-    known = _labels_known_at(known_at, None)
-    columns = [known.c.transaction_id, known.c.is_fraud, known.c.label_timestamp]
-    query = sa.select(*(_plain(log, column) for column in columns)).order_by(known.c.transaction_id)
-    return _fetch(log, query, pa.schema([SCHEMA.field("transaction_id"), *LABEL_SCHEMA]))
+def with_labels(rows: pa.Table, labels: pa.Table) -> pa.Table:
+    """`rows` with is_fraud and label_timestamp of `labels` (one a transaction), null where there is none.
+
+    By position and not in SQL: SQLite's planner joins the two by a loop over both.
+    """
+    ids = labels["transaction_id"].to_numpy()  # ascending
+    wanted = pc.fill_null(rows["transaction_id"], 0).to_numpy()
+    place = np.searchsorted(ids, wanted)
+    known = place < len(ids)
+    known[known] = ids[place[known]] == wanted[known]
+    taken = pa.array(place, mask=~(known & pc.is_valid(rows["transaction_id"]).to_numpy()))
+    for field in LABEL_SCHEMA:
+        rows = rows.append_column(field, labels[field.name].take(taken))
+    return rows
+
+
+def read_labels(log: sa.Engine, known_at: datetime | None = None, of: sa.Select[Any] | None = None) -> pa.Table:
+    """The newest label of every transaction, as known at `known_at`, in the order of transaction_id.
+
+    `of` selects the transactions that are asked for.
+    """
+    newest = sa.func.row_number().over(partition_by=LABELS.c.transaction_id, order_by=LABELS.c.label_timestamp.desc())
+    query = sa.select(LABELS, newest.label("age"))
+    if known_at is not None:
+        query = query.where(*_window(LABELS.c.label_timestamp, None, known_at + datetime.resolution))
+    if of is not None:
+        query = query.where(LABELS.c.transaction_id.in_(of))
+    ranked = query.subquery()
+    columns = [_plain(log, ranked.c[name]) for name in ("transaction_id", *LABEL_SCHEMA.names)]
+    chosen = sa.select(*columns).where(ranked.c.age == 1).order_by(ranked.c.transaction_id)
+    return _fetch(log, chosen, pa.schema([SCHEMA.field("transaction_id"), *LABEL_SCHEMA]))
 
 
 def _window(column: sa.Column[Any], since: datetime | None, until: datetime | None) -> list[Any]:
@@ -127,20 +149,6 @@ def _versions(wanted: str | Collection[str] | None) -> list[Any]:
     if wanted is None:
         return []
     return [PREDICTIONS.c.model_version.in_([wanted] if isinstance(wanted, str) else [str(one) for one in wanted])]
-
-
-def _labels_known_at(
-    instant: datetime | None, limits: Sequence[Any] | None, predictions: sa.FromClause = PREDICTIONS
-) -> sa.Subquery:
-    """The newest label known at `instant` of each transaction: of all, or of those of `predictions` within `limits`."""
-    newest = sa.func.row_number().over(partition_by=LABELS.c.transaction_id, order_by=LABELS.c.label_timestamp.desc())
-    query = sa.select(LABELS, newest.label("age"))
-    if instant is not None:
-        query = query.where(*_window(LABELS.c.label_timestamp, None, instant + datetime.resolution))
-    if limits is not None:
-        query = query.where(LABELS.c.transaction_id.in_(sa.select(predictions.c.transaction_id).where(*limits)))
-    ranked = query.subquery()
-    return sa.select(ranked).where(ranked.c.age == 1).subquery("known")
 
 
 def _plain(log: sa.Engine, column: Any) -> Any:
