@@ -1,0 +1,318 @@
+"""The local runtime itself, with servers that start at once: revisions, companions, loggers, several on one machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.local.state import LocalState, Place
+
+STUB = str(Path(__file__).with_name("stub_server.py"))
+
+pytestmark = [pytest.mark.e2e]
+
+
+def inference_service(
+    version: str, *, name: str = "m", percent: int | None = None, transformer: bool = True, **env: str
+) -> dict[str, Any]:
+    def container(**more: str) -> dict[str, Any]:
+        pairs = [{"name": key, "value": value} for key, value in more.items()]
+        return {"name": "kserve-container", "image": "i", "command": ["python", STUB], "env": pairs}
+
+    predictor: dict[str, Any] = {"containers": [container(MODEL_VERSION=version, **env)]}
+    if percent is not None:
+        predictor["canaryTrafficPercent"] = percent
+    metadata = {"name": name, "annotations": {"millrace.io/model-version": version}}
+    spec = {"predictor": predictor} | ({"transformer": {"containers": [container()]}} if transformer else {})
+    return {"kind": "InferenceService", "metadata": metadata, "spec": spec}
+
+
+def program(name: str) -> dict[str, Any]:
+    container = {"name": name, "image": "i", "command": ["python", STUB], "args": ["--http_port=8080"]}
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+
+
+@dataclass
+class Runtime:
+    place: Place
+    gateway_port: int = 19080
+    env: dict[str, str] = field(default_factory=dict)
+
+    def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {
+            "MILLRACE_HOME": str(self.place.home),
+            "MILLRACE_GATEWAY_PORT": str(self.gateway_port),
+            "MILLRACE_MODEL_NAME": "m",
+            "MILLRACE_COMPANIONS": "",
+            "PYTHONPATH": str(Path(STUB).parents[3]),
+        }
+        command = [sys.executable, "-m", "serving.local", *arguments]
+        return subprocess.run(command, env=env | self.env, capture_output=True, text=True, timeout=120, check=False)
+
+    def up(self) -> None:
+        done = self.local("up")
+        assert done.returncode == 0, done.stderr
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Aside, then renamed, as promotion does."""
+        path = self.place.folder / f"{document['metadata']['name']}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_text(yaml.safe_dump(document))
+        path.with_suffix(".new").replace(path)
+
+    @property
+    def state(self) -> LocalState:
+        state = self.place.read()
+        assert state is not None
+        return state
+
+    def revisions(self, name: str = "m") -> list[tuple[str, int]]:
+        service = self.state.find(name)
+        return [(item.model_version, item.percent) for item in service.revisions] if service else []
+
+    def ask(self, name: str = "m", **headers: str) -> tuple[int, dict[str, Any]]:
+        return call(self.state.gateway_port, "POST", f"/v1/models/{name}:predict", **headers)
+
+
+def call(port: int, method: str, path: str, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, b"{}", {key.replace("_", "-"): value for key, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def wait(what: str, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[Runtime]:
+    runtime = Runtime(Place(tmp_path / "home"))
+    yield runtime
+    runtime.local("down")
+    assert not runtime.place.alive()
+
+
+class Asking:
+    """Asks without pause while the body runs; what did not come back with 200 is in `failures`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.versions: Counter[str] = Counter()
+        self.failures: list[Any] = []
+        self._runtime = runtime
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                status, answer = self._runtime.ask()
+                if status == 200:
+                    self.versions[answer["version"]] += 1
+                else:
+                    self.failures.append(answer)
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(error)
+
+    def __enter__(self) -> Asking:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_canary_is_split_moved_rolled_out_and_another_one_rolled_back_without_a_failed_request(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    with Asking(runtime) as users:
+        runtime.write(inference_service("2", percent=50))
+        wait("the split", lambda: runtime.revisions() == [("1", 50), ("2", 50)])
+        wait("answers of both", lambda: users.versions["2"] > 20)
+        runtime.write(inference_service("2", percent=0))
+        wait("no traffic", lambda: runtime.revisions() == [("1", 100), ("2", 0)])
+        runtime.write(inference_service("2"))
+        wait("rolled out", lambda: runtime.revisions() == [("2", 100)])
+        runtime.write(inference_service("3", percent=10))
+        wait("the next canary", lambda: runtime.revisions() == [("2", 90), ("3", 10)])
+        runtime.write(inference_service("2", percent=0))
+        wait("rolled back", lambda: runtime.revisions() == [("2", 100)])
+
+    names = [item.name for item in runtime.state.services[0].revisions]
+    status = runtime.local("status").stdout
+    _, text = users.failures, metrics(runtime)
+    assert users.failures == []
+    assert names == ["m-predictor-00002"]
+    assert "m-predictor-00002" in status
+    assert "100 %" in status
+    for revision in ("m-predictor-00001", "m-predictor-00002"):
+        assert (
+            f'revision_request_count{{service_name="m",revision_name="{revision}",response_code_class="2xx"}}' in text
+        )
+
+
+def metrics(runtime: Runtime) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", runtime.state.gateway_port, timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def test_a_runtime_that_starts_in_the_middle_of_a_canary_runs_both_revisions(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    runtime.write(inference_service("2", percent=30))
+    wait("the split", lambda: runtime.revisions() == [("1", 70), ("2", 30)])
+    runtime.local("down")
+
+    runtime.up()
+
+    wait("the split again", lambda: runtime.revisions() == [("1", 70), ("2", 30)])
+
+
+def test_a_changed_transformer_follows_the_old_one_and_requests_wait(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    pid = runtime.state.processes[1].pid
+    changed = inference_service("1")
+    changed["spec"]["transformer"]["containers"][0]["env"] = [{"name": "X", "value": "1"}]
+
+    with Asking(runtime) as users:
+        runtime.write(changed)
+        wait("another process", lambda: runtime.state.processes[1].pid not in (0, pid))
+        runtime.up()
+
+    assert users.failures == []
+    assert runtime.state.processes[1].restarts == 0
+
+
+def test_a_revision_that_cannot_start_is_reported_and_the_old_one_goes_on(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    runtime.write(inference_service("2", BROKEN="1"))
+
+    done = runtime.local("up")
+
+    assert done.returncode == 1
+    assert "broken on purpose" in done.stderr
+    assert runtime.ask()[1]["version"] == "1"
+
+
+def test_a_manifest_that_is_wrong_changes_nothing_until_it_is_right(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    wrong = inference_service("2")
+    wrong["spec"]["explainer"] = {}
+
+    runtime.write(wrong)
+    wait("the refusal", lambda: "explainer" in runtime.state.services[0].error)
+    status = runtime.local("status").stdout
+    answered = runtime.ask()[1]["version"]
+    runtime.write(inference_service("2"))
+    wait("the next", lambda: runtime.revisions() == [("2", 100)])
+
+    assert "spec.explainer is not supported" in status.replace("\n", " ") or "explainer" in status
+    assert answered == "1"
+    assert runtime.state.services[0].error == ""
+
+
+def test_what_lies_beside_the_manifest_runs_too_and_is_found_by_its_cluster_name(runtime):
+    main = inference_service("1")
+    address = {"name": "MILLRACE_EVENT_SINKS", "value": "http://sink.millrace.svc.cluster.local:8080/,http://none:1/"}
+    main["spec"]["transformer"]["containers"][0]["env"] = [address]
+    main["spec"]["transformer"]["logger"] = {"url": "http://sink.millrace.svc.cluster.local", "mode": "all"}
+    runtime.write(main)
+    runtime.write(program("sink"))
+    runtime.write(inference_service("7", name="shadow", transformer=False))
+    runtime.up()
+
+    _, answer = runtime.ask(ce_id="event-1")
+    _, shadow = runtime.ask("shadow")
+
+    port = runtime.state.find("sink").port
+    assert answer["sinks"] == f"http://127.0.0.1:{port}/"
+    assert shadow["version"] == "7"
+    wait("two events", lambda: len(call(port, "GET", "/received")[1]) >= 2)
+    events = {item["type"]: item for item in call(port, "GET", "/received")[1]}
+    assert set(events) == {f"org.kubeflow.serving.inference.{kind}" for kind in ("request", "response")}
+    assert {item["id"] for item in events.values()} == {"event-1"}
+    assert json.loads(events["org.kubeflow.serving.inference.response"]["body"])["version"] == "1"
+    (runtime.place.folder / "shadow.yaml").unlink()
+    wait("the shadow's end", lambda: runtime.state.find("shadow") is None)
+
+
+def test_two_runtimes_live_on_one_machine(runtime, tmp_path):
+    other = Runtime(Place(tmp_path / "other"), runtime.gateway_port)
+    runtime.write(inference_service("1"))
+    other.write(inference_service("2"))
+    try:
+        runtime.up()
+        other.up()
+
+        assert runtime.state.gateway_port != other.state.gateway_port
+        assert (runtime.ask()[1]["version"], other.ask()[1]["version"]) == ("1", "2")
+        runtime.local("down")
+        assert other.ask()[1]["version"] == "2"
+    finally:
+        other.local("down")
+
+
+def test_a_server_whose_port_was_taken_meanwhile_comes_back_on_another(runtime):
+    runtime.write(inference_service("1"))
+    runtime.up()
+    process = runtime.state.processes[0]
+    os.kill(process.pid, 9)
+    with socket.socket() as taker:
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                taker.bind(("127.0.0.1", process.http_port))
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+        taker.listen()
+        wait("readiness", lambda: runtime.state.state == "ready" and runtime.state.processes[0].pid != process.pid)
+
+        assert runtime.state.processes[0].http_port != process.http_port
+        assert runtime.ask()[1]["version"] == "1"
+
+
+def test_a_companion_whose_environment_is_absent_is_skipped_with_the_reason(runtime):
+    runtime.env = {"MILLRACE_COMPANIONS": "drift-detector"}
+    if (Path(STUB).parents[3] / ".venv-drift").exists():
+        pytest.skip("the drift detector's environment is here")
+    runtime.write(inference_service("1"))
+
+    runtime.up()
+
+    skipped = runtime.state.find("drift-detector")
+    assert (skipped.state, ".venv-drift is absent" in skipped.error) == ("skipped", True)
