@@ -1,0 +1,347 @@
+"""Day after day: traffic, labels, monitoring, alarms, retrainings, canaries; and when each was noticed.
+
+The simulated clock stands still while a retraining runs; everything else happens on it. What happened is a list of
+`Moment`s; the figures are made from it at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from components.build_features.core import build_features
+from components.ingest.core import IngestConfig, ingest
+from components.materialize.core import materialize
+from components.monitor.announce import TYPE, event_of
+from components.monitor.config import MonitorConfig
+from components.monitor.core import monitor
+from millrace import canary
+from millrace.atomic import replacing_file, write_text
+from millrace.errors import Unavailable
+from millrace.fraud.schema import LABEL_DELAY_DAYS
+from millrace.outcomes import answers
+from millrace.prediction_log import engine
+from millrace.prediction_table import read_predictions
+from millrace.progress import log
+from millrace.settings import Settings
+from millrace.volume import Silence, profile, silences
+from pipelines.drill.live import DETECTOR, LOG, TRIGGER, Live
+from pipelines.drill.world import Script, seconds_of
+
+STEP_MIN: Final = 2
+"""Simulated minutes between two looks at the feed's volume during the outage; on other days `LOOK_MIN`."""
+LOOK_MIN: Final = 10
+RETRAINING_PATIENCE_S: Final = 1800.0
+VOLUME_DAYS: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened."""
+
+    day: float
+    """Of the drill, with its fraction."""
+    what: str
+    """alarm, silence, retraining, canary, promoted, rolled_back, chaos, day."""
+    detail: str
+    wall: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Story:
+    """The drill at work; resumable by nobody: it is one run."""
+
+    script: Script
+    live: Live
+    settings: Settings
+    raw: Path
+    config: MonitorConfig
+    chaos: dict[int, tuple[str, ...]]
+    moments: list[Moment] = field(default_factory=list)
+    delivered: dict[int, pa.Table] = field(default_factory=dict)
+    known_alarms: set[str] = field(default_factory=set)
+    canary_phase: str = ""
+    jobs: int = 0
+    precision: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, day: int, rows: pa.Table) -> None:
+        """One simulated day."""
+        began = time.perf_counter()
+        self._refresh(day)
+        if day - LABEL_DELAY_DAYS in self.delivered:
+            self.live.label(self.delivered[day - LABEL_DELAY_DAYS])
+        if day in self.chaos:
+            self._send(rows.slice(0, len(rows) // 2))
+            killed = self.live.kill(self.chaos[day])
+            self._note(day + 0.5, "chaos", f"kill -9: {', '.join(killed) or 'nothing'}")
+            self._send(rows.slice(len(rows) // 2))
+        elif day == self.script.outage_day:
+            self._outage(day, rows)
+        else:
+            self._send(rows)
+        self.delivered[day] = rows
+        self._deliver(day, rows)
+        self.live.wait_logged()
+        if day != self.script.outage_day:
+            self._look_back(day)
+        self._monitor(day)
+        self._hear_detector(day)
+        self._wait_for_trigger(day)
+        self._see_canary(day)
+        took = round(time.perf_counter() - began, 1)
+        log("drill day", day=day, rows=len(rows), sent=self.live.sent, seconds=took)
+
+    def _refresh(self, day: int) -> None:
+        """What a nightly job does: yesterday's events into the lake, states as of midnight into the online store."""
+        here = self.settings
+        options = IngestConfig(
+            pseudonym_key=here.pseudonym_secret(), memory_limit_gb=here.memory_limit_gb, threads=here.threads
+        )
+        snapshot = ingest(str(self.raw), here.lake, options)
+        limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
+        features = build_features(snapshot, here.lake, history_length=here.history_length, **limits)
+        materialize(features, here.lake, here.home, self.script.instant(day), **limits)
+
+    def _deliver(self, day: int, rows: pa.Table) -> None:
+        """The day's file, as the next ingest finds it."""
+        with replacing_file(self.raw / f"{self.script.date(day)}.parquet") as aside:
+            pq.write_table(rows.replace_schema_metadata(), aside)
+
+    def _send(self, rows: pa.Table) -> None:
+        self.live.send(rows)
+        self._see_canary_between()
+
+    def _see_canary_between(self) -> None:
+        document = yaml.safe_load((self.settings.home / "serving" / f"{self.settings.model_name}.yaml").read_text())
+        rollout = canary.read(document)
+        state = f"{rollout.canary_version} {rollout.phase} {rollout.percent}" if rollout else ""
+        if rollout is None or state == self.canary_phase:
+            return
+        self.canary_phase = state
+        kind = "canary" if rollout.progressing else rollout.phase
+        day = self.moments[-1].day if self.moments else 0.0
+        facts = {"version": rollout.canary, "percent": int(rollout.percent)}
+        detail = f"version {rollout.canary} at {rollout.percent} %: {rollout.reason}"
+        self._note(max(day, float(len(self.delivered))), kind, detail, **facts)
+
+    def _see_canary(self, day: int) -> None:
+        self._note(day + 1, "day", "")
+        self._see_canary_between()
+
+    # The feed
+
+    def _outage(self, day: int, rows: pa.Table) -> None:
+        """Send the day in small steps around the outage, and look at the volume after each."""
+        script, at = self.script, seconds_of(rows)
+        begin = script.instant(day, script.outage_hour)
+        self._send(rows.filter(pa.array(at < begin.timestamp())))
+        self.live.wait_logged()
+        usual = self._usual(day)
+        minute, seen = 0, False
+        while minute < script.outage_hours * 60 and not seen:
+            minute += STEP_MIN
+            found = self._silent(usual, begin + timedelta(minutes=minute))
+            if found:
+                seen = True
+                self._note(
+                    script.day_of(begin + timedelta(minutes=minute)),
+                    "silence",
+                    _words(found[0]),
+                    minutes=minute,
+                    planted=True,
+                )
+        self._send(rows.filter(pa.array(at >= begin.timestamp())))
+
+    def _look_back(self, day: int) -> None:
+        """The looks of a day whose feed was whole, every ten minutes of it, from the log."""
+        if day < 3:
+            return
+        usual = self._usual(day)
+        us, terminals = self._events(day, day + 1)
+        names = np.array(terminals, dtype=object)
+        for minute in range(60, 1440, LOOK_MIN):
+            now = self.script.instant(day) + timedelta(minutes=minute)
+            end = now.timestamp() * 1e6
+            low, high = np.searchsorted(us, [end - 3.6e9, end])
+            found = silences(usual, us[low:high], list(names[low:high]), now)
+            if found:
+                self._note(self.script.day_of(now), "silence", _words(found[0]), planted=False)
+                return
+
+    def _usual(self, day: int) -> Any:
+        first = max(day - VOLUME_DAYS, 0)
+        first = first + 1 if first <= self.script.outage_day < day and first == self.script.outage_day else first
+        return profile(*self._events(first, day), day - first)
+
+    def _silent(self, usual: Any, now: datetime) -> list[Silence]:
+        us, terminals = self._between(now - timedelta(hours=1), now)
+        return silences(usual, us, terminals, now)
+
+    def _events(self, first: int, end: int) -> tuple[np.ndarray, list[str]]:
+        return self._between(self.script.instant(first), self.script.instant(end))
+
+    def _between(self, since: datetime, until: datetime) -> tuple[np.ndarray, list[str]]:
+        """Times and terminals of the answers in the log, in order."""
+        database = engine(self.settings)
+        try:
+            columns = ["event_id", "scored_at", "transaction_id", "event_timestamp", "terminal_id", "score", "arm"]
+            rows = answers(read_predictions(database, since, until, columns=columns, by="event_timestamp"))
+        finally:
+            database.dispose()
+        return rows["event_timestamp"].cast(pa.int64()).to_numpy(), rows["terminal_id"].to_pylist()
+
+    # The model
+
+    def _monitor(self, day: int) -> None:
+        """The nightly monitoring, and its alarm to the trigger."""
+        as_of = self.script.instant(day + 1)
+        report = monitor(self.settings, as_of, self.config, page=False)
+        self._remember_precision(day, report.path("report.json"))
+        if report.facts["passed"]:
+            return
+        answer = ""
+        if report.facts["retrain"]:
+            answer = self._tell(event_of(report))
+        kind = "alarm" if report.facts["retrain"] else "warning"
+        detail = f"outcomes: {', '.join(report.facts['failed'])}"
+        self._note(day + 1, kind, detail, source="outcome", reason=report.facts["reason"], answer=answer)
+
+    def _tell(self, event: dict[str, Any]) -> str:
+        assert event["type"] == TYPE
+        body = [event]
+        request = json.dumps(body).encode()
+        said = self.live.post_events(TRIGGER, request)
+        return str(said["requests"][0]["answer"])
+
+    def _remember_precision(self, day: int, path: Path) -> None:
+        document = json.loads(path.read_text())
+        known = {(item["first_day"], item["model_version"]) for item in self.precision}
+        for item in document["days"]:
+            if item["complete"] and (item["first_day"], item["model_version"]) not in known and item["frauds"]:
+                figure = item["figures"]["average_precision"]
+                self.precision.append({k: item[k] for k in ("first_day", "model_version")} | figure)
+        log("drill outcome", day=day, passed=document["passed"])
+
+    def _hear_detector(self, day: int) -> None:
+        """Alarms of the drift detector that are new, at their event time."""
+        deadline = time.monotonic() + RETRAINING_PATIENCE_S
+        while self.live.get(DETECTOR, "/v1/drift")["waiting"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for alarm in self.live.get(DETECTOR, "/v1/alarms"):
+            if alarm["id"] in self.known_alarms:
+                continue
+            self.known_alarms.add(alarm["id"])
+            at = datetime.fromisoformat(alarm["last_event"])
+            detail = f"drift: {alarm['reason']}"
+            facts = {"source": "drift", "features": list(alarm["features"]), "kind": alarm["kind"]}
+            self._note(self.script.day_of(at), "alarm", detail, **facts, last_event=alarm["last_event"], heard=day + 1)
+
+    def _wait_for_trigger(self, day: int) -> None:
+        """The clock stands still until no retraining waits or runs; what came of it is noted."""
+        deadline = time.monotonic() + RETRAINING_PATIENCE_S
+        while (status := self.live.get(TRIGGER, "/v1/status"))["waiting"] or status["running"]:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the retraining did not end in {RETRAINING_PATIENCE_S:g} s: {status['running']}")
+            time.sleep(0.3)
+        for job in status["history"][self.jobs :]:
+            began, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "ended_at"))
+            facts = {"outcome": job["outcome"], "asked_by": job["asked_by"], "seconds": (ended - began).total_seconds()}
+            self._note(day + 1, "retraining", f"{job['outcome']}: {job['detail'][:300]}", **facts, reason=job["reason"])
+        self.jobs = len(status["history"])
+
+    def _note(self, day: float, what: str, detail: str, **facts: Any) -> None:
+        if what != "day":
+            log("drill", day=round(day, 2), what=what, detail=detail[:160])
+        self.moments.append(Moment(day, what, detail, time.time(), facts))
+
+
+def _words(found: Silence) -> str:
+    return f"{found.terminals}: {found.events} of {found.expected:.0f} in {found.minutes} minutes"
+
+
+def figures(story: Story) -> dict[str, Any]:
+    """The flat document of the drill; a thing that was not noticed is null."""
+    script, moments = story.script, story.moments
+    raised = [m for m in moments if m.what in ("alarm", "silence") and not m.facts.get("planted")]
+    false = [m for m in raised if m.day <= script.shift_day]
+    amount = [m for m in raised if m.facts.get("source") == "drift" and m.day > script.shift_day and _of_amounts(m)]
+    outcome = [m for m in raised if m.facts.get("source") == "outcome" and m.day > script.pattern_day]
+    silence = [m for m in moments if m.what == "silence" and m.facts.get("planted")]
+    after_labels = script.day_of(script.first_labels)
+    concept = [m for m in outcome if m.day > after_labels]
+    rows, distinct = story.live.logged()
+    return {
+        "days": script.days,
+        "transactions": story.live.sent,
+        "false_alarms": len(false),
+        "false_alarms_per_30_days": len(false) / script.shift_day * 30,
+        "covariate_shift_noticed_after_requests": _rows_since_shift(story, amount[0]) if amount else None,
+        "new_pattern_noticed_after_days_of_labels": round(concept[0].day - after_labels, 2) if concept else None,
+        "feed_outage_noticed_after_minutes": silence[0].facts["minutes"] if silence else None,
+        **_takeover(moments),
+        "retrainings": sum(m.what == "retraining" for m in moments),
+        "retrainings_declined": sum(m.facts.get("outcome") == "declined" for m in moments),
+        "log_rows": rows,
+        "log_transactions": distinct,
+        "counted_twice": rows - distinct,
+        "lost": story.live.sent - distinct,
+    }
+
+
+def _of_amounts(moment: Moment) -> bool:
+    return any("amount" in name for name in moment.facts["features"]) or moment.facts["kind"] == "joint"
+
+
+def _rows_since_shift(story: Story, moment: Moment) -> int:
+    """Transactions sent from the shift to the last one in the window that raised the alarm."""
+    until = datetime.fromisoformat(moment.facts["last_event"]).timestamp()
+    first = story.script.instant(story.script.shift_day).timestamp()
+    count = 0
+    for rows in story.delivered.values():
+        at = seconds_of(rows)
+        count += int(((at >= first) & (at <= until)).sum())
+    return count
+
+
+def _takeover(moments: list[Moment]) -> dict[str, Any]:
+    """From the alarm that led to a canary to that canary, and when new models took over."""
+    start = next((m for m in moments if m.what == "canary"), None)
+    alarm_to_canary = None
+    if start is not None:
+        before = [m for m in moments if m.what == "alarm" and m.wall < start.wall]
+        job = [m for m in moments if m.what == "retraining" and m.facts["outcome"] == "promoted"]
+        last = before[-1] if before else None
+        alarm_to_canary = round(start.wall - last.wall, 1) if last and job else None
+    promoted = [m for m in moments if m.what == "promoted"]
+    return {
+        "alarm_to_canary_s": alarm_to_canary,
+        "first_canary_day": start.day if start else None,
+        "first_promoted_day": promoted[0].day if promoted else None,
+        "canaries_promoted": len(promoted),
+        "canaries_rolled_back": sum(m.what == "rolled_back" for m in moments),
+    }
+
+
+def write(story: Story, seconds: float, page: Callable[..., None]) -> dict[str, Any]:
+    """`<home>/bench/drill.json`, the moments beside it, and the page; returns the figures."""
+    document = figures(story) | {"seconds": round(seconds, 1)}
+    folder = story.settings.home / "bench"
+    write_text(folder / "drill.json", json.dumps(document, indent=2) + "\n")
+    told = [asdict(m) for m in story.moments if m.what != "day"]
+    write_text(folder / "drill_moments.json", json.dumps(told, indent=2, default=str) + "\n")
+    page(story.settings.home / "report" / "drill.html", story, document)
+    return document
+
+
+__all__ = ["LOG", "Moment", "Story", "figures", "write"]

@@ -1,0 +1,116 @@
+"""What the drill plants, and what it makes of what it saw; the servers themselves are the drill's own business."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from millrace.errors import InvalidInput, NotFound
+from pipelines.drill.__main__ import kills, shortened
+from pipelines.drill.live import require
+from pipelines.drill.story import Moment, figures
+from pipelines.drill.world import WARM_DAYS, Script, seconds_of, tables
+
+SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
+
+
+@pytest.fixture(scope="module")
+def days() -> dict[int, pa.Table]:
+    return dict(tables(SMALL))
+
+
+def test_days_before_the_first_served_one_are_negative_and_healthy(days: dict[int, pa.Table]) -> None:
+    assert min(days) == -WARM_DAYS
+    assert max(days) == SMALL.days - 1
+    assert pc.min(days[0]["event_timestamp"]).as_py() >= SMALL.instant(0)
+    assert all(not pc.any(pc.equal(days[day]["fraud_scenario"], 4)).as_py() for day in range(-WARM_DAYS, 11))
+
+
+def test_amounts_are_a_tenth_larger_from_the_shift_on(days: dict[int, pa.Table]) -> None:
+    plain = dict(
+        tables(Script(customers=60, terminals=90, days=14, shift_day=8, shift_pct=0, outage_day=10, pattern_day=11))
+    )
+
+    ratio = pc.sum(days[9]["amount"]).as_py() / pc.sum(plain[9]["amount"]).as_py()
+
+    assert days[7].equals(plain[7])
+    assert float(ratio) == pytest.approx(1.1, abs=1e-3)
+    assert days[9]["is_fraud"].equals(plain[9]["is_fraud"])
+
+
+def test_nothing_is_delivered_during_the_outage(days: dict[int, pa.Table]) -> None:
+    at = seconds_of(days[SMALL.outage_day])
+    begin = SMALL.instant(SMALL.outage_day, SMALL.outage_hour).timestamp()
+
+    silent = (at >= begin) & (at < begin + SMALL.outage_hours * 3600)
+
+    assert len(at) > 20
+    assert not silent.any()
+
+
+def test_the_new_pattern_begins_on_its_day(days: dict[int, pa.Table]) -> None:
+    assert pc.sum(pc.equal(days[11]["fraud_scenario"], 4)).as_py() == 30
+
+
+def test_troubles_out_of_order_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="in this order"):
+        Script(shift_day=20, outage_day=18)
+
+
+def test_a_short_drill_keeps_the_order_of_troubles() -> None:
+    short = shortened(Script(days=30))
+
+    assert 8 <= short.shift_day < short.outage_day < short.pattern_day < 30
+    assert len(set(kills(short))) >= 4
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="the prediction log"):
+        require(tmp_path)
+
+
+def story_of(*moments: Moment) -> SimpleNamespace:
+    rows = {day: table for day, table in tables(SMALL) if day >= 0}
+    sent = sum(len(table) for table in rows.values())
+    live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent))
+    return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live)
+
+
+def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
+    noticed = SMALL.instant(8) + timedelta(hours=14)
+    story = story_of(
+        Moment(3.0, "alarm", "", 10.0, {"source": "outcome"}),
+        Moment(8.6, "alarm", "", 20.0,
+               {"source": "drift", "features": ["amount"], "kind": "features", "last_event": noticed.isoformat()}),
+        Moment(10.46, "silence", "", 30.0, {"minutes": 6, "planted": True}),
+        Moment(19.0, "alarm", "", 40.0, {"source": "outcome"}),
+        Moment(19.0, "retraining", "", 130.0, {"outcome": "promoted"}),
+        Moment(19.0, "canary", "", 131.0, {"version": 2}),
+        Moment(21.0, "promoted", "", 160.0, {"version": 2}),
+    )  # fmt: skip
+
+    document = figures(story)
+
+    shifted = seconds_of(days[8])
+    assert document["false_alarms_per_30_days"] == pytest.approx(30 / 8)
+    assert document["covariate_shift_noticed_after_requests"] == int(np.sum(shifted <= noticed.timestamp()))
+    assert document["feed_outage_noticed_after_minutes"] == 6
+    assert document["new_pattern_noticed_after_days_of_labels"] == 1.0
+    assert document["alarm_to_canary_s"] == 91.0
+    assert document["first_promoted_day"] == 21.0
+    assert document["counted_twice"] == 0
+
+
+def test_what_was_not_noticed_is_null() -> None:
+    document = figures(story_of())
+
+    assert document["covariate_shift_noticed_after_requests"] is None
+    assert document["new_pattern_noticed_after_days_of_labels"] is None
+    assert document["feed_outage_noticed_after_minutes"] is None
+    assert document["alarm_to_canary_s"] is None
