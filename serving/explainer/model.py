@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
+from kserve.errors import InvalidInput as KServeInvalidInput
+from kserve.errors import ServerNotReady
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, Unavailable
-from millrace.fraud.online import Response, customer_states, terminal_states
+from millrace.fraud.online import CustomerState, Response, customer_states, terminal_states
 from millrace.fraud.requests import Transactions, from_rows
 from millrace.model_artifact import ModelArtifact
 from millrace.settings import Settings
@@ -24,9 +26,9 @@ from serving.explainer.core import (
     history_of,
     value_function,
 )
-from serving.lean import Handler, Headers, Reply
+from serving.lean import Headers, Reply
 from serving.protocol import V2Answer, V2Request, decode_json, decode_v1, encode_json
-from serving.server import HotModel
+from serving.server import HotModel, HotServer
 from serving.transformer.identity import pseudonyms
 from serving.transformer.store import Store
 
@@ -50,16 +52,21 @@ class Explainer(HotModel):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self.ready = True
 
-    def routes(self) -> Mapping[str, Handler]:
-        return {f"/v1/models/{self.name}:explain": self._lean}
-
-    async def _lean(self, body: bytes, headers: Headers) -> Reply:
+    async def answer(self, body: bytes, headers: Headers) -> Reply:
+        """The lean route of `:explain`."""
         return Reply(encode_json(await self._explanations(decode_json(body), headers)))
 
     async def explain(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
         """The SDK's door, for CloudEvents."""
+        if not isinstance(payload, Mapping):
+            raise KServeInvalidInput(f"the event's data is {type(payload).__name__}; wanted a JSON object")
         lower = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
-        return await self._explanations(payload, lower)
+        try:
+            return await self._explanations(payload, lower)
+        except InvalidInput as error:
+            raise KServeInvalidInput(str(error)) from error
+        except Unavailable as error:
+            raise ServerNotReady(str(error)) from error
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
         raise InvalidInput(f"this is the explainer of {self.name}; ask for :explain here, and the service for :predict")
@@ -81,7 +88,8 @@ class Explainer(HotModel):
             response = self._store.read(names, requests.terminal_id)
         except Exception as error:  # whatever ails the store: without the states there is nothing to explain
             raise Unavailable(f"the online store gave no states: {error!r}") from error
-        return [self._explain_row(transaction) for transaction in _transactions(requests, response)]
+        seen = self._artifact.spec.history_length
+        return [self._explain_row(transaction) for transaction in _transactions(requests, response, seen)]
 
     def _explain_row(self, transaction: Transaction) -> dict[str, Any]:
         spec = self._artifact.spec
@@ -99,16 +107,26 @@ class Explainer(HotModel):
         }
 
 
+class ExplainerServer(HotServer):
+    """`HotServer` of an `Explainer`."""
+
+    _model: Explainer
+
+    def _routes(self) -> dict[str, Any]:
+        return super()._routes() | {f"/v1/models/{self._model.name}:explain": self._model.answer}
+
+
 def shapley(value: Any) -> tuple[NDArray[np.float64], float]:
     """Exact Shapley values of the four inputs, and what the empty coalition is worth: 16 coalitions."""
     import shap
 
     nothing, everything = np.zeros((1, len(INPUTS))), np.ones((1, len(INPUTS)))
-    found = shap.explainers.Exact(value, nothing)(everything)
+    found = shap.explainers.Exact(value, nothing)(everything, silent=True)
     return found.values[0], float(np.ravel(found.base_values)[0])
 
 
-def _transactions(requests: Transactions, response: Response) -> list[Transaction]:
+def _transactions(requests: Transactions, response: Response, history_length: int) -> list[Transaction]:
+    """States as the model sees them: what came strictly before, the newest N of it."""
     rows = zip(
         requests.transaction_id.tolist(),
         requests.event_us.tolist(),
@@ -119,6 +137,10 @@ def _transactions(requests: Transactions, response: Response) -> list[Transactio
         strict=True,
     )
     return [
-        Transaction(id_, event_us, cents, terminal_id, state.before(id_, event_us), terminal)
+        Transaction(id_, event_us, cents, terminal_id, _newest(state.before(id_, event_us), history_length), terminal)
         for id_, event_us, cents, terminal_id, state, terminal in rows
     ]
+
+
+def _newest(state: CustomerState, count: int) -> CustomerState:
+    return CustomerState(*(values[-count:] for values in state.arrays()))

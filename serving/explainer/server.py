@@ -21,8 +21,8 @@ def main() -> None:
     """Load model, reference window, feature store and shap, then serve until SIGTERM."""
     skip_unused_imports()
     from serving.explainer.core import Background
-    from serving.explainer.model import Explainer, shapley
-    from serving.server import HotServer, parser, quiet
+    from serving.explainer.model import Explainer, ExplainerServer, shapley
+    from serving.server import parser, quiet
     from serving.transformer.store import FeastStore
 
     arguments = parser("Explain the scores of a model.")
@@ -38,7 +38,7 @@ def main() -> None:
     store = FeastStore(repository(configured.home))
     name = version if version not in ("", "unset") else artifact.id
     log("explainer_ready", model=options.model_name, version=name, port=options.http_port)
-    HotServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()
+    ExplainerServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()
 
 
 if __name__ == "__main__":

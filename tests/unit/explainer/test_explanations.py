@@ -115,15 +115,16 @@ def test_the_history_is_shown_as_it_was():
 
 
 class Store:
-    """Knows the customer `c` with three transactions, and no terminal."""
+    """Knows the customer `c` with `count` transactions, and no terminal."""
 
     def __init__(self) -> None:
         self.fails: Exception | None = None
+        self.count = 3
 
     def read(self, customers, terminals):
         if self.fails:
             raise self.fails
-        known = [state(3) if name == pseudonym("c", b"key") else None for name in customers]
+        known = [state(self.count) if name == pseudonym("c", b"key") else None for name in customers]
         columns = {name: [None] * len(terminals) for name in TERMINAL_STATE_FIELDS}
         for place, name in enumerate(CUSTOMER_STATE_FIELDS):
             columns[name] = [found and found.arrays()[place].tolist() for found in known]
@@ -135,7 +136,7 @@ def service(artifacts, background, tmp_path) -> SimpleNamespace:
     store = Store()
     options = Settings(home=tmp_path, history_length=N, pseudonym_key="key")
     model = Explainer("fraud-detector", artifacts[True], "7", background, store, options)
-    app = LeanRoutes(model.routes(), behind=None)
+    app = LeanRoutes({PATH: model.answer}, behind=None)
 
     def post(document):
         sent = []
@@ -171,6 +172,14 @@ def test_a_transaction_is_explained_in_the_fields_words(service):
     assert [item["transaction_id"] for item in first["history"]] == [1, 2, 3]
     assert [item["transaction_id"] for item in known["history"]] == [1]  # scored before, shown as it was then
     assert next(item["value"] for item in first["attributions"] if item["input"] == "amount") == 250.0
+
+
+def test_a_history_longer_than_the_model_sees_is_cut(service):
+    service.store.count = 9
+
+    _, answer = service.post({"instances": [row()]})
+
+    assert [item["transaction_id"] for item in answer["explanations"][0]["history"]] == [6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(
