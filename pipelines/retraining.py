@@ -25,6 +25,7 @@ from pipelines.local import LocalRun, PipelineFailed, run_local
 from pipelines.run import overrides
 from pipelines.training import Outputs, compose
 
+FIRST_STEP_PERCENT: Final = 10
 STATUS: Final = {PROMOTED: 0, DECLINED: 4, FAILED: 1}
 """Outcome → exit status."""
 
@@ -90,7 +91,8 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
         source = arguments.pop("source", "") or source_of(here, champion)
         given = {"source": source, "source_version": source_version(source), "champion": champion.artifact_id}
         log("retraining", id=identity, reason=reason, champion=champion.version)
-        os.environ["MILLRACE_CANARY_ON_PROMOTION"] = "true"  # of the steps, which are processes of their own
+        # Of the steps, which are processes of their own; on a cluster the controller begins every new canary itself.
+        os.environ["MILLRACE_CANARY_PERCENT"] = str(here.canary_percent or FIRST_STEP_PERCENT)
         outcome, detail, version = _run({**given, "reason": reason, **arguments}, here)
         result = Outcome(
             id=identity,
