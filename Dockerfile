@@ -133,6 +133,19 @@ EXPOSE 8080
 CMD ["python", "-m", "serving.transformer.server", "--model_name=fraud-detector"]
 
 
+FROM installer AS explainer-environment
+COPY requirements/images/explainer.txt /requirements/explainer.txt
+RUN install-lock explainer
+
+FROM runtime AS explainer
+LABEL org.opencontainers.image.title="millrace-explainer" org.opencontainers.image.description="What each input added to a score"
+ENV NUMBA_CACHE_DIR=/tmp/numba
+COPY --from=explainer-environment /opt/venv /opt/venv
+COPY --from=serving-code /app /app
+EXPOSE 8080
+CMD ["python", "-m", "serving.explainer.server", "--model_name=fraud-detector"]
+
+
 # alibi-detect's pins cannot join the others: an environment of its own.
 FROM installer AS drift-detector-environment
 COPY requirements/drift-detector.txt /requirements/drift-detector.txt
@@ -205,3 +218,20 @@ LABEL org.opencontainers.image.title="millrace-mlflow" org.opencontainers.image.
 COPY --from=mlflow-environment /opt/venv /opt/venv
 EXPOSE 5000
 CMD ["python", "-m", "mlflow", "server", "--help"]
+
+
+# Features on Spark: the driver of a step in client mode, and its executors. Java comes from Debian.
+FROM installer AS spark-driver-environment
+COPY requirements/images/spark-driver.txt /requirements/spark-driver.txt
+RUN install-lock spark-driver
+
+FROM runtime AS spark-driver
+LABEL org.opencontainers.image.title="millrace-spark-driver" org.opencontainers.image.description="build_features on Spark"
+USER 0
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends default-jre-headless procps tini \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+USER 10001:10001
+ENV JAVA_HOME=/usr/lib/jvm/default-java PYSPARK_PYTHON=/opt/venv/bin/python MILLRACE_FEATURE_ENGINE=spark
+COPY --from=spark-driver-environment /opt/venv /opt/venv
+COPY --from=pipeline-code /app /app
+CMD ["python", "-m", "millrace.cli", "--help"]

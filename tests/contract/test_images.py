@@ -19,9 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = {"millrace", "components", "pipelines", "serving", "feature_repo"}
-BY_CHOICE = {
-    "transformer": {"onnxruntime"},  # of the base group; the model in process
-}
+BY_CHOICE = {"pipeline": {"pyspark"}}
+"""Engines that a setting chooses, and that an image of their own has."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,8 @@ def missing(target: Target) -> dict[str, str]:
     providers = packages_distributions()
     lacking = {}
     for module in reached(target.entries):
-        for name in {name.split(".")[0] for name in imports(module)} - OURS - set(sys.stdlib_module_names):
+        packages = {name.split(".")[0] for name in imports(module)} - OURS - set(sys.stdlib_module_names)
+        for name in packages - BY_CHOICE.get(target.name, set()):
             if not {normal(item) for item in providers.get(name, [name])} & target.locked:
                 lacking[name] = module
     return lacking
@@ -141,7 +141,7 @@ def test_no_target_has_a_framework_that_is_none_of_its_business():
     locked = {target.name: target.locked for target in TARGETS}
 
     assert {name for name, has in locked.items() if "torch" in has} == {"pipeline", "train", "drift-detector"}
-    assert {name for name, has in locked.items() if "kfp" in has} == {"pipeline", "retraining-trigger"}
+    assert {name for name, has in locked.items() if "kfp" in has} == {"pipeline", "retraining-trigger", "spark-driver"}
     assert not {"feast", "mlflow", "kfp"} & locked["predictor"]
     assert not {"kserve", "feast", "mlflow"} & locked["prediction-log"]
     assert not {name for has in locked.values() for name in has if name.startswith("nvidia-") or name == "pytest"}
@@ -149,10 +149,12 @@ def test_no_target_has_a_framework_that_is_none_of_its_business():
 
 def test_what_is_shipped_is_what_was_tested():
     main = {line for line in (ROOT / "requirements" / "main.txt").read_text().splitlines() if "==" in line}
+    spark = {line for line in (ROOT / "requirements" / "spark.in").read_text().splitlines() if "==" in line}
 
     for target in TARGETS:
         if target.lock.parent.name == "images":
-            assert set(target.lock.read_text().splitlines()) <= main, f"{target.name}: run make lock"
+            own = {line for line in target.lock.read_text().splitlines() if not line.startswith("py4j==")}  # Spark's
+            assert own <= main | spark, f"{target.name}: run make lock"
 
 
 def stages() -> dict[str, str]:
@@ -178,7 +180,10 @@ def test_containers_run_as_a_user_without_rights():
     runtime = (ROOT / "Dockerfile").read_text().split("AS runtime", 1)[1].split("\nFROM ", 1)[0]
 
     assert re.findall(r"^USER (\S+)", runtime, re.M) == ["10001:10001"]
-    assert "USER" not in (ROOT / "Dockerfile").read_text().split("AS code", 1)[1]
+    for name, stage in re.findall(
+        r"^FROM runtime AS (\S+)\n((?:(?!^FROM ).*\n)*)", (ROOT / "Dockerfile").read_text(), re.M
+    ):
+        assert (re.findall(r"^USER (\S+)", stage, re.M) or ["10001:10001"])[-1] == "10001:10001", name
 
 
 def test_the_build_context_has_all_that_is_copied_and_no_more():
