@@ -29,6 +29,8 @@ from serving.local.state import LocalState, Place, ProcessState
 
 UP_TIMEOUT_S = 180.0
 DOWN_TIMEOUT_S = 90.0
+COMPANIONS_S = 10.0
+"""How long `up` waits for companions once the service itself is ready; senders keep what they cannot take yet."""
 LOOKED_S = 2.0
 """By then a runtime has looked at its manifests; what it says before may be about an earlier one."""
 FAILED_STARTS = 3
@@ -97,7 +99,7 @@ def status(place: Place, console: Console) -> bool:
         table.add_row(
             item.service,
             item.revision or item.role,
-            item.model_version,
+            item.model_version.replace("unset", ""),
             shares.get(item.revision, ""),
             item.state + (f" after {item.ready_after_s:.1f} s" if item.state == "ready" else ""),
             str(item.pid),
@@ -109,6 +111,8 @@ def status(place: Place, console: Console) -> bool:
     for service in state.services:
         if service.error:
             table.add_row(service.name, "", "", "", f"{service.state}: {service.error}", "", "", "", "", "")
+    for column in table.columns:
+        column.overflow = "fold"
     console.print(f"{state.service}, model version {state.model_version}, at {state.url}")
     console.print(table)
     return True
@@ -171,6 +175,7 @@ def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, hash_:
     """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
     began = time.monotonic()
     deadline = began + UP_TIMEOUT_S
+    ready_since = 0.0
     seen: set[str] = set()
     while time.monotonic() < deadline:
         state = place.read()
@@ -183,8 +188,10 @@ def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, hash_:
             _show_progress(state, seen)
             if time.monotonic() > began + LOOKED_S:
                 _require_startable(state, place, fresh=supervisor is not None)
-            if state.state == "ready" and state.manifest_hash == hash_ and _companions_settled(state):
-                return state
+            if state.state == "ready" and state.manifest_hash == hash_:
+                ready_since = ready_since or time.monotonic()
+                if _companions_settled(state) or time.monotonic() > ready_since + COMPANIONS_S:
+                    return state
         time.sleep(0.05)
     if supervisor is not None:
         down(place)

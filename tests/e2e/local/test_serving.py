@@ -100,6 +100,7 @@ def world(tiny_model, tmp_path_factory) -> Iterator[World]:
         "MILLRACE_HOME": str(home),
         "MILLRACE_HISTORY_LENGTH": str(HISTORY_LENGTH),
         "MILLRACE_GATEWAY_PORT": "18080",
+        "MILLRACE_COMPANIONS": "",
         "PYTHONWARNINGS": "ignore",
         "PYTHONOPTIMIZE": "1",
         "PYTHONPATH": str(ROOT),

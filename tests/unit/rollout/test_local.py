@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from millrace import canary
+from millrace.atomic import exclusive
 from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.rollout import Histogram
 from serving.local.revision_metrics import RevisionMetrics
-from serving.local.state import Place
+from serving.local.state import LocalState, Place, RevisionState, ServiceState
 from serving.rollout.core import RevisionNames
 from serving.rollout.local import LocalMetrics, LocalTarget, histogram, observed, parsed
 
@@ -117,6 +118,26 @@ def test_a_runtime_that_is_not_there_is_named(tmp_path, document):
         target.revisions(rollout)
     with pytest.raises(Unavailable, match="make up"):
         LocalMetrics(place, "fraud-detector").observe(rollout, RevisionNames("a", "b", canary_ready=True), NOW)
+
+
+def test_the_runtime_says_which_revisions_there_are_and_when_one_will_not_start(tmp_path, document):
+    place = Place(tmp_path)
+    rollout = canary.read(canary.started(document, (2, "u"), 10, NOW))
+    target = LocalTarget(place, "fraud-detector")
+
+    def names(*revisions: RevisionState) -> RevisionNames:
+        service = ServiceState("fraud-detector", "InferenceService", revisions=list(revisions))
+        place.write(LocalState(1, "", "", "fraud-detector", "1", services=[service]))
+        return target.revisions(rollout)
+
+    with exclusive(place.lock, "the runtime"):
+        stable = RevisionState("r1", "1", 90, ready=True)
+        assert not names(stable).canary_ready
+        assert not names(stable, RevisionState("r2", "2", 0, ready=False)).canary_ready
+        assert names(stable, RevisionState("r2", "2", 10, ready=True)) == RevisionNames("r1", "r2", canary_ready=True)
+        failed = names(stable, RevisionState("r2", "2", 0, ready=False, failed_starts=3)).failed
+
+    assert failed == "its server ended 3 times before it was ready"
 
 
 def test_a_change_is_written_aside_and_no_change_not_at_all(tmp_path, document: dict[str, Any]):
