@@ -45,10 +45,10 @@ def _run(here: Settings, options: argparse.Namespace) -> None:
     }
     scores = run_local(_batch_scoring, arguments, here).outputs["scores"]
     facts = scores.facts
-    rate = f", {facts['computed_rows'] / facts['seconds']:,.0f} rows/s" if facts["computed_rows"] else ""
+    rate = facts["computed_rows"] / facts["seconds"] if facts["seconds"] else 0
     print(
-        f"\n{facts['rows']:,} transactions of {facts['first_day']} … {facts['last_day']} scored by version "
-        f"{facts['model_version']} ({facts['computed_rows']:,} of them now{rate})"
+        f"\n{facts['rows']:,} transactions of {facts['first_day']} … {facts['last_day']}, scored by version "
+        f"{facts['model_version']}; {facts['computed_rows']:,} of them were new when this was made, {rate:,.0f} rows/s"
     )
     for path in scores.table("scores"):
         print(f"  {path.resolve()}")
