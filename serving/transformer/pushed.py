@@ -6,6 +6,7 @@ ingest and is dropped; the rest is folded in, which does nothing to a state that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -58,7 +59,7 @@ class Pushed:
             older = self._folder / f"{fill}.older.jsonl"
             log("pushed_entries_forgotten", fill=fill, bytes=older.stat().st_size if older.exists() else 0)
             path.replace(older)
-        with path.open("ab") as stream:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:
             stream.writelines(lines)
 
     def _as_of_us(self, fill: str) -> int:
