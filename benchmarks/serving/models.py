@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
+from millrace.errors import MillraceError
 from millrace.fraud.simulator import SimulationConfig, write
 from millrace.fraud.training_set import TrainingSet
 from millrace.model_artifact import ModelArtifact, ModelSpec
@@ -48,7 +49,8 @@ class Served:
 
 def small_home(folder: Path) -> Path:
     """A home with a model promoted from a small simulation, by the ordinary pipeline."""
-    if not (folder / "serving").is_dir():
+    if not _fits(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         print(f"training a small model in {folder}", file=sys.stderr)
         write(WORLD, folder / "raw")
         command = [sys.executable, "-m", "pipelines.run", "--data", str(folder / "raw"), "--train-days", "21"]
@@ -60,11 +62,24 @@ def small_home(folder: Path) -> Path:
     return folder
 
 
-def promoted(home: Path) -> Served:
-    """The model that serves in `home`, and rows of its test week."""
+def _fits(home: Path) -> bool:
+    """Whether there is a model, of the features that this code computes."""
+    try:
+        ModelSpec.read(_promoted_folder(home)).require_contract()
+    except (MillraceError, StopIteration):
+        return False
+    return True
+
+
+def _promoted_folder(home: Path) -> Path:
     manifest = yaml.safe_load(next((home / "serving").glob("*.yaml")).read_text())
     name, version = manifest["metadata"]["name"], manifest["metadata"]["annotations"]["millrace.io/model-version"]
-    folder = home / "serving" / "models" / name / version
+    return home / "serving" / "models" / name / version
+
+
+def promoted(home: Path) -> Served:
+    """The model that serves in `home`, and rows of its test week."""
+    folder = _promoted_folder(home)
     spec = ModelSpec.read(folder)
     rows = TrainingSet(list(list_manifests(home / "lake" / "training_sets", "training_set"))[-1])
     chosen = np.random.default_rng(0).choice(rows.rows_of("test"), BODIES, replace=False)
