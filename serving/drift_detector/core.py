@@ -190,6 +190,10 @@ class Detector:
             findings=tuple(findings),
         )
 
+    def per_request(self, table: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """[n, F + 2] (default: the reference) → the columns that are tested for small shifts."""
+        return (self._table if table is None else table)[:, self._joint]
+
     def _check(self, window: Window) -> None:
         wanted = len(self.reference.names)
         if window.features.ndim != 2 or window.features.shape[1] != wanted:

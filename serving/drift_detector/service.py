@@ -25,6 +25,7 @@ from millrace.progress import log
 from serving.drift_detector.backends import Backend
 from serving.drift_detector.core import KINDS, Detector, DriftConfig, Judgement, Window, fit
 from serving.drift_detector.events import Scored
+from serving.drift_detector.online import Online, online_of
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.settings import DriftSettings
 from serving.drift_detector.store import Store
@@ -57,6 +58,7 @@ class DriftService:
         self._queue: deque[Scored] = deque()
         self._watches: OrderedDict[str, Watch] = OrderedDict()
         self._detectors: OrderedDict[str, Detector] = OrderedDict()
+        self._online: dict[str, Online] = {}
         self._unsaved = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self._in_work: tuple[list[Scored], Future[Outcome]] | None = None
@@ -166,8 +168,19 @@ class DriftService:
             found = self._watches[version].add(_rows(whole))
             outcome.judged += found.judged
             outcome.alarms += found.alarms
+            if self.settings.online:
+                self._follow(version, whole)
             for _ in found.judged:
                 telemetry.DRIFT_JUDGE_SECONDS.observe((time.perf_counter() - started) / len(found.judged))
+
+    def _follow(self, version: str, rows: list[Scored]) -> None:
+        detector = self.detector(version)
+        if version not in self._online:
+            run_length = self.settings.online_expected_run_length
+            self._online = {version: online_of(self.backend.name, detector.per_request(), run_length)}
+        values = detector.per_request(_rows(rows).table)
+        signals = self._online[version].add(values[np.isfinite(values).all(axis=1)])
+        telemetry.DRIFT_ONLINE_SIGNALS.inc(signals)
 
     def _watch_config(self) -> WatchConfig:
         chosen = self.settings

@@ -48,6 +48,12 @@ class DriftSettings(BaseSettings):
     save_every_rows: int = Field(default=5_000, ge=1)
     """Rows between two writes of the state; the journal holds those in between."""
 
+    online: bool = False
+    """Also follow every request with an online detector (`online.py`), which signals on a metric."""
+
+    online_expected_run_length: int = Field(default=20_000, ge=200)
+    """Requests between two false signals of it."""
+
     @property
     def store(self) -> Path:
         shared = settings()

@@ -85,6 +85,7 @@ DRIFT_ALARM_FAILURES = Counter("millrace_drift_alarm_failures", "Deliveries of a
 DRIFT_WINDOWS = Counter("millrace_drift_windows", "Windows judged, by count or by time", ["window"])
 DRIFT_EVENTS = Counter("millrace_drift_events", "Events: accepted, duplicate, ignored, refused", ["outcome"])
 DRIFT_OUTLIERS = Counter("millrace_drift_outliers", "Requests that are outlying for the reference")
+DRIFT_ONLINE_SIGNALS = Counter("millrace_drift_online_signals", "Signals of the online detector, where it is on")
 DRIFT_JUDGE_SECONDS = Histogram("millrace_drift_judge_seconds", "Judging one window", buckets=LATENCY_BUCKETS_S)
 DRIFT_QUEUE_ROWS = Gauge("millrace_drift_queue_rows", "Accepted rows that are not in a window yet")
 DRIFT_LAST_EVENT = Gauge("millrace_drift_last_event_timestamp_seconds", "Event time of the newest row seen")

@@ -110,6 +110,16 @@ def test_every_model_version_is_compared_with_its_own_reference(service, rows):
     assert watching.current_version() == "2"
 
 
+def test_the_online_companion_follows_every_request_where_it_is_on(service, rows):
+    watching = service(online=True)
+
+    watching.accept(rows(0, 600))
+    asyncio.run(judged(watching))
+
+    assert watching._watches["1"].seen == 600
+    assert watching._online.keys() == {"1"}
+
+
 def test_degraded_answers_and_shadows_are_not_the_worlds_features(service, rows):
     watching = service()
 
