@@ -39,7 +39,8 @@ class Connections:
         self._idle: list[_Connection] = []
         self._slots = asyncio.Semaphore(limit)
         self._connect_timeout_s = connect_timeout_s
-        self._authority = f"{host}:{port}".encode()
+        # A gateway that routes by host may know the bare name only.
+        self._authority = (host if port == 80 else f"{host}:{port}").encode()
 
     async def request(
         self, method: bytes, path: bytes, body: bytes = b"", headers: Iterable[Header] = (), *, timeout_s: float = 30.0

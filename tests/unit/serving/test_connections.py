@@ -135,3 +135,19 @@ def test_nobody_listening_and_no_http_are_named():
             await Connections("127.0.0.1", free_port()).request(b"GET", b"/")
 
     run(serve, scenario)
+
+
+def test_the_host_is_named_without_the_ordinary_port():
+    heads = []
+
+    async def serve(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(b""))
+
+    async def scenario(connections):
+        await connections.request(b"GET", b"/")
+
+    run(serve, scenario)
+
+    assert b"\r\nhost: 127.0.0.1:" in heads[0]
+    assert Connections("gateway", 80)._authority == b"gateway"
