@@ -115,7 +115,7 @@ def _run(arguments: dict[str, Any], here: Settings) -> tuple[str, str, int | Non
     except PipelineFailed as error:
         if error.step in GATES:
             return DECLINED, _verdict_of(str(error)), None
-        return FAILED, str(error), None
+        return FAILED, _cause_of(str(error)), None
     promotion = done.outputs["promotion"].facts
     return PROMOTED, f"version {promotion['model_version']} is {promotion['alias']}", int(promotion["model_version"])
 
@@ -134,6 +134,13 @@ def _verdict_of(text: str) -> str:
     lines = [line.strip() for line in text.splitlines()]
     wanted = [line for line in lines if line.startswith(("FAIL ", "millrace.errors.GateBlocked"))]
     return "; ".join(line.removeprefix("millrace.errors.GateBlocked: ") for line in wanted) or text[:500]
+
+
+def _cause_of(text: str) -> str:
+    """The last line of the traceback and where the log is; the log has the rest."""
+    lines = text.splitlines()
+    end = next((place for place, line in enumerate(lines) if line.startswith("The whole log:")), len(lines))
+    return " ".join([lines[0], *lines[max(end - 1, 1) : end + 1]])
 
 
 def _track(result: Outcome, here: Settings) -> None:
