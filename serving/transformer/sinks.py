@@ -207,12 +207,14 @@ class Events:
             for body, count in encode(records, BATCH_ROWS):
                 for sink in self._sinks:
                     sink.put(body, count)
+                rows -= count
+                self._rows -= count  # with the sinks now; before anything else may run, so that none counts twice
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - a record that cannot be encoded must not stop the next one
             log("events_not_encoded", error=repr(error), events=rows)
             for sink in self._sinks:
                 sink.drop(rows)
-        self._rows -= rows
+            self._rows -= rows
 
 
 def _text(answer: Response) -> str:
