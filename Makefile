@@ -92,6 +92,10 @@ mlflow: setup ## Open MLflow's UI on the local runs and registry.
 feast: setup ## Open Feast's UI on the local registry.
 	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
 
+.PHONY: observe
+observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].
+	$(BIN)/python -m serving.local.observe --port $(or $(PORT),9090) $(ARGS)
+
 ##@ Judge it
 
 .PHONY: backtest
