@@ -21,6 +21,7 @@ from serving.drift_detector.episodes import BY_TIME, Confirmed, Episodes
 from serving.drift_detector.windows import CountWindows, Rows, TimeWindows
 
 COUNT, TIME = "count", "time"
+RETRAIN_KINDS: Final = frozenset({"features", "score", "decision", "joint"})
 PERIOD_ROWS: Final = 5_000
 """Rows kept of a period."""
 
@@ -63,6 +64,8 @@ class Alarm:
     requests: int
     """Rows of this model version seen when it was raised."""
     model_version: str
+    retrain: bool
+    """Whether a retraining may help; what a broken feed makes, it would only learn."""
 
 
 @dataclass(slots=True)
@@ -169,6 +172,7 @@ def _alarm(judged: Judged, begun: Confirmed) -> Alarm:
         last_event=judged.last_event,
         requests=judged.number,
         model_version=version,
+        retrain=finding.kind in RETRAIN_KINDS,
     )
 
 

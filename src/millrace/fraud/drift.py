@@ -27,9 +27,8 @@ AGEING_FEATURES: Final = (
     "terminal_count_30d",
     "terminal_labelled_14d",
     "terminal_labelled_30d",
-    "terminal_fraud_streak",
-    "terminal_days_since_streak_start",
     "terminal_days_since_fraud",
+    *(name for name in TERMINAL_FEATURES if "streak" in name),
 )
 AGGREGATE_FEATURES: Final = tuple(
     name
