@@ -124,6 +124,10 @@ submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=ur
 retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if it beats the champion (4: it does not).
 	$(BIN)/python -m serving.retraining_trigger ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
 
+.PHONY: drill
+drill: setup ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
+	$(BIN)/python -m pipelines.drill $(ARGS)
+
 .PHONY: monitor
 monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
 	$(BIN)/python -m pipelines.monitoring $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
