@@ -1,23 +1,26 @@
 """The one port that clients see: passes /v1 and /v2 on to the service behind, on kept-open connections.
 
 What a mesh does on a cluster, and no more: bodies and headers go through unchanged. The model's name in the path says
-which service. /healthz answers for the gateway; /metrics are what the splitters saw of the revisions. Where a service
-has a logger, its requests and answers are handed to that as well.
+which service; POST /graphs/NAME goes where the InferenceGraph says. /healthz answers for the gateway; /metrics are what
+the splitters saw of the revisions. Where a service has a logger, that gets its requests and answers as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from millrace.errors import NotFound, Unavailable
 from serving.connections import Connections, Header
 from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
+from serving.local.graph import Graph
 from serving.local.logger import EventLogger
+from serving.local.manifest import LOOPBACK
 
 HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length"}
 )
+GRAPH_TIMEOUT_S: Final = 60.0
 METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -36,9 +39,16 @@ class Destination(Protocol):
 class Gateway:
     """ASGI application; `find` gives the service for a model's name (empty: none in the path), `metrics` a text."""
 
-    def __init__(self, find: Callable[[str], Destination | None], metrics: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], Destination | None],
+        metrics: Callable[[], str],
+        graphs: Mapping[str, Graph] | None = None,
+    ) -> None:
         self._find = find
         self._metrics = metrics
+        self._graphs = graphs if graphs is not None else {}
+        self._to_steps: dict[int, Connections] = {}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,6 +65,8 @@ class Gateway:
             return Reply(b'{"status":"ok"}')
         if path == "/metrics":
             return Reply(self._metrics().encode(), content_type=METRICS_TYPE)
+        if path.startswith("/graphs/"):
+            return await self._answer_graph(path.removeprefix("/graphs/"), scope, receive)
         if not path.startswith(("/v1/", "/v2/")) and path != "/v2":
             raise NotFound(f"no route {path!r}; wanted /v1/models/NAME:predict, /v2/models/NAME/infer or /healthz")
         service = self._find(model_name(path))
@@ -68,6 +80,17 @@ class Gateway:
         if service.logger is not None and answer.status == 200 and path.endswith((":predict", "/infer")):
             types = (_content_type(scope["headers"]), _content_type(answer.headers))
             service.logger.exchanged(headers, body, answer.body, types)
+        return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
+
+    async def _answer_graph(self, name: str, scope: dict[str, Any], receive: Receive) -> Reply:
+        graph = self._graphs.get(name)
+        if graph is None:
+            raise NotFound(f"no InferenceGraph {name!r}; there are {sorted(self._graphs)}")
+        body = await read_body(receive, dict(scope["headers"]))
+        step = graph.choose(body)
+        upstream = self._to_steps.setdefault(step.port, Connections(LOOPBACK, step.port, limit=256))
+        headers = [item for item in scope["headers"] if item[0] not in HOP_BY_HOP]
+        answer = await upstream.request(b"POST", step.path.encode(), body, headers, timeout_s=GRAPH_TIMEOUT_S)
         return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
 
 

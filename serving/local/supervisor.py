@@ -24,6 +24,7 @@ from millrace.progress import log
 from millrace.settings import Settings, settings
 from serving.local.addresses import rewritten
 from serving.local.gateway import Gateway
+from serving.local.graph import Graph, is_graph, read_graph
 from serving.local.manifest import LOOPBACK, PROGRAMS, Service, read_service
 from serving.local.objects import Source, sources
 from serving.local.revision_metrics import RevisionMetrics
@@ -52,13 +53,14 @@ class Supervisor:
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
         self._skipped: dict[str, ServiceState] = {}
+        self._graphs: dict[str, Graph] = {}
         self._seen: dict[Path, tuple[int, int]] = {}
         self._look = asyncio.Event()
         self._socket = listen(configured.gateway_port)
         self._state.gateway_port = self._socket.getsockname()[1]
         self._gateway = _QuietServer(
             uvicorn.Config(
-                Gateway(self._find, self._metrics.text),
+                Gateway(self._find, self._metrics.text, self._graphs),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -99,6 +101,8 @@ class Supervisor:
 
     async def _follow(self, found: list[Source]) -> None:
         """Take addresses for what is new, then run what the manifests say; one that is wrong is left out."""
+        graphs = [source for source in found if is_graph(source.path)]
+        found = [source for source in found if source not in graphs]
         wanted = {source.name: source for source in found if not source.skipped}
         skipped = [source for source in found if source.skipped]
         self._skipped = {s.name: ServiceState(s.name, "", state="skipped", error=s.skipped) for s in skipped}
@@ -110,6 +114,16 @@ class Supervisor:
         self._aliases = {alias: source.name for source in wanted.values() for alias in source.aliases}
         for source in wanted.values():
             await self._bring(source)
+        self._read_graphs(graphs)
+
+    def _read_graphs(self, found: list[Source]) -> None:
+        self._graphs.clear()
+        for source in found:
+            try:
+                graph = read_graph(source.path, self._rewrite)
+                self._graphs[graph.name] = graph
+            except (MillraceError, OSError, KeyError, TypeError) as error:
+                self._refuse(source, error)
 
     async def _take_address(self, source: Source) -> None:
         if source.name in self._running:

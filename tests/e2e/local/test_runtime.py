@@ -316,3 +316,29 @@ def test_a_companion_whose_environment_is_absent_is_skipped_with_the_reason(runt
 
     skipped = runtime.state.find("drift-detector")
     assert (skipped.state, ".venv-drift is absent" in skipped.error) == ("skipped", True)
+
+
+def test_a_graph_sends_each_segment_to_its_model(runtime):
+    runtime.write(inference_service("1", name="fraud-detector", transformer=False))
+    runtime.write(inference_service("2", name="fraud-detector-business", transformer=False))
+    runtime.write(inference_service("3", name="fraud-detector-travel", transformer=False))
+    (runtime.place.folder / "m.yaml").write_text(yaml.safe_dump(inference_service("0", transformer=False)))
+    example = Path(STUB).parents[3] / "manifests" / "examples" / "inference-graph.yaml"
+    (runtime.place.folder / "graph.yaml").write_text(example.read_text())
+    runtime.up()
+
+    def ask(document: Any) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", runtime.state.gateway_port, timeout=30)
+        connection.request("POST", "/graphs/fraud-by-segment", json.dumps(document))
+        answer = connection.getresponse()
+        found = (answer.status, json.loads(answer.read()))
+        connection.close()
+        return found
+
+    versions = [
+        ask({"inputs": []} | ({"parameters": {"segment": segment}} if segment else {}))[1]["version"]
+        for segment in ("business", "travel", "retail", None)
+    ]
+
+    assert versions == ["2", "3", "1", "1"]
+    assert ask({"instances": []})[0] == 404
