@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from millrace.errors import MillraceError, NotFound
 from millrace.fraud.drift import PER_REQUEST_FEATURES
 from millrace.report import BAD, COLOURS, Page, figure, legend
+from millrace.report_index import link
 from millrace.settings import settings
 from serving.drift_detector.core import DECISION, SCORE, Reference
 from serving.drift_detector.references import ModelStore
@@ -130,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     page.write(out)
+    if options.out is None:
+        link(shared.home, out.name)
     print(out)
     return 0
 
