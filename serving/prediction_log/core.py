@@ -182,7 +182,7 @@ def _prediction(place: int, event: Mapping[str, Any], at: datetime, received: da
     row = {
         **data,
         "event_id": event["id"],
-        "request_id": event["id"].rpartition(":")[0] or event["id"],
+        "request_id": event["id"].removesuffix(f":{data['arm']}").rpartition(":")[0] or event["id"],
         "scored_at": at,
         "traceparent": event.get("traceparent"),
         "features": orjson.dumps(data["features"]).decode(),
