@@ -106,6 +106,10 @@ backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=
 bench-log: setup ## Events a second into the prediction log, rows a second into its database.
 	$(BIN)/python -m benchmarks.prediction_log $(ARGS)
 
+.PHONY: drift-report
+drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/drift.html
+	$(BIN)/python -m serving.drift_detector.report $(ARGS)
+
 .PHONY: bench
 bench: setup ## The figures of the README, as ratios from interleaved runs.
 	$(BIN)/python -m benchmarks $(ARGS)
