@@ -168,7 +168,7 @@ def test_every_address_names_a_service_and_its_port(overlays, overlay):
 def test_every_policy_budget_and_monitor_selects_something(overlays, overlay):
     objects = overlays[overlay]
     labels = [found for _, found, _ in pods(objects)]
-    made_by_others = re.compile(r"argoproj|training\.kubeflow|application-crd-id|calls-api-server|reads-features")
+    made_by_others = re.compile(r"argoproj|millrace-train|application-crd-id|calls-api-server|reads-features")
 
     for item in objects:
         if item["kind"] in {"NetworkPolicy", "PodDisruptionBudget", "PodMonitor"}:
@@ -229,6 +229,7 @@ def test_every_command_starts_a_module_that_takes_its_arguments(overlays, overla
 
 def test_what_pipeline_steps_ask_for_is_there(overlays, overlay):
     from components.image import IMAGE
+    from components.train import jobs
     from pipelines import cluster
 
     objects, secrets = overlays[overlay], example_secrets()
@@ -237,6 +238,7 @@ def test_what_pipeline_steps_ask_for_is_there(overlays, overlay):
     assert named(objects, "ConfigMap")[cluster.SETTINGS_CONFIG_MAP]["data"]["MILLRACE_HOME"] == cluster.HOME
     for name, keys in (cluster.REQUIRED_SECRETS | cluster.OPTIONAL_SECRETS).items():
         assert set(keys) <= secrets[name]
+    assert jobs.SERVICE_ACCOUNT in named(objects, "ServiceAccount")
     assert IMAGE.split(":") == ["millrace/pipeline", VERSION]
 
 
