@@ -198,7 +198,7 @@ $(READY): requirements/main.txt pyproject.toml
 # The detector's own environment: its pins cannot join the others (docs/adr).
 $(DRIFT_READY): requirements/drift-detector.txt requirements/drift-detector-dev.txt requirements/drift-detector.override.txt $(READY)
 	$(UV) venv -q --clear -p $(PYTHON) $(DRIFT)
-	$(UV) pip install -q --compile-bytecode -p $(DRIFT)/bin/python --override requirements/drift-detector.override.txt \
+	$(UV) pip install -q -p $(DRIFT)/bin/python --override requirements/drift-detector.override.txt \
 		-r requirements/drift-detector.txt -r requirements/drift-detector-dev.txt
 	$(UV) pip install -q -p $(DRIFT)/bin/python --no-deps -e .
 	$(UV) pip install -q -p $(DRIFT)/bin/python --no-deps --target $(DRIFT)/alibi-detect-0.13.0 alibi-detect==0.13.0 # for a test only: BSL 1.1
