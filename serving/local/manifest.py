@@ -31,6 +31,7 @@ LOCAL_ENV: Final = {
     "MILLRACE_ACCEPT_PSEUDONYMS": "true",  # to replay a snapshot, which holds pseudonyms only
     "MILLRACE_LOOKUP_TIMEOUT_S": "2",  # a laptop's cores are busy with other things too
     "MILLRACE_EVENT_SINKS": "http://prediction-log:8080/,http://drift-events:8080/",  # those that run here
+    "MILLRACE_RETRAINING_LAUNCHER": "local",  # there is no Kubeflow Pipelines here
 }
 """Set for the servers unless the environment of `up` has them."""
 
