@@ -144,7 +144,10 @@ def serving(document: Mapping[str, Any]) -> tuple[int, str]:
 def stable_version(document: Mapping[str, Any]) -> int:
     """The version that answers unless a canary does: the one that was last rolled out."""
     rollout = read(document)
-    return rollout.stable if rollout is not None and rollout.progressing else serving(document)[0]
+    version = rollout.stable if rollout is not None and rollout.progressing else serves(document)
+    if version is None:
+        raise ConfigError(f"{document['metadata'].get('name')} serves no version yet; {VERSION_ANNOTATION} is not set")
+    return version
 
 
 def _variable(document: Mapping[str, Any], name: str) -> dict[str, Any]:

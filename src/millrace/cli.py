@@ -23,7 +23,7 @@ from millrace.registry import Registry, served
 from millrace.settings import Settings, settings
 from millrace.version_store import ModelVersion
 
-RESTART = "Servers that run keep what they loaded; `make up` starts the new champion."
+FOLLOWS = "The local runtime follows it by itself where it runs."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +71,9 @@ def show_audit(arguments: argparse.Namespace, here: Settings) -> None:
     table = Table("when", "who", "action", "from", "to", "snapshot", "run", "reason", title=here.model_name)
     for record in records:
         names = ("at", "who", "action", "from_version", "to_version", "snapshot", "run", "reason")
-        table.add_row(*("" if record.get(name) is None else str(record[name]) for name in names))
+        canary = {"from_version": record.get("stable_version"), "to_version": record.get("canary_version")}
+        values = canary | {name: value for name, value in record.items() if value is not None}
+        table.add_row(*("" if values.get(name) is None else str(values[name]) for name in names))
     _print(records, table, arguments.json)
 
 
@@ -139,7 +141,7 @@ def _print(document: Any, view: Any, as_json: bool) -> None:
 
 
 def _report(version: ModelVersion) -> None:
-    print(f"champion of {version.name} is version {version.version} (model {version.artifact_id}). {RESTART}")
+    print(f"champion of {version.name} is version {version.version} (model {version.artifact_id}). {FOLLOWS}")
 
 
 def _fail(error: MillraceError, status: int) -> int:

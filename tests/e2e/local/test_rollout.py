@@ -146,12 +146,14 @@ class World:
     def target(self) -> LocalTarget:
         return LocalTarget(self.place, "fraud-detector")
 
+    def controller(self) -> Controller:
+        return Controller(self.target(), LocalMetrics(self.place, "fraud-detector"), self.registry, POLICY)
+
     def roll_out(self) -> tuple[Any, Users]:
         """Start the challenger's canary and move it to its end, with users all the while."""
-        controller = Controller(self.target(), LocalMetrics(self.place, "fraud-detector"), self.registry, POLICY)
         with Users(self.state().gateway_port) as users:
             core.start(self.target(), self.registry, POLICY, time.time)
-            decision = controller.run(0.3, threading.Event(), until_end=True)
+            decision = self.controller().run(0.3, threading.Event(), until_end=True)
             self.settled()
         return decision, users
 
@@ -257,8 +259,7 @@ def test_a_healthy_challenger_is_promoted_even_if_its_controller_is_killed(world
     policy = world.settings.home / "policy.yaml"
     policy.write_text(yaml.safe_dump(json.loads(POLICY.model_dump_json())))
     with Users(world.state().gateway_port) as users:
-        begun = world.program("serving.rollout", "--start", f"--policy={policy}")
-        assert begun.returncode == 0, begun.stderr
+        core.start(world.target(), world.registry, POLICY, time.time)
         command = [sys.executable, "-m", "serving.rollout", "--until-end", "--every=0.3", f"--policy={policy}"]
         with subprocess.Popen(command, env=world.env, stderr=subprocess.DEVNULL) as first:
             try:
@@ -266,10 +267,10 @@ def test_a_healthy_challenger_is_promoted_even_if_its_controller_is_killed(world
                 during = served(world.settings)
             finally:
                 first.send_signal(signal.SIGKILL)
-        again = world.program("serving.rollout", "--until-end", "--every=0.3", f"--policy={policy}")
+        again = world.controller().run(0.3, threading.Event(), until_end=True)
         world.settled()
 
-    assert again.returncode == 0, again.stderr
+    assert again.action is Action.PROMOTE
     assert users.failures == []
     assert {str(before.version), str(version)} <= users.versions.keys()
     assert before == during
