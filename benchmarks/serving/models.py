@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, NotFound
 from millrace.fraud.simulator import SimulationConfig, write
 from millrace.fraud.training_set import TrainingSet
 from millrace.model_artifact import ModelArtifact, ModelSpec
@@ -66,13 +66,16 @@ def _fits(home: Path) -> bool:
     """Whether there is a model, of the features that this code computes."""
     try:
         ModelSpec.read(_promoted_folder(home)).require_contract()
-    except (MillraceError, StopIteration):
+    except MillraceError:
         return False
     return True
 
 
 def _promoted_folder(home: Path) -> Path:
-    manifest = yaml.safe_load(next((home / "serving").glob("*.yaml")).read_text())
+    found = sorted((home / "serving").glob("*.yaml"))
+    if not found:
+        raise NotFound(f"nothing is promoted in {home}; run the pipeline there first, or leave --home out")
+    manifest = yaml.safe_load(found[0].read_text())
     name, version = manifest["metadata"]["name"], manifest["metadata"]["annotations"]["millrace.io/model-version"]
     return home / "serving" / "models" / name / version
 

@@ -50,7 +50,7 @@ class Batcher:
         scorer: Scorer,
         *,
         batch_rows: int = 64,
-        batch_run_ms: float = 25.0,
+        batch_run_ms: float = 50.0,
         queue_rows: int = 2048,
         cache: ScoreCache | None = None,
         alone: Callable[[], bool] = lambda: False,
@@ -82,7 +82,7 @@ class Batcher:
         return scores, stages
 
     def warm_up(self) -> list[float]:
-        """Run batches of every size up to the largest; seconds that each took, by the bits of its number of rows."""
+        """Run batches of every size up to the largest; CPU seconds of each, by the bits of its number of rows."""
         spec = self.scorer.artifact.spec
         seconds = [0.0]
         for bits in range(self._batch_rows.bit_length()):
@@ -127,7 +127,7 @@ class Batcher:
             self._deliver(batch, self._run(inputs))
             loop.call_soon(self._next)
         else:
-            run = loop.run_in_executor(self._worker, self._run, inputs)
+            run = loop.run_in_executor(self._worker, self._run_in_thread, inputs)
             run.add_done_callback(lambda done: self._after(batch, done))
 
     def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]]) -> None:
@@ -151,12 +151,10 @@ class Batcher:
 
     def _run(self, batch: Sequence[Inputs]) -> list[Scores | Exception]:
         """What each request gets. A run that fails is repeated one by one, so that only the guilty fails."""
-        start = time.perf_counter()
         try:
             scores, stages = self.scorer.run(*_joined(batch))
         except Exception as error:  # noqa: BLE001 - handed to whoever asked
             return [error] if len(batch) == 1 else [answer for one in batch for answer in self._run([one])]
-        self._learn(len(scores), time.perf_counter() - start)
         self._count(stages)
         if len(batch) == 1:
             return [_checked(scores, stages)]
@@ -182,11 +180,14 @@ class Batcher:
         known = self._expected_s
         return known[bits] if bits < len(known) else known[-1] * rows / (1 << (len(known) - 2))
 
-    def _learn(self, rows: int, seconds: float) -> None:
-        bits = rows.bit_length()
+    def _run_in_thread(self, batch: Sequence[Inputs]) -> list[Scores | Exception]:
+        """`_run`, which also learns what it takes: CPU time, which other work on the machine does not stretch."""
+        start = time.thread_time()
+        answers = self._run(batch)
+        bits = sum(len(features) for features, _ in batch).bit_length()
         if bits < len(self._expected_s):
-            known = self._expected_s[bits]
-            self._expected_s[bits] += SMOOTHING * (min(seconds, 2 * known) - known)  # one hiccup is no news
+            self._expected_s[bits] += SMOOTHING * (time.thread_time() - start - self._expected_s[bits])
+        return answers
 
     def _count(self, stages: NDArray[np.uint8]) -> None:
         for stage, rows in enumerate(np.bincount(stages).tolist()):
@@ -209,6 +210,6 @@ def _checked(scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scores |
 
 
 def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     work(*arguments)
-    return time.perf_counter() - start
+    return time.thread_time() - start

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
 
     terminal_cache_ttl_s: float = Field(default=300.0, ge=0)
-    """How long the transformer keeps a terminal's state in memory, a refill or midnight apart; 0: not at all."""
+    """How long the transformer keeps a terminal's state in memory, a refill or a refresh apart; 0: not at all."""
 
     predictor_topology: str = Field(default="remote", pattern="^(remote|in_process)$")
     """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""
@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     batch_rows: int = Field(default=64, ge=1, le=1024)
     """Rows that the predictor puts into one run of the graph; a larger request is a run of its own. 1: no batching."""
 
-    batch_run_ms: float = Field(default=25.0, gt=0)
-    """A batch is cut so that its run is expected to take at most this long."""
+    batch_run_ms: float = Field(default=50.0, gt=0)
+    """A batch is cut so that its run is expected to take at most this much CPU time."""
 
     queue_rows: int = Field(default=2048, ge=1024)
     """Rows that may wait for the graph; past it the predictor answers 503 with Retry-After."""
@@ -131,6 +131,9 @@ class Settings(BaseSettings):
 
     memory_limit_gb: float = Field(default=3.0, gt=0)
     """Memory ceiling handed to DuckDB; past it, it spills to disk."""
+
+    spark_master: str = ""
+    """Spark's master, such as local[4] or k8s://https://…, to compute features on it; empty: DuckDB on this machine."""
 
     review_capacity: int = Field(default=100, ge=1)
     """Cards that analysts can look at in a day; the k of card precision."""
