@@ -8,7 +8,6 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from millrace.canary import Rollout
-from millrace.errors import MillraceError
 from millrace.progress import log
 from millrace.registry import Registry
 from millrace.rollout import Action, Decision, RolloutPolicy
@@ -41,7 +40,7 @@ class Controller:
     def look(self) -> tuple[Rollout | None, Decision]:
         """One look; raises MillraceError when the target cannot be read or written."""
         if self._adopting:
-            core.adopt(self._target, self._registry, self._policy, self._clock)
+            self._adopt()
         rollout, decision = core.step(self._target, self._metrics, self._registry, self._policy, self._clock())
         if rollout is not None and not rollout.progressing and rollout != self._finished:
             core.finish(self._registry, rollout)
@@ -55,14 +54,21 @@ class Controller:
         while not stop.is_set():
             try:
                 rollout, decision = self.look()
-            except (MillraceError, OSError) as error:
-                log("rollout_not_seen", error=str(error))
+            except Exception as error:  # noqa: BLE001 - MLflow's and a driver's errors share no base class
+                log("rollout_not_seen", error=str(error) or repr(error))
             else:
                 last = decision if decision.action is not Action.HOLD else last
                 if until_end and (rollout is None or not rollout.progressing):
                     return last or decision
             stop.wait(every_s)
         return last
+
+    def _adopt(self) -> None:
+        """A registry that is away must not keep a canary from being judged."""
+        try:
+            core.adopt(self._target, self._registry, self._policy, self._clock)
+        except Exception as error:  # noqa: BLE001 - MLflow's errors among others
+            log("challenger_not_seen", error=str(error) or repr(error))
 
     def _say(self, rollout: Rollout | None, decision: Decision) -> None:
         """A line when something is new, not at every look."""

@@ -6,15 +6,18 @@ a controller that was killed anywhere goes on from the annotations and the regis
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from millrace import canary
 from millrace.canary import Document, Rollout
-from millrace.errors import InvalidInput, NotFound, Unavailable
+from millrace.errors import AlreadyRunning, InvalidInput, NotFound, Unavailable
 from millrace.registry import CHALLENGER, CHAMPION, Registry
 from millrace.rollout import Action, Decision, Observations, Phase, RolloutPolicy, decide
+
+NOTE_TIMEOUT_S: Final = 30.0
 
 Change = Callable[[Document], Document]
 Clock = Callable[[], float]
@@ -174,5 +177,13 @@ def _if_same(found: Document, rollout: Rollout, change: Change) -> Document:
 
 
 def _note(registry: Registry, action: str, rollout: Rollout, percent: int, reason: str) -> None:
+    """Traffic has moved, so the record must be written: a lock that somebody holds is waited for."""
     fields: dict[str, Any] = {"stable_version": rollout.stable, "canary_version": rollout.canary}
-    registry.note(action, **fields, percent=percent, reason=reason)
+    deadline = time.monotonic() + NOTE_TIMEOUT_S
+    while True:
+        try:
+            return registry.note(action, **fields, percent=percent, reason=reason)
+        except AlreadyRunning:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -12,6 +12,7 @@ import pytest
 from kubernetes import client
 
 from millrace import canary
+from millrace.atomic import exclusive
 from millrace.errors import InvalidInput, NotFound, Unavailable
 from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from millrace.rollout import Action, RolloutPolicy
@@ -269,3 +270,45 @@ def test_a_home_without_a_challenger_has_nothing_to_start(target, tmp_path, empt
 
     with pytest.raises(NotFound, match="no challenger"):
         core.start(target, Registry(Settings(home=home)), POLICY, clock)
+
+
+def test_a_registry_that_is_away_keeps_no_canary_from_being_rolled_back(
+    make, target, registry, prometheus, api_server, clock, monkeypatch
+):
+    prometheus.has(STABLE, "1")
+    prometheus.has(CANARY, "2", errors=500.0)
+    core.start(target, registry, POLICY, clock)
+
+    def away() -> None:
+        raise RuntimeError("MLflow is away")
+
+    monkeypatch.setattr(registry, "aliases", away)
+    controller = make(adopting=True)
+    look(controller, clock)
+    with pytest.raises(RuntimeError, match="away"):
+        look(controller, clock)
+    monkeypatch.undo()
+    after = api_server.traffic[STABLE]
+    look(make(), clock)
+
+    assert after == 100
+    assert registry.was_rejected(2)
+
+
+def test_a_record_of_moved_traffic_waits_for_the_registrys_lock(target, registry, clock):
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with exclusive(registry.home / "registry.lock", "test"):
+            held.set()
+            free.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(5)
+    threading.Timer(0.3, free.set).start()
+
+    core.start(target, registry, POLICY, clock)
+
+    thread.join()
+    assert registry.history()[-1]["action"] == "canary_started"
