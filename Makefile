@@ -153,6 +153,14 @@ base-digest: ## What the registry says the base image's tag is today, to compare
 check-images: setup ## Each image's environment from its lock, its entry points started in it; needs no engine [IMAGES=…].
 	PYTHON=$(PYTHON) requirements/check-images $(UV) $(IMAGES)
 
+.PHONY: sbom
+sbom: setup ## A bill of materials (CycloneDX) for each image into .millrace/sbom.
+	$(BIN)/python requirements/sbom $(HOME_DIR)/sbom
+
+.PHONY: audit
+audit: setup ## Known vulnerabilities of every image's packages (pip-audit; needs its service).
+	set -e; for lock in requirements/images/*.txt requirements/drift-detector.txt; do echo $$lock; $(UV) tool run pip-audit@2.9.0 --no-deps --disable-pip -r $$lock; done
+
 .PHONY: check-manifests
 check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
 	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)

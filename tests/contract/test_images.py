@@ -7,7 +7,9 @@ point can reach, those inside functions too, is looked up in the target's lock.
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,7 +151,7 @@ def test_no_target_has_a_framework_that_is_none_of_its_business():
 
 def test_what_is_shipped_is_what_was_tested():
     main = {line for line in (ROOT / "requirements" / "main.txt").read_text().splitlines() if "==" in line}
-    spark = {line for line in (ROOT / "requirements" / "spark.in").read_text().splitlines() if "==" in line}
+    spark = {line for path in (ROOT / "requirements").glob("spark.in") for line in path.read_text().splitlines()}
 
     for target in TARGETS:
         if target.lock.parent.name == "images":
@@ -193,3 +195,13 @@ def test_the_build_context_has_all_that_is_copied_and_no_more():
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
     assert all(any(path == root or path.startswith(f"{root}/") for root in kept) for path in copied)
     assert all(any(path == root or path.startswith(f"{root}/") for path in copied) for root in kept)
+
+
+def test_each_image_has_a_bill_of_materials_of_just_its_lock(tmp_path):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        subprocess.run([sys.executable, ROOT / "requirements" / "sbom", folder], check=True, capture_output=True)
+
+    for target in TARGETS:
+        first, second = ((tmp_path / at / f"{target.name}.cdx.json").read_text() for at in "ab")
+        assert {normal(item["name"]) for item in json.loads(first)["components"]} == target.locked
+        assert first == second
