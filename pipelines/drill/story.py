@@ -131,7 +131,7 @@ class Story:
         self.canary_phase = state
         kind = "canary" if rollout.progressing else rollout.phase
         day = self.moments[-1].day if self.moments else 0.0
-        facts = {"version": rollout.canary, "percent": int(rollout.percent)}
+        facts = {"version": rollout.canary, "percent": int(rollout.percent), "began": rollout.began}
         detail = f"version {rollout.canary} at {rollout.percent} %: {rollout.reason}"
         self._note(max(day, float(len(self.delivered))), kind, detail, **facts)
 
@@ -256,7 +256,8 @@ class Story:
             time.sleep(0.3)
         for job in status["history"][self.jobs :]:
             began, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "ended_at"))
-            facts = {"outcome": job["outcome"], "asked_by": job["asked_by"], "seconds": (ended - began).total_seconds()}
+            facts = {name: job[name] for name in ("outcome", "asked_by", "came_at")}
+            facts["seconds"] = (ended - began).total_seconds()
             self._note(day + 1, "retraining", f"{job['outcome']}: {job['detail'][:300]}", **facts, reason=job["reason"])
         self.jobs = len(status["history"])
 
@@ -315,17 +316,16 @@ def _rows_since_shift(story: Story, moment: Moment) -> int:
 
 
 def _takeover(moments: list[Moment]) -> dict[str, Any]:
-    """From the alarm that led to a canary to that canary, and when new models took over."""
+    """From the alarm that led to a canary to that canary, by the clock; and when new models took over."""
     start = next((m for m in moments if m.what == "canary"), None)
-    alarm_to_canary = None
-    if start is not None:
-        before = [m for m in moments if m.what == "alarm" and m.wall < start.wall]
-        job = [m for m in moments if m.what == "retraining" and m.facts["outcome"] == "promoted"]
-        last = before[-1] if before else None
-        alarm_to_canary = round(start.wall - last.wall, 1) if last and job else None
+    asked = next((m for m in moments if m.what == "retraining" and m.facts["outcome"] == "promoted"), None)
+    took = None
+    if start is not None and asked is not None:
+        began, came = (datetime.fromisoformat(text) for text in (start.facts["began"], asked.facts["came_at"]))
+        took = round((began - came).total_seconds(), 1)
     promoted = [m for m in moments if m.what == "promoted"]
     return {
-        "alarm_to_canary_s": alarm_to_canary,
+        "alarm_to_canary_s": took,
         "first_canary_day": start.day if start else None,
         "first_promoted_day": promoted[0].day if promoted else None,
         "canaries_promoted": len(promoted),

@@ -132,6 +132,7 @@ def ended(state: State, outcome: str, detail: str, now: datetime) -> State:
         "reason": job.reason,
         "asked_by": list(job.asked_by),
         "asked_at": job.asked_at.isoformat(),
+        "came_at": job.came_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "ended_at": now.isoformat(),
         "attempts": job.attempts,

@@ -90,8 +90,8 @@ def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
                {"source": "drift", "features": ["amount"], "kind": "features", "last_event": noticed.isoformat()}),
         Moment(10.46, "silence", "", 30.0, {"minutes": 6, "planted": True}),
         Moment(19.0, "alarm", "", 40.0, {"source": "outcome"}),
-        Moment(19.0, "retraining", "", 130.0, {"outcome": "promoted"}),
-        Moment(19.0, "canary", "", 131.0, {"version": 2}),
+        Moment(19.0, "retraining", "", 130.0, {"outcome": "promoted", "came_at": "2026-01-01T00:00:00+00:00"}),
+        Moment(19.0, "canary", "", 131.0, {"version": 2, "began": "2026-01-01T00:01:31+00:00"}),
         Moment(21.0, "promoted", "", 160.0, {"version": 2}),
     )  # fmt: skip
 
