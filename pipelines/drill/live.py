@@ -146,6 +146,15 @@ class Live:
             database.dispose()
         return int(rows), int(distinct)
 
+    def watched(self) -> int:
+        """Rows that the stopped detector has judged, of all versions, from the state it saved."""
+        path = self.home / "drift" / "state.npz"
+        if not path.is_file():
+            return 0
+        with np.load(path, allow_pickle=False) as found:
+            document = json.loads(found["document"].tobytes())
+        return sum(int(watch["seen"]) for watch in document["watches"].values())
+
     def wait_logged(self) -> None:
         """Until the log has every answer; raises Unavailable with what is missing."""
         deadline = time.monotonic() + PATIENCE_S

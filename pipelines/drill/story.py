@@ -297,6 +297,8 @@ def figures(story: Story) -> dict[str, Any]:
         "log_transactions": distinct,
         "counted_twice": rows - distinct,
         "lost": story.live.sent - distinct,
+        "detector_rows": story.live.watched(),
+        "kills": sum(m.what == "chaos" for m in moments),
     }
 
 

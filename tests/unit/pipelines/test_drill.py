@@ -78,7 +78,7 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
 def story_of(*moments: Moment) -> SimpleNamespace:
     rows = {day: table for day, table in tables(SMALL) if day >= 0}
     sent = sum(len(table) for table in rows.values())
-    live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent))
+    live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent), watched=lambda: sent)
     return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live)
 
 
