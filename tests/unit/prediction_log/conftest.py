@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from stores import postgres_server
 
 from millrace.prediction_log import engine, migrate
 from millrace.settings import Settings
@@ -27,22 +25,9 @@ def event() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL server on a socket in a temporary folder; as root it runs as nobody, since it must."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL: initdb is neither on PATH nor in /usr/lib/postgresql (apt-get install postgresql)")
-    user = _other_user()
-    folder = Path(tempfile.mkdtemp(prefix="millrace-pg-", dir="/tmp"))  # a socket's path has at most 107 bytes
-    try:
-        if user is not None:
-            shutil.chown(folder, user)
-        data, options = str(folder / "data"), f"-c listen_addresses= -k {folder} -c fsync=off"
-        _as(user, folder, programs / "initdb", "-D", data, "-A", "trust", "-U", "millrace", "--no-sync")
-        _as(user, folder, programs / "pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-        yield f"postgresql://millrace@/postgres?host={folder}"
-        _as(user, folder, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """URL of a PostgreSQL server of these tests' own."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -63,21 +48,6 @@ def log(home: Settings) -> Iterator[sa.Engine]:
     migrate(made)
     yield made
     made.dispose()
-
-
-def _programs() -> Path | None:
-    on_path = shutil.which("initdb")
-    folders = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
-
-
-def _other_user() -> str | None:
-    return "nobody" if os.geteuid() == 0 else None
-
-
-def _as(user: str | None, folder: Path, *command: object) -> None:
-    options = {"user": user, "group": "nogroup"} if user else {}
-    subprocess.run([str(part) for part in command], check=True, cwd=folder, stdout=subprocess.DEVNULL, **options)
 
 
 def _event(number: int, **data: Any) -> dict[str, Any]:
