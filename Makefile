@@ -56,17 +56,27 @@ status: setup ## What runs, where, since when.
 predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local predict $(ARGS)
 
+.PHONY: labels
+labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
+	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
+
 .PHONY: score
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
 	$(BIN)/python -m pipelines.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
 
-.PHONY: compare
-compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
-	$(BIN)/python -m pipelines.compare '$(A)' '$(B)' $(ARGS)
+.PHONY: mlflow
+mlflow: setup ## Open MLflow's UI on the local runs and registry.
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlflow/mlflow.db --port $(or $(PORT),5000)
 
-.PHONY: labels
-labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
-	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
+.PHONY: feast
+feast: setup ## Open Feast's UI on the local registry.
+	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
+
+.PHONY: observe
+observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].
+	$(BIN)/python -m serving.local.observe --port $(or $(PORT),9090) $(ARGS)
+
+##@ What serves
 
 .PHONY: canary
 canary: setup ## Give the challenger its first share of the traffic [VERSION=n].
@@ -84,45 +94,19 @@ abort: setup ## Roll the canary back now [REASON=text].
 rollback: setup ## Make the previous champion the champion again.
 	$(BIN)/millrace rollback $(ARGS)
 
-.PHONY: mlflow
-mlflow: setup ## Open MLflow's UI on the local runs and registry.
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlflow/mlflow.db --port $(or $(PORT),5000)
+.PHONY: compare
+compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
+	$(BIN)/python -m pipelines.compare '$(A)' '$(B)' $(ARGS)
 
-.PHONY: feast
-feast: setup ## Open Feast's UI on the local registry.
-	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
+##@ Watch and retrain
 
-.PHONY: observe
-observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].
-	$(BIN)/python -m serving.local.observe --port $(or $(PORT),9090) $(ARGS)
-
-##@ Judge it
-
-.PHONY: backtest
-backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
-	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
-
-.PHONY: bench-log
-bench-log: setup ## Events a second into the prediction log, rows a second into its database.
-	$(BIN)/python -m benchmarks.prediction_log $(ARGS)
+.PHONY: monitor
+monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
+	$(BIN)/python -m pipelines.monitoring $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
 
 .PHONY: drift-report
 drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/drift.html
 	$(BIN)/python -m serving.drift_detector.report $(ARGS)
-
-.PHONY: bench
-bench: setup ## The figures of the README, as ratios from interleaved runs.
-	$(BIN)/python -m benchmarks $(ARGS)
-
-.PHONY: bench-serving
-bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
-	$(BIN)/python -m benchmarks.serving $(ARGS)
-
-##@ On a cluster
-
-.PHONY: submit
-submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
-	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
 
 .PHONY: retrain
 retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if it beats the champion (4: it does not).
@@ -132,9 +116,33 @@ retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if
 drill: setup ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
 	$(BIN)/python -m pipelines.drill $(ARGS)
 
-.PHONY: monitor
-monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
-	$(BIN)/python -m pipelines.monitoring $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
+##@ Judge it
+
+.PHONY: backtest
+backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
+	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
+
+.PHONY: bench
+bench: setup ## The figures of the README, as ratios from interleaved runs.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-serving
+bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+.PHONY: bench-log
+bench-log: setup ## Events a second into the prediction log, rows a second into its database.
+	$(BIN)/python -m benchmarks.prediction_log $(ARGS)
+
+##@ On a cluster
+
+.PHONY: check-cluster
+check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
+	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
+
+.PHONY: check-manifests
+check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
+	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)
 
 .PHONY: images
 images: ## Build every image, or IMAGES="predictor …" [ENGINE=docker|podman|buildah] [REGISTRY=host/] [BUILD_ARGS=…]
@@ -153,6 +161,10 @@ base-digest: ## What the registry says the base image's tag is today, to compare
 check-images: setup ## Each image's environment from its lock, its entry points started in it; needs no engine [IMAGES=…].
 	PYTHON=$(PYTHON) requirements/check-images $(UV) $(IMAGES)
 
+.PHONY: submit
+submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
+	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
+
 .PHONY: sbom
 sbom: setup ## A bill of materials (CycloneDX) for each image into .millrace/sbom.
 	$(BIN)/python requirements/sbom $(HOME_DIR)/sbom
@@ -160,14 +172,6 @@ sbom: setup ## A bill of materials (CycloneDX) for each image into .millrace/sbo
 .PHONY: audit
 audit: setup ## Known vulnerabilities of every image's packages (pip-audit; needs its service).
 	set -e; for lock in requirements/images/*.txt requirements/drift-detector.txt; do echo $$lock; $(UV) tool run pip-audit@2.9.0 --no-deps --disable-pip -r $$lock; done
-
-.PHONY: check-manifests
-check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
-	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)
-
-.PHONY: check-cluster
-check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
-	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
 
 ##@ Change it
 
