@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from millrace.errors import MillraceError, Unavailable
+from millrace.errors import MillraceError
 from millrace.progress import log
 from millrace.registry import Registry
 from millrace.retraining import FAILED
@@ -138,9 +138,3 @@ def launcher_of(settings: Settings) -> Launcher:
     from serving.retraining_trigger.launcher import LocalLauncher
 
     return LocalLauncher(settings)
-
-
-def require_quiet(trigger: Trigger) -> None:
-    """Raise Unavailable while the trigger cannot do what is due."""
-    if trigger.trouble:
-        raise Unavailable(trigger.trouble)
