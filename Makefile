@@ -22,7 +22,7 @@ IMAGES ?= $(shell awk '!/^\#/ {print $$1}' requirements/images/targets)
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: setup ## Raw events to live predictions [DATA=uri]; without DATA on simulated data.
@@ -113,7 +113,7 @@ retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if
 	$(BIN)/python -m serving.retraining_trigger ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
 
 .PHONY: drill
-drill: setup ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
+drill: setup drift-env ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
 	$(BIN)/python -m pipelines.drill $(ARGS)
 
 ##@ Judge it
