@@ -15,8 +15,9 @@ from typing import Any, Final
 import orjson
 
 from millrace.errors import InvalidInput, NotFound, Unavailable
-from millrace.progress import log
+from millrace.progress import REQUEST, log
 from millrace.telemetry import REQUEST_SECONDS, REQUESTS
+from millrace.tracing import server_span
 from serving.tensors import TooLarge
 
 MAX_BODY_BYTES: Final = 8 << 20
@@ -48,10 +49,11 @@ Handler = Callable[[bytes, Headers], Awaitable[Reply]]
 
 
 class Measure:
-    """Counts and times the answers of one route of one server; its labels are bound once."""
+    """Counts and times the answers of one route of one server; its labels are bound once. Names its spans."""
 
-    def __init__(self, server: str, route: str) -> None:
+    def __init__(self, server: str, route: str, path: str = "") -> None:
         self._server, self._route = server, route
+        self.name, self.attributes = f"POST {path}", {"http.request.method": "POST", "http.route": path}
         self._seconds = REQUEST_SECONDS.labels(server, route)
         self._answers: dict[int, Any] = {}
 
@@ -70,7 +72,7 @@ class LeanRoutes:
     def __init__(
         self, handlers: Mapping[str, Handler], behind: Callable[..., Awaitable[None]], server: str = "server"
     ) -> None:
-        self._handlers = {path: (handler, Measure(server, _route(path))) for path, handler in handlers.items()}
+        self._handlers = {path: (handler, Measure(server, _route(path), path)) for path, handler in handlers.items()}
         self._behind = behind
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -87,14 +89,18 @@ class LeanRoutes:
 
 async def _answer(handler: Handler, measure: Measure, headers: Headers, receive: Receive, send: Send) -> None:
     started = time.perf_counter()
-    try:
-        body = await read_body(receive, headers)
-        started = time.perf_counter()
-        reply = await handler(body, headers)
-    except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-        reply = error_reply(error)
-    await respond(send, reply)
-    measure(reply.status, started)
+    with server_span(measure.name, headers, measure.attributes) as span:
+        headers = span.headers(headers)
+        REQUEST.set(headers)
+        try:
+            body = await read_body(receive, headers)
+            started = time.perf_counter()
+            reply = await handler(body, headers)
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
+            reply = error_reply(error)
+        await respond(send, reply)
+        measure(reply.status, started)
+        span.answered(reply.status)
 
 
 async def read_body(receive: Receive, headers: Headers) -> bytes:

@@ -26,6 +26,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServi
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 
 from millrace.errors import InvalidInput, Unavailable
+from millrace.progress import REQUEST
+from millrace.tracing import Span, Value, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Measure, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.repository import RepositoryServicer, repository_routes
@@ -45,6 +47,9 @@ LOGGING = {
         "uvicorn.access": {"handlers": [], "level": "CRITICAL", "propagate": False},
     },
 }
+
+_GRPC_CALL: Mapping[str, Value] = {"rpc.system": "grpc", "rpc.method": "inference.GRPCInferenceService/ModelInfer"}
+_EVENT: Mapping[str, Value] = {"http.request.method": "POST", "millrace.cloud_event": True}
 
 
 class HotModel(Model):
@@ -81,8 +86,14 @@ class HotModel(Model):
 
     async def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
         """The SDK's door: CloudEvents over V1, and gRPC."""
-        lower = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
+        lower: Headers = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
         grpc = isinstance(payload, InferRequest)
+        with server_span("ModelInfer" if grpc else f"POST {self.name}", lower, _GRPC_CALL if grpc else _EVENT) as span:
+            lower = span.headers(lower)
+            REQUEST.set(lower)
+            return await self._predict(payload, lower, span, grpc=grpc)
+
+    async def _predict(self, payload: Any, lower: Headers, span: Span, *, grpc: bool) -> Any:
         measure = self._measures["grpc" if grpc else "event"]
         status, started = 500, time.perf_counter()
         try:
@@ -97,6 +108,7 @@ class HotModel(Model):
             raise GRPCUnavailable(str(error)) if grpc else ServerNotReady(str(error)) from error
         finally:
             measure(status, started)
+            span.answered(status)
         return answer
 
     async def _answer_grpc(self, payload: InferRequest, headers: Headers) -> InferResponse:

@@ -14,6 +14,7 @@ from millrace.feast_home import repository
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
 from millrace.settings import settings
+from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     arguments.add_argument("--model_dir", type=Path, default=Path("/mnt/models"), help="Folder of the model artifact.")
     options, _ = arguments.parse_known_args()
     quiet()
+    configure("millrace-explainer")
     configured = settings()
     artifact = ModelArtifact.open(options.model_dir)
     version = os.environ.get("MODEL_VERSION", "")

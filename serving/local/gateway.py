@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from millrace.errors import NotFound, Unavailable
+from millrace.progress import REQUEST
+from millrace.tracing import OFF, Span, server_span
 from serving.connections import Connections, Header
 from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
 from serving.local.graph import Graph
@@ -21,6 +23,7 @@ HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length"}
 )
 GRAPH_TIMEOUT_S: Final = 60.0
+OWN_ROUTES: Final = frozenset({"/healthz", "/metrics"})
 METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -53,20 +56,26 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        try:
-            reply = await self._answer(scope, receive)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-            reply = error_reply(error)
-        await respond(send, reply)
+        headers = dict(scope["headers"])
+        REQUEST.set(headers)
+        with OFF if scope["path"] in OWN_ROUTES else server_span("gateway", headers) as span:
+            span.set("http.request.method", scope["method"])
+            span.set("url.path", scope["path"])
+            try:
+                reply = await self._answer(scope, receive, span)
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
+                reply = error_reply(error)
+            await respond(send, reply)
+            span.answered(reply.status)
 
-    async def _answer(self, scope: dict[str, Any], receive: Receive) -> Reply:
+    async def _answer(self, scope: dict[str, Any], receive: Receive, span: Span) -> Reply:
         path = scope["path"]
         if path == "/healthz":
             return Reply(b'{"status":"ok"}')
         if path == "/metrics":
             return Reply(self._metrics().encode(), content_type=METRICS_TYPE)
         if path.startswith("/graphs/"):
-            return await self._answer_graph(path.removeprefix("/graphs/"), scope, receive)
+            return await self._answer_graph(path.removeprefix("/graphs/"), scope, receive, span)
         if not path.startswith(("/v1/", "/v2/")) and path != "/v2":
             raise NotFound(f"no route {path!r}; wanted /v1/models/NAME:predict, /v2/models/NAME/infer or /healthz")
         service = self._find(model_name(path))
@@ -74,7 +83,7 @@ class Gateway:
         if service is None or upstream is None:
             raise Unavailable("the service is starting; try again in a moment")
         body = await read_body(receive, dict(scope["headers"]))
-        headers = [item for item in scope["headers"] if item[0] not in HOP_BY_HOP]
+        headers = span.forward([item for item in scope["headers"] if item[0] not in HOP_BY_HOP])
         method = scope["method"].encode()
         answer = await upstream.request(method, _target(scope), body, headers, timeout_s=service.timeout_s)
         if service.logger is not None and answer.status == 200 and path.endswith((":predict", "/infer")):
@@ -82,14 +91,14 @@ class Gateway:
             service.logger.exchanged(headers, body, answer.body, types)
         return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
 
-    async def _answer_graph(self, name: str, scope: dict[str, Any], receive: Receive) -> Reply:
+    async def _answer_graph(self, name: str, scope: dict[str, Any], receive: Receive, span: Span) -> Reply:
         graph = self._graphs.get(name)
         if graph is None:
             raise NotFound(f"no InferenceGraph {name!r}; there are {sorted(self._graphs)}")
         body = await read_body(receive, dict(scope["headers"]))
         step = graph.choose(body)
         upstream = self._to_steps.setdefault(step.port, Connections(LOOPBACK, step.port, limit=256))
-        headers = [item for item in scope["headers"] if item[0] not in HOP_BY_HOP]
+        headers = span.forward([item for item in scope["headers"] if item[0] not in HOP_BY_HOP])
         answer = await upstream.request(b"POST", step.path.encode(), body, headers, timeout_s=GRAPH_TIMEOUT_S)
         return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
 

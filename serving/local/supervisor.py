@@ -22,6 +22,7 @@ from millrace.atomic import exclusive
 from millrace.errors import MillraceError, Unavailable
 from millrace.progress import log
 from millrace.settings import Settings, settings
+from millrace.tracing import configure
 from serving.local.addresses import rewritten
 from serving.local.gateway import Gateway
 from serving.local.graph import Graph, is_graph, read_graph
@@ -213,6 +214,7 @@ def main() -> None:
     arguments.add_argument("--manifest", type=Path, required=True)
     options = arguments.parse_args()
     configured = settings()
+    configure("millrace-gateway")
     place = Place(configured.home.resolve())
     with exclusive(place.lock, f"the local runtime of {place.home}"):
         try:

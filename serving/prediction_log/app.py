@@ -20,6 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from millrace import telemetry
 from millrace.errors import InvalidInput, NotFound
 from millrace.prediction_table import find_predictions
+from millrace.progress import REQUEST
+from millrace.tracing import CURRENT, OFF, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.prediction_log.core import decode, decode_labels
 from serving.prediction_log.inference import Payloads
@@ -28,6 +30,7 @@ from serving.prediction_log.labels import read_csv
 from serving.prediction_log.writer import Writer
 
 SERVER: Final = "prediction_log"
+TRACED: Final = frozenset({"/", "/v1/labels", "/v1/predictions"})
 MAX_BODIES_BYTES: Final = 64 << 20
 """Of all requests that are being read or checked; past it they are asked to come back."""
 RETRY_AFTER_S: Final = 2
@@ -59,10 +62,20 @@ class App:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        headers: Headers = dict(scope["headers"])
+        path = scope["path"]
+        with server_span(f"{scope['method']} {path}", headers) if path in TRACED else OFF as span:
+            headers = span.headers(headers)
+            REQUEST.set(headers)
+            reply = await self._answer(scope, headers, receive)
+            await respond(send, reply)
+            span.answered(reply.status)
+
+    async def _answer(self, scope: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         start = time.perf_counter()
         method, path = scope["method"], scope["path"]
         try:
-            reply = await self._route(method, path)(scope, dict(scope["headers"]), receive)
+            reply = await self._route(method, path)(scope, headers, receive)
         except JournalFull as error:
             telemetry.LOG_RECORDS.labels("refused").inc()
             reply = _later(str(error))
@@ -73,7 +86,7 @@ class App:
         if path in self._seconds:
             telemetry.REQUESTS.labels(SERVER, path, reply.status).inc()
             self._seconds[path].observe(time.perf_counter() - start)
-        await respond(send, reply)
+        return reply
 
     def _route(self, method: str, path: str) -> Route:
         route = self._routes.get((method, path))
@@ -84,7 +97,9 @@ class App:
     async def _events(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):
             body = await read_body(receive, headers)
-            return await self._keep(decode(headers, body, datetime.now(UTC), self._payloads))
+            records = decode(headers, body, datetime.now(UTC), self._payloads)
+            CURRENT.get().link(record["row"]["traceparent"] or "" for record in records if "row" in record)
+            return await self._keep(records)
 
     async def _labels(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):

@@ -13,6 +13,7 @@ from millrace.errors import MillraceError
 from millrace.prediction_log import engine
 from millrace.progress import log
 from millrace.settings import Settings, settings
+from millrace.tracing import configure
 from serving.prediction_log.app import App
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
@@ -27,6 +28,7 @@ SWITCH_INTERVAL_S = 0.0005
 def serve(settings: Settings, host: str, port: int) -> None:
     """Until SIGTERM or SIGINT; then requests are finished, the journal is drained, and it returns."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    configure("millrace-prediction-log")
     folder: Path = settings.prediction_log
     database = engine(settings)
     journal = Journal(folder / "journal", settings.prediction_log_journal_mb << 20)

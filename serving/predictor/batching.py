@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from millrace import telemetry
 from millrace.errors import Unavailable
 from millrace.model_artifact import CACHE, STAGES
+from millrace.tracing import CURRENT, OFF, Span
 from serving.predictor.cache import ScoreCache
 from serving.predictor.core import Inputs, Scorer, Scores
 from serving.tensors import require_finite
 
 INLINE_S: Final = 0.005
 """A run expected to be shorter happens in the event loop: handing it to a thread and back costs more than it frees."""
+WAIT, RUN = "batch.wait", "graph.run"
+"""Spans of a request's trace."""
 SMOOTHING: Final = 0.1
 """Weight of the newest run in what runs are expected to take."""
 
@@ -40,6 +43,8 @@ class _Waiting:
     features: NDArray[np.float32]
     history: NDArray[np.float32]
     answer: asyncio.Future[Scores]
+    span: Span
+    queued_ns: int = field(default_factory=time.time_ns)
 
 
 class Batcher:
@@ -98,7 +103,7 @@ class Batcher:
         if self.waiting_rows and self.waiting_rows + rows > self._queue_rows:
             raise Overloaded(f"{self.waiting_rows} rows wait for the model; wanted at most {self._queue_rows}")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(features, history, answer=loop.create_future())
+        waiting = _Waiting(features, history, loop.create_future(), CURRENT.get())
         self._queue.append(waiting)
         self.waiting_rows += rows
         if not self._busy:
@@ -108,7 +113,9 @@ class Batcher:
 
     def _run_now(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
         telemetry.BATCH_ROWS.observe(len(features))
+        began_ns = time.time_ns()
         (answer,) = self._run([(features, history)])
+        CURRENT.get().record(RUN, began_ns, time.time_ns())
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -122,16 +129,17 @@ class Batcher:
         rows = sum(len(one.features) for one in batch)
         telemetry.BATCH_ROWS.observe(rows)
         inputs = [(one.features, one.history) for one in batch]
+        began_ns = time.time_ns()
         loop = asyncio.get_running_loop()
         if self._expected(rows) <= INLINE_S:
-            self._deliver(batch, self._run(inputs))
+            self._deliver(batch, self._run(inputs), began_ns)
             loop.call_soon(self._next)
         else:
             run = loop.run_in_executor(self._worker, self._run_in_thread, inputs)
-            run.add_done_callback(lambda done: self._after(batch, done))
+            run.add_done_callback(lambda done: self._after(batch, done, began_ns))
 
-    def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]]) -> None:
-        self._deliver(batch, done.result())
+    def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]], began_ns: int) -> None:
+        self._deliver(batch, done.result(), began_ns)
         self._next()
 
     def _take(self) -> list[_Waiting]:
@@ -165,7 +173,8 @@ class Batcher:
             answers.append(_checked(scores[begin:end], stages[begin:end]))
         return answers
 
-    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Scores | Exception]) -> None:
+    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Scores | Exception], began_ns: int) -> None:
+        _trace(batch, began_ns)
         for one, answer in zip(batch, answers, strict=True):
             if one.answer.done():
                 continue
@@ -193,6 +202,15 @@ class Batcher:
         for stage, rows in enumerate(np.bincount(stages).tolist()):
             if rows:
                 self._stages[stage].inc(rows)
+
+
+def _trace(batch: Sequence[_Waiting], began_ns: int) -> None:
+    """In each request's trace: how long it waited, and the run that it shared with the others."""
+    ended_ns = time.time_ns()
+    for one in batch:
+        if one.span is not OFF:
+            one.span.record(WAIT, one.queued_ns, began_ns)
+            one.span.record(RUN, began_ns, ended_ns, {"millrace.batch_requests": len(batch)})
 
 
 def _joined(batch: Sequence[Inputs]) -> Inputs:

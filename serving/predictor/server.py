@@ -7,6 +7,7 @@ from pathlib import Path
 
 from millrace.progress import log
 from millrace.settings import settings
+from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     arguments.add_argument("--model_dir", type=Path, default=Path("/mnt/models"), help="Folder of the model artifact.")
     options, _ = arguments.parse_known_args()
     quiet()
+    configure("millrace-predictor")
     version = os.environ.get("MODEL_VERSION", "")
     live = LiveModel(options.model_dir, settings(), "" if version == "unset" else version)
     log("predictor_ready", model=options.model_name, version=live.batcher.scorer.version, port=options.http_port)

@@ -25,6 +25,7 @@ from millrace.telemetry import (
     PREDICTIONS,
     SCORES,
 )
+from millrace.tracing import span
 from serving.lean import Headers
 from serving.protocol import V2Answer, V2Request, decode_v1
 from serving.server import HotModel
@@ -130,7 +131,8 @@ class Transformer(HotModel):
         began = time.perf_counter()
         try:
             timeout_s = min(self._lookup_timeout_s, LOOKUP_SHARE * context.left_s())
-            response = await self._lookups.read(customers, terminals, timeout_s)
+            with span("store.lookup"):
+                response = await self._lookups.read(customers, terminals, timeout_s)
         except DeadlineExceeded:
             raise
         except Exception as error:  # noqa: BLE001 - whatever ails the store, the client gets an answer

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
 from millrace.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
+from millrace.tracing import span
 from serving.connections import Connections, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
 from serving.transformer.core import Scored, require_rows, scored_from
@@ -52,6 +53,7 @@ class PredictorClient:
         self.model_name = found["model"] or model_name
         self._connections = Connections(found["host"], int(found["port"] or 80))
         self._path = f"/v2/models/{self.model_name}/infer".encode()
+        self._call = f"POST {self._path.decode()}"
         self._attempts = attempts
         self._measured = measured
 
@@ -85,7 +87,10 @@ class PredictorClient:
         return scored
 
     async def _ask(self, body: bytes, head: list[Header], timeout_s: float) -> Scored:
-        return _scored(await self._connections.request(b"POST", self._path, body, head, timeout_s=timeout_s))
+        with span(self._call) as call:
+            answer = await self._connections.request(b"POST", self._path, body, call.forward(head), timeout_s=timeout_s)
+            call.answered(answer.status)
+            return _scored(answer)
 
     def close(self) -> None:
         self._connections.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from millrace.progress import REQUEST
+from millrace.tracing import CURRENT, OFF
 from serving.lean import Handler, Headers, Reply, error_reply
 from serving.server import HotServer
 from serving.transformer.context import REQUEST_ID, DeadlineExceeded, request_id_of
@@ -31,8 +33,12 @@ def identified(handler: Handler) -> Handler:
 
     async def answer(body: bytes, headers: Headers) -> Reply:
         request_id = request_id_of(headers).encode()
+        headers = {**headers, REQUEST_ID: request_id}
+        REQUEST.set(headers)
+        if (span := CURRENT.get()) is not OFF:
+            span.set("millrace.request_id", request_id.decode())
         try:
-            reply = await handler(body, {**headers, REQUEST_ID: request_id})
+            reply = await handler(body, headers)
         except DeadlineExceeded as error:
             reply = dataclasses.replace(error_reply(error), status=504, headers=())
         except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status

@@ -11,6 +11,7 @@ from millrace.errors import ConfigError
 from millrace.feast_home import filled_with, repository
 from millrace.progress import log
 from millrace.settings import Settings, settings
+from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005
@@ -57,6 +58,7 @@ def main() -> None:
     configured = settings()
     require_predictor(options, configured)
     quiet()
+    configure("millrace-transformer")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     require_history_length(configured.home, configured.history_length)
     store = FeastStore(repository(configured.home))

@@ -1,7 +1,8 @@
 """The metrics of every server: names, labels and buckets in one place; dashboards, alerts and the rollout read them.
 
 Conventions are Prometheus': seconds in histograms, `_total` counters, few label values. A model version is a label; a
-customer, a terminal or a request never is. Knative's queue proxy gives `revision_*` on a cluster; the local runtime
+customer, a terminal or a request never is. A server is one process (more of them are more pods), so that what it shows
+at /metrics is whole; Prometheus adds pods up. Knative's queue proxy gives `revision_*` on a cluster; the local runtime
 gives the same names for the same facts, so that whoever reads them need not know the home.
 """
 
@@ -30,6 +31,7 @@ REQUEST_SECONDS = Histogram(
     ["server", "route"],
     buckets=LATENCY_BUCKETS_S,
 )
+SPANS_LOST = Counter("millrace_spans_lost", "Spans that the trace collector did not take")
 
 # Predictor, and a transformer that holds the model itself
 BATCH_ROWS = Histogram(

@@ -149,7 +149,7 @@ class Running:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._app = LeanRoutes({V1: identified(self._v1)}, behind=None)  # type: ignore[arg-type]
+        self.app = LeanRoutes({V1: identified(self._v1)}, behind=None)  # type: ignore[arg-type]
 
     async def _v1(self, body: bytes, headers: Any) -> Any:
         from serving.lean import Reply
@@ -166,7 +166,7 @@ class Running:
             sent.append(message)
 
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        await self._app({"type": "http", "method": "POST", "path": V1, "headers": named}, receive, send)
+        await self.app({"type": "http", "method": "POST", "path": V1, "headers": named}, receive, send)
         got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return Replied(sent[0]["status"], got, orjson.loads(sent[1]["body"]))
 

@@ -1,0 +1,312 @@
+"""One trace from the gateway to the prediction log as an OTLP collector gets it, and what happens when that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from millrace import otlp, tracing
+from millrace.errors import Unavailable
+from millrace.prediction_log import engine
+from serving.connections import Connections
+from serving.local.gateway import Gateway
+from serving.local.processes import free_port
+from serving.prediction_log.app import App
+from serving.prediction_log.inference import Payloads
+from serving.prediction_log.journal import Journal
+from serving.prediction_log.writer import Writer
+from serving.transformer.predictor import PredictorClient
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
+
+
+class Collector:
+    """An OTLP/HTTP receiver; `hold` keeps it from answering."""
+
+    def __init__(self) -> None:
+        self.spans: list[SimpleNamespace] = []
+        self.go = threading.Event()
+        self.go.set()
+        collector = self
+
+        class Receiver(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                collector.go.wait(10)
+                body = self.rfile.read(int(self.headers["content-length"]))
+                collector.take(self.path, ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def take(self, path: str, request: ExportTraceServiceRequest) -> None:
+        assert path == "/v1/traces"
+        for resource in request.resource_spans:
+            about = {item.key: item.value.string_value for item in resource.resource.attributes}
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                known = {item.key: item.value for item in span.attributes}
+                self.spans.append(SimpleNamespace(span=span, about=about, attributes=known, name=span.name))
+
+    def named(self, name: str) -> Any:
+        return next((item for item in self.spans if item.name == name), None)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
+    thread.start()
+    yield made
+    made.go.set()
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """`traced(url)`: this process sends its spans there, soon."""
+
+    def begin(url: str) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        tracing.configure("of-the-test")
+
+    yield begin
+    tracing.stop()
+
+
+@asynccontextmanager
+async def listening(app: Any):
+    """The application on a port, which is given."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, ws="none"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+@contextmanager
+def predictor_process(model: Any, name: str) -> Iterator[int]:
+    """The real server of the predictor; ended in an orderly way, so that it sends its last spans."""
+    port = free_port()
+    arguments = [f"--model_dir={model}", f"--model_name={name}", f"--http_port={port}", "--host=127.0.0.1"]
+    command = [sys.executable, "-m", "serving.predictor.server", *arguments, "--enable_grpc=false"]
+    process = subprocess.Popen(command, env=os.environ | {"OTEL_SERVICE_NAME": "the-predictor"})
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def answering(port: int, path: bytes) -> None:
+    end = time.monotonic() + 40
+    with closing(Connections("127.0.0.1", port)) as connections:
+        while time.monotonic() < end:
+            try:
+                if (await connections.request(b"GET", path)).status == 200:
+                    return
+            except Unavailable:
+                await asyncio.sleep(0.05)
+    raise AssertionError(f"nothing answers at port {port}")
+
+
+def prediction_log(home: Any) -> App:
+    database, journal = engine(home), Journal(home.home / "log-journal", 1 << 20)
+    return App(journal, Writer(database, journal, home.home / "rejected.jsonl"), database, Payloads(b"key"))
+
+
+def gateway(upstream: Connections) -> Gateway:
+    async def connections() -> Connections:
+        return upstream
+
+    service = SimpleNamespace(timeout_s=10.0, logger=None, connections=connections)
+    return Gateway(lambda _: service, lambda: "")
+
+
+async def ask(port: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    """A prediction, through a gateway of its own in front of the transformer at the port."""
+    with closing(Connections("127.0.0.1", port)) as upstream:
+        async with listening(gateway(upstream)) as front:
+            with closing(Connections("127.0.0.1", front)) as client:
+                answer = await client.request(b"POST", b"/v1/models/fraud-detector:predict", body, headers)
+    assert answer.status == 200, answer.body
+
+
+def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, collector, traced, tiny_model):
+    traced(collector.url)
+    model = tiny_model()
+
+    async def scenario(port: int) -> None:
+        await answering(port, b"/v2/health/ready")
+        settings = options().model_copy(update={"history_length": 64})
+        async with listening(prediction_log(settings)) as log:
+            settings = settings.model_copy(update={"event_sinks": f"http://127.0.0.1:{log}/"})
+            champion = PredictorClient(f"127.0.0.1:{port}", lab.NAME)
+            with closing(champion):
+                async with lab.serving(champion, settings) as path, listening(path.app) as transformer:
+                    body = json.dumps({"instances": [lab.transaction(1)]}).encode()
+                    await ask(transformer, body, (b"traceparent", SAMPLED.encode()), (b"x-request-id", b"the-request"))
+
+    with predictor_process(model, lab.NAME) as port:
+        asyncio.run(scenario(port))
+    tracing.stop()
+
+    gate, there = collector.named("gateway"), collector.named("POST /v1/models/fraud-detector:predict")
+    lookup, call = collector.named("store.lookup"), collector.named("POST /v2/models/fraud-detector/infer")
+    answered = next(s for s in collector.spans if s.name == call.name and s.about["service.name"] == "the-predictor")
+    run, received = collector.named("graph.run"), collector.named("POST /")
+    call = next(s for s in collector.spans if s.name == call.name and s is not answered)
+    assert gate.span.parent_span_id.hex() == CALLER
+    chain = [(there, gate), (lookup, there), (call, there), (answered, call), (run, answered)]
+    assert [child.span.parent_span_id for child, _ in chain] == [parent.span.span_id for _, parent in chain]
+    assert {item.span.trace_id.hex() for item in (gate, there, lookup, call, answered, run)} == {TRACE}
+    assert [(link.trace_id.hex(), link.span_id) for link in received.span.links] == [(TRACE, there.span.span_id)]
+    assert there.attributes["http.response.status_code"].int_value == 200
+    assert there.attributes["millrace.request_id"].string_value == "the-request"
+    assert there.about["service.name"] == "of-the-test"
+    assert there.about["service.version"] == "0.1.0"
+    ends = [item.span.end_time_unix_nano for item in (lookup, call)]
+    assert all(there.span.start_time_unix_nano <= end <= there.span.end_time_unix_nano for end in ends)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "00-1-2-01", f"ff-{TRACE}-{CALLER}-01", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{CALLER}-01-x"]
+)
+def test_a_traceparent_that_is_none_begins_a_new_trace(collector, traced, given):
+    traced(collector.url)
+
+    with tracing.server_span("POST /x", {b"traceparent": given.encode(), b"tracestate": b"a=b"}) as span:
+        headers = span.headers({b"traceparent": given.encode(), b"tracestate": b"a=b"})
+        forwarded = span.forward([(b"tracestate", b"a=b"), (b"x", b"y")])
+    tracing.stop()
+
+    sent = collector.named("POST /x").span
+    assert (sent.trace_id.hex() != TRACE, sent.parent_span_id) == (True, b"")
+    assert list(headers) == [b"traceparent"]
+    assert headers[b"traceparent"].decode()[:-2] == f"00-{sent.trace_id.hex()}-{sent.span_id.hex()}-"
+    assert forwarded == [(b"traceparent", headers[b"traceparent"]), (b"x", b"y")]
+
+
+def test_a_request_that_the_caller_did_not_sample_is_passed_on_so_and_not_sent(collector, traced):
+    traced(collector.url)
+
+    with tracing.server_span("POST /x", {b"traceparent": NOT_SAMPLED.encode()}) as span:
+        child = tracing.span("call")
+        span.record("work", 1, 2)
+        span.link([SAMPLED])
+        forwarded = span.headers({b"traceparent": NOT_SAMPLED.encode()})[b"traceparent"].decode()
+    tracing.stop()
+
+    assert child is tracing.OFF
+    assert forwarded.startswith(f"00-{TRACE}-")
+    assert forwarded.endswith("-00")
+    assert collector.spans == []
+
+
+def test_an_answer_with_500_and_a_call_that_raises_are_errors(collector, traced):
+    traced(collector.url)
+
+    with tracing.server_span("POST /x", {}) as span:
+        with pytest.raises(TimeoutError), tracing.span("call"):
+            raise TimeoutError
+        span.answered(503)
+    tracing.stop()
+
+    call, answered = collector.named("call"), collector.named("POST /x")
+    assert [item.span.status.code for item in (call, answered)] == [2, 2]
+    assert call.attributes["error.type"].string_value == "TimeoutError"
+
+
+def test_lines_of_a_request_carry_its_ids_in_json(lab, options, traced, collector, monkeypatch, capsys):
+    monkeypatch.setenv("MILLRACE_LOG_FORMAT", "json")
+    store = lab.MemoryStore(fails=RuntimeError("the store is away"))
+
+    async def scenario(**headers: str) -> Any:
+        async with lab.predictor().running() as model, lab.serving(model.address, options(), store) as path:
+            return await path.predict(lab.transaction(1), **headers)
+
+    asyncio.run(scenario(traceparent=SAMPLED))
+    traced(collector.url)
+    asyncio.run(scenario(x_request_id="mine", traceparent="nonsense"))
+    tracing.stop()
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    first, second = (line for line in lines if line["event"] == "lookup_failed")
+    sent = collector.named("POST /v1/models/fraud-detector:predict").span
+    assert (first["trace_id"], len(first["request_id"])) == (TRACE, 32)
+    assert (second["trace_id"], second["request_id"]) == (sent.trace_id.hex(), "mine")
+    assert "request_id" not in next(line for line in lines if line["event"] == "tracing_on")
+
+
+def test_a_collector_that_is_away_costs_no_answer_and_one_line(lab, options, traced, capsys):
+    traced(f"http://127.0.0.1:{free_port()}")
+    lost = lab.metric("millrace_spans_lost_total")
+
+    async def scenario() -> list[int]:
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
+            said = []
+            for number in range(2):
+                said += [(await path.predict(lab.transaction(number))).status for _ in range(5)]
+                before = lab.metric("millrace_spans_lost_total")
+                await lab.until("a batch is given up", lambda b=before: lab.metric("millrace_spans_lost_total") > b)
+            return said
+
+    assert asyncio.run(scenario()) == [200] * 10
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "trace_collector_away" in line]) == 1
+    assert not any("Traceback" in line or "Transient" in line for line in lines)
+    assert lab.metric("millrace_spans_lost_total") >= lost + 10
+
+
+def test_a_collector_that_hangs_does_not_hold_up_the_end(collector, traced, monkeypatch):
+    monkeypatch.setattr(otlp, "FLUSH_S", 0.3)
+    traced(collector.url)
+    collector.go.clear()
+    with tracing.server_span("POST /x", {}):
+        pass
+
+    began = time.monotonic()
+    tracing.stop()
+
+    assert time.monotonic() - began < 2
+
+
+def test_without_a_collector_nothing_is_imported_said_or_changed():
+    program = (
+        "import sys; from millrace import tracing; tracing.configure('x'); h = {b'traceparent': b'as-given'}\n"
+        "with tracing.server_span('POST /x', h) as span:\n"
+        "    assert span is tracing.OFF and tracing.span('y') is span and span.headers(h) is h\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
