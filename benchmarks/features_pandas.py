@@ -4,6 +4,7 @@ Two ways. Plain: a function of one customer's or one terminal's rows with rollin
 as published code and most notebooks have it. `vectorised`: pandas' own grouped rolling over all groups at once, which
 is the best pandas can do. Both give what `build_features` gives (a test holds them to it), but for two corners: windows
 are not cut to the last N, and of a customer's transactions at one instant the later ones do not see the earlier ones.
+They do less: terminal states at midnight only, and without NOT_HERE.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ ROLLED = (
     *((f"labelled_{days}d", "labelled", days) for days in TERMINAL_LABEL_WINDOWS_DAYS),
     *((f"fraud_{days}d", "fraud", days) for days in TERMINAL_LABEL_WINDOWS_DAYS),
 )
+NOT_HERE = ("streak_least_ratio", "terminal_streak_least_ratio", "terminal_dates_since_streak_start")
+"""Fields and features that are left to us."""
+FIELDS = tuple(name for name in TERMINAL_STATE_FIELDS if name not in NOT_HERE)
 LATEST = ["fraud_streak", "streak_start_us", "last_fraud_us"]
 
 
@@ -50,7 +54,7 @@ def build(files: Sequence[Path], folder: Path, history_length: int, *, vectorise
         last = int(rows["day"].max())
         states = rows.groupby("terminal_id").apply(terminal_states, last, include_groups=False).reset_index()
     _write(states, folder / "terminal_state")
-    rows = rows.merge(states, how="left", on=["terminal_id", "day"]).fillna(dict.fromkeys(TERMINAL_STATE_FIELDS, 0))
+    rows = rows.merge(states, how="left", on=["terminal_id", "day"]).fillna(dict.fromkeys(FIELDS, 0))
     _write(add_formulas(rows), folder / "transactions")
     return len(rows)
 
@@ -156,7 +160,7 @@ def _terminals(rows: pd.DataFrame) -> pd.DataFrame:
     latest = latest[["terminal_id", "refresh", *LATEST]].rename(columns={"refresh": "day"})
     dense = dense.merge(latest, how="left", on=["terminal_id", "day"])
     dense[LATEST] = dense.groupby("terminal_id")[LATEST].ffill().fillna(0)
-    return dense.drop(columns=list(daily)).assign(**rolled).astype(dict.fromkeys(TERMINAL_STATE_FIELDS, "int64"))
+    return dense.drop(columns=list(daily)).assign(**rolled).astype(dict.fromkeys(FIELDS, "int64"))
 
 
 def _in_order_of_revelation(rows: pd.DataFrame) -> pd.DataFrame:

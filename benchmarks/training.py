@@ -59,8 +59,8 @@ def bare_loop(training_set: Manifest, config: TrainConfig, threads: int) -> floa
         arrays = (*rows.batch(batch, config.model.sequence_length), rows.label[batch].astype(np.float32))
         batches.append(tuple(map(torch.from_numpy, arrays)))
     model = FraudModel(config.model.spec())
-    features = torch.from_numpy(np.ascontiguousarray(rows.features[train_rows]))
-    model.fit_preprocessing(features, torch.from_numpy(np.ascontiguousarray(rows.label[train_rows])))
+    features, history, label = batches[0]
+    model.fit_preprocessing(features, history, label, float(rows.label[train_rows].mean()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     speeds = []
     for _ in range(EPOCHS):

@@ -110,10 +110,13 @@ def write_transactions(
 
 
 def write_terminal_state(path: Path, day: date, terminals: pa.Array, state: NDArray[np.int64]) -> None:
-    """`state[T, S]` of `terminals[T]` as of the midnight that begins `day`."""
-    midnight = np.full(len(terminals), (day - _EPOCH).days * f.DAY_US)
-    columns = [terminals, pa.array(midnight).cast(TERMINAL_STATE_SCHEMA.types[1])]
-    columns += [pa.array(column) for column in np.ascontiguousarray(state.T)]
+    """`state[T, R, S]` of `terminals[T]` as of the R refreshes of the day, the first at the midnight that begins it."""
+    count, refreshes, fields = state.shape
+    first = (day - _EPOCH).days * f.DAY_US
+    refresh_us = np.tile(first + np.arange(refreshes) * (f.DAY_US // refreshes), count)
+    names = terminals.take(pa.array(np.repeat(np.arange(count), refreshes)))
+    columns = [names, pa.array(refresh_us).cast(TERMINAL_STATE_SCHEMA.types[1])]
+    columns += [pa.array(column) for column in np.ascontiguousarray(state.reshape(-1, fields).T)]
     _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA))
 
 

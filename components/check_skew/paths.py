@@ -109,12 +109,15 @@ def batch(connection: duckdb.DuckDBPyConnection, feature_set: Manifest, probes: 
 def _past_of(
     connection: duckdb.DuckDBPyConnection, feature_set: Manifest, probes: pa.Table, as_of: datetime
 ) -> pa.Table:
-    """STREAM columns of everything before `as_of` at the customers and terminals of the probes."""
+    """STREAM columns of everything before `as_of` at the customers and terminals of the probes, and of those customers
+    whose frauds at these terminals are held against what is usual for them."""
     files = [str(path) for path in feature_set.table("transactions", last_day=as_of.date())]
     connection.register("probes", probes)
     query = f"""
-        SELECT {", ".join(STREAM)} FROM read_parquet($files) WHERE epoch_us(event_timestamp) < $as_of
-        AND (customer_id IN (SELECT customer_id FROM probes) OR terminal_id IN (SELECT terminal_id FROM probes))
+        WITH before AS (SELECT * FROM read_parquet($files) WHERE epoch_us(event_timestamp) < $as_of),
+        here AS (SELECT * FROM before WHERE terminal_id IN (SELECT terminal_id FROM probes))
+        SELECT {", ".join(STREAM)} FROM before WHERE terminal_id IN (SELECT terminal_id FROM probes)
+        OR customer_id IN (SELECT customer_id FROM probes UNION SELECT customer_id FROM here WHERE is_fraud = 1)
     """
     past = connection.sql(query, params={"files": files, "as_of": microseconds(as_of)}).to_arrow_table()
     return as_utc(past)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput
-from millrace.fraud.features import DAY_US
+from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.horizon import microseconds
 
 REISSUED_WITHIN_US: Final = 6 * 3_600_000_000
@@ -29,18 +29,19 @@ def draw(
 ) -> pa.Table:
     """transaction_id, event_us, customer_id, terminal_id, amount_cents and kind; at most `size`, and the unseen one.
 
-    Half are real where there are as many. All fall on the day of `as_of`, whose terminal state is the one in the
-    store. Raises InvalidInput when no customer was active in the ACTIVE_DAYS before.
+    Half are real where there are as many. All come before the next refresh of terminal states, for which those in the
+    store are the latest. Raises InvalidInput when no customer was active in the ACTIVE_DAYS before.
     """
     files = feature_set.table("transactions", as_of.date() - timedelta(days=ACTIVE_DAYS), as_of.date())
     as_of_us = microseconds(as_of)
-    midnight = (as_of_us // DAY_US + 1) * DAY_US
+    every = DAY_US // REFRESHES_PER_DAY
+    refresh = (as_of_us // every + 1) * every
     values = {
         "files": [str(path) for path in files],
         "seed": str(seed),
         "as_of": as_of_us,
-        "midnight": midnight,
-        "latest": min(as_of_us + REISSUED_WITHIN_US, midnight) - 1,
+        "refresh": refresh,
+        "latest": min(as_of_us + REISSUED_WITHIN_US, refresh) - 1,
         "size": size,
         "unseen": UNSEEN,
     }
@@ -59,7 +60,7 @@ _QUERY = """
             md5(customer_id || $seed) AS lot
         FROM read_parquet($files)
     ), real AS (
-        SELECT *, 'real' AS kind FROM recent WHERE event_us >= $as_of AND event_us < $midnight
+        SELECT *, 'real' AS kind FROM recent WHERE event_us >= $as_of AND event_us < $refresh
         QUALIFY row_number() OVER (PARTITION BY customer_id ORDER BY event_us, transaction_id) = 1
         ORDER BY lot LIMIT $size // 2
     ), last AS (

@@ -6,7 +6,6 @@ that anyone may open. What the states are: `millrace.fraud.online_sql`; Feast it
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from millrace.atomic import exclusive, replacing_folder
 from millrace.errors import InvalidInput
 from millrace.feast_home import filled_with, repository
 from millrace.fraud import online_sql
+from millrace.fraud.features import last_refresh
 from millrace.fraud.stream import engine
 from millrace.horizon import microseconds, start_of
 from millrace.progress import log
@@ -67,11 +67,12 @@ def _write_sources(
         with engine(threads, memory_limit_gb) as connection:
             customers = online_sql.customer_states(connection, past, microseconds(as_of), history_length)
         _write(customers, aside / "customer_state.parquet")
-        shutil.copyfile(terminals, aside / "terminal_state.parquet")
+        states = pq.read_table(terminals, filters=[("event_timestamp", "=", last_refresh(as_of))])
+        pq.write_table(states, aside / "terminal_state.parquet")
         facts = {
             "as_of": as_of.isoformat(),
             "customers": len(customers),
-            "terminals": pq.read_metadata(terminals).num_rows,
+            "terminals": len(states),
             "history_length": history_length,
             "feature_service": feature_set.facts["feature_service"],
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.optimise import measure
+from components.optimise.boosted import WEIGHTS, BoostConfig, Trees, fit
 from components.optimise.export import export_onnx, quantise, torch_scores
 from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
 from millrace.atomic import replacing_folder
 from millrace.errors import InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.model import load_model
+from millrace.fraud.model import FraudModel, load_model
 from millrace.fraud.training_set import TrainingSet
 from millrace.gates import Rule, Verdict
 from millrace.metrics import ROW_COLUMNS, Judged, judged
@@ -64,6 +65,8 @@ class OptimiseConfig:
     """Training rows that fix the ranges of int8."""
     seed: int = 0
     """Of the sample in the reference window."""
+    boosting: BoostConfig = field(default_factory=BoostConfig)
+    """Trees that are served beside the deep model, where validation rows say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,12 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
     with replacing_folder(folder) as aside:
         for name in model.files:
             shutil.copyfile(model.path(name), aside / name)
-        graphs = make_graphs(model.folder, rows, calibration_rows(data, spec.sequence_length, config), aside, config)
+        network = load_model(model.folder)
+        trees, tried = choose_trees(network, data, rows, config.boosting)
+        calibration = calibration_rows(data, spec.sequence_length, config)
+        graphs = make_graphs(network, rows, calibration, aside, config, trees)
         decided = _decide(graphs, rows, config)
+        decided["optimisation"]["boosting"] = tried
         _write_reference(aside, rows, graphs.scores[decided["served_file"]], config)
         _describe(aside, decided)
         facts = (
@@ -157,17 +164,42 @@ def calibration_rows(data: TrainingSet, length: int, config: OptimiseConfig) -> 
     return data.batch(numbers[_spread(len(numbers), config.calibration_rows)], length)
 
 
+def choose_trees(
+    model: FraudModel, data: TrainingSet, rows: ValidationRows, config: BoostConfig
+) -> tuple[Trees | None, dict[str, Any]]:
+    """The trees to serve beside the model (None: none), and the validation average precision of each weight tried."""
+    if config.rounds < 1:
+        return None, {}
+    booster = fit(model, data, config)
+    tried: dict[float, float | None] = {}
+    for weight in WEIGHTS:
+        trees = Trees(booster, weight)
+        starts = range(0, len(rows.features), CHUNK_ROWS)
+        parts = [
+            torch_scores(model, rows.features[at : at + CHUNK_ROWS], rows.history[at : at + CHUNK_ROWS], trees)
+            for at in starts
+        ]
+        tried[weight] = measure.ranking(rows.judged, np.concatenate(parts))
+    best = max(WEIGHTS, key=lambda weight: tried[weight] or 0.0)
+    chosen = Trees(booster, best) if best and tried[best] is not None else None
+    return chosen, {"weight": best if chosen else 0.0, "average_precision": tried, "rounds": config.rounds}
+
+
 def make_graphs(
-    trained: Path, rows: ValidationRows, calibration: Inputs, folder: Path, config: OptimiseConfig
+    model: FraudModel,
+    rows: ValidationRows,
+    calibration: Inputs,
+    folder: Path,
+    config: OptimiseConfig,
+    trees: Trees | None = None,
 ) -> Graphs:
     """Write both graphs to `folder` and measure them; raises GateBlocked when the float one is not torch's equal."""
-    model = load_model(trained)
-    export_onnx(model, rows.features[:2], rows.history[:2], folder / FLOAT)
+    export_onnx(model, rows.features[:2], rows.history[:2], folder / FLOAT, trees)
     quantise(folder / FLOAT, *calibration, folder / INT8)
     scorers = {name: _scorer(folder / name) for name in (FLOAT, INT8)}
     scores = {name: score_all(scorer, rows) for name, scorer in scorers.items()}
     sample = _spread(len(rows.features), config.parity_rows)
-    wanted = torch_scores(model, rows.features[sample], rows.history[sample])
+    wanted = torch_scores(model, rows.features[sample], rows.history[sample], trees)
     alone = np.concatenate([scorers[FLOAT](rows.features[[i]], rows.history[[i]]) for i in sample[:ALONE_ROWS]])
     parity = check_parity(scores[FLOAT][sample], wanted, alone, config.parity_limit)
     parity.require()

@@ -19,6 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.optimise.boosted import Trees, append_trees
+from millrace.fraud.model import FraudModel
+
 OPSET: Final = 20
 """The newest the TorchScript exporter writes, and the first with Gelu as one operator."""
 
@@ -37,20 +40,40 @@ class Served(nn.Module):
         return torch.sigmoid(self.model(features, history))
 
 
-def export_onnx(model: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
-    """Write the graph to `path`; the rows are only traced, their number stays free."""
-    names = ["features", "history", "score"]
+class Parts(nn.Module):
+    """What trees are added to: the model's logit, and the columns that they read."""
+
+    def __init__(self, model: FraudModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(features, history), self.model.columns(features, history)
+
+
+def export_onnx(
+    model: FraudModel,
+    features: NDArray[np.float32],
+    history: NDArray[np.float32],
+    path: Path,
+    trees: Trees | None = None,
+) -> None:
+    """Write the graph to `path`, with `trees` beside the model; the rows are only traced, their number stays free."""
+    inputs = ["features", "history"]
+    outputs = ["logit", "columns"] if trees else ["score"]
     with _quiet_exporter():
         torch.onnx.export(
-            Served(model).eval(),
+            (Parts(model) if trees else Served(model)).eval(),
             (torch.tensor(features), torch.tensor(history)),
             str(path),
-            input_names=names[:2],
-            output_names=names[2:],
+            input_names=inputs,
+            output_names=outputs,
             opset_version=OPSET,
-            dynamic_axes={name: {0: "batch"} for name in names},
+            dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
             dynamo=False,
         )
+    if trees:
+        append_trees(path, trees)
 
 
 def quantise(graph: Path, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
@@ -90,9 +113,14 @@ class _OneBatch:
 
 
 @torch.inference_mode()
-def torch_scores(model: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the graph must reproduce: scores[B] of the torch module."""
-    scores: NDArray[np.float32] = Served(model).eval()(torch.tensor(features), torch.tensor(history)).numpy()
+def torch_scores(
+    model: FraudModel, features: NDArray[np.float32], history: NDArray[np.float32], trees: Trees | None = None
+) -> NDArray[np.float32]:
+    """What the graph must reproduce: scores[B] of the torch module, and of the trees beside it."""
+    logit, columns = Parts(model).eval()(torch.tensor(features), torch.tensor(history))
+    if trees:
+        logit = (1.0 - trees.weight) * logit + trees.weight * torch.tensor(trees.logits(columns.numpy()))
+    scores: NDArray[np.float32] = torch.sigmoid(logit).numpy()
     return scores
 
 

@@ -33,6 +33,7 @@ class ModelConfig(Config):
     """Architecture; each field is explained by `millrace.fraud.model.ModelSpec`."""
 
     sequence_length: StrictInt = Field(ge=1, le=512)
+    attended: StrictInt = Field(ge=1, le=512)
     bins: StrictInt = Field(ge=1, le=256)
     width: StrictInt = Field(ge=1, le=4096)
     blocks: StrictInt = Field(ge=0, le=16)

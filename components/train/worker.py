@@ -40,6 +40,9 @@ MODEL: Final = "model"
 SCORE_ROWS: Final = 1024
 """Rows per forward pass when nothing is learnt."""
 
+FITTED_ROWS: Final = 50_000
+"""Genuine rows that scales and edges are taken from, about."""
+
 SILENCE: Final = timedelta(minutes=5)
 """A process that waits this long for another one gives up, and all are started again."""
 
@@ -91,10 +94,13 @@ class Trainer:
         self.prior_shift = -float(np.log(config.negative_share))
 
     def fit_preprocessing(self) -> None:
-        """Scales and edges from the training rows; the same on every rank."""
-        features = torch.from_numpy(np.ascontiguousarray(self.rows.features[self.train_rows]))
-        label = torch.from_numpy(self.train_label)
-        self.model.fit_preprocessing(features.to(self.process.device), label.to(self.process.device))
+        """Scales and edges from every fraud and evenly spread genuine training rows; the same on every rank."""
+        fraud = np.flatnonzero(self.train_label == 1)
+        genuine = np.flatnonzero(self.train_label == 0)
+        every = max(len(genuine) // FITTED_ROWS, 1)
+        chosen = np.sort(np.concatenate([fraud, genuine[::every]]))
+        features, history, label = self.inputs(self.train_rows[chosen])
+        self.model.fit_preprocessing(features, history, label, len(fraud) / len(self.train_rows))
         self.average.load_state_dict(self.model.state_dict())
 
     def epoch(self, number: int) -> dict[str, float]:

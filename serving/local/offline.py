@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest
 from millrace.errors import NotFound
-from millrace.fraud.features import FEATURE_NAMES, NEVER_US, CustomerStates, history_tensor
+from millrace.fraud.features import (
+    DAY_US,
+    FEATURE_NAMES,
+    NEVER_US,
+    REFRESHES_PER_DAY,
+    CustomerStates,
+    history_tensor,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,9 @@ class Day:
 
 
 def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> Day:
-    """The day's transactions and their offline inputs; histories are gathered from everything up to then."""
+    """The day's transactions and their offline inputs; histories are gathered from everything up to then.
+
+    Only those before the next refresh of terminal states: the store that is replayed against holds the day's first."""
     import duckdb
 
     if not manifest.table("transactions", day, day):
@@ -37,7 +46,8 @@ def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> D
         names = ", ".join(FEATURE_NAMES)
         rows: pa.Table = connection.sql(
             "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, terminal_id, amount_cents, "
-            f"{names} FROM read_parquet($1) ORDER BY event_us, transaction_id LIMIT $2",
+            f"{names} FROM read_parquet($1) WHERE epoch_us(event_timestamp) % {DAY_US} < {DAY_US // REFRESHES_PER_DAY} "
+            "ORDER BY event_us, transaction_id LIMIT $2",
             params=[today, limit or 2**62],
         ).to_arrow_table()
         connection.register("rows", rows)

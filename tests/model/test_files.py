@@ -25,8 +25,8 @@ def rows(count: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def fitted() -> FraudModel:
     torch.manual_seed(0)
     model = FraudModel(SPEC)
-    features, _, label = rows()
-    model.fit_preprocessing(features, label)
+    features, history, label = rows()
+    model.fit_preprocessing(features, history, label, 0.25)
     return model.eval()
 
 
@@ -70,7 +70,7 @@ def test_a_constant_feature_is_no_trouble(constant: float) -> None:
     features[:, 3] = constant
     model = FraudModel(SPEC)
 
-    model.fit_preprocessing(features, label)
+    model.fit_preprocessing(features, history, label, 0.25)
 
     assert torch.isfinite(model(features, history)).all()
 

@@ -12,18 +12,24 @@ the last N of it. A window of w days holds the part of that history with `event_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEATURE_SERVICE: Final = "fraud_detection_v1"
+FEATURE_SERVICE: Final = "fraud_detection_v2"
 """Name and version of the Feast feature service; a change of meaning below is a new version."""
 
 DAY_US: Final = 86_400_000_000
 CUSTOMER_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_VOLUME_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_LABEL_WINDOWS_DAYS: Final = (1, 3, 7, 14, 30)
+REFRESHES_PER_DAY: Final = 4
+"""Terminal states are as of 00:00, 06:00, 12:00 and 18:00 UTC. A label that comes back in the morning is seen by
+noon; waiting for midnight costs .02 of average precision (docs/model.md)."""
+RATIO_HISTORY: Final = 64
+"""Past transactions that tell what is usual for a customer, where a fraud's amount is held against it."""
 RISK_WINDOW_DAYS: Final = 30
 """Window of the terminal risk that a customer's history remembers for each transaction."""
 NO_EVENT_DAYS: Final = 60.0
@@ -48,6 +54,8 @@ TERMINAL_FEATURES: Final = (
     "terminal_fraud_streak",
     "terminal_days_since_streak_start",
     "terminal_days_since_fraud",
+    "terminal_dates_since_streak_start",
+    "terminal_streak_least_ratio",
 )
 FEATURE_NAMES: Final = REQUEST_FEATURES + CUSTOMER_FEATURES + TERMINAL_FEATURES
 """The F scalar model inputs, in the order of the tensor `features[B, F]`."""
@@ -64,14 +72,29 @@ TERMINAL_STATE_FIELDS: Final = (
     "fraud_streak",
     "streak_start_us",
     "last_fraud_us",
+    "streak_least_ratio",
 )
 """Integer columns of the `terminal_state` feature view, as of a refresh. `count_*`: transactions by event time.
 `labelled_*`, `fraud_*`: labels that became known in the window before the refresh. `fraud_streak`: revealed frauds
 since the last revealed genuine transaction, in order of revelation; `streak_start_us`: event time of the earliest of
-them, which dates a terminal's compromise; `last_fraud_us`: event time of the latest revealed fraud; 0 if none."""
+them, which dates a terminal's compromise; `last_fraud_us`: event time of the latest revealed fraud; 0 if none.
+`streak_least_ratio`: least `amount_ratio` of the streak's frauds. A fraud of an ordinary amount incriminates the
+terminal; one of five times the customer's usual amount speaks against the customer; 0 if none."""
+
+TYPICAL_WITHIN: Final = 2.5
+"""Past amounts up to this many medians tell what is usual for a customer; larger ones may be somebody else's."""
+NO_HISTORY_RATIO: Final = 1_000
+MAX_RATIO: Final = 1_000_000
 
 NEVER_US: Final = np.iinfo(np.int64).min // 2
 """Event time of padding: older than any window."""
+
+
+def last_refresh(instant: datetime) -> datetime:
+    """The refresh of terminal states at or before a UTC instant; the next is a day / REFRESHES_PER_DAY later."""
+    midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
+    every = timedelta(days=1) / REFRESHES_PER_DAY
+    return midnight + (instant - midnight) // every * every
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,21 @@ def history_totals(now_us: NDArray[np.int64], states: CustomerStates) -> History
     )
 
 
+def amount_ratio(amount_cents: NDArray[np.int64], states: CustomerStates) -> NDArray[np.int64]:
+    """[B] amounts with their customers' states → [B] amount over what is usual for the customer, per mille.
+
+    Usual is the mean of the past amounts within TYPICAL_WITHIN medians. 1000 for a customer without history.
+    """
+    known, count = states.event_us != NEVER_US, states.length
+    ordered = np.sort(np.where(known, states.amount_cents, np.iinfo(np.int64).max // 8), axis=1)
+    middle = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, known.shape[1] - 1)], axis=1)
+    twice_median = np.take_along_axis(ordered, middle, axis=1).sum(axis=1)
+    typical = known & (2 * states.amount_cents <= TYPICAL_WITHIN * twice_median[:, None])
+    cents = np.where(typical, states.amount_cents, 0).sum(axis=1)
+    ratio = amount_cents * 1000.0 * typical.sum(axis=1) / np.maximum(cents, 1)
+    return np.where(count > 0, np.minimum(ratio, MAX_RATIO), NO_HISTORY_RATIO).astype(np.int64)
+
+
 def customer_features(
     now_us: NDArray[np.int64], amount_cents: NDArray[np.int64], states: CustomerStates
 ) -> NDArray[np.float32]:
@@ -154,9 +192,13 @@ def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> ND
     windows = len(TERMINAL_LABEL_WINDOWS_DAYS)
     labelled = state[:, volumes : volumes + windows]
     fraud = state[:, volumes + windows : volumes + 2 * windows]
-    streak, event_us = state[:, -3], state[:, -2:]
-    since = np.where(event_us > 0, np.minimum((now_us[:, None] - event_us) / DAY_US, NO_EVENT_DAYS), NO_EVENT_DAYS)
-    return _columns(state[:, :volumes], labelled, fraud / np.maximum(labelled, 1), streak, since)
+    streak, event_us, least_ratio = state[:, -4], state[:, -3:-1], state[:, -1]
+    never = event_us <= 0
+    since = np.where(never, NO_EVENT_DAYS, np.minimum((now_us[:, None] - event_us) / DAY_US, NO_EVENT_DAYS))
+    dates = np.minimum(now_us // DAY_US - event_us[:, 0] // DAY_US, NO_EVENT_DAYS)
+    dates = np.where(never[:, 0], NO_EVENT_DAYS, dates)
+    risk = fraud / np.maximum(labelled, 1)
+    return _columns(state[:, :volumes], labelled, risk, streak, since, dates, least_ratio / 1000.0)
 
 
 def terminal_risk(state: NDArray[np.int64]) -> NDArray[np.float32]:

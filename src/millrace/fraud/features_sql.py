@@ -13,16 +13,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millrace.atomic import sha256_text
 from millrace.fraud import features as f
 from millrace.fraud import stream
 from millrace.fraud.stream import Transactions
+
+CHUNK_ROWS: Final = 4096
+"""Frauds whose histories are gathered at a time."""
 
 
 def definition_version(*modules: ModuleType) -> str:
@@ -32,7 +37,7 @@ def definition_version(*modules: ModuleType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DayFeatures:
-    """One day's transactions with their features, and the terminals as of the midnight the day begins with."""
+    """One day's transactions with their features, and the terminals as of each of the day's refreshes."""
 
     day: int
     """Days since 1970."""
@@ -45,7 +50,7 @@ class DayFeatures:
     appeared: NDArray[np.bool_]
     """[T] terminals that had a transaction before the day."""
     terminal_state: NDArray[np.int64]
-    """[T, S] in the order of TERMINAL_STATE_FIELDS; zeros for those that had none."""
+    """[T, R, S] at each of the day's R refreshes, in the order of TERMINAL_STATE_FIELDS; zeros for those without."""
 
 
 def daily_features(
@@ -68,7 +73,8 @@ def daily_features(
     states = terminal_states(connection, transactions, first_day, last_day)
     for (day, appeared, state), begin, end in zip(states, [0, *ends], ends, strict=False):
         rows = by_day[begin:end]
-        now, mine = now_us[rows], state[terminal[rows]]
+        now = now_us[rows]
+        mine = state[terminal[rows], now % f.DAY_US * f.REFRESHES_PER_DAY // f.DAY_US]
         parts = [f.request_features(now, amount_cents[rows]), customer[rows], f.terminal_features(now, mine)]
         features = np.concatenate(parts, axis=1)
         yield DayFeatures(day, position[rows], features, f.terminal_risk(mine), appeared, state)
@@ -144,35 +150,42 @@ def customer_totals_sql(history_length: int) -> str:
 def terminal_changes_sql() -> str:
     """One row per terminal and refresh at which something new is seen, up to refresh $1, in the order of refreshes.
 
-    A refresh is a day number; it sees what happened, and the labels that became known, before its midnight.
-    `streak` and its start are those after the newest label, and mean nothing without a new one.
+    Refreshes are numbered from 1970 on. One sees the transactions of the days before its own, so that a day's states do
+    not depend on the day, and those of their labels that became known before it. `streak`, its start and its least
+    ratio are those after the newest label, and mean nothing without a new one.
     """
+    per_day = f.REFRESHES_PER_DAY
+    midnight = f"(event_us // {f.DAY_US} + 1) * {per_day}"
     return f"""
-        WITH labels AS (
-            SELECT terminal, label_us // {f.DAY_US} + 1 AS refresh, is_fraud, event_us,
-                row_number() OVER (PARTITION BY terminal ORDER BY label_us, transaction_id) AS place
+        WITH known AS (
+            SELECT *, greatest(label_us // {f.DAY_US // per_day} + 1, {midnight}) AS refresh
             FROM transactions WHERE label_us IS NOT NULL AND is_fraud IS NOT NULL
+        ), labels AS (
+            SELECT terminal, refresh, is_fraud, event_us, amount_ratio,
+                row_number() OVER (PARTITION BY terminal ORDER BY refresh, label_us, transaction_id) AS place
+            FROM known
         ), streaks AS (
             SELECT *, place - coalesce(max(place) FILTER (is_fraud = 0) OVER (
                 PARTITION BY terminal ORDER BY place ROWS UNBOUNDED PRECEDING
             ), 0) AS streak
             FROM labels
         ), started AS (
-            SELECT terminal, place, min(event_us) OVER (
-                PARTITION BY terminal, place - streak ORDER BY place ROWS UNBOUNDED PRECEDING
-            ) AS streak_start_us
+            SELECT terminal, place, min(event_us) OVER streak AS streak_start_us,
+                min(amount_ratio) OVER streak AS least_ratio
             FROM streaks WHERE is_fraud = 1
+            WINDOW streak AS (PARTITION BY terminal, place - streak ORDER BY place ROWS UNBOUNDED PRECEDING)
         ), revealed AS (
             SELECT terminal, refresh, count(*) AS labels, sum(is_fraud)::BIGINT AS frauds, max(place) AS place,
                 arg_max(streak, place) AS streak, max(event_us) FILTER (is_fraud = 1) AS last_fraud_us
             FROM streaks WHERE refresh <= $1 GROUP BY ALL
         ), happened AS (
-            SELECT terminal, event_us // {f.DAY_US} + 1 AS refresh, count(*) AS transactions
+            SELECT terminal, {midnight} AS refresh, count(*) AS transactions
             FROM transactions WHERE refresh <= $1 GROUP BY ALL
         )
         SELECT terminal, refresh, coalesce(transactions, 0) AS transactions, coalesce(labels, 0) AS labels,
             coalesce(frauds, 0) AS frauds, coalesce(streak, -1) AS streak,
-            coalesce(streak_start_us, 0) AS streak_start_us, coalesce(last_fraud_us, 0) AS last_fraud_us
+            coalesce(streak_start_us, 0) AS streak_start_us, coalesce(last_fraud_us, 0) AS last_fraud_us,
+            coalesce(least_ratio, 0) AS least_ratio
         FROM happened FULL JOIN revealed USING (terminal, refresh) LEFT JOIN started USING (terminal, place)
         ORDER BY refresh
     """
@@ -181,26 +194,58 @@ def terminal_changes_sql() -> str:
 def terminal_states(
     connection: duckdb.DuckDBPyConnection, transactions: Transactions, first_day: int, last_day: int
 ) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-    """For every refresh first_day … last_day (day numbers since 1970): the day, which terminals have appeared by then,
-    and `state[terminals, len(TERMINAL_STATE_FIELDS)]`, zeros for those that have not."""
-    changes = _query(connection, transactions, terminal_changes_sql(), last_day)
-    start = int(changes["refresh"][0]) if len(changes["refresh"]) else first_day
-    refreshes = range(min(start, first_day), last_day + 1)
-    ends = np.searchsorted(changes["refresh"], refreshes, side="right")
+    """For every day first_day … last_day (days since 1970): the day, which terminals have appeared before it, and
+    `state[terminals, REFRESHES_PER_DAY, len(TERMINAL_STATE_FIELDS)]`, zeros for those that have not."""
+    per_day = f.REFRESHES_PER_DAY
+    changes = _query(connection, transactions, terminal_changes_sql(), (last_day + 1) * per_day - 1, with_ratios=True)
+    start = int(changes["refresh"][0]) // per_day if len(changes["refresh"]) else first_day
+    days = range(min(start, first_day), last_day + 1)
+    ends = np.searchsorted(changes["refresh"], range(days[0] * per_day, (last_day + 1) * per_day), side="right")
     totals = np.zeros((3, len(transactions.terminals)), np.int64)  # transactions, labels, frauds since the beginning
-    streak, streak_start_us, last_fraud_us = (np.zeros_like(totals[0]) for _ in range(3))
-    past = deque([totals.copy()], maxlen=max(f.TERMINAL_VOLUME_WINDOWS_DAYS + f.TERMINAL_LABEL_WINDOWS_DAYS) + 1)
-    begin = 0
-    for refresh, end in zip(refreshes, ends, strict=True):
+    streak, streak_start_us, last_fraud_us, least_ratio = (np.zeros_like(totals[0]) for _ in range(4))
+    longest = max(f.TERMINAL_VOLUME_WINDOWS_DAYS + f.TERMINAL_LABEL_WINDOWS_DAYS)
+    past = deque([totals.copy()], maxlen=longest * per_day + 1)
+    begin, states = 0, []
+    for number, end in enumerate(ends):
         new = {name: values[begin:end] for name, values in changes.items()}
         at, begin = new["terminal"], end
         totals[:, at] += np.stack([new["transactions"], new["labels"], new["frauds"]])
-        streak[at] = np.where(new["labels"] > 0, new["streak"], streak[at])
-        streak_start_us[at] = np.where(new["labels"] > 0, new["streak_start_us"], streak_start_us[at])
+        told = new["labels"] > 0
+        streak[at] = np.where(told, new["streak"], streak[at])
+        streak_start_us[at] = np.where(told, new["streak_start_us"], streak_start_us[at])
+        least_ratio[at] = np.where(told, new["least_ratio"], least_ratio[at])
         last_fraud_us[at] = np.maximum(last_fraud_us[at], new["last_fraud_us"])
         past.append(totals.copy())
-        if refresh >= first_day:
-            yield refresh, totals[0] > 0, _terminal_state(past, streak, streak_start_us, last_fraud_us)
+        day = days[number // per_day]
+        if day < first_day:
+            continue
+        states.append(_terminal_state(past, streak, streak_start_us, last_fraud_us, least_ratio))
+        if len(states) == per_day:
+            yield day, totals[0] > 0, np.stack(states, axis=1)
+            states = []
+
+
+def amount_ratios(transactions: Transactions) -> NDArray[np.int64]:
+    """[T] `amount_ratio` of every fraud at the time it happened, 0 for the rest: what a terminal's streak remembers."""
+    ids, event_us, cents, customer = (
+        transactions.column(name) for name in ("transaction_id", "event_us", "amount_cents", "customer")
+    )
+    order = np.lexsort((ids, event_us, customer))
+    fraud = np.flatnonzero(pc.fill_null(transactions.table["is_fraud"], 0).to_numpy()[order] == 1)
+    starts = np.searchsorted(customer[order], customer[order[fraud]])
+    ratios = np.zeros(len(order), np.int64)
+    for part in np.array_split(np.arange(len(fraud)), len(fraud) // CHUNK_ROWS + 1):
+        index = fraud[part, None] + np.arange(-f.RATIO_HISTORY, 0)
+        absent = index < starts[part, None]
+        past = order[np.where(absent, 0, index)]
+        states = f.CustomerStates(
+            np.where(absent, f.NEVER_US, event_us[past]),
+            np.where(absent, 0, cents[past]),
+            np.zeros(past.shape, np.float32),
+            (~absent).sum(axis=1),
+        )
+        ratios[order[fraud[part]]] = f.amount_ratio(cents[order[fraud[part]]], states)
+    return ratios
 
 
 def _terminal_state(past: Sequence[NDArray[np.int64]], *latest: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -209,13 +254,21 @@ def _terminal_state(past: Sequence[NDArray[np.int64]], *latest: NDArray[np.int64
     happened, labelled, fraud = range(3)
     windows = [(happened, days) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS]
     windows += [(kind, days) for kind in (labelled, fraud) for days in f.TERMINAL_LABEL_WINDOWS_DAYS]
-    return np.stack([*(now[kind] - past[-1 - min(days, oldest)][kind] for kind, days in windows), *latest], 1)
+    back = {days: -1 - min(days * f.REFRESHES_PER_DAY, oldest) for _, days in windows}
+    return np.stack([*(now[kind] - past[back[days]][kind] for kind, days in windows), *latest], 1)
 
 
 def _query(
-    connection: duckdb.DuckDBPyConnection, transactions: Transactions, sql: str, parameter: int
+    connection: duckdb.DuckDBPyConnection,
+    transactions: Transactions,
+    sql: str,
+    parameter: int,
+    with_ratios: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    connection.register("transactions", transactions.table)
+    table = transactions.table
+    if with_ratios:
+        table = table.append_column("amount_ratio", pa.array(amount_ratios(transactions)))
+    connection.register("transactions", table)
     table = connection.sql(sql, params=[parameter]).to_arrow_table()
     connection.unregister("transactions")
     return {name: table[name].to_numpy() for name in table.column_names}

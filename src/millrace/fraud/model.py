@@ -1,8 +1,9 @@
 """The deep model: scalar features and the customer's last transactions in, one logit out.
 
-`FraudModel` takes raw inputs: scaling and piecewise encoding are buffers inside it, fitted on training rows only, so
-that the exported graph needs nothing beside it. The loop that trains it is `components/train`, the served graph
-`components/optimise`. Shapes: B rows, F features, L history steps, C channels (`millrace.fraud.features`).
+`FraudModel` takes raw inputs: what it derives from the history, scaling and piecewise encoding are inside it, fitted on
+training rows only, so that the exported graph needs nothing beside it. The loop that trains it is `components/train`,
+the served graph `components/optimise`. Shapes: B rows, F features, L history steps, C channels
+(`millrace.fraud.features`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,28 @@ from torch import Tensor, nn
 
 from millrace.atomic import replacing_file, write_text
 from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS, NO_EVENT_DAYS, TYPICAL_WITHIN
 
 WEIGHTS: Final = "weights.safetensors"
 DESCRIPTION: Final = "model.json"
 
 DECAY_DAYS: Final = (0.5, 2.0, 7.0, 21.0)
 """Time constants with which the encoding of a past transaction fades; the patterns to find last 14 and 28 days."""
+
+CAMPAIGN_DAYS: Final = 14.0
+"""A compromised customer's large amounts are looked for this far back."""
+LARGE: Final = 2.2
+"""An amount of more than so many typical ones is large."""
+DERIVED: Final = (
+    "typical_amount",
+    "typical_ratio",
+    "large_count_14d",
+    "largest_ratio_3d",
+    "largest_ratio_14d",
+    "days_since_large",
+    "days_since_first_large",
+)
+"""What `derive` makes of the history: scalars that neither sums in SQL nor attention give, for they need a median."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +52,8 @@ class ModelSpec:
     history_channels: tuple[str, ...] = HISTORY_CHANNELS
     sequence_length: int = 32
     """L: past transactions that the model reads, at most the history length N."""
+    attended: int = 32
+    """The newest of them that attention looks at; the rest only tell what is typical."""
     bins: int = 24
     """Segments of the piecewise-linear encoding of each scalar feature."""
     width: int = 128
@@ -53,7 +71,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         sizes = {
             name: getattr(self, name)
-            for name in ("sequence_length", "bins", "width", "members", "history_width", "heads")
+            for name in ("sequence_length", "attended", "bins", "width", "members", "history_width", "heads")
         }
         wrong = {name: size for name, size in sizes.items() if size < 1}
         if wrong or self.blocks < 0 or not 0 <= self.dropout < 1:
@@ -163,6 +181,38 @@ class HistoryAttention(nn.Module):
         return torch.cat([pooled, mean], dim=1)
 
 
+def derive(features: Tensor, history: Tensor, amount: int) -> Tensor:
+    """features[B, F], history[B, L, C], raw → [B, len(DERIVED)]: what is typical, and what departs from it.
+
+    Typical is the mean of the past amounts within TYPICAL_WITHIN medians, so that somebody else's purchases do not
+    raise it. `amount` is the place of the current amount among the features.
+    """
+    past, age, _, present = history.unbind(dim=2)
+    now = features[:, amount]
+    count = present.sum(dim=1)
+    ordered = torch.sort(past + (1.0 - present) * 1e9, dim=1).values
+    lower = torch.floor((count - 1.0).clamp(min=0.0) / 2.0).long().unsqueeze(1)
+    upper = torch.floor(count / 2.0).clamp(max=history.shape[1] - 1.0).long().unsqueeze(1)
+    median = 0.5 * (ordered.gather(1, lower) + ordered.gather(1, upper))
+    typical = present * (past <= TYPICAL_WITHIN * median).to(past.dtype)
+    usual = (past * typical).sum(dim=1) / typical.sum(dim=1).clamp(min=1.0)
+    known = (count > 0).to(past.dtype)
+    ratio = known * now / usual.clamp(min=0.5) + (1.0 - known)
+    recent = present * (age < CAMPAIGN_DAYS).to(past.dtype)
+    ratios = recent * past / usual.clamp(min=0.5).unsqueeze(1)
+    large = (ratios > LARGE).to(past.dtype)
+    columns = [
+        usual,
+        ratio,
+        large.sum(dim=1),
+        (ratios * (age < 3.0).to(past.dtype)).amax(dim=1),
+        ratios.amax(dim=1),
+        (age * large + (1.0 - large) * NO_EVENT_DAYS).amin(dim=1),
+        (age * large - (1.0 - large)).amax(dim=1),
+    ]
+    return torch.stack(columns, dim=1)
+
+
 class FraudModel(nn.Module):
     """features[B, F] float32, history[B, L, C] float32, both raw → logit[B]; its sigmoid is a probability."""
 
@@ -172,7 +222,7 @@ class FraudModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        count = len(spec.feature_names)
+        count = len(spec.feature_names) + len(DERIVED)
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
         self.piecewise = PiecewiseLinear(count, spec.bins)
@@ -185,51 +235,58 @@ class FraudModel(nn.Module):
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.GELU(), nn.Dropout(spec.dropout), MemberLinear(members, width, 1)
         )
-        self._amount, self._mean, self._std = (
-            spec.feature_names.index(name) for name in ("amount", "customer_mean_amount", "customer_std_amount")
-        )
+        self._amount = spec.feature_names.index("amount")
+        self._usual = len(spec.feature_names) + DERIVED.index("typical_amount")
 
     def forward(self, features: Tensor, history: Tensor) -> Tensor:
         return self.member_logits(features, history).mean(dim=0)
 
     def member_logits(self, features: Tensor, history: Tensor) -> Tensor:
         """What each member says: [M, B]. Training takes the loss of each, so that they stay different."""
-        scaled = ((_signed_log(features) - self.centre) / self.spread).clamp(-5.0, 5.0)
-        encoded = torch.cat([self.piecewise(features), scaled], dim=1)
-        tokens, present = self.tokens(features, history)
+        columns = self.columns(features, history)
+        scaled = ((_signed_log(columns) - self.centre) / self.spread).clamp(-5.0, 5.0)
+        encoded = torch.cat([self.piecewise(columns), scaled], dim=1)
+        tokens, present = self.tokens(columns, history[:, -self.spec.attended :])
         past = self.history(tokens, self.query(encoded), present)
         # Expanded, not broadcast: gradients then have the layout that DistributedDataParallel wants, without a copy.
         joined = torch.cat([encoded, past], dim=1).expand(self.spec.members, -1, -1)
         return self.head(self.blocks(self.join(joined))).squeeze(2)  # type: ignore[no-any-return]
 
-    def tokens(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+    def columns(self, features: Tensor, history: Tensor) -> Tensor:
+        """All scalars that the model encodes: `features`, then DERIVED; [B, F + len(DERIVED)]."""
+        return torch.cat([features, derive(features, history, self._amount)], dim=1)
+
+    def tokens(self, columns: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of each past transaction, relative to now and to the customer: [B, L, T] and present[B, L]."""
         amount, age, risk, present = history.unbind(dim=2)
-        mean = features[:, self._mean].clamp(min=0.01).unsqueeze(1)
-        std = features[:, self._std].clamp(min=1.0).unsqueeze(1)
-        now = features[:, self._amount].clamp(min=0.0).unsqueeze(1)
+        usual = columns[:, self._usual].clamp(min=0.5).unsqueeze(1)
+        now = columns[:, self._amount].clamp(min=0.0).unsqueeze(1)
         log_amount = torch.log1p(amount.clamp(min=0.0))
         age = age.clamp(min=0.0)
-        columns = [
+        channels = [
             0.5 * (log_amount - 3.0),
             log_amount - torch.log1p(now),
-            log_amount - torch.log1p(mean),
-            ((amount - mean) / std).clamp(-5.0, 5.0),
+            log_amount - torch.log1p(usual),
+            (amount / usual).clamp(max=8.0),
             torch.log1p(age) - 1.5,
             risk,
             torch.sqrt(risk.clamp(min=0.0) + 1e-6),
             *(torch.exp(-age / days) for days in DECAY_DAYS),
         ]
-        return torch.stack(columns, dim=2) * present.unsqueeze(2), present
+        return torch.stack(channels, dim=2) * present.unsqueeze(2), present
 
     @torch.no_grad()
-    def fit_preprocessing(self, features: Tensor, label: Tensor) -> None:
-        """Set scales, edges and the prior from training rows: features[n, F], label[n] in {0, 1}."""
-        logged = _signed_log(features)
+    def fit_preprocessing(self, features: Tensor, history: Tensor, label: Tensor, fraud_share: float) -> None:
+        """Set scales, edges and the prior: features[n, F], history[n, L, C], label[n] in {0, 1} of training rows.
+
+        They may be a sample; `fraud_share` is that of the rows it was taken from.
+        """
+        columns = self.columns(features, history)
+        logged = _signed_log(columns)
         self.centre.copy_(logged.mean(dim=0))
         self.spread.copy_(logged.std(dim=0).clamp(min=1e-3))
-        self.piecewise.fit(features, label)
-        rate = label.float().mean().clamp(1e-4, 1 - 1e-4)
+        self.piecewise.fit(columns, label)
+        rate = torch.tensor(fraud_share).clamp(1e-4, 1 - 1e-4)
         last = self.head[-1]
         assert isinstance(last, MemberLinear)
         last.bias.fill_(float(torch.logit(rate)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from millrace.fraud.stream import Transactions
 DAY = f.DAY_US
 START = 17_622 * DAY  # 2018-04-01
 N = 4
+EVERY = DAY // f.REFRESHES_PER_DAY
 
 Row = dict[str, Any]
 
@@ -75,21 +77,40 @@ def batch(stream: list[Row], first_day: int | None = None, history_length: int =
 
 
 def terminal_state(stream: list[Row], terminal_id: str, refresh_us: int) -> np.ndarray:
-    """TERMINAL_STATE_FIELDS of one terminal at one midnight, as the docstrings of features.py say it."""
-    mine = [row for row in stream if row["terminal_id"] == terminal_id]
-    seen = [row for row in mine if row["event_us"] < refresh_us]
-    known = [row for row in mine if row["label_us"] is not None and row["label_us"] < refresh_us]
-    known.sort(key=lambda row: (row["label_us"], row["transaction_id"]))
-    counts = [
-        sum(row["event_us"] >= refresh_us - days * DAY for row in seen) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS
+    """TERMINAL_STATE_FIELDS of one terminal at one refresh, as the docstrings of features.py say it."""
+    midnight = refresh_us // DAY * DAY
+    seen = [row for row in stream if row["terminal_id"] == terminal_id and row["event_us"] < midnight]
+    known = [row for row in seen if row["label_us"] is not None and row["label_us"] < refresh_us]
+    known.sort(key=lambda row: (first_refresh(row), row["label_us"], row["transaction_id"]))
+    counts = [sum(row["event_us"] >= midnight - days * DAY for row in seen) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS]
+    inside = [
+        [row for row in known if first_refresh(row) > refresh_us - days * DAY] for days in f.TERMINAL_LABEL_WINDOWS_DAYS
     ]
-    inside = [[r for r in known if r["label_us"] >= refresh_us - days * DAY] for days in f.TERMINAL_LABEL_WINDOWS_DAYS]
     streak: list[int] = []
+    ratios: list[int] = []
     for row in known:
         streak = [*streak, row["event_us"]] if row["is_fraud"] else []
+        ratios = [*ratios, amount_ratio(stream, row)] if row["is_fraud"] else []
     last_fraud_us = max((row["event_us"] for row in known if row["is_fraud"]), default=0)
     labelled, fraud = [len(rows) for rows in inside], [sum(row["is_fraud"] for row in rows) for rows in inside]
-    return np.array([*counts, *labelled, *fraud, len(streak), min(streak, default=0), last_fraud_us], np.int64)
+    latest = (len(streak), min(streak, default=0), last_fraud_us, min(ratios, default=0))
+    return np.array([*counts, *labelled, *fraud, *latest], np.int64)
+
+
+def first_refresh(row: Row) -> int:
+    """When a label is first seen: by the first refresh after it, but not on the day of its transaction."""
+    return max((row["label_us"] // EVERY + 1) * EVERY, (row["event_us"] // DAY + 1) * DAY)
+
+
+def amount_ratio(stream: list[Row], row: Row) -> int:
+    """The row's amount over what is usual for its customer, per mille, by plain arithmetic."""
+    order = (row["event_us"], row["transaction_id"])
+    past = [r for r in stream if r["customer_id"] == row["customer_id"] if (r["event_us"], r["transaction_id"]) < order]
+    amounts = [r["amount_cents"] for r in past]
+    usual = [cents for cents in amounts if cents <= f.TYPICAL_WITHIN * statistics.median(amounts)]
+    if not past:
+        return f.NO_HISTORY_RATIO
+    return min(row["amount_cents"] * 1000 * len(usual) // max(sum(usual), 1), f.MAX_RATIO)
 
 
 def replay(
@@ -103,7 +124,7 @@ def replay(
     features = {}
     for row in stream[skip:]:
         customer = states.get(row["customer_id"], EMPTY_STATE)
-        terminal = terminal_state(stream, row["terminal_id"], row["event_us"] // DAY * DAY)[None]
+        terminal = terminal_state(stream, row["terminal_id"], row["event_us"] // EVERY * EVERY)[None]
         request = (np.array([row[name]]) for name in ("transaction_id", "event_us", "amount_cents"))
         inputs, _ = model_inputs(*request, [customer], terminal, history_length=history_length, sequence_length=1)
         features[row["transaction_id"]] = inputs[0]
@@ -176,7 +197,7 @@ def test_permuting_the_rows_changes_nothing(stream: list[Row], random: Any) -> N
 
 @settings(max_examples=40, deadline=None)
 @given(streams())
-def test_the_state_of_every_terminal_at_every_midnight_is_the_documented_one(stream: list[Row]) -> None:
+def test_the_state_of_every_terminal_at_every_refresh_is_the_documented_one(stream: list[Row]) -> None:
     data = transactions(stream)
     first, last = (int(row["event_us"] // DAY) for row in (stream[0], stream[-1]))
 
@@ -184,8 +205,9 @@ def test_the_state_of_every_terminal_at_every_midnight_is_the_documented_one(str
 
     assert [day for day, _, _ in days] == list(range(first, last + 2))
     for day, appeared, state in days:
-        wanted = [terminal_state(stream, terminal, day * DAY) for terminal in data.terminals]
-        assert np.array_equal(state, np.stack(wanted))
+        refreshes = range(day * DAY, (day + 1) * DAY, EVERY)
+        wanted = [[terminal_state(stream, terminal, refresh) for refresh in refreshes] for terminal in data.terminals]
+        assert np.array_equal(state, np.array(wanted))
         here = [any(r["terminal_id"] == t and r["event_us"] < day * DAY for r in stream) for t in data.terminals]
         assert appeared.tolist() == here
 
@@ -201,10 +223,10 @@ def test_amounts_at_the_limit_of_the_schema_keep_their_spread() -> None:
     assert_same({4: features}, {4: replay(stream)[4]})
 
 
-def test_a_label_known_exactly_at_midnight_counts_from_the_next_refresh() -> None:
+def test_a_label_known_exactly_at_a_refresh_counts_from_the_next() -> None:
     midnight = START + 3 * DAY
     stream = [_row(0, START, 0, 0, 100, True, 3 * DAY), _row(1, midnight, 1, 0, 100, False, None)]
-    stream += [_row(2, midnight + DAY, 1, 0, 100, False, None)]
+    stream += [_row(2, midnight + EVERY, 1, 0, 100, False, None)]
 
     features = batch(stream)
 

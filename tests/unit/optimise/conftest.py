@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from millrace.artifacts import Manifest, hash_files
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from millrace.fraud.model import FraudModel, ModelSpec, save_model
 
 LENGTH = 8
@@ -68,7 +68,8 @@ def write_trained_model(folder: Path) -> Manifest:
     model = FraudModel(ModelSpec(sequence_length=LENGTH, bins=4, width=16, blocks=1, history_width=8, heads=2))
     features = torch.rand(500, len(FEATURE_NAMES))
     features[:, 0] *= 300
-    model.fit_preprocessing(features, (features[:, 0] > 250).float())
+    history = torch.rand(500, LENGTH, len(HISTORY_CHANNELS))
+    model.fit_preprocessing(features, history, (features[:, 0] > 250).float(), 0.1)
     save_model(
         model,
         folder,

@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from components.optimise import core
+from components.optimise.boosted import BoostConfig, Trees, fit
 from components.optimise.core import FLOAT, INT8, OptimiseConfig, Variant, check_parity, choose, optimise
+from components.optimise.export import export_onnx, torch_scores
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
 from millrace.fraud.model import load_model
 from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import ModelArtifact
+from millrace.model_artifact import ModelArtifact, load_graph
 
 from .conftest import LENGTH, write_trained_model, write_training_set
 
-FAST = OptimiseConfig(repeats=3, calibration_rows=64, review_capacity=5, max_review_share=0.5)
+FAST = OptimiseConfig(
+    repeats=3, calibration_rows=64, review_capacity=5, max_review_share=0.5, boosting=BoostConfig(rounds=0)
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,31 @@ def test_the_served_graph_scores_like_the_trained_weights(
     with torch.inference_mode():
         logits = load_model(trained.folder)(torch.tensor(features), torch.tensor(history))
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-6)
+
+
+def test_trees_in_the_graph_answer_like_the_booster_beside_the_model(
+    trained: Manifest, training_set: Manifest, tmp_path: Path
+):
+    data, model = TrainingSet(training_set), load_model(trained.folder)
+    features, history = data.batch(data.rows_of("validation"), LENGTH)
+    trees = Trees(fit(model, data, BoostConfig(rounds=20, min_child_weight=0.1)), 0.75)
+
+    export_onnx(model, features[:2], history[:2], tmp_path / FLOAT, trees)
+
+    session = load_graph(tmp_path / FLOAT)
+    (scores,) = session.run(["score"], {"features": features, "history": history})
+    np.testing.assert_allclose(scores, torch_scores(model, features, history, trees), atol=1e-5)
+    assert np.abs(scores - torch_scores(model, features, history)).max() > 0.01
+
+
+def test_trees_are_served_where_validation_rows_say_so(trained: Manifest, training_set: Manifest, tmp_path: Path):
+    boosting = BoostConfig(rounds=5, min_child_weight=0.1)
+
+    result = optimise(trained, training_set, tmp_path, replace(FAST, boosting=boosting))
+
+    found = ModelArtifact.open(result.folder).spec.optimisation["boosting"]
+    best = max(value for value in found["average_precision"].values())
+    assert found["average_precision"][str(found["weight"])] == best
 
 
 def test_what_training_wrote_is_kept(servable: Manifest, trained: Manifest):
