@@ -1,0 +1,223 @@
+"""The cluster's feature store, by its own manifests: Redis filled by the CronJob's script, a registry in PostgreSQL.
+
+The transformer's store reads there what it reads in the embedded SQLite store, and pushes as it does here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from stores import RedisServer, postgres_server, redis_server
+
+from components.build_features.core import build_features
+from components.materialize.core import materialize
+from millrace.artifacts import Manifest
+from millrace.feast_home import repository
+from millrace.fraud.online import CustomerState, customer_states
+from serving.transformer.store import FeastStore, Lookups
+
+ROOT = Path(__file__).parents[2]
+FEATURE_STORE = ROOT / "manifests" / "base" / "feature_store"
+AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
+N = 6
+OPTIONS = "socket_timeout=0.5,socket_connect_timeout=0.5,retry=null"
+"""Of Redis's connection: without them a lookup waits for a dead Redis for seconds, for a lost node without end."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    embedded: Path
+    """Home of the pipeline, its online store in SQLite."""
+    repository: Path
+    """What a pod has at <home>/feast: the ConfigMap's feature_store.yaml."""
+    redis: RedisServer
+    registry: str
+    """URL of the registry's database."""
+
+    def script(self) -> subprocess.CompletedProcess[str]:
+        """Runs what the CronJob's container runs, in an environment as it has."""
+        document = yaml.safe_load((FEATURE_STORE / "materialize" / "cronjob.yaml").read_text())
+        (container,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        places = {"/app/feature_repo": ROOT / "feature_repo", "/etc/feast": self.repository}
+        script = container["args"][0]
+        for place, here in places.items():
+            script = script.replace(place, str(here))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {"PATH": path, "MILLRACE_HOME": str(self.embedded), "HOME": "/tmp", "PYTHONOPTIMIZE": "1"}
+        environment |= {"FEAST_REGISTRY_URL": self.registry, "FEAST_REDIS": self.redis.address, "FEAST_USAGE": "False"}
+        command = [*container["command"], script]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, simulated_days: list[pa.Table], snapshot_of: Callable[..., Manifest]
+) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with redis_server(folder) as redis, postgres_server() as server, pytest.MonkeyPatch.context() as environment:
+        with closing(psycopg.connect(server, autocommit=True)) as connection:
+            connection.execute("CREATE DATABASE feast")
+        registry = server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", "/feast?")
+        features = build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N)
+        (repository(folder)).mkdir()
+        materialize(features, folder / "lake", folder, AS_OF)
+        pod = folder / "pod" / "feast"
+        pod.mkdir(parents=True)
+        shutil.copy(FEATURE_STORE / "feature_store.yaml", pod)
+        environment.setenv("FEAST_REGISTRY_URL", registry)
+        environment.setenv("FEAST_REDIS", f"{redis.address},{OPTIONS}")
+        made = Cluster(folder, pod, redis, registry)
+        ended = made.script()
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        yield made
+
+
+@pytest.fixture(scope="module")
+def store(cluster: Cluster) -> Iterator[FeastStore]:
+    with opened(cluster.repository) as made:
+        yield made
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[FeastStore]:
+    """The transformer's store; Feast leaves its registry's connections and timers behind."""
+    made = FeastStore(folder)
+    try:
+        yield made
+    finally:
+        for part in (made._lookups, made._pushes):
+            part.registry._exit_handler()
+            part.registry.write_engine.dispose()
+
+
+def names(cluster: Cluster, view: str) -> list[str]:
+    found: list[str] = pq.read_table(cluster.embedded / "feast" / "sources" / f"{view}_state.parquet")[
+        f"{view}_id"
+    ].to_pylist()
+    return found
+
+
+def state(*ids: int) -> CustomerState:
+    numbers = np.array(ids, np.int64)
+    return CustomerState(numbers, numbers * 1_000_000, numbers, numbers.astype(np.float32))
+
+
+def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, store: FeastStore) -> None:
+    customers, terminals = [*names(cluster, "customer"), "nobody"], [*names(cluster, "terminal"), "nowhere"]
+    pairs = max(len(customers), len(terminals))
+    rows = (
+        [customers[at % len(customers)] for at in range(pairs)],
+        [terminals[at % len(terminals)] for at in range(pairs)],
+    )
+
+    answer = store.read(*rows)
+
+    with opened(repository(cluster.embedded)) as embedded:
+        assert answer == embedded.read(*rows)
+    assert max(len(found) for found in customer_states(answer)) == N
+    assert sum(value is not None for value in answer["count_30d"]) > 40
+
+
+def test_an_unknown_entity_has_no_state(store: FeastStore) -> None:
+    answer = store.read(["nobody"], ["nowhere"])
+
+    assert {name for name, (value,) in answer.items() if value is not None} == {"customer_id", "terminal_id"}
+    assert len(customer_states(answer)[0]) == 0
+
+
+def test_a_push_is_seen_by_the_next_lookup_of_another_process(cluster: Cluster, store: FeastStore) -> None:
+    store.push({"pushed": state(1, 2)})
+
+    with opened(cluster.repository) as other:
+        (found,) = other.read_customers(["pushed"])
+    assert found.transaction_ids.tolist() == [1, 2]
+
+
+def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
+    """The newest of the state stays as it was, and Feast on Redis drops a push that is not newer."""
+    store.push({"late": state(1, 3)})
+
+    store.push({"late": state(1, 2, 3)})
+
+    assert store.read_customers(["late"])[0].transaction_ids.tolist() == [1, 2, 3]
+
+
+def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: FeastStore) -> None:
+    customer = names(cluster, "customer")[0]
+    number = int(AS_OF.timestamp()) + 60
+    store.push({customer: state(number)})
+
+    ended = cluster.script()
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert store.read_customers([customer])[0].transaction_ids.tolist() == [number]
+    assert RedisServer.PASSWORD not in ended.stdout + ended.stderr
+
+
+def test_a_dead_redis_fails_a_lookup_at_once_and_a_new_one_is_used_without_a_restart(
+    cluster: Cluster, store: FeastStore
+) -> None:
+    cluster.redis.process.terminate()  # it writes what it holds, as in a cluster that drains a node
+    cluster.redis.process.wait(20)
+    began = time.monotonic()
+    with pytest.raises(Exception, match=r"onnect"):
+        store.read(["nobody"], ["nowhere"])
+    took_s = time.monotonic() - began
+
+    cluster.redis.start()
+
+    assert took_s < 1
+    assert answered(store)["customer_id"] == ["nobody"]
+
+
+def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, store: FeastStore) -> None:
+    lookups = Lookups(store)
+    cluster.redis.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            asyncio.run(lookups.read(["nobody"], ["nowhere"], 0.1))
+        assert time.monotonic() - began < 2
+    finally:
+        cluster.redis.process.send_signal(signal.SIGCONT)
+
+    assert answered(store)["customer_id"] == ["nobody"]
+
+
+def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore) -> None:
+    """The last test: it drops the database."""
+    with closing(psycopg.connect(cluster.registry.replace("+psycopg", "").replace("/feast?", "/postgres?"))) as server:
+        server.autocommit = True
+        server.execute("DROP DATABASE feast WITH (FORCE)")
+
+    answer = store.read(names(cluster, "customer")[1:2], names(cluster, "terminal")[:1])
+
+    assert len(customer_states(answer)[0]) == N
+    store.push({"without-registry": state(7)})
+    assert len(store.read_customers(["without-registry"])[0]) == 1
+
+
+def answered(store: FeastStore) -> Any:
+    """What the store says once its old connection has been found dead, if that takes one try."""
+    try:
+        return store.read(["nobody"], ["nowhere"])
+    except Exception:  # noqa: BLE001 - the pool's connection is to the server that died
+        return store.read(["nobody"], ["nowhere"])
