@@ -74,6 +74,8 @@ def test_revealed_fraud_at_the_terminal_does_not_lower_the_score(trained) -> Non
     risky[:, column("terminal_fraud_streak")] = 6.0
     risky[:, column("terminal_days_since_streak_start")] = 11.0
     risky[:, column("terminal_days_since_fraud")] = 7.5
+    risky[:, column("terminal_dates_since_streak_start")] = 11.0
+    risky[:, column("terminal_streak_least_ratio")] = 0.9
 
     before = trained.scores(trained.features[quiet], trained.history[quiet])
     after = trained.scores(risky, trained.history[quiet])
