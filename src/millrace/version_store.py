@@ -123,7 +123,10 @@ def _version(item: Any, aliases: Mapping[str, int]) -> ModelVersion:
 
 
 def _mlflow_client(uri: str) -> Any:
-    """An MLflow client, its tables made; raises Unavailable when the database or server does not answer."""
+    """An MLflow client, its tables made; raises Unavailable when the database or server does not answer.
+
+    MLflow itself tries a database for a minute and a half before it gives up.
+    """
     parts = urlsplit(uri)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -132,11 +135,12 @@ def _mlflow_client(uri: str) -> Any:
         warnings.simplefilter("ignore")
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import OperationalError
 
         try:
             if parts.scheme == "sqlite":
                 Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OperationalError, OSError) as error:
             place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # never the password
             raise Unavailable(f"the model registry at {place} does not answer. Is the server up?") from error
