@@ -72,6 +72,7 @@ def _listed(source: str) -> list[SourceFile]:
         raise ConfigError(f"{shown}: its protocol needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise InvalidInput(f"{shown} is not a path or URI that can be read: {redacted(str(error))}") from None
+    fs.invalidate_cache()  # object stores remember listings for as long as the process lives
     paths = sorted(_expand(fs, path, shown))
     if not paths:
         wanted = ", ".join(sorted(PARQUET | DELIMITED))
