@@ -38,7 +38,7 @@ def retraining(
     source_version: str = "",
     column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
     timezone: str = "UTC",
-    as_of: str = "",
+    as_of: str = "end",
     train_days: int = 28,
     validate_overrides: dict = {},  # noqa: B006
     train_overrides: dict = {},  # noqa: B006
@@ -53,7 +53,7 @@ def retraining(
         source_version: anything that changes when the source does; part of the cache key.
         column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
         timezone: of timestamps that carry no offset.
-        as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
+        as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
         train_days: length of the training window, days.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of components/train/train.yaml to change.
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="raw events (default: MILLRACE_RETRAINING_SOURCE, or what the champion's came from)",
     )
-    parser.add_argument("--as-of", default="", help="instant the run speaks from (default: start of the last day)")
+    parser.add_argument("--as-of", default="end", help="instant the run speaks from (default: end of the last day)")
     parser.add_argument("--train-days", type=int, help="training window (default: MILLRACE_RETRAINING_TRAIN_DAYS)")
     parser.add_argument("--overrides", type=Path, help="YAML as of pipelines.run (MILLRACE_RETRAINING_OVERRIDES)")
     return parser

@@ -34,7 +34,7 @@ class Script:
     """From then on all amounts are larger by this."""
     outage_day: int = 22
     outage_hour: int = 11
-    outage_hours: int = 3
+    outage_hours: int = 1
     """For so long nothing is delivered at all."""
     pattern_day: int = 28
     """From then on cards are drained at night by bursts of small payments."""

@@ -12,18 +12,22 @@ from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput
 from millrace.fraud.schema import LABEL_DELAY_DAYS
 
+END = "end"
+"""As an `as_of`: the end of the last day. For a live store, to which that day's transactions were pushed already."""
 TEST_DAYS = 7
 """Length of a test window, days."""
 
 
 def resolve_as_of(artifact: Manifest, text: str = "") -> datetime:
-    """The instant named by `text` (ISO 8601, UTC when naive); empty means the start of the artifact's last day.
+    """The instant named by `text` (ISO 8601, UTC when naive, or END); empty means the start of the artifact's last day.
 
     Raises InvalidInput when `text` is no timestamp, or lies outside (first day, last day + 1].
     """
     first, last = date.fromisoformat(artifact.facts["first_day"]), date.fromisoformat(artifact.facts["last_day"])
     if not text:
         return start_of(last)
+    if text == END:
+        return start_of(last + timedelta(days=1))
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:

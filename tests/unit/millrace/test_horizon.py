@@ -29,3 +29,7 @@ def test_an_instant_outside_the_data_is_refused(text: str) -> None:
 
 def test_every_label_of_the_test_week_is_known_at_as_of() -> None:
     assert first_test_day(datetime(2018, 9, 30, tzinfo=UTC)) == date(2018, 9, 16)
+
+
+def test_the_end_of_the_last_day_can_be_named() -> None:
+    assert resolve_as_of(SNAPSHOT, "end") == datetime(2018, 10, 1, tzinfo=UTC)
