@@ -178,11 +178,11 @@ async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 @contextmanager
-def process(role: str, port: int, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(role: str, port: int, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", f"serving.{role}.server", f"--model_name={NAME}", "--host=127.0.0.1"]
     grpc = [] if any(argument.startswith("--grpc_port") for argument in arguments) else ["--enable_grpc=false"]
     started = subprocess.Popen(
-        [*command, f"--http_port={port}", *grpc, *arguments], env=os.environ | {"PYTHONOPTIMIZE": "1"}
+        [*command, f"--http_port={port}", *grpc, *arguments], env=os.environ | {"PYTHONOPTIMIZE": "1"} | environment
     )
     try:
         yield started

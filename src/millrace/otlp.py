@@ -1,7 +1,8 @@
 """`millrace.tracing` on the OpenTelemetry SDK: spans in batches to an OTLP/HTTP collector, from a thread of their own.
 
-Imported only where a collector is named. The SDK reads the OTEL_* variables: endpoint, headers, sampler (parent-based
-unless told otherwise), queue, batch. A collector that is away costs spans, one line in the log, and no answer.
+Imported only where a collector is named. Sampler, resource, batches and exporter are the SDK's, set by its OTEL_*
+variables; spans are plain fields until the answer is out, at a fraction of what the SDK's own cost on the way there. A
+collector that is away costs spans, one line in the log, and no answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from millrace.progress import log
@@ -36,9 +39,12 @@ FLUSH_S: Final = 2.0
 SWITCH_INTERVAL_S: Final = 0.0005
 """The thread that encodes spans need not hold up a request for 5 ms (Python's default)."""
 MAX_LINKS: Final = 100
+SAMPLED: Final = 0.1
+"""Share of the requests that are traced where no caller decided, unless OTEL_TRACES_SAMPLER says another sampler."""
 
 _Record = tuple[str, int, int, Mapping[str, Value] | None]
 _W3C: Final = TraceContextTextMapPropagator()
+_UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
 
 def start(service: str) -> SDKTracer:
@@ -55,17 +61,47 @@ class SDKTracer:
 
     def __init__(self, service: str) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # a line for every batch that fails
-        about = Resource.create({"service.name": service, "service.version": version("millrace")})
+        number = version("millrace")
+        about = Resource.create({"service.name": service, "service.version": number})
         # What the environment says (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) wins.
-        provider = TracerProvider(resource=about.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        about = about.merge(OTELResourceDetector().detect())
+        sampler = None if "OTEL_TRACES_SAMPLER" in os.environ else ParentBasedTraceIdRatio(SAMPLED)
+        self._provider = TracerProvider(sampler, about, shutdown_on_exit=False)
+        self._scope = InstrumentationScope("millrace", number)
         self._exporter = _Exporter(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(self._exporter)
-        provider.add_span_processor(self._processor)
-        self.sdk = provider.get_tracer("millrace")
 
     def server(self, name: str, headers: Mapping[bytes, bytes], attributes: Mapping[str, Value]) -> Span:
-        parent = _extracted(headers)
-        return RequestSpan(self, self.sdk.start_span(name, parent, SpanKind.SERVER, attributes), bool(parent))
+        caller = _extracted(headers)
+        parent = trace.get_current_span(caller).get_span_context() if caller else None
+        trace_id = parent.trace_id if parent else self._provider.id_generator.generate_trace_id()
+        sampling = self._provider.sampler.should_sample(caller, trace_id, name, SpanKind.SERVER, attributes)
+        flags = TraceFlags.SAMPLED if sampling.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT
+        about = self.context(trace_id, TraceFlags(flags), sampling.trace_state)
+        return RequestSpan(self, name, about, parent, dict(attributes))
+
+    def context(self, trace_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
+        """Of a new span."""
+        return SpanContext(trace_id, self._provider.id_generator.generate_span_id(), False, flags, state)
+
+    def send(
+        self,
+        name: str,
+        about: SpanContext,
+        parent: SpanContext | None,
+        times_ns: tuple[int, int],
+        kind: SpanKind,
+        attributes: Mapping[str, Value] | None = None,
+        links: Sequence[Link] = (),
+        status: Status = _UNSET,
+    ) -> None:
+        """Hand a span that is over to the SDK. Its own spans cost five times as much; this class is what it exports."""
+        began_ns, ended_ns = times_ns
+        span = ReadableSpan(
+            name, about, parent, self._provider.resource, attributes or {}, (), links, kind,
+            status=status, start_time=began_ns, end_time=ended_ns, instrumentation_scope=self._scope,
+        )  # fmt: skip
+        self._processor.on_end(span)
 
     def stop(self) -> None:
         """Send what is queued for at most FLUSH_S; the SDK's own end would wait half a minute for a collector."""
@@ -77,38 +113,39 @@ class SDKTracer:
             self._exporter.shutdown()
 
 
-class SDKSpan(Span):
-    """A span of the SDK that ends when it is left."""
+class LiveSpan(Span):
+    """A span with an identity; it is over when it is left."""
 
-    __slots__ = ("_span",)
+    __slots__ = ("_about", "_attributes", "_began_ns", "_ended_ns", "_error", "_name", "_parent", "_tracer")
+    kind = SpanKind.CLIENT
 
-    def __init__(self, span: trace.Span) -> None:
-        self._span = span
+    def __init__(
+        self,
+        tracer: SDKTracer,
+        name: str,
+        about: SpanContext,
+        parent: SpanContext | None,
+        attributes: dict[str, Value],
+    ) -> None:
+        self._tracer, self._name, self._about, self._parent = tracer, name, about, parent
+        self._attributes = attributes
+        self._error = False
+        self._began_ns = self._ended_ns = time.time_ns()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._ended_ns = time.time_ns()
         if kind is not None:
-            self._span.set_attribute("error.type", kind.__qualname__)
-            self._span.set_status(Status(StatusCode.ERROR))
-        self._span.end()
+            self._attributes["error.type"] = kind.__qualname__
+            self._error = True
 
     def set(self, name: str, value: Value) -> None:
-        self._span.set_attribute(name, value)
+        self._attributes[name] = value
 
     def answered(self, status: int) -> None:
-        self._span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            self._span.set_status(Status(StatusCode.ERROR))
-
-    def link(self, traceparents: Iterable[str]) -> None:
-        for text in list(dict.fromkeys(traceparents))[:MAX_LINKS]:
-            about = trace.get_current_span(_W3C.extract({"traceparent": text}, Context())).get_span_context()
-            if about.trace_flags.sampled:
-                self._span.add_link(about)
-
-    def headers(self, given: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-        return {**given, TRACEPARENT: self._traceparent()}
+        self._attributes["http.response.status_code"] = status
+        self._error = self._error or status >= 500
 
     def forward(self, headers: list[Header]) -> list[Header]:
         return [(TRACEPARENT, self._traceparent()), *(item for item in headers if item[0] != TRACEPARENT)]
@@ -116,21 +153,35 @@ class SDKSpan(Span):
     def child(self, name: str) -> Span:  # noqa: ARG002 - calls have no calls of their own
         return OFF
 
+    def send(self, links: Sequence[Link] = ()) -> None:
+        """To the collector, some time."""
+        times = (self._began_ns, self._ended_ns)
+        status = _ERROR if self._error else _UNSET
+        self._tracer.send(self._name, self._about, self._parent, times, self.kind, self._attributes, links, status)
+
     def _traceparent(self) -> bytes:
-        about = self._span.get_span_context()
+        about = self._about
         return b"00-%032x-%016x-%02x" % (about.trace_id, about.span_id, about.trace_flags)
 
 
-class RequestSpan(SDKSpan):
-    """A server's; while entered it is `CURRENT`, and calls are its children."""
+class RequestSpan(LiveSpan):
+    """A server's; while entered it is `CURRENT`, and calls are its children. All are sent when it is left."""
 
-    __slots__ = ("_continues", "_records", "_token", "_tracer")
+    __slots__ = ("_calls", "_links", "_records", "_token")
+    kind = SpanKind.SERVER
 
-    def __init__(self, tracer: SDKTracer, span: trace.Span, continues: bool) -> None:
-        super().__init__(span)
-        self._tracer = tracer
-        self._continues = continues
+    def __init__(
+        self,
+        tracer: SDKTracer,
+        name: str,
+        about: SpanContext,
+        parent: SpanContext | None,
+        attributes: dict[str, Value],
+    ) -> None:
+        super().__init__(tracer, name, about, parent, attributes)
+        self._calls: list[LiveSpan] = []
         self._records: list[_Record] = []
+        self._links: list[Link] = []
         self._token: Token[Span] | None = None
 
     def __enter__(self) -> Span:
@@ -140,34 +191,50 @@ class RequestSpan(SDKSpan):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for name, began_ns, ended_ns, attributes in self._records:
-            over = self._tracer.sdk.start_span(name, self._context(), attributes=attributes, start_time=began_ns)
-            over.end(ended_ns)
         super().__exit__(kind, error, traceback)
         if self._token is not None:
             CURRENT.reset(self._token)
+        if not self._sampled:
+            return
+        for call in self._calls:
+            call.send()
+        for name, began_ns, ended_ns, attributes in self._records:
+            about = self._child()
+            self._tracer.send(name, about, self._about, (began_ns, ended_ns), SpanKind.INTERNAL, attributes)
+        self.send(self._links)
+
+    def link(self, traceparents: Iterable[str]) -> None:
+        for text in list(dict.fromkeys(traceparents))[:MAX_LINKS] if self._sampled else ():
+            about = trace.get_current_span(_W3C.extract({"traceparent": text}, Context())).get_span_context()
+            if about.trace_flags.sampled:
+                self._links.append(Link(about))
 
     def headers(self, given: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
         changed = {**given, TRACEPARENT: self._traceparent()}
-        if not self._continues:
+        if self._parent is None:
             changed.pop(TRACESTATE, None)  # of a trace that this one does not belong to
         return changed
 
     def forward(self, headers: list[Header]) -> list[Header]:
         changed = super().forward(headers)
-        return changed if self._continues else [item for item in changed if item[0] != TRACESTATE]
+        return [item for item in changed if item[0] != TRACESTATE] if self._parent is None else changed
 
     def child(self, name: str) -> Span:
-        if not self._span.is_recording():
+        if not self._sampled:
             return OFF
-        return SDKSpan(self._tracer.sdk.start_span(name, self._context(), SpanKind.CLIENT))
+        call = LiveSpan(self._tracer, name, self._child(), self._about, {})
+        self._calls.append(call)
+        return call
 
     def record(self, name: str, began_ns: int, ended_ns: int, attributes: Mapping[str, Value] | None = None) -> None:
-        if self._span.is_recording():
-            self._records.append((name, began_ns, ended_ns, attributes))  # made into spans after the answer
+        self._records.append((name, began_ns, ended_ns, attributes))
 
-    def _context(self) -> Context:
-        return trace.set_span_in_context(self._span, Context())
+    @property
+    def _sampled(self) -> bool:
+        return self._about.trace_flags.sampled
+
+    def _child(self) -> SpanContext:
+        return self._tracer.context(self._about.trace_id, self._about.trace_flags, self._about.trace_state)
 
 
 class _Exporter(SpanExporter):

@@ -92,6 +92,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
         tracing.configure("of-the-test")
 
     yield begin
@@ -227,6 +228,25 @@ def test_a_request_that_the_caller_did_not_sample_is_passed_on_so_and_not_sent(c
     assert forwarded.startswith(f"00-{TRACE}-")
     assert forwarded.endswith("-00")
     assert collector.spans == []
+
+
+def test_a_tenth_of_the_requests_is_traced_and_what_a_caller_sampled(collector, traced, monkeypatch):
+    traced(collector.url)
+    tracing.stop()
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    tracing.configure("of-the-test")
+
+    for number in range(400):
+        with tracing.server_span("POST /own", {}):
+            pass
+        if number < 20:
+            with tracing.server_span("POST /asked", {b"traceparent": SAMPLED.encode()}):
+                pass
+    tracing.stop()
+
+    names = [item.name for item in collector.spans]
+    assert names.count("POST /asked") == 20
+    assert 5 <= names.count("POST /own") <= 100
 
 
 def test_an_answer_with_500_and_a_call_that_raises_are_errors(collector, traced):
