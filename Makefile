@@ -72,6 +72,10 @@ mlflow: setup ## Open MLflow's UI on the local runs and registry.
 feast: setup ## Open Feast's UI on the local registry.
 	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
 
+.PHONY: feature-server
+feature-server: setup ## Serve feature lookups over HTTP from the local store [PORT=6566]; feature_repo/README.md shows how to ask.
+	$(BIN)/feast -c $(HOME_DIR)/feast serve --port $(or $(PORT),6566) --max-requests 1000000 --no-access-log $(ARGS)
+
 .PHONY: observe
 observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].
 	$(BIN)/python -m serving.local.observe --port $(or $(PORT),9090) $(ARGS)
@@ -121,6 +125,10 @@ drill: setup drift-env ## 60 simulated days through live servers: drift, an outa
 .PHONY: backtest
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
 	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
+
+.PHONY: bench-features
+bench-features: setup ## Feast's online lookup on Redis, in process and through the feature server, 1 and 64 rows.
+	$(BIN)/python -m benchmarks.online_features $(ARGS)
 
 .PHONY: bench
 bench: setup ## The figures of the README, as ratios from interleaved runs.
