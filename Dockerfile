@@ -231,7 +231,7 @@ USER 0
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends default-jre-headless procps tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 USER 10001:10001
-ENV JAVA_HOME=/usr/lib/jvm/default-java PYSPARK_PYTHON=/opt/venv/bin/python MILLRACE_FEATURE_ENGINE=spark
+ENV JAVA_HOME=/usr/lib/jvm/default-java PYSPARK_PYTHON=/opt/venv/bin/python MILLRACE_SPARK_MASTER=local[*]
 COPY --from=spark-driver-environment /opt/venv /opt/venv
 COPY --from=pipeline-code /app /app
 CMD ["python", "-m", "millrace.cli", "--help"]

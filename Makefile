@@ -38,6 +38,13 @@ setup: $(READY) ## Make the environment in .venv (uv, from the lock).
 .PHONY: drift-env
 drift-env: $(DRIFT_READY) ## Make the drift detector's environment in .venv-drift.
 
+.PHONY: spark-env
+spark-env: setup ## Make the Spark engine's environment in .venv-spark, for its tests (needs Java 17).
+	@command -v java >/dev/null || { echo "make: java not found. Install Java 17 (Debian: apt-get install openjdk-17-jre-headless)"; exit 1; }
+	test -x .venv-spark/bin/python || $(PYTHON) -m venv .venv-spark
+	$(UV) pip install -q -p .venv-spark/bin/python -r requirements/images/spark-driver.txt
+	$(UV) pip install -q -p .venv-spark/bin/python --no-deps -e .
+
 ##@ Live servers
 
 .PHONY: up

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import FEATURES_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=FEATURES_IMAGE, install_kfp_package=False)
 def build_features(snapshot: dsl.Input[dsl.Artifact], feature_set: dsl.Output[dsl.Dataset]) -> None:
     """Feature tables of every day of the snapshot; days that are there already are not computed again."""
     from pathlib import Path
@@ -21,6 +21,7 @@ def build_features(snapshot: dsl.Input[dsl.Artifact], feature_set: dsl.Output[ds
         history_length=here.history_length,
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
+        spark_master=here.spark_master,
     )
     result.write(Path(feature_set.path))
     feature_set.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "rows": result.facts["rows"]}

@@ -27,10 +27,17 @@ from millrace.progress import log, track
 
 
 def build_features(
-    snapshot: Manifest, lake: Path, *, history_length: int, threads: int = 2, memory_limit_gb: float = 3.0
+    snapshot: Manifest,
+    lake: Path,
+    *,
+    history_length: int,
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
+    spark_master: str = "",
 ) -> Manifest:
     """The feature set of `snapshot`; only days without files are computed, so a killed build goes on where it was.
 
+    With a `spark_master` Spark computes them (`spark.py`), otherwise DuckDB on this machine; the rows are the same.
     Raises InvalidInput for a snapshot without rows, ArtifactCorrupt when a day's file is not what the snapshot lists,
     SchemaMismatch when a column has the name of a feature, AlreadyRunning when another process builds the same set.
     """
@@ -46,7 +53,12 @@ def build_features(
         missing = [day for day in days if day.missing]
         if missing:  # their rows only: those of the days before were hashed when their own features were computed
             snapshot.verify({day.source for day in missing if day.source is not None})
-            _compute(days, carried, history_length, threads, memory_limit_gb)
+            if spark_master:
+                from components.build_features import spark
+
+                spark.compute(days, carried, history_length, spark_master)
+            else:
+                _compute(days, carried, history_length, threads, memory_limit_gb)
         manifest = _manifest(snapshot, folder, identity, days, history_length)
     log("features built", feature_set=identity, days=len(days) - 1, computed=len(missing), rows=manifest.facts["rows"])
     return manifest

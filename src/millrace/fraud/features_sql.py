@@ -192,12 +192,20 @@ def terminal_changes_sql() -> str:
 
 
 def terminal_states(
-    connection: duckdb.DuckDBPyConnection, transactions: Transactions, first_day: int, last_day: int
+    connection: duckdb.DuckDBPyConnection,
+    transactions: Transactions,
+    first_day: int,
+    last_day: int,
+    ratios: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
     """For every day first_day … last_day (days since 1970): the day, which terminals have appeared before it, and
-    `state[terminals, REFRESHES_PER_DAY, len(TERMINAL_STATE_FIELDS)]`, zeros for those that have not."""
+    `state[terminals, REFRESHES_PER_DAY, len(TERMINAL_STATE_FIELDS)]`, zeros for those that have not.
+
+    `ratios[T]` are `amount_ratios` of the transactions, where these are not whole histories of their customers.
+    """
     per_day = f.REFRESHES_PER_DAY
-    changes = _query(connection, transactions, terminal_changes_sql(), (last_day + 1) * per_day - 1, with_ratios=True)
+    ratios = amount_ratios(transactions) if ratios is None else ratios
+    changes = _query(connection, transactions, terminal_changes_sql(), (last_day + 1) * per_day - 1, ratios)
     start = int(changes["refresh"][0]) // per_day if len(changes["refresh"]) else first_day
     days = range(min(start, first_day), last_day + 1)
     ends = np.searchsorted(changes["refresh"], range(days[0] * per_day, (last_day + 1) * per_day), side="right")
@@ -263,11 +271,11 @@ def _query(
     transactions: Transactions,
     sql: str,
     parameter: int,
-    with_ratios: bool = False,
+    ratios: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     table = transactions.table
-    if with_ratios:
-        table = table.append_column("amount_ratio", pa.array(amount_ratios(transactions)))
+    if ratios is not None:
+        table = table.append_column("amount_ratio", pa.array(ratios))
     connection.register("transactions", table)
     table = connection.sql(sql, params=[parameter]).to_arrow_table()
     connection.unregister("transactions")
