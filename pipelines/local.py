@@ -158,7 +158,7 @@ def state_of_code(settings: Settings, root: Path | None = None) -> str:
     suffixes = {".py", ".yaml", ".sql", ".html"}
     files = (path for folder in SOURCES for path in sorted((root / folder).rglob("*")) if path.suffix in suffixes)
     code = [part for path in files for part in (str(path.relative_to(root)), path.read_text())]
-    plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port"})
+    plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port", "gateway_token"})
     return sha256_text(*code, plain, fingerprint(settings.pseudonym_secret()))[:12]
 
 

@@ -106,7 +106,7 @@ class Live:
 
     def _predict(self, body: bytes) -> dict[str, Any]:
         path = f"/v1/models/{self.settings.model_name}:predict"
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json"} | self.settings.gateway_headers
         for attempt in range(3):
             try:
                 if self._connection is None:

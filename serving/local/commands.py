@@ -24,6 +24,7 @@ from rich.table import Table
 
 from millrace.errors import NotFound, Unavailable
 from millrace.progress import log
+from millrace.settings import settings
 from serving.local.manifest import read_service
 from serving.local.state import LocalState, Place, ProcessState
 
@@ -140,7 +141,8 @@ def predict(place: Place, transaction: dict[str, Any]) -> dict[str, Any]:
     state = require_running(place)
     url = f"{state.url}/v1/models/{state.service}:predict"
     body = json.dumps({"instances": [transaction]}).encode()
-    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})  # noqa: S310
+    headers = {"content-type": "application/json"} | settings().gateway_headers
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback URL
             document: dict[str, Any] = json.loads(answer.read())

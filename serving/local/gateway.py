@@ -7,6 +7,7 @@ the splitters saw of the revisions. Where a service has a logger, that gets its 
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,11 @@ HOP_BY_HOP: Final = frozenset(
 )
 GRAPH_TIMEOUT_S: Final = 60.0
 OWN_ROUTES: Final = frozenset({"/healthz", "/metrics"})
+REFUSED: Final = Reply(
+    b'{"error":"the bearer token is missing or wrong; send `authorization: Bearer` with MILLRACE_GATEWAY_TOKEN"}',
+    401,
+    headers=((b"www-authenticate", b"Bearer"),),
+)
 METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -40,18 +46,23 @@ class Destination(Protocol):
 
 
 class Gateway:
-    """ASGI application; `find` gives the service for a model's name (empty: none in the path), `metrics` a text."""
+    """ASGI application; `find` gives the service for a model's name (empty: none in the path), `metrics` a text.
+
+    With an `authorization` everything but /healthz and /metrics wants that header; it is not passed on.
+    """
 
     def __init__(
         self,
         find: Callable[[str], Destination | None],
         metrics: Callable[[], str],
         graphs: Mapping[str, Graph] | None = None,
+        authorization: str = "",
     ) -> None:
         self._find = find
         self._metrics = metrics
         self._graphs = graphs if graphs is not None else {}
         self._to_steps: dict[int, Connections] = {}
+        self._authorization = authorization.encode()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +85,11 @@ class Gateway:
             return Reply(b'{"status":"ok"}')
         if path == "/metrics":
             return Reply(self._metrics().encode(), content_type=METRICS_TYPE)
+        if self._authorization:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._authorization):
+                return REFUSED
+            scope["headers"] = [item for item in scope["headers"] if item[0] != b"authorization"]
         if path.startswith("/graphs/"):
             return await self._answer_graph(path.removeprefix("/graphs/"), scope, receive, span)
         if not path.startswith(("/v1/", "/v2/")) and path != "/v2":

@@ -25,7 +25,8 @@ from millrace.atomic import write_text
 from millrace.errors import Unavailable
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log, track
-from serving.connections import Connections
+from millrace.settings import settings
+from serving.connections import Connections, Header
 from serving.local.commands import require_running
 from serving.local.manifest import LOOPBACK
 from serving.local.offline import Day, load_day
@@ -165,12 +166,13 @@ async def _send(rows: pa.Table, port: int, service: str, concurrency: int) -> An
     answers = Answers(np.full(len(requests), np.nan), np.full(len(requests), np.nan))
     connections = Connections(LOOPBACK, port, limit=concurrency)
     path = f"/v1/models/{service}:predict".encode()
+    headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
     turns = asyncio.Semaphore(concurrency)
 
     async def play(customer_rows: Sequence[int]) -> None:
         async with turns:
             for row in customer_rows:
-                await _one(connections, path, requests[row], row, answers)
+                await _one(connections, path, headers, requests[row], row, answers)
 
     tasks = [asyncio.create_task(play(customer_rows)) for customer_rows in by_customer.values()]
     for task in track(tasks, "replay"):
@@ -179,10 +181,12 @@ async def _send(rows: pa.Table, port: int, service: str, concurrency: int) -> An
     return answers
 
 
-async def _one(connections: Connections, path: bytes, body: bytes, row: int, answers: Answers) -> None:
+async def _one(
+    connections: Connections, path: bytes, headers: Sequence[Header], body: bytes, row: int, answers: Answers
+) -> None:
     start = time.perf_counter()
     try:
-        response = await connections.request(b"POST", path, body, HEADERS)
+        response = await connections.request(b"POST", path, body, headers)
         if response.status != 200:
             raise Unavailable(f"row {row}: {response.status} {response.body[:200].decode(errors='replace')}")
     except Unavailable as error:

@@ -61,7 +61,9 @@ class Supervisor:
         self._state.gateway_port = self._socket.getsockname()[1]
         self._gateway = _QuietServer(
             uvicorn.Config(
-                Gateway(self._find, self._metrics.text, self._graphs),
+                Gateway(
+                    self._find, self._metrics.text, self._graphs, configured.gateway_headers.get("authorization", "")
+                ),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

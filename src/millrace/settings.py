@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     gateway_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the local gateway; the next free one is taken when it is in use."""
 
+    gateway_token: SecretStr | None = None
+    """Bearer token that the local gateway wants with every prediction; none wants none. A cluster has Istio for it."""
+
     companions: str = "prediction-log,drift-detector"
     """What the local runtime starts beside the served model, comma-separated folders of manifests/base/serving."""
 
@@ -198,6 +201,16 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow's tracking URI; absolute, so that every working directory means the same database."""
         return self.mlflow_tracking_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+
+    @property
+    def gateway_headers(self) -> dict[str, str]:
+        """What a client of the local gateway sends along; raises ConfigError for an empty token."""
+        if self.gateway_token is None:
+            return {}
+        token = self.gateway_token.get_secret_value()
+        if not token.strip():
+            raise ConfigError("MILLRACE_GATEWAY_TOKEN is empty; wanted a token. Unset it to want none.")
+        return {"authorization": f"Bearer {token}"}
 
     def pseudonym_secret(self) -> bytes:
         """The key bytes; a missing one is created in `home`, readable by its owner only.
