@@ -37,7 +37,8 @@ from serving.transport import OneWriteProtocol
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}},
+    "formatters": {"lines": {"()": "millrace.progress.LogLines"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "lines"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     # Four lines a request otherwise: a third of the CPU of a small model.
     "loggers": {

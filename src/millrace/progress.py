@@ -7,6 +7,7 @@ stays silent but for its closing line. JSON lines that are written while a reque
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -27,13 +28,25 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]
 
 def log(event: str, **fields: Any) -> None:
     """One line on stderr: time, event, fields. Never pass a secret or a raw customer id."""
+    print(_line(event, fields), file=sys.stderr, flush=True)
+
+
+class LogLines(logging.Formatter):
+    """Makes what libraries log into lines of `log`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return _line(record.levelname.lower(), fields)
+
+
+def _line(event: str, fields: Mapping[str, Any]) -> str:
     now = datetime.now(UTC)
     if os.environ.get("MILLRACE_LOG_FORMAT") == "json":
         about = {"time": now.isoformat(timespec="milliseconds"), "event": event} | _ids(REQUEST.get())
-        line = json.dumps(about | fields, default=str)
-    else:
-        line = " ".join([now.strftime("%H:%M:%S"), event, *(f"{key}={_short(value)}" for key, value in fields.items())])
-    print(line, file=sys.stderr, flush=True)
+        return json.dumps({**about, **fields}, default=str)
+    return " ".join([now.strftime("%H:%M:%S"), event, *(f"{key}={_short(value)}" for key, value in fields.items())])
 
 
 def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,13 +17,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
+from kserve import InferInput, InferRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from millrace import otlp, tracing
 from millrace.errors import Unavailable
 from millrace.prediction_log import engine
+from millrace.progress import REQUEST, LogLines
 from serving.connections import Connections
 from serving.local.gateway import Gateway
 from serving.local.processes import free_port
@@ -29,6 +34,9 @@ from serving.prediction_log.app import App
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.writer import Writer
+from serving.protocol import V2Answer
+from serving.server import HotModel
+from serving.tensors import TensorSpec
 from serving.transformer.predictor import PredictorClient
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -282,6 +290,50 @@ def test_lines_of_a_request_carry_its_ids_in_json(lab, options, traced, collecto
     assert (first["trace_id"], len(first["request_id"])) == (TRACE, 32)
     assert (second["trace_id"], second["request_id"]) == (sent.trace_id.hex(), "mine")
     assert "request_id" not in next(line for line in lines if line["event"] == "tracing_on")
+
+
+def test_what_libraries_log_in_a_request_is_json_with_its_ids(monkeypatch):
+    monkeypatch.setenv("MILLRACE_LOG_FORMAT", "json")
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(LogLines())
+    logger = logging.Logger("kserve")
+    logger.addHandler(handler)
+    token = REQUEST.set({b"ce-id": b"mine", b"traceparent": SAMPLED.encode()})
+
+    try:
+        raise ValueError("with a cause")
+    except ValueError:
+        logger.exception("it failed for %s", "a reason")
+    finally:
+        REQUEST.reset(token)
+
+    line = json.loads(handler.stream.getvalue())
+    assert line.pop("time")
+    assert "ValueError: with a cause" in line.pop("traceback")
+    ids = {"request_id": "mine", "trace_id": TRACE}
+    assert line == {"event": "error", "logger": "kserve", "message": "it failed for a reason"} | ids
+
+
+def test_grpc_takes_the_trace_of_its_metadata(collector, traced):
+    class Answering(HotModel):
+        inputs = outputs = (TensorSpec("x", "FP32", (-1,)),)
+
+        async def answer_v2(self, request, headers):
+            given.append(headers[b"traceparent"].decode())
+            return V2Answer({"x": ("FP32", request.tensors["x"])}, "1", {})
+
+    given: list[str] = []
+    tensor = InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.float32([1]), binary_data=True)
+    traced(collector.url)
+
+    asyncio.run(Answering("m").predict(InferRequest("m", [tensor]), headers={"traceparent": SAMPLED}))
+    tracing.stop()
+
+    sent = collector.named("ModelInfer")
+    assert sent.span.parent_span_id.hex() == CALLER
+    assert given[0].split("-")[1:3] == [TRACE, sent.span.span_id.hex()]
+    assert sent.attributes["rpc.system"].string_value == "grpc"
 
 
 def test_a_collector_that_is_away_costs_no_answer_and_one_line(lab, options, traced, capsys):
