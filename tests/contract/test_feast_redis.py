@@ -6,12 +6,15 @@ The transformer's store reads there what it reads in the embedded SQLite store, 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,18 +22,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from stores import RedisServer, postgres_server, redis_server
+from stores import RedisServer, free_port, postgres_server, redis_server
 
 from components.build_features.core import build_features
 from components.materialize.core import materialize
 from millrace.artifacts import Manifest
 from millrace.feast_home import repository
+from millrace.fraud.features import FEATURE_SERVICE
 from millrace.fraud.online import CustomerState, customer_states
 from serving.transformer.store import FeastStore, Lookups
 
@@ -51,20 +56,61 @@ class Cluster:
     redis: RedisServer
     registry: str
     """URL of the registry's database."""
+    environment: dict[str, str]
+    """What containers get of it."""
 
     def script(self) -> subprocess.CompletedProcess[str]:
         """Runs what the CronJob's container runs, in an environment as it has."""
-        document = yaml.safe_load((FEATURE_STORE / "materialize" / "cronjob.yaml").read_text())
-        (container,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        container = container_of("materialize/cronjob.yaml")
         places = {"/app/feature_repo": ROOT / "feature_repo", "/etc/feast": self.repository}
         script = container["args"][0]
         for place, here in places.items():
             script = script.replace(place, str(here))
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {"PATH": path, "MILLRACE_HOME": str(self.embedded), "HOME": "/tmp", "PYTHONOPTIMIZE": "1"}
-        environment |= {"FEAST_REGISTRY_URL": self.registry, "FEAST_REDIS": self.redis.address, "FEAST_USAGE": "False"}
-        command = [*container["command"], script]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        return subprocess.run(
+            [*container["command"], script],
+            env=self.environment | {"MILLRACE_HOME": str(self.embedded)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    @contextmanager
+    def feature_server(self) -> Iterator[str]:
+        """Runs what the feature server's Deployment runs; its URL."""
+        container, port = container_of("feature-server/deployment.yaml"), free_port()
+        arguments = [word.replace("0.0.0.0", "127.0.0.1").replace("6566", str(port)) for word in container["args"]]
+        program, option, _, verb = container["command"]
+        command = [program, option, str(self.repository / "feature_store.yaml"), verb, *arguments]
+        command.remove("--metrics")  # on a port of its own, which may be taken here
+        environment = self.environment | {"MILLRACE_HOME": str(self.embedded)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                until(lambda: status(f"http://127.0.0.1:{port}/health") == 200)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                server.terminate()
+
+
+def container_of(manifest: str) -> dict[str, Any]:
+    spec = yaml.safe_load((FEATURE_STORE / manifest).read_text())["spec"]
+    template = spec.get("jobTemplate", {}).get("spec", spec)["template"]
+    (container,) = template["spec"]["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "the deadline passed"
+
+
+def status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +130,18 @@ def cluster(
         shutil.copy(FEATURE_STORE / "feature_store.yaml", pod)
         environment.setenv("FEAST_REGISTRY_URL", registry)
         environment.setenv("FEAST_REDIS", f"{redis.address},{OPTIONS}")
-        made = Cluster(folder, pod, redis, registry)
+        pods = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(folder),
+            "PYTHONOPTIMIZE": "1",
+            "FEAST_USAGE": "False",
+            "FEAST_REGISTRY_URL": registry,
+            "FEAST_REDIS": redis.address,
+        }
+        made = Cluster(folder, pod, redis, registry, pods)
         ended = made.script()
         assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert RedisServer.PASSWORD not in ended.stdout + ended.stderr
         yield made
 
 
@@ -161,15 +216,44 @@ def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
 
 
 def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: FeastStore) -> None:
+    from feast import FeatureStore
+
     customer = names(cluster, "customer")[0]
     number = int(AS_OF.timestamp()) + 60
     store.push({customer: state(number)})
 
-    ended = cluster.script()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")  # its calls to DuckDB 2
+        FeatureStore(repo_path=str(cluster.repository)).materialize(datetime(2000, 1, 1), datetime.now())
 
-    assert ended.returncode == 0, ended.stdout + ended.stderr
     assert store.read_customers([customer])[0].transaction_ids.tolist() == [number]
-    assert RedisServer.PASSWORD not in ended.stdout + ended.stderr
+    assert len(store.read_customers(names(cluster, "customer")[1:2])[0]) == N
+
+
+def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, store: FeastStore) -> None:
+    readme = (ROOT / "feature_repo" / "README.md").read_text()
+    customer, terminal = names(cluster, "customer")[1], names(cluster, "terminal")[0]
+    (body,) = re.findall(r"-d '(\{.*?\})'", readme, re.DOTALL)
+    asked = json.loads(body.replace("0f3a…", customer).replace("3156", terminal))
+    service = {"feature_service": FEATURE_SERVICE, "entities": asked["entities"]}
+
+    with cluster.feature_server() as url:
+        listed, whole = (httpx.post(f"{url}/get-online-features", json=what).json() for what in (asked, service))
+        unknown = httpx.post(
+            f"{url}/get-online-features", json=asked | {"entities": {"customer_id": ["?"], "terminal_id": ["?"]}}
+        )
+
+    wanted = store.read([customer], [terminal])
+    assert columns(listed) == {name: wanted[name] for name in columns(listed)}
+    assert set(columns(listed)) == {"customer_id", "terminal_id", "count_1d", "count_30d", "amount_cents"}
+    assert columns(whole) == wanted
+    assert columns(unknown.json())["count_1d"] == [None]
+
+
+def columns(answer: dict[str, Any]) -> dict[str, list[Any]]:
+    """As the README reads it."""
+    names = answer["metadata"]["feature_names"]
+    return {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
 
 
 def test_a_dead_redis_fails_a_lookup_at_once_and_a_new_one_is_used_without_a_restart(
