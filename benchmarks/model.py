@@ -1,0 +1,140 @@
+"""What each part of the served model is worth on the folds of a backtest, with intervals.
+
+`python -m benchmarks.model [--home FOLDER]` after `make backtest`, in the same home: takes each fold's model from the
+lake, scores its judged rows by the network alone, by the trees alone, by what is served, and by an XGBoost tuned on the
+validation rows over the same features; prints the figures and the paired differences, and writes
+`<home>/bench/model.json`. Resamples are of cards; the mean over folds resamples every fold by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from components.evaluate.baselines import XGBOOST, fit_baselines
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.test_week import TestWeek, model_scores, open_test_week
+from components.optimise.boosted import BoostConfig, Trees, columns_of, fit
+from millrace.artifacts import Manifest, list_manifests
+from millrace.atomic import write_text
+from millrace.bootstrap import Interval, Statistic, card_weights, interval
+from millrace.fraud.model import FraudModel, load_model
+from millrace.metrics import Floats, Judged, average_precision, card_precision, roc_auc
+from millrace.model_artifact import ModelArtifact
+from millrace.settings import settings
+
+
+def _card_precision(rows: Judged, scores: Floats, weights: Floats | None) -> Floats:
+    return card_precision(rows, scores, weights=weights)
+
+
+STATISTICS: Final[dict[str, Statistic]] = {"AP": average_precision, "AUC": roc_auc, "CP@100": _card_precision}
+SERVED: Final = "served"
+CHUNK_ROWS: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One statistic of one scorer on one fold, and on its resamples."""
+
+    value: float
+    draws: Floats
+
+
+def served_models(lake: Path) -> Iterator[tuple[Manifest, Manifest]]:
+    """The newest optimised model of every training set, with that set, by test week."""
+    newest: dict[str, tuple[Manifest, Manifest]] = {}
+    for model in list_manifests(lake / "models", "model"):
+        if "model" in model.parents:
+            rows = Manifest.read(lake / "training_sets" / model.parents["training_set"], "training_set")
+            newest[rows.facts["test_start"]] = model, rows
+    yield from (newest[start] for start in sorted(newest))
+
+
+def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
+    """Scores of the judged rows by each contender."""
+    network = load_model(model.folder)
+    booster = fit(network, week.data, BoostConfig())
+    rows = week.judged_rows
+    baseline = fit_baselines(week.data, rows, EvaluateConfig.load())[XGBOOST]
+    return {
+        "network": network_logits(network, week, rows),
+        "trees": Trees(booster, 1.0).logits(columns_of(network, week.data, rows)).astype(np.float64),
+        SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
+        "tuned XGBoost": baseline.scores,
+    }
+
+
+@torch.inference_mode()
+def network_logits(network: FraudModel, week: TestWeek, rows: NDArray[np.int64]) -> Floats:
+    parts = []
+    for at in range(0, len(rows), CHUNK_ROWS):
+        arrays = week.data.batch(rows[at : at + CHUNK_ROWS], network.spec.sequence_length)
+        parts.append(network(*map(torch.from_numpy, arrays)).double().numpy())
+    return np.concatenate(parts)
+
+
+def fold_figures(model: Manifest, week: TestWeek, resamples: int) -> dict[str, dict[str, Figure]]:
+    """Scorer → statistic → figure; all scorers share the resamples."""
+    weights = card_weights(week.judged, resamples)
+    return {
+        name: {
+            key: Figure(statistic(week.judged, scores, None).item(), statistic(week.judged, scores, weights))
+            for key, statistic in STATISTICS.items()
+        }
+        for name, scores in scorers(model, week).items()
+    }
+
+
+def summary(folds: list[dict[str, dict[str, Figure]]]) -> dict[str, dict[str, Interval]]:
+    """Means over folds, and `served` less every other, each with an interval."""
+    table: dict[str, dict[str, Interval]] = {}
+    for name in folds[0]:
+        table[name] = {key: _mean([fold[name][key] for fold in folds]) for key in STATISTICS}
+        if name != SERVED:
+            table[f"{SERVED} less {name}"] = {
+                key: _mean([_less(fold[SERVED][key], fold[name][key]) for fold in folds]) for key in STATISTICS
+            }
+    return table
+
+
+def _less(one: Figure, other: Figure) -> Figure:
+    return Figure(one.value - other.value, one.draws - other.draws)
+
+
+def _mean(figures: list[Figure]) -> Interval:
+    return interval(float(np.mean([f.value for f in figures])), np.mean([f.draws for f in figures], axis=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, default=settings().home)
+    parser.add_argument("--resamples", type=int, default=300)
+    arguments = parser.parse_args()
+    lake = arguments.home / "lake"
+    folds: list[dict[str, dict[str, Figure]]] = []
+    by_fold = {}
+    for model, rows in served_models(lake):
+        folds.append(fold_figures(model, open_test_week(rows, lake), arguments.resamples))
+        values = {
+            name: {key: round(one.value, 4) for key, one in figures.items()} for name, figures in folds[-1].items()
+        }
+        by_fold[rows.facts["test_start"]] = values
+        print(rows.facts["test_start"], values, flush=True)
+    table = summary(folds)
+    for name, figures in table.items():
+        print(f"{name:<28}", "  ".join(f"{key} {value}" for key, value in figures.items()))
+    mean = {name: {key: [v.value, v.low, v.high] for key, v in row.items()} for name, row in table.items()}
+    write_text(arguments.home / "bench" / "model.json", json.dumps({"folds": by_fold, "mean": mean}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
