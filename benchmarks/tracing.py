@@ -1,7 +1,7 @@
 """What tracing costs an answer: two transformers with a predictor each, one pair traced, asked in turn.
 
 `python -m benchmarks.tracing MODEL_DIR`, in a home (MILLRACE_HOME) whose online store is filled; it is copied. One JSON
-object on stdout. Every request is traced unless --sampled says another share; spans go to a collector that takes them.
+object on stdout. A tenth of the requests is traced unless --sampled says another share; spans go to a collector that takes them.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("model", type=Path)
     arguments.add_argument("--calls", type=int, default=2000)
-    arguments.add_argument("--sampled", type=float, default=1.0, help="Share of requests that are traced.")
+    arguments.add_argument("--sampled", type=float, default=0.1, help="Share of requests that are traced.")
     options = arguments.parse_args()
     sink_port = free_port()
     sink = [sys.executable, "-m", "benchmarks.transformer", "--sink", str(sink_port), str(options.model)]
