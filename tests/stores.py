@@ -79,8 +79,10 @@ def postgres_server() -> Iterator[str]:
         data, options = str(folder / "data"), f"-c listen_addresses= -k {folder} -c fsync=off"
         _as(user, folder, programs / "initdb", "-D", data, "-A", "trust", "-U", "millrace", "--no-sync")
         _as(user, folder, programs / "pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-        yield f"postgresql://millrace@/postgres?host={folder}"
-        _as(user, folder, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        try:
+            yield f"postgresql://millrace@/postgres?host={folder}"
+        finally:
+            _as(user, folder, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
