@@ -1,7 +1,7 @@
 """What tracing costs an answer: two transformers with a predictor each, one pair traced, asked in turn.
 
 `python -m benchmarks.tracing MODEL_DIR`, in a home (MILLRACE_HOME) whose online store is filled; it is copied. One JSON
-object on stdout. A tenth of the requests is traced unless --sampled says another share; spans go to a collector that takes them.
+object on stdout. A tenth of the requests is traced unless --sampled says another share; a collector takes the spans.
 """
 
 from __future__ import annotations
