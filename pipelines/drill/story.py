@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
@@ -25,7 +24,6 @@ from components.materialize.core import materialize
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
-from millrace import canary
 from millrace.atomic import replacing_file, write_text
 from millrace.errors import Unavailable
 from millrace.fraud.schema import LABEL_DELAY_DAYS
@@ -33,6 +31,7 @@ from millrace.outcomes import answers
 from millrace.prediction_log import engine
 from millrace.prediction_table import read_predictions
 from millrace.progress import log
+from millrace.registry import Registry
 from millrace.settings import Settings
 from millrace.volume import Silence, profile, silences
 from pipelines.drill.live import DETECTOR, LOG, TRIGGER, Live
@@ -43,6 +42,13 @@ STEP_MIN: Final = 2
 LOOK_MIN: Final = 10
 RETRAINING_PATIENCE_S: Final = 1800.0
 VOLUME_DAYS: Final = 7
+CANARY_KINDS: Final = {
+    "canary_started": "canary",
+    "canary_advance": "canary",
+    "canary_promote": "promoted",
+    "canary_roll_back": "rolled_back",
+}
+"""Actions of the audit log that move traffic → what the drill calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class Story:
     moments: list[Moment] = field(default_factory=list)
     delivered: dict[int, pa.Table] = field(default_factory=dict)
     known_alarms: set[str] = field(default_factory=set)
-    canary_phase: str = ""
+    audited: int = 0
+    """Records of the audit log that have been looked at."""
     jobs: int = 0
     precision: list[dict[str, Any]] = field(default_factory=list)
 
@@ -123,17 +130,16 @@ class Story:
         self._see_canary_between()
 
     def _see_canary_between(self) -> None:
-        document = yaml.safe_load((self.settings.home / "serving" / f"{self.settings.model_name}.yaml").read_text())
-        rollout = canary.read(document)
-        state = f"{rollout.canary_version} {rollout.phase} {rollout.percent}" if rollout else ""
-        if rollout is None or state == self.canary_phase:
-            return
-        self.canary_phase = state
-        kind = "canary" if rollout.progressing else rollout.phase
-        day = self.moments[-1].day if self.moments else 0.0
-        facts = {"version": rollout.canary, "percent": int(rollout.percent), "began": rollout.began}
-        detail = f"version {rollout.canary} at {rollout.percent} %: {rollout.reason}"
-        self._note(max(day, float(len(self.delivered))), kind, detail, **facts)
+        """From the audit log: the served manifest forgets its canary when the registry publishes the new champion."""
+        history = Registry(self.settings).history()
+        day = max(self.moments[-1].day if self.moments else 0.0, float(len(self.delivered)))
+        for record in history[self.audited :]:
+            if (kind := CANARY_KINDS.get(record["action"])) is None:
+                continue
+            facts = {"version": record["canary_version"], "percent": record["percent"], "began": record["at"]}
+            detail = f"version {record['canary_version']} at {record['percent']} %: {record['reason']}"
+            self._note(day, kind, detail, **facts)
+        self.audited = len(history)
 
     def _see_canary(self, day: int) -> None:
         self._note(day + 1, "day", "")

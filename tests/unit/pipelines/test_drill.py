@@ -11,10 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from components.monitor.config import MonitorConfig
+from millrace import audit
 from millrace.errors import InvalidInput, NotFound
+from millrace.registry import Registry
+from millrace.settings import settings
 from pipelines.drill.__main__ import kills, shortened
-from pipelines.drill.live import require
-from pipelines.drill.story import Moment, figures
+from pipelines.drill.live import Live, require
+from pipelines.drill.story import Moment, Story, figures
 from pipelines.drill.world import WARM_DAYS, Script, seconds_of, tables
 
 SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
@@ -114,3 +118,33 @@ def test_what_was_not_noticed_is_null() -> None:
     assert document["new_pattern_noticed_after_days_of_labels"] is None
     assert document["feed_outage_noticed_after_minutes"] is None
     assert document["alarm_to_canary_s"] is None
+
+
+def test_a_canary_that_has_ended_is_told_from_the_audit_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    here = settings()
+    registry = Registry(here)
+    story = Story(SMALL, Live(tmp_path, {}, here), here, tmp_path, MonitorConfig.load(), {})
+
+    def record(action: str, **fields: object) -> None:
+        audit.append(registry.audit_path, audit.new_record(action, model=registry.name, **fields))
+
+    record("promote", to_version=2)
+    for action, percent in (("canary_started", 10), ("canary_advance", 50)):
+        record(action, stable_version=1, canary_version=2, percent=percent, reason="sound")
+    story._see_canary_between()
+    record("canary_promote", stable_version=1, canary_version=2, percent=100, reason="sound")
+    record("make_champion", to_version=2)  # publishes a manifest that knows of no canary
+    record("canary_started", stable_version=2, canary_version=3, percent=10, reason="started")
+    record("canary_roll_back", stable_version=2, canary_version=3, percent=0, reason="errors")
+    story._see_canary_between()
+    story._see_canary_between()
+
+    told = [(m.what, m.facts["version"], m.facts["percent"]) for m in story.moments]
+    assert told == [
+        ("canary", 2, 10),
+        ("canary", 2, 50),
+        ("promoted", 2, 100),
+        ("canary", 3, 10),
+        ("rolled_back", 3, 0),
+    ]
