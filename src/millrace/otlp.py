@@ -95,7 +95,7 @@ class SDKTracer:
         links: Sequence[Link] = (),
         status: Status = _UNSET,
     ) -> None:
-        """Hand a span that is over to the SDK. Its own spans cost five times as much; this class is what it exports."""
+        """A span that is over, to the SDK: its own cost more than twice as much, and this class is what it exports."""
         began_ns, ended_ns = times_ns
         span = ReadableSpan(
             name, about, parent, self._provider.resource, attributes or {}, (), links, kind,
