@@ -1,16 +1,17 @@
 """Pseudonyms of customer ids: a keyed hash, so that ids can be joined but not read or guessed without the key.
 
 HMAC-SHA256 of the id as text, first 16 hex digits. Ingest hashes whole columns, the transformer single requests; both
-come through `canonical`, so 596, "596", " 596" and 596.0 are the same customer everywhere.
+come through `canonical`, so 596, "596", " 596" and 596.0 are the same customer everywhere. A single id needs no
+pyarrow: an edge package carries this module without it.
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DIGITS: Final = 16
 """Hex digits of a pseudonym: 64 bits, so that among ten million customers two collide once in 370,000 worlds."""
@@ -39,6 +40,9 @@ def pseudonymise(ids: Any, key: bytes, known: dict[Any, str] | None = None) -> p
     `known` is filled with each id's pseudonym; handed in again, with the same key, it spares the customers of earlier
     columns.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     known = {} if known is None else known
     column = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids)
     column = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
