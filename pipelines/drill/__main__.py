@@ -32,8 +32,10 @@ from pipelines.drill.world import WARM_DAYS, Script, tables
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TRAIN_DAYS = 24
-COOLDOWN_DAYS = 8
-"""A pattern is learned three weeks after it began: retrainings in between are declined, each a few minutes long."""
+COOLDOWN_DAYS = 18
+"""A challenger is trained on days that ended 18 before it is asked for: gap, test week and their labels. One that is
+asked for sooner after an alarm has not seen what the alarm was about, and costs minutes to be declined.
+"""
 QUICK = {"resamples": 20, "estimate_draws": 20}
 
 
@@ -88,6 +90,7 @@ def environment(home: Path, raw: Path) -> dict[str, str]:
     """What the servers, the trigger and its retrainings see."""
     return os.environ | {
         "MILLRACE_HOME": str(home),
+        "MILLRACE_GATEWAY_PORT": str(servers.free_port()),  # the usual one may serve the outer home's model
         "MILLRACE_COMPANIONS": servers.COMPANIONS,
         "MILLRACE_RETRAINING_LAUNCHER": "local",  # its manifest names Kubeflow Pipelines
         "MILLRACE_RETRAINING_SOURCE": str(raw),

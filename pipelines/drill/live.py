@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -213,6 +214,13 @@ def require(root: Path) -> None:
     for path, name in wanted.items():
         if not (root / path).exists():
             raise NotFound(f"the drill needs {name}: {path} is not there")
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _call(url: str, body: bytes | None = None, kind: str = "application/json") -> Any:

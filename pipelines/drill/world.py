@@ -32,11 +32,11 @@ class Script:
     shift_day: int = 15
     shift_pct: float = 10.0
     """From then on all amounts are larger by this."""
-    outage_day: int = 22
+    outage_day: int = 20
     outage_hour: int = 11
     outage_hours: int = 1
     """For so long nothing is delivered at all."""
-    pattern_day: int = 28
+    pattern_day: int = 24
     """From then on cards are drained at night by bursts of small payments."""
 
     def __post_init__(self) -> None:

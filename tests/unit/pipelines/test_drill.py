@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from millrace import audit
 from millrace.errors import InvalidInput, NotFound
 from millrace.registry import Registry
 from millrace.settings import settings
-from pipelines.drill.__main__ import kills, shortened
+from pipelines.drill.__main__ import environment, kills, shortened
 from pipelines.drill.live import Live, require
 from pipelines.drill.story import Moment, Story, figures
 from pipelines.drill.world import WARM_DAYS, Script, seconds_of, tables
@@ -72,6 +73,19 @@ def test_a_short_drill_keeps_the_order_of_troubles() -> None:
 
     assert 8 <= short.shift_day < short.outage_day < short.pattern_day < 30
     assert len(set(kills(short))) >= 4
+
+
+def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        usual = str(taken.getsockname()[1])
+        monkeypatch.setenv("MILLRACE_GATEWAY_PORT", usual)
+
+        env = environment(tmp_path / "drill", tmp_path / "drill" / "raw")
+
+    assert env["MILLRACE_HOME"] == str(tmp_path / "drill")
+    assert env["MILLRACE_GATEWAY_PORT"] != usual
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
