@@ -129,7 +129,8 @@ def _instant(text: str) -> datetime | bool:
         instant = datetime.fromisoformat(text.strip())
     except ValueError:
         return False
-    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+    # In UTC already: Arrow does not always apply the offsets of a list in which they differ.
+    return instant.astimezone(UTC) if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, words: str) -> pa.ChunkedArray:
