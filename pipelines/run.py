@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -68,7 +69,9 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
         log("this model has answered that day before", day=day)
         return report
     folder = Registry(settings).folder(champion.version)
-    _serving(settings, "replay", "--feature-set", feature_set.uri, "--model", str(folder), "--day", day)
+    refresh = shlex.join([sys.executable, "-m", "components.materialize", feature_set.uri])
+    place = ("--feature-set", feature_set.uri, "--model", str(folder), "--day", day)
+    _serving(settings, "replay", *place, "--refresh", refresh)
     return _replayed(settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from datetime import date
 from pathlib import Path
@@ -57,7 +58,8 @@ def _logs(options: argparse.Namespace, place: Place, _: Console) -> None:
 def _replay(options: argparse.Namespace, place: Place, console: Console) -> int:
     from serving.local import replay
 
-    report = replay.replay(place, options.feature_set, options.model, options.day, options.limit, options.concurrency)
+    how = (options.limit, options.concurrency, shlex.split(options.refresh))
+    report = replay.replay(place, options.feature_set, options.model, options.day, *how)
     console.print(report.summary())
     return 0 if report.equal else 1
 
@@ -87,6 +89,7 @@ def _arguments() -> argparse.ArgumentParser:
     add.add_argument("--day", type=date.fromisoformat, required=True)
     add.add_argument("--limit", type=int, help="only the first so many transactions of the day")
     add.add_argument("--concurrency", type=int, default=8)
+    add.add_argument("--refresh", default="", help="command that fills the online store; gets --as-of=INSTANT")
     add.set_defaults(run=_replay)
     return parser
 

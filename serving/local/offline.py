@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest
 from millrace.errors import NotFound
-from millrace.fraud.features import (
-    DAY_US,
-    FEATURE_NAMES,
-    NEVER_US,
-    REFRESHES_PER_DAY,
-    CustomerStates,
-    history_tensor,
-)
+from millrace.fraud.features import FEATURE_NAMES, NEVER_US, CustomerStates, history_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +22,14 @@ class Day:
     features: NDArray[np.float32]  # [B, F]
     history: NDArray[np.float32]  # [B, L, C]
 
+    def until(self, event_us: int) -> Day:
+        """The transactions before an instant."""
+        count = int(np.searchsorted(self.rows["event_us"].to_numpy(), event_us))
+        return Day(self.rows.slice(0, count), self.features[:count], self.history[:count])
+
 
 def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> Day:
-    """The day's transactions and their offline inputs; histories are gathered from everything up to then.
-
-    Only those before the next refresh of terminal states: the store that is replayed against holds the day's first."""
+    """The day's transactions and their offline inputs; histories are gathered from everything up to then."""
     import duckdb
 
     if not manifest.table("transactions", day, day):
@@ -46,8 +42,7 @@ def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> D
         names = ", ".join(FEATURE_NAMES)
         rows: pa.Table = connection.sql(
             "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, terminal_id, amount_cents, "
-            f"{names} FROM read_parquet($1) WHERE epoch_us(event_timestamp) % {DAY_US} < {DAY_US // REFRESHES_PER_DAY} "
-            "ORDER BY event_us, transaction_id LIMIT $2",
+            f"{names} FROM read_parquet($1) ORDER BY event_us, transaction_id LIMIT $2",
             params=[today, limit or 2**62],
         ).to_arrow_table()
         connection.register("rows", rows)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from millrace.artifacts import Manifest
 from millrace.atomic import write_text
 from millrace.errors import Unavailable
+from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.model_artifact import ModelArtifact
 from millrace.progress import log, track
 from millrace.settings import settings
@@ -30,7 +32,7 @@ from serving.connections import Connections, Header
 from serving.local.commands import require_running
 from serving.local.manifest import LOOPBACK
 from serving.local.offline import Day, load_day
-from serving.local.state import Place
+from serving.local.state import LocalState, Place
 
 TOLERANCE: Final = 1e-4
 """Absolute difference of two scores that are the same but for rounding."""
@@ -92,17 +94,29 @@ class Report:
 
 
 def replay(
-    place: Place, feature_set: Path, model: Path, day: date, limit: int | None = None, concurrency: int = 8
+    place: Place,
+    feature_set: Path,
+    model: Path,
+    day: date,
+    limit: int | None = None,
+    concurrency: int = 8,
+    refresh: Sequence[str] = (),
 ) -> Report:
-    """Replay and compare; writes `<home>/serving/replay.json`. Raises Unavailable when nothing is running."""
+    """Replay and compare; writes `<home>/serving/replay.json`. Raises Unavailable when nothing is running.
+
+    `refresh` is a command that fills the online store as of the `--as-of=` it is given: run at each refresh of the day
+    as a schedule would, and at the end for the start of the day again. Without it the day ends at its first refresh.
+    """
     running = require_running(place)
     artifact = ModelArtifact.open(model)
     manifest = Manifest.read(feature_set, "feature_set")
     batch = load_day(manifest, day, limit, artifact.spec.sequence_length)
+    if not refresh:
+        batch = batch.until(first_refresh_us(day))
     log("replaying", rows=len(batch.rows), day=day, url=running.url)
-    start = time.perf_counter()
-    served = asyncio.run(_send(batch.rows, running.gateway_port, running.service, concurrency))
-    seconds = time.perf_counter() - start
+    served, seconds = asyncio.run(_send(batch.rows, running, concurrency, lambda as_of: _refresh(refresh, as_of)))
+    if refresh:
+        _refresh(refresh, datetime(day.year, day.month, day.day, tzinfo=UTC))
     report = compare(batch, served, artifact, seconds, day=str(day), feature_set=manifest.id)
     write_text(
         place.folder / "replay.json",
@@ -157,47 +171,91 @@ def _finite(score: float) -> float | None:
     return float(score) if np.isfinite(score) else None
 
 
-async def _send(rows: pa.Table, port: int, service: str, concurrency: int) -> Answers:
-    """One request per row: a customer's in order, `concurrency` customers at a time."""
-    requests = _requests(rows)
-    by_customer: dict[str, list[int]] = {}
-    for row, customer in enumerate(rows["customer_id"].to_pylist()):
-        by_customer.setdefault(customer, []).append(row)
+async def _send(
+    rows: pa.Table, running: LocalState, concurrency: int, refresh: Callable[[datetime], None]
+) -> tuple[Answers, float]:
+    """One request per row, `refresh` between those of two refreshes; the answers, and the seconds of sending."""
+    requests, event_us = _requests(rows), rows["event_us"].to_numpy()
     answers = Answers(np.full(len(requests), np.nan), np.full(len(requests), np.nan))
-    connections = Connections(LOOPBACK, port, limit=concurrency)
-    path = f"/v1/models/{service}:predict".encode()
+    customers = np.asarray(rows["customer_id"].to_pylist())
+    connections = Connections(LOOPBACK, running.gateway_port, limit=concurrency)
     headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
+    ask = _Ask(connections, f"/v1/models/{running.service}:predict".encode(), headers, answers)
+    seconds = 0.0
+    for place, (as_of, part) in enumerate(_by_refresh(event_us)):
+        if place:
+            await asyncio.to_thread(refresh, as_of)
+        start = time.perf_counter()
+        await _play(ask, requests, part, customers[part], concurrency)
+        seconds += time.perf_counter() - start
+    connections.close()
+    return answers, seconds
+
+
+def _by_refresh(event_us: NDArray[np.int64]) -> Iterator[tuple[datetime, NDArray[np.int64]]]:
+    """(refresh, rows after it and before the next) of the refreshes that have any."""
+    number = event_us // (DAY_US // REFRESHES_PER_DAY)
+    for refresh in np.unique(number):
+        when = datetime.fromtimestamp(int(refresh) * (DAY_US // REFRESHES_PER_DAY) / 1e6, UTC)
+        yield when, np.flatnonzero(number == refresh)
+
+
+async def _play(
+    ask: _Ask, requests: Sequence[bytes], rows: NDArray[np.int64], customers: NDArray[Any], concurrency: int
+) -> None:
+    """The rows, a customer's in order, `concurrency` customers at a time."""
+    by_customer: dict[str, list[int]] = {}
+    for row, customer in zip(rows.tolist(), customers.tolist(), strict=True):
+        by_customer.setdefault(customer, []).append(row)
     turns = asyncio.Semaphore(concurrency)
 
-    async def play(customer_rows: Sequence[int]) -> None:
+    async def one_customer(mine: Sequence[int]) -> None:
         async with turns:
-            for row in customer_rows:
-                await _one(connections, path, headers, requests[row], row, answers)
+            for row in mine:
+                await ask(requests[row], row)
 
-    tasks = [asyncio.create_task(play(customer_rows)) for customer_rows in by_customer.values()]
+    tasks = [asyncio.create_task(one_customer(mine)) for mine in by_customer.values()]
     for task in track(tasks, "replay"):
         await task
-    connections.close()
-    return answers
 
 
-async def _one(
-    connections: Connections, path: bytes, headers: Sequence[Header], body: bytes, row: int, answers: Answers
-) -> None:
-    start = time.perf_counter()
-    try:
-        response = await connections.request(b"POST", path, body, headers)
-        if response.status != 200:
-            raise Unavailable(f"row {row}: {response.status} {response.body[:200].decode(errors='replace')}")
-    except Unavailable as error:
-        answers.errors.append(str(error))
-        return
-    answers.seconds[row] = time.perf_counter() - start
-    (prediction,) = orjson.loads(response.body)["predictions"]
-    answers.scores[row] = prediction["score"]
-    answers.degraded += prediction["degraded"]
-    answers.flagged += prediction["decision"] == "review"
-    answers.versions.add(prediction["model_version"])
+def first_refresh_us(day: date) -> int:
+    """When terminal states are first renewed on `day`."""
+    return (day - date(1970, 1, 1)).days * DAY_US + DAY_US // REFRESHES_PER_DAY
+
+
+def _refresh(command: Sequence[str], as_of: datetime) -> None:
+    """Raises Unavailable with what the command said when it failed."""
+    done = subprocess.run([*command, f"--as-of={as_of.isoformat()}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"the online store cannot be refreshed as of {as_of}: {done.stderr[-2000:]}")
+    log("online store refreshed", as_of=as_of.isoformat())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """Sends one row's request and puts the answer in its place."""
+
+    connections: Connections
+    path: bytes
+    headers: Sequence[Header]
+    answers: Answers
+
+    async def __call__(self, body: bytes, row: int) -> None:
+        start, answers = time.perf_counter(), self.answers
+        try:
+            response = await self.connections.request(b"POST", self.path, body, self.headers)
+            if response.status != 200:
+                raise Unavailable(f"row {row}: {response.status} {response.body[:200].decode(errors='replace')}")
+        except Unavailable as error:
+            answers.errors.append(str(error))
+            return
+        answers.seconds[row] = time.perf_counter() - start
+        (prediction,) = orjson.loads(response.body)["predictions"]
+        answers.scores[row] = prediction["score"]
+        answers.degraded += prediction["degraded"]
+        answers.flagged += prediction["decision"] == "review"
+        answers.versions.add(prediction["model_version"])
 
 
 def _requests(rows: pa.Table) -> list[bytes]:

@@ -86,7 +86,7 @@ def test_raw_events_become_live_predictions_equal_to_the_offline_ones(first_run:
 
     assert "fraud-detector version 1 (champion)" in first_run
     assert replay["equal"]
-    assert replay["rows"] > 60  # those before the next refresh of terminal states
+    assert replay["rows"] > 300
     assert replay["degraded"] == 0
 
 
