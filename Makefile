@@ -133,6 +133,10 @@ drill: setup drift-env ## 60 simulated days through live servers: drift, an outa
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
 	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
 
+.PHONY: search
+search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; the same command goes on [ARGS=--help].
+	$(BIN)/python -m pipelines.search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].
 	$(BIN)/python -m pipelines.edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(ARGS)
