@@ -51,7 +51,7 @@ def _noticed(story: Story, document: dict[str, Any]) -> list[list[Any]]:
             told(document["covariate_shift_noticed_after_requests"], "requests"),
         ],
         [
-            f"no events for {script.outage_hours} hours",
+            f"no events for {script.outage_hours} h",
             script.outage_day,
             told(document["feed_outage_noticed_after_minutes"], "minutes"),
         ],

@@ -24,6 +24,7 @@ from components.materialize.core import materialize
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
+from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file, write_text
 from millrace.errors import Unavailable
 from millrace.fraud.schema import LABEL_DELAY_DAYS
@@ -35,7 +36,7 @@ from millrace.registry import Registry
 from millrace.settings import Settings
 from millrace.volume import Silence, profile, silences
 from pipelines.drill.live import DETECTOR, LOG, TRIGGER, Live
-from pipelines.drill.world import Script, seconds_of
+from pipelines.drill.world import Script, by_refresh, seconds_of
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage; on other days `LOOK_MIN`."""
@@ -77,6 +78,10 @@ class Story:
     moments: list[Moment] = field(default_factory=list)
     delivered: dict[int, pa.Table] = field(default_factory=dict)
     known_alarms: set[str] = field(default_factory=set)
+    features: Manifest | None = None
+    """The newest feature set."""
+    filled: datetime | None = None
+    """The online store holds states as of then, and what came since."""
     audited: int = 0
     """Records of the audit log that have been looked at."""
     jobs: int = 0
@@ -85,7 +90,8 @@ class Story:
     def run(self, day: int, rows: pa.Table) -> None:
         """One simulated day."""
         began = time.perf_counter()
-        self._refresh(day)
+        self._deliver(day, rows)
+        self._build()
         if day - LABEL_DELAY_DAYS in self.delivered:
             self.live.label(self.delivered[day - LABEL_DELAY_DAYS])
         if day in self.chaos:
@@ -98,7 +104,6 @@ class Story:
         else:
             self._send(rows)
         self.delivered[day] = rows
-        self._deliver(day, rows)
         self.live.wait_logged()
         if day != self.script.outage_day:
             self._look_back(day)
@@ -109,16 +114,25 @@ class Story:
         took = round(time.perf_counter() - began, 1)
         log("drill day", day=day, rows=len(rows), sent=self.live.sent, seconds=took)
 
-    def _refresh(self, day: int) -> None:
-        """What a nightly job does: yesterday's events into the lake, states as of midnight into the online store."""
+    def _build(self) -> None:
+        """The lake up to the end of the day that begins: `_fill` takes of it what was before its instant, no more."""
         here = self.settings
         options = IngestConfig(
             pseudonym_key=here.pseudonym_secret(), memory_limit_gb=here.memory_limit_gb, threads=here.threads
         )
         snapshot = ingest(str(self.raw), here.lake, options)
         limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
-        features = build_features(snapshot, here.lake, history_length=here.history_length, **limits)
-        materialize(features, here.lake, here.home, self.script.instant(day), **limits)
+        self.features = build_features(snapshot, here.lake, history_length=here.history_length, **limits)
+
+    def _fill(self, at: datetime) -> None:
+        """What the refresh job does: states as of `at` into the online store, once everything sent has settled."""
+        here = self.settings
+        if at == self.filled or self.features is None:
+            return
+        self.live.wait_logged()
+        limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
+        materialize(self.features, here.lake, here.home, at, **limits)
+        self.filled = at
 
     def _deliver(self, day: int, rows: pa.Table) -> None:
         """The day's file, as the next ingest finds it."""
@@ -126,7 +140,10 @@ class Story:
             pq.write_table(rows.replace_schema_metadata(), aside)
 
     def _send(self, rows: pa.Table) -> None:
-        self.live.send(rows)
+        """In order; at every refresh of terminal states on the way the store is filled first, or it would be stale."""
+        for at, part in by_refresh(rows):
+            self._fill(at)
+            self.live.send(part)
         self._see_canary_between()
 
     def _see_canary_between(self) -> None:

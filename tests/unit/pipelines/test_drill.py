@@ -15,12 +15,13 @@ import pytest
 from components.monitor.config import MonitorConfig
 from millrace import audit
 from millrace.errors import InvalidInput, NotFound
+from millrace.fraud.features import last_refresh
 from millrace.registry import Registry
 from millrace.settings import settings
 from pipelines.drill.__main__ import environment, kills, shortened
 from pipelines.drill.live import Live, require
 from pipelines.drill.story import Moment, Story, figures
-from pipelines.drill.world import WARM_DAYS, Script, seconds_of, tables
+from pipelines.drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 
 SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
 
@@ -57,6 +58,16 @@ def test_nothing_is_delivered_during_the_outage(days: dict[int, pa.Table]) -> No
 
     assert len(at) > 20
     assert not silent.any()
+
+
+def test_rows_come_by_the_refresh_of_terminal_states_that_they_see(days: dict[int, pa.Table]) -> None:
+    parts = list(by_refresh(days[3]))
+
+    assert [at for at, _ in parts] == [last_refresh(at) for at, _ in parts]
+    assert parts[0][0] == SMALL.instant(3)
+    assert pa.concat_tables(part for _, part in parts).equals(days[3])
+    for at, part in parts:
+        assert {last_refresh(moment) for moment in part["event_timestamp"].to_pylist()} == {at}
 
 
 def test_the_new_pattern_begins_on_its_day(days: dict[int, pa.Table]) -> None:
