@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from millrace.errors import NotFound, Unavailable
 from millrace.progress import REQUEST
 from millrace.tracing import OFF, Span, server_span
-from serving.connections import Connections, Header
+from serving.connections import Connections, Header, Response
 from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
 from serving.local.graph import Graph
 from serving.local.logger import EventLogger
@@ -24,6 +24,7 @@ HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length"}
 )
 GRAPH_TIMEOUT_S: Final = 60.0
+STARTING: Final = "the service is starting; try again in a moment"
 OWN_ROUTES: Final = frozenset({"/healthz", "/metrics"})
 REFUSED: Final = Reply(
     b'{"error":"the bearer token is missing or wrong; send `authorization: Bearer` with MILLRACE_GATEWAY_TOKEN"}',
@@ -95,13 +96,11 @@ class Gateway:
         if not path.startswith(("/v1/", "/v2/")) and path != "/v2":
             raise NotFound(f"no route {path!r}; wanted /v1/models/NAME:predict, /v2/models/NAME/infer or /healthz")
         service = self._find(model_name(path))
-        upstream = None if service is None else await service.connections()
-        if service is None or upstream is None:
-            raise Unavailable("the service is starting; try again in a moment")
+        if service is None:
+            raise Unavailable(STARTING)
         body = await read_body(receive, dict(scope["headers"]))
         headers = span.forward([item for item in scope["headers"] if item[0] not in HOP_BY_HOP])
-        method = scope["method"].encode()
-        answer = await upstream.request(method, _target(scope), body, headers, timeout_s=service.timeout_s)
+        answer = await _ask(service, scope["method"].encode(), _target(scope), body, headers)
         if service.logger is not None and answer.status == 200 and path.endswith((":predict", "/infer")):
             types = (_content_type(scope["headers"]), _content_type(answer.headers))
             service.logger.exchanged(headers, body, answer.body, types)
@@ -117,6 +116,20 @@ class Gateway:
         headers = span.forward([item for item in scope["headers"] if item[0] not in HOP_BY_HOP])
         answer = await upstream.request(b"POST", step.path.encode(), body, headers, timeout_s=GRAPH_TIMEOUT_S)
         return Reply(answer.body, answer.status, _content_type(answer.headers), _passed_on(answer.headers))
+
+
+async def _ask(service: Destination, method: bytes, target: bytes, body: bytes, headers: list[Header]) -> Response:
+    """The service's answer; asked once more where a process that is being replaced took no connection any more."""
+    for last in (False, True):
+        upstream = await service.connections()
+        if upstream is None:
+            break
+        try:
+            return await upstream.request(method, target, body, headers, timeout_s=service.timeout_s)
+        except Unavailable as error:
+            if last or not isinstance(error.__cause__, ConnectionRefusedError):
+                raise
+    raise Unavailable(STARTING)
 
 
 def model_name(path: str) -> str:

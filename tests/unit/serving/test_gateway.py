@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, Unavailable
 from millrace.settings import Settings
 from serving.connections import Response
 from serving.local.gateway import Gateway
@@ -75,6 +75,26 @@ def test_the_right_token_is_let_in_and_goes_no_further():
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])
 def test_health_and_metrics_want_no_token(path):
     assert asked(guarded(), path)[0] == 200
+
+
+class Replaced(Echo):
+    """Its first process takes no connection any more; the next one does."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    async def request(self, *arguments: Any, timeout_s: float) -> Response:
+        if self.refusals:
+            self.refusals -= 1
+            raise Unavailable("cannot be reached") from ConnectionRefusedError()
+        return await super().request(*arguments, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(1, 200), (2, 503)])
+def test_a_connection_that_was_refused_is_tried_once_more(refusals, status):
+    service = Replaced(refusals)
+
+    assert asked(Gateway(lambda _: service, lambda: ""))[0] == status
 
 
 def test_an_empty_token_is_an_error_not_an_open_door():
