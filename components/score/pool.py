@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt
-from millrace.fraud.features import HISTORY_CHANNELS, NEVER_US, CustomerStates, history_tensor
+from millrace.fraud.features import HISTORY_CHANNELS, history_tensor, states_before
 
 GATHER_ROWS: Final = 256
 """Rows gathered at a time: what lies between pool and tensor stays in the cache."""
@@ -48,26 +48,10 @@ class Pool:
         history = np.empty((len(place), length, len(HISTORY_CHANNELS)), np.float32)
         for begin in range(0, len(place), GATHER_ROWS):
             part = place[begin : begin + GATHER_ROWS]
-            history[begin : begin + GATHER_ROWS] = history_tensor(
-                self.event_us[part], self._states(part, length), length
-            )
+            columns = self.event_us, self.amount_cents, self.terminal_risk
+            states = states_before(part, self.start[part], length, *columns)
+            history[begin : begin + GATHER_ROWS] = history_tensor(self.event_us[part], states, length)
         return history
-
-    def _states(self, place: NDArray[np.int64], length: int) -> CustomerStates:
-        start = self.start[place]
-        index = place[:, None] + np.arange(-length, 0)
-        absent = index < start[:, None]
-        index[absent] = 0
-        states = CustomerStates(
-            self.event_us.take(index),
-            self.amount_cents.take(index),
-            self.terminal_risk.take(index),
-            np.minimum(place - start, length),
-        )
-        states.event_us[absent] = NEVER_US
-        states.amount_cents[absent] = 0
-        states.terminal_risk[absent] = 0.0
-        return states
 
 
 def read_pool(files: Sequence[Path], first: date, length: int, threads: int, memory_limit_gb: float) -> Pool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest
 from millrace.errors import NotFound
-from millrace.fraud.features import FEATURE_NAMES, NEVER_US, CustomerStates, history_tensor
+from millrace.fraud.features import FEATURE_NAMES, history_tensor, states_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,6 @@ def _histories(rows: pa.Table, pool: pa.Table, length: int) -> NDArray[np.float3
     ids = pool["transaction_id"].to_numpy()
     order = np.argsort(ids)
     position = order[np.searchsorted(ids, rows["transaction_id"].to_numpy(), sorter=order)]
-    index = position[:, None] + np.arange(-length, 0)
-    absent = index < starts[position][:, None]
-    index[absent] = 0
-    states = CustomerStates(
-        np.where(absent, NEVER_US, pool["event_us"].to_numpy()[index]),
-        np.where(absent, 0, pool["amount_cents"].to_numpy()[index]),
-        np.where(absent, np.float32(0), pool["terminal_risk"].to_numpy()[index]),
-        np.minimum(position - starts[position], length),
-    )
+    columns = (pool[name].to_numpy() for name in ("event_us", "amount_cents", "terminal_risk"))
+    states = states_before(position, starts[position], length, *columns)
     return history_tensor(rows["event_us"].to_numpy(), states, length)

@@ -107,6 +107,29 @@ class CustomerStates:
     length: NDArray[np.int64]  # [B]
 
 
+def states_before(
+    position: NDArray[np.int64],
+    start: NDArray[np.int64],
+    length: int,
+    event_us: NDArray[np.int64],
+    amount_cents: NDArray[np.int64],
+    terminal_risk: NDArray[np.float32] | None = None,
+) -> CustomerStates:
+    """The last `length` transactions before each of position[B] in columns [T] sorted by customer, time and id.
+
+    `start[B]` is the first place of the same customer. Without `terminal_risk` it is 0.
+    """
+    index = position[:, None] + np.arange(-length, 0)
+    absent = index < start[:, None]
+    index[absent] = 0
+    risk = np.zeros(index.shape, np.float32) if terminal_risk is None else terminal_risk.take(index)
+    states = CustomerStates(event_us.take(index), amount_cents.take(index), risk, np.minimum(position - start, length))
+    states.event_us[absent] = NEVER_US
+    states.amount_cents[absent] = 0
+    states.terminal_risk[absent] = 0.0
+    return states
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryTotals:
     """What the customer features need to know of B histories; integers, so that every path gets the same ones.

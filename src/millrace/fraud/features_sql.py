@@ -242,17 +242,10 @@ def amount_ratios(transactions: Transactions) -> NDArray[np.int64]:
     fraud = np.flatnonzero(pc.fill_null(transactions.table["is_fraud"], 0).to_numpy()[order] == 1)
     starts = np.searchsorted(customer[order], customer[order[fraud]])
     ratios = np.zeros(len(order), np.int64)
+    event_us, cents = event_us[order], cents[order]
     for part in np.array_split(np.arange(len(fraud)), len(fraud) // CHUNK_ROWS + 1):
-        index = fraud[part, None] + np.arange(-f.RATIO_HISTORY, 0)
-        absent = index < starts[part, None]
-        past = order[np.where(absent, 0, index)]
-        states = f.CustomerStates(
-            np.where(absent, f.NEVER_US, event_us[past]),
-            np.where(absent, 0, cents[past]),
-            np.zeros(past.shape, np.float32),
-            (~absent).sum(axis=1),
-        )
-        ratios[order[fraud[part]]] = f.amount_ratio(cents[order[fraud[part]]], states)
+        states = f.states_before(fraud[part], starts[part], f.RATIO_HISTORY, event_us, cents)
+        ratios[order[fraud[part]]] = f.amount_ratio(cents[fraud[part]], states)
     return ratios
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS, NEVER_US, CustomerStates, history_tensor
+from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS, CustomerStates, history_tensor, states_before
 
 SPLITS: Final = ("train", "validation", "test")
 """The value of `split.npy` is the place in this tuple."""
@@ -93,20 +93,8 @@ class TrainingSet:
             raise InvalidInput(
                 f"history of {length} transactions asked for; the set was built for {self.history_length}"
             )
-        position, start = self.row_position[rows], self.row_start[rows]
-        index = position[:, None] + np.arange(-length, 0)
-        absent = index < start[:, None]
-        index[absent] = 0
-        states = CustomerStates(
-            self.pool_event_us.take(index),
-            self.pool_amount_cents.take(index),
-            self.pool_terminal_risk.take(index),
-            np.minimum(position - start, length),
-        )
-        states.event_us[absent] = NEVER_US
-        states.amount_cents[absent] = 0
-        states.terminal_risk[absent] = 0.0
-        return states
+        pool = self.pool_event_us, self.pool_amount_cents, self.pool_terminal_risk
+        return states_before(self.row_position[rows], self.row_start[rows], length, *pool)
 
     def event_us(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Event times of rows[B], microseconds since 1970 UTC."""
