@@ -10,16 +10,18 @@ import orjson
 
 from millrace import telemetry
 from millrace.progress import log
+from millrace.tracing import Span, Value, work_span
 from serving.drift_detector.service import DriftService
 
 TYPE: Final = "io.millrace.drift"
 TIMEOUT_S: Final = 10.0
+NO_ANSWER: Final = 599
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
-def cloud_event(alarm: dict[str, Any], source: str) -> dict[str, Any]:
+def cloud_event(alarm: dict[str, Any], source: str, traceparent: str = "") -> dict[str, Any]:
     """An alarm in structured mode."""
-    return {
+    return ({"traceparent": traceparent} if traceparent else {}) | {
         "specversion": "1.0",
         "type": TYPE,
         "id": alarm["id"],
@@ -38,7 +40,7 @@ async def deliver(service: DriftService, sink: str, source: str) -> None:
         while True:
             failed = False
             for alarm in service.undelivered():
-                if await _post(client, sink, cloud_event(alarm, source)):
+                if await _announce(client, sink, alarm, source):
                     service.delivered.add(alarm["id"])
                 else:
                     failed = True
@@ -47,18 +49,25 @@ async def deliver(service: DriftService, sink: str, source: str) -> None:
             await asyncio.sleep(pause_s)
 
 
-async def _post(client: httpx.AsyncClient, sink: str, event: dict[str, Any]) -> bool:
+async def _announce(client: httpx.AsyncClient, sink: str, alarm: dict[str, Any], source: str) -> bool:
     """True when the sink has it, or says that it never will (4xx): asking again would not change that."""
+    about: dict[str, Value] = {f"millrace.alarm.{name}": str(alarm[name]) for name in ("id", "kind", "model_version")}
+    with work_span("drift.alarm", attributes=about) as span:
+        status = await _post(client, sink, cloud_event(alarm, source, span.traceparent), span)
+        span.answered(status)
+    return 200 <= status < 500 and status not in (404, 408, 429)
+
+
+async def _post(client: httpx.AsyncClient, sink: str, event: dict[str, Any], span: Span) -> int:
+    """The status; 599 where there was no answer."""
+    headers = span.forward([(b"content-type", b"application/cloudevents+json")])
     try:
-        answer = await client.post(
-            sink, content=orjson.dumps(event), headers={"content-type": "application/cloudevents+json"}
-        )
+        answer = await client.post(sink, content=orjson.dumps(event), headers=headers)
     except httpx.HTTPError as error:
         telemetry.DRIFT_ALARM_FAILURES.inc()
         log("drift_alarm_not_delivered", sink=sink, error=repr(error))
-        return False
-    if answer.is_success:
-        return True
-    telemetry.DRIFT_ALARM_FAILURES.inc()
-    log("drift_alarm_not_delivered", sink=sink, status=answer.status_code, answer=answer.text[:200])
-    return answer.is_client_error and answer.status_code not in (404, 408, 429)
+        return NO_ANSWER
+    if not answer.is_success:
+        telemetry.DRIFT_ALARM_FAILURES.inc()
+        log("drift_alarm_not_delivered", sink=sink, status=answer.status_code, answer=answer.text[:200])
+    return answer.status_code

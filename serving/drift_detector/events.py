@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ class Scored:
     score: float
     review: bool
     degraded: bool
+    traceparent: str = field(default="", compare=False)
+    """Of the request; not kept beyond its arrival."""
 
     def line(self) -> bytes:
         """As a line of the journal; NaN becomes null."""
@@ -152,6 +154,7 @@ class Events:
             _score(data.get("score")),
             data["decision"] == "review",
             data.get("degraded") is True,
+            event["traceparent"] if isinstance(event.get("traceparent"), str) else "",
         )
 
 

@@ -15,6 +15,8 @@ from starlette.responses import Response
 from millrace import telemetry
 from millrace.errors import InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
+from millrace.progress import REQUEST
+from millrace.tracing import Span, Value, server_span
 from serving.drift_detector.alarms import deliver
 from serving.drift_detector.core import Judgement, Window, as_document
 from serving.drift_detector.events import Events
@@ -25,6 +27,7 @@ from serving.server import HotModel
 from serving.tensors import TensorSpec, TooLarge, kind, numbers, require_finite
 
 FLOAT32: Final = np.dtype(np.float32)
+EVENTS: Final[Mapping[str, Value]] = {"http.request.method": "POST", "http.route": "/"}
 
 
 class DriftModel(HotModel):
@@ -79,8 +82,17 @@ class DriftModel(HotModel):
 
     async def events(self, request: Request) -> Response:
         """`POST /`: CloudEvents; 202 when they are in the journal."""
+        headers = dict(request.scope["headers"])
+        with server_span("POST /", headers, EVENTS) as span:
+            REQUEST.set(span.headers(headers))
+            answer = await self._take(request, span)
+            span.answered(answer.status_code)
+        return answer
+
+    async def _take(self, request: Request, span: Span) -> Response:
         try:
             rows = self._events.read(await _body(request), {k.lower(): v for k, v in request.headers.items()})
+            span.link(row.traceparent for row in rows)
             counts = self._service.accept(rows)
         except QueueFull as error:
             return Response(

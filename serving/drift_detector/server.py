@@ -32,6 +32,7 @@ def serve() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from millrace.fraud.features import FEATURE_NAMES
     from millrace.settings import settings
+    from millrace.tracing import configure
     from serving.drift_detector.backends import backend_of
     from serving.drift_detector.events import Events
     from serving.drift_detector.references import ModelStore
@@ -49,6 +50,7 @@ def serve() -> None:
 
     options, _ = parser("Watch the inputs, scores and decisions of a served model.").parse_known_args()
     quiet()
+    configure("millrace-drift-detector")
     service = DriftService(chosen, ModelStore(chosen.store, shared.model_name), backend)
     service.restore()
     events = Events(shared.model_name, FEATURE_NAMES)

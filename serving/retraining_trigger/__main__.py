@@ -22,6 +22,7 @@ from millrace.errors import MillraceError, Unavailable
 from millrace.progress import log
 from millrace.retraining import DECLINED, PROMOTED
 from millrace.settings import Settings, settings
+from millrace.tracing import configure
 from serving.retraining_trigger.events import ask
 from serving.retraining_trigger.service import Trigger, launcher_of
 
@@ -59,6 +60,7 @@ def serve(here: Settings, host: str, port: int) -> None:
     from serving.retraining_trigger.app import App
 
     with exclusive(here.home / "retraining" / "trigger.lock", f"the retraining trigger of {here.home}"):
+        configure("millrace-retraining-trigger")
         trigger = Trigger(here, launcher_of(here))
         worker = threading.Thread(target=trigger.run, name="trigger", daemon=True)
         config = uvicorn.Config(

@@ -12,11 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from millrace import telemetry
 from millrace.errors import NotFound
-from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
+from millrace.progress import REQUEST
+from millrace.tracing import CURRENT, OFF, server_span
+from serving.lean import Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.retraining_trigger.events import alarms, ask
 from serving.retraining_trigger.service import Trigger
 
 SERVER = "retraining_trigger"
+TRACED = ("POST /", "POST /v1/retrain")
 ROUTES = ("POST /", "POST /v1/retrain", "GET /v1/status", "GET /healthz", "GET /metrics")
 
 
@@ -29,20 +32,30 @@ class App:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        start, route = time.perf_counter(), f"{scope['method']} {scope['path']}"
+        route, headers = f"{scope['method']} {scope['path']}", dict(scope["headers"])
+        with server_span(route, headers) if route in TRACED else OFF as span:
+            headers = span.headers(headers)
+            REQUEST.set(headers)
+            status = await self._respond(route, scope["path"], headers, receive, send)
+            span.answered(status)
+
+    async def _respond(self, route: str, path: str, headers: Headers, receive: Receive, send: Send) -> int:
+        start = time.perf_counter()
         try:
-            reply = await self._answer(route, dict(scope["headers"]), receive)
+            reply = await self._answer(route, headers, receive)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
             reply = error_reply(error)
         if route in ROUTES:
-            telemetry.REQUESTS.labels(SERVER, scope["path"], reply.status).inc()
-            telemetry.REQUEST_SECONDS.labels(SERVER, scope["path"]).observe(time.perf_counter() - start)
+            telemetry.REQUESTS.labels(SERVER, path, reply.status).inc()
+            telemetry.REQUEST_SECONDS.labels(SERVER, path).observe(time.perf_counter() - start)
         await respond(send, reply)
+        return reply.status
 
-    async def _answer(self, route: str, headers: dict[bytes, bytes], receive: Receive) -> Reply:
+    async def _answer(self, route: str, headers: Headers, receive: Receive) -> Reply:
         match route:
             case "POST /":
                 requests = alarms(headers, await read_body(receive, headers), self._model_name)
+                CURRENT.get().link(request.traceparent for request in requests)
             case "POST /v1/retrain":
                 requests = [ask(await read_body(receive, headers), datetime.now(UTC))]
             case "GET /v1/status":

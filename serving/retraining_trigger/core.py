@@ -41,6 +41,8 @@ class Request:
     """In the asker's own time."""
     wanted: bool = True
     """An alarm may say that a retraining would not help."""
+    traceparent: str = ""
+    """The trace that the request belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Job:
     by_person: bool = False
     started_at: datetime | None = None
     attempts: int = 0
+    traceparent: str = ""
+    """Of the first request: its trace goes on with the start of the retraining."""
 
     @property
     def reason(self) -> str:
@@ -101,7 +105,7 @@ def take(state: State, request: Request, now: datetime, policy: Policy) -> tuple
     until = cool_until(state, policy)
     if until is not None and request.at < until and not person:
         return _remember(state, request), f"left alone: cooling down until {until.isoformat()}"
-    job = Job(request.id, (_reason(request),), (request.id,), request.at, now, by_person=person)
+    job = Job(request.id, (_reason(request),), (request.id,), request.at, now, person, traceparent=request.traceparent)
     said = "accepted" if state.running is None else f"accepted: it waits for retraining {state.running.id}"
     return dataclasses.replace(_remember(state, request), waiting=job), said
 

@@ -28,6 +28,7 @@ class Alarm(TypedDict):
     id: Name
     source: Name
     time: NotRequired[AwareDatetime | None]
+    traceparent: NotRequired[Annotated[str, Field(max_length=256)] | None]
     data: dict[str, Any]
 
 
@@ -74,7 +75,8 @@ def _request(event: Alarm, model_name: str) -> Request:
     if not isinstance(reason, str) or not isinstance(wanted, bool):
         raise InvalidInput(f"event {event['id']}: data.reason must be a text and data.retrain true or false")
     at = _last_event(event["data"]) or event.get("time") or datetime.now(UTC)
-    return Request(event["id"], KINDS[event["type"]], reason[:2000], at, wanted)
+    trace = event.get("traceparent") or ""
+    return Request(event["id"], KINDS[event["type"]], reason[:2000], at, wanted, trace)
 
 
 def _last_event(data: Mapping[str, Any]) -> datetime | None:

@@ -13,6 +13,7 @@ from millrace.progress import log
 from millrace.registry import Registry
 from millrace.retraining import FAILED
 from millrace.settings import Settings
+from millrace.tracing import Value, work_span
 from serving.retraining_trigger import core, memory
 from serving.retraining_trigger.core import MAX_ATTEMPTS, Job, Policy, Request, State
 from serving.retraining_trigger.launcher import Launcher
@@ -103,7 +104,9 @@ class Trigger:
         if job.attempts == 0:
             Registry(self._settings).note("retraining_asked", reason=job.reason, events=list(job.asked_by), id=job.id)
         log("retraining_starts", id=job.id, reason=job.reason, attempt=job.attempts + 1)
-        self._launcher.start(job.id, job.reason)
+        about: dict[str, Value] = {"millrace.retraining.id": job.id, "millrace.retraining.attempt": job.attempts + 1}
+        with work_span("retraining.start", job.traceparent, about):
+            self._launcher.start(job.id, job.reason)
 
     def _look_after(self, job: Job) -> None:
         status = self._launcher.status(job.id)

@@ -20,6 +20,7 @@ from millrace.progress import log
 from millrace.registry import Registry
 from millrace.rollout import Action, RolloutPolicy
 from millrace.settings import Settings, settings
+from millrace.tracing import configure
 from serving.rollout import core
 from serving.rollout.alerts import AlertSource
 from serving.rollout.controller import Controller, serve_health
@@ -41,6 +42,7 @@ def main() -> int:
 def _run(options: argparse.Namespace, configured: Settings) -> int:
     policy = load_config(RolloutPolicy, options.policy or configured.rollout_policy or POLICY)
     registry = Registry(configured)
+    configure("millrace-rollout")
     target, metrics = _sides(options, configured)
     if options.start:
         rollout = core.start(target, registry, policy, time.time, options.version)

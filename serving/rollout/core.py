@@ -16,6 +16,7 @@ from millrace.canary import Document, Rollout
 from millrace.errors import AlreadyRunning, InvalidInput, NotFound, Unavailable
 from millrace.registry import CHALLENGER, CHAMPION, Registry
 from millrace.rollout import Action, Decision, Observations, Phase, RolloutPolicy, decide
+from millrace.tracing import Value, span, work_span
 
 NOTE_TIMEOUT_S: Final = 30.0
 
@@ -78,10 +79,12 @@ def start(
     registry.version(number)
     percent = policy.steps[0]
     new = (number, registry.uri(number))
-    made = canary.read(target.change(lambda found: canary.started(found, new, percent, clock())))
-    if made is None:
-        raise InvalidInput("the canary was written and is not there; somebody else owns the InferenceService")
-    _note(registry, "canary_started", made, percent, "started")
+    about: dict[str, Value] = {"millrace.rollout.canary": number, "millrace.rollout.percent": percent}
+    with work_span("rollout.start", attributes=about):
+        made = canary.read(target.change(lambda found: canary.started(found, new, percent, clock())))
+        if made is None:
+            raise InvalidInput("the canary was written and is not there; somebody else owns the InferenceService")
+        _note(registry, "canary_started", made, percent, "started")
     return made
 
 
@@ -131,19 +134,27 @@ def judge(target: Target, metrics: MetricsSource, rollout: Rollout, policy: Roll
 
 def carry_out(target: Target, registry: Registry, rollout: Rollout, decision: Decision, now: float) -> None:
     """Traffic first, since that protects answers; then the audit record and the registry."""
+    about: dict[str, Value] = {"millrace.rollout.canary": rollout.canary, "millrace.rollout.percent": decision.percent}
+    with work_span(f"rollout.{decision.action}", attributes=about):
+        now_is = _moved(target, rollout, decision, now)
+        if now_is is None or now_is.canary != rollout.canary:
+            return
+        with span("registry"):
+            _note(registry, f"canary_{decision.action}", now_is, decision.percent, decision.reason)
+            if not now_is.progressing:
+                finish(registry, now_is)
+
+
+def _moved(target: Target, rollout: Rollout, decision: Decision, now: float) -> Rollout | None:
+    """The rollout after the decision was written."""
     reason = decision.reason
     changes: dict[Action, Change] = {
         Action.ADVANCE: lambda found: canary.advanced(found, decision.percent, now, reason),
         Action.PROMOTE: lambda found: canary.promoted(found, now, reason),
         Action.ROLL_BACK: lambda found: canary.rolled_back(found, now, reason),
     }
-    document = target.change(lambda found: _if_same(found, rollout, changes[decision.action]))
-    now_is = canary.read(document)
-    if now_is is None or now_is.canary != rollout.canary:
-        return
-    _note(registry, f"canary_{decision.action}", now_is, decision.percent, reason)
-    if not now_is.progressing:
-        finish(registry, now_is)
+    with span("traffic"):
+        return canary.read(target.change(lambda found: _if_same(found, rollout, changes[decision.action])))
 
 
 def abort(target: Target, registry: Registry, now: float, reason: str) -> Rollout:

@@ -1,8 +1,9 @@
 """`millrace.tracing` on the OpenTelemetry SDK: spans in batches to an OTLP/HTTP collector, from a thread of their own.
 
 Imported only where a collector is named. Sampler, resource, batches and exporter are the SDK's, set by its OTEL_*
-variables; spans are plain fields until the answer is out, at a fraction of what the SDK's own cost on the way there. A
-collector that is away costs spans, one line in the log, and no answer.
+variables. Spans are plain fields until the answer is out, at a fraction of what the SDK's own cost on the way there;
+what is not sampled is a `traceparent` to send on and nothing else. A collector that is away costs spans, one line in
+the log, and no answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -25,7 +27,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -41,6 +43,9 @@ SWITCH_INTERVAL_S: Final = 0.0005
 MAX_LINKS: Final = 100
 SAMPLED: Final = 0.1
 """Share of the requests that are traced where no caller decided, unless OTEL_TRACES_SAMPLER says another sampler."""
+
+NOT_SAMPLED: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
+"""A `traceparent` whose caller decided against a trace."""
 
 _Record = tuple[str, int, int, Mapping[str, Value] | None]
 _W3C: Final = TraceContextTextMapPropagator()
@@ -67,18 +72,32 @@ class SDKTracer:
         about = about.merge(OTELResourceDetector().detect())
         sampler = None if "OTEL_TRACES_SAMPLER" in os.environ else ParentBasedTraceIdRatio(SAMPLED)
         self._provider = TracerProvider(sampler, about, shutdown_on_exit=False)
+        self._heeds_callers = isinstance(self._provider.sampler, ParentBased)
+        self._rare = self._provider.sampler if sampler is None else ParentBased(ALWAYS_ON)
         self._scope = InstrumentationScope("millrace", number)
         self._exporter = _Exporter(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(self._exporter)
 
     def server(self, name: str, headers: Mapping[bytes, bytes], attributes: Mapping[str, Value]) -> Span:
-        caller = _extracted(headers)
+        if self._heeds_callers and NOT_SAMPLED.fullmatch(headers.get(TRACEPARENT, b"")):
+            return OFF  # the caller's word goes on as it came
+        return self._begun(RequestSpan, name, _extracted(headers), attributes, self._provider.sampler)
+
+    def work(self, name: str, traceparent: str, attributes: Mapping[str, Value]) -> Span:
+        caller = _extracted({TRACEPARENT: traceparent.encode("latin-1", "replace")})
+        return self._begun(WorkSpan, name, caller, attributes, self._rare)
+
+    def _begun(
+        self, made: type[RequestSpan], name: str, caller: Context, attributes: Mapping[str, Value], sampler: Sampler
+    ) -> Span:
         parent = trace.get_current_span(caller).get_span_context() if caller else None
-        trace_id = parent.trace_id if parent else self._provider.id_generator.generate_trace_id()
-        sampling = self._provider.sampler.should_sample(caller, trace_id, name, SpanKind.SERVER, attributes)
-        flags = TraceFlags.SAMPLED if sampling.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT
-        about = self.context(trace_id, TraceFlags(flags), sampling.trace_state)
-        return RequestSpan(self, name, about, parent, dict(attributes))
+        ids = self._provider.id_generator
+        trace_id = parent.trace_id if parent else ids.generate_trace_id()
+        sampling = sampler.should_sample(caller, trace_id, name, made.kind, attributes)
+        if sampling.decision is not Decision.RECORD_AND_SAMPLE:
+            return UntracedSpan(b"00-%032x-%016x-00" % (trace_id, ids.generate_span_id()), keeps_state=bool(parent))
+        about = self.context(trace_id, TraceFlags(TraceFlags.SAMPLED), sampling.trace_state)
+        return made(self, name, about, parent, dict(attributes))
 
     def context(self, trace_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
         """Of a new span."""
@@ -111,6 +130,25 @@ class SDKTracer:
         flushing.join(FLUSH_S)
         if flushing.is_alive():
             self._exporter.shutdown()
+
+
+class UntracedSpan(Span):
+    """Of a request that is not traced: its `traceparent` says so to the next server, which would decide by itself."""
+
+    __slots__ = ("_keeps_state", "_traceparent")
+
+    def __init__(self, traceparent: bytes, *, keeps_state: bool) -> None:
+        self._traceparent, self._keeps_state = traceparent, keeps_state
+
+    def headers(self, given: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        return _handed(given, self._traceparent, keeps_state=self._keeps_state)
+
+    def forward(self, headers: list[Header]) -> list[Header]:
+        return _forwarded(headers, self._traceparent, keeps_state=self._keeps_state)
+
+    @property
+    def traceparent(self) -> str:
+        return self._traceparent.decode()
 
 
 class LiveSpan(Span):
@@ -147,8 +185,15 @@ class LiveSpan(Span):
         self._attributes["http.response.status_code"] = status
         self._error = self._error or status >= 500
 
+    def headers(self, given: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        return _handed(given, self._traceparent(), keeps_state=self._parent is not None)
+
     def forward(self, headers: list[Header]) -> list[Header]:
-        return [(TRACEPARENT, self._traceparent()), *(item for item in headers if item[0] != TRACEPARENT)]
+        return _forwarded(headers, self._traceparent(), keeps_state=self._parent is not None)
+
+    @property
+    def traceparent(self) -> str:
+        return self._traceparent().decode()
 
     def child(self, name: str) -> Span:  # noqa: ARG002 - calls have no calls of their own
         return OFF
@@ -194,8 +239,6 @@ class RequestSpan(LiveSpan):
         super().__exit__(kind, error, traceback)
         if self._token is not None:
             CURRENT.reset(self._token)
-        if not self._sampled:
-            return
         for call in self._calls:
             call.send()
         for name, began_ns, ended_ns, attributes in self._records:
@@ -204,24 +247,12 @@ class RequestSpan(LiveSpan):
         self.send(self._links)
 
     def link(self, traceparents: Iterable[str]) -> None:
-        for text in list(dict.fromkeys(traceparents))[:MAX_LINKS] if self._sampled else ():
+        for text in list(dict.fromkeys(traceparents))[:MAX_LINKS]:
             about = trace.get_current_span(_W3C.extract({"traceparent": text}, Context())).get_span_context()
             if about.trace_flags.sampled:
                 self._links.append(Link(about))
 
-    def headers(self, given: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-        changed = {**given, TRACEPARENT: self._traceparent()}
-        if self._parent is None:
-            changed.pop(TRACESTATE, None)  # of a trace that this one does not belong to
-        return changed
-
-    def forward(self, headers: list[Header]) -> list[Header]:
-        changed = super().forward(headers)
-        return [item for item in changed if item[0] != TRACESTATE] if self._parent is None else changed
-
     def child(self, name: str) -> Span:
-        if not self._sampled:
-            return OFF
         call = LiveSpan(self._tracer, name, self._child(), self._about, {})
         self._calls.append(call)
         return call
@@ -229,12 +260,15 @@ class RequestSpan(LiveSpan):
     def record(self, name: str, began_ns: int, ended_ns: int, attributes: Mapping[str, Value] | None = None) -> None:
         self._records.append((name, began_ns, ended_ns, attributes))
 
-    @property
-    def _sampled(self) -> bool:
-        return self._about.trace_flags.sampled
-
     def _child(self) -> SpanContext:
         return self._tracer.context(self._about.trace_id, self._about.trace_flags, self._about.trace_state)
+
+
+class WorkSpan(RequestSpan):
+    """Of work that nobody asked for over HTTP."""
+
+    __slots__ = ()
+    kind = SpanKind.INTERNAL
 
 
 class _Exporter(SpanExporter):
@@ -271,6 +305,19 @@ class _Exporter(SpanExporter):
         if self._away_since is not None:
             log("trace_collector_back", away_s=round(time.monotonic() - self._away_since, 1))
             self._away_since = None
+
+
+def _handed(given: Mapping[bytes, bytes], traceparent: bytes, *, keeps_state: bool) -> Mapping[bytes, bytes]:
+    """A `tracestate` of a trace that this span does not belong to is left out."""
+    changed = {**given, TRACEPARENT: traceparent}
+    if not keeps_state:
+        changed.pop(TRACESTATE, None)
+    return changed
+
+
+def _forwarded(headers: list[Header], traceparent: bytes, *, keeps_state: bool) -> list[Header]:
+    dropped = (TRACEPARENT,) if keeps_state else (TRACEPARENT, TRACESTATE)
+    return [(TRACEPARENT, traceparent), *(item for item in headers if item[0] not in dropped)]
 
 
 def _extracted(headers: Mapping[bytes, bytes]) -> Context:

@@ -51,6 +51,11 @@ class Span:
         """Headers of a request to the next server: the `traceparent` is this span's."""
         return headers
 
+    @property
+    def traceparent(self) -> str:
+        """What says in a message that its receiver goes on with this span's trace; empty where there is none."""
+        return ""
+
     def child(self, name: str) -> Span:  # noqa: ARG002
         """A call of somebody else, begun now."""
         return self
@@ -68,6 +73,7 @@ class Tracer(Protocol):
     """Begins spans; `stop` sends what is left, within bounds."""
 
     def server(self, name: str, headers: Mapping[bytes, bytes], attributes: Mapping[str, Value]) -> Span: ...
+    def work(self, name: str, traceparent: str, attributes: Mapping[str, Value]) -> Span: ...
     def stop(self) -> None: ...
 
 
@@ -98,6 +104,14 @@ def stop() -> None:
 def server_span(name: str, headers: Mapping[bytes, bytes], attributes: Mapping[str, Value] = NONE) -> Span:
     """The span of a request that came with these headers, to be entered; of its caller's trace, or of a new one."""
     return OFF if _tracer is None else _tracer.server(name, headers, attributes)
+
+
+def work_span(name: str, traceparent: str = "", attributes: Mapping[str, Value] = NONE) -> Span:
+    """The span of rare work that no request waits for (an alarm, a retraining, a move of traffic), to be entered.
+
+    It goes on with the trace that `traceparent` names; its own is always sampled, or as OTEL_TRACES_SAMPLER says.
+    """
+    return OFF if _tracer is None else _tracer.work(name, traceparent, attributes)
 
 
 def span(name: str) -> Span:

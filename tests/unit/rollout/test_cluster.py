@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from collector import collecting, tracing_to
 from kubernetes import client
 
 from millrace import canary
@@ -82,6 +83,21 @@ def test_a_healthy_canary_is_promoted_by_a_new_controller_at_every_look(
     assert canary.serving(api_server.document) == (2, registry.uri(2))
     assert registry.aliases() == {CHAMPION: 2, PREVIOUS: 1}
     assert '"fraud-detector-predictor-00002"' in prometheus.queries[-1] or prometheus.queries
+
+
+def test_every_move_of_traffic_is_a_trace(make, target, registry, prometheus, clock, monkeypatch):
+    prometheus.has(STABLE, "1")
+    prometheus.has(CANARY, "2", errors=200.0)
+
+    with collecting() as collector, tracing_to(monkeypatch) as begin:
+        begin(collector.url)
+        core.start(target, registry, POLICY, clock)
+        look(make(), clock, 3)
+
+    spans = {item.name: item for item in collector.spans}
+    assert set(spans) == {"rollout.start", "rollout.roll_back", "traffic", "registry"}
+    assert spans["traffic"].span.parent_span_id == spans["rollout.roll_back"].span.span_id
+    assert spans["rollout.roll_back"].attributes["millrace.rollout.canary"].int_value == 2
 
 
 @pytest.mark.parametrize(

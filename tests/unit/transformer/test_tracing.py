@@ -7,21 +7,20 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
+from collector import Collector, collecting, tracing_to
 from kserve import InferInput, InferRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from millrace import otlp, tracing
 from millrace.errors import Unavailable
@@ -43,68 +42,16 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
 
 
-class Collector:
-    """An OTLP/HTTP receiver; `hold` keeps it from answering."""
-
-    def __init__(self) -> None:
-        self.spans: list[SimpleNamespace] = []
-        self.go = threading.Event()
-        self.go.set()
-        collector = self
-
-        class Receiver(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                collector.go.wait(10)
-                body = self.rfile.read(int(self.headers["content-length"]))
-                collector.take(self.path, ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def take(self, path: str, request: ExportTraceServiceRequest) -> None:
-        assert path == "/v1/traces"
-        for resource in request.resource_spans:
-            about = {item.key: item.value.string_value for item in resource.resource.attributes}
-            for span in (span for scope in resource.scope_spans for span in scope.spans):
-                known = {item.key: item.value for item in span.attributes}
-                self.spans.append(SimpleNamespace(span=span, about=about, attributes=known, name=span.name))
-
-    def named(self, name: str) -> Any:
-        return next((item for item in self.spans if item.name == name), None)
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    made = Collector()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.go.set()
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with collecting() as made:
+        yield made
 
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """`traced(url)`: this process sends its spans there, soon."""
-
-    def begin(url: str) -> None:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
-        tracing.configure("of-the-test")
-
-    yield begin
-    tracing.stop()
+    with tracing_to(monkeypatch) as begin:
+        yield begin
 
 
 @asynccontextmanager
@@ -222,20 +169,77 @@ def test_a_traceparent_that_is_none_begins_a_new_trace(collector, traced, given)
     assert forwarded == [(b"traceparent", headers[b"traceparent"]), (b"x", b"y")]
 
 
-def test_a_request_that_the_caller_did_not_sample_is_passed_on_so_and_not_sent(collector, traced):
+def test_what_the_caller_did_not_sample_goes_on_as_it_came_and_is_not_sent(collector, traced):
     traced(collector.url)
+    given = {b"traceparent": NOT_SAMPLED.encode(), b"tracestate": b"a=b"}
 
-    with tracing.server_span("POST /x", {b"traceparent": NOT_SAMPLED.encode()}) as span:
+    with tracing.server_span("POST /x", given) as span:
         child = tracing.span("call")
         span.record("work", 1, 2)
         span.link([SAMPLED])
-        forwarded = span.headers({b"traceparent": NOT_SAMPLED.encode()})[b"traceparent"].decode()
+        handed, forwarded = span.headers(given), span.forward(list(given.items()))
     tracing.stop()
 
     assert child is tracing.OFF
-    assert forwarded.startswith(f"00-{TRACE}-")
-    assert forwarded.endswith("-00")
+    assert handed == given
+    assert forwarded == list(given.items())
     assert collector.spans == []
+
+
+def test_a_sampler_that_asks_no_caller_traces_what_the_caller_did_not_sample(collector, traced, monkeypatch):
+    traced(collector.url)
+    tracing.stop()
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    tracing.configure("of-the-test")
+
+    with tracing.server_span("POST /x", {b"traceparent": NOT_SAMPLED.encode()}):
+        pass
+    tracing.stop()
+
+    assert collector.named("POST /x").span.parent_span_id.hex() == CALLER
+
+
+def test_a_request_that_is_not_sampled_says_so_to_the_next_server(collector, traced, monkeypatch):
+    traced(collector.url)
+    tracing.stop()
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    tracing.configure("of-the-test")
+
+    with tracing.server_span("POST /x", {}) as span:
+        handed = span.headers({b"tracestate": b"a=b", b"x": b"y"})
+        forwarded = span.forward([(b"tracestate", b"a=b"), (b"x", b"y")])
+        child = tracing.span("call")
+    with tracing.server_span("POST /y", handed) as behind:
+        passed = behind.headers(handed)
+    tracing.stop()
+
+    assert child is tracing.OFF
+    assert list(handed) == [b"x", b"traceparent"]
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-00", handed[b"traceparent"])
+    assert forwarded == [(b"traceparent", handed[b"traceparent"]), (b"x", b"y")]
+    assert passed == handed
+    assert collector.spans == []
+
+
+def test_rare_work_is_always_traced_and_goes_on_with_the_trace_that_it_is_given(collector, traced, monkeypatch):
+    traced(collector.url)
+    tracing.stop()
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    tracing.configure("of-the-test")
+
+    for _ in range(20):
+        with tracing.work_span("alarm") as alarm, tracing.span("step"):
+            message = alarm.traceparent
+    with tracing.work_span("retraining", message):
+        pass
+    with tracing.work_span("nobody", NOT_SAMPLED) as untraced:
+        assert untraced.traceparent.endswith("-00")
+    tracing.stop()
+
+    names = [item.name for item in collector.spans]
+    assert (names.count("alarm"), names.count("step"), names.count("nobody")) == (20, 20, 0)
+    retraining = collector.named("retraining").span
+    assert message == f"00-{retraining.trace_id.hex()}-{retraining.parent_span_id.hex()}-01"
 
 
 def test_a_tenth_of_the_requests_is_traced_and_what_a_caller_sampled(collector, traced, monkeypatch):

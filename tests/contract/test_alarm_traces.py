@@ -1,0 +1,124 @@
+"""One trace goes from a drift alarm through the trigger to the retraining's start; a receive links to its requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import httpx
+import orjson
+import pytest
+import uvicorn
+from collector import Collector, collecting, tracing_to
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from millrace import tracing
+from millrace.fraud.features import FEATURE_NAMES
+from millrace.settings import Settings
+from serving.drift_detector.alarms import deliver
+from serving.drift_detector.events import BATCH, PREDICTION, Events
+from serving.drift_detector.model import DriftModel
+from serving.retraining_trigger.app import App
+from serving.retraining_trigger.launcher import Status
+from serving.retraining_trigger.service import Trigger
+
+TRACE, REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ALARM = {
+    "id": "a1", "kind": "features", "model_version": "1", "raised_at": "2018-09-01T00:00:00+00:00", "reason": "amount",
+}  # fmt: skip
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    with collecting() as made, tracing_to(monkeypatch) as begin:
+        begin(made.url)
+        yield made
+
+
+class Launcher:
+    """Starts nothing."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+
+    def start(self, identity: str, reason: str) -> None:
+        self.began.append(identity)
+
+    def status(self, identity: str) -> Status:
+        return Status("running")
+
+    def stop(self, identity: str) -> None:
+        pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def alarmed(trigger: Trigger) -> None:
+    """The alarm is delivered over a socket, as the detector does it."""
+    server = uvicorn.Server(
+        uvicorn.Config(App(trigger, "fraud-detector"), port=0, lifespan="off", log_config=None, ws="none")
+    )
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    delivered: set[str] = set()
+    service = SimpleNamespace(delivered=delivered, undelivered=lambda: [] if delivered else [ALARM])
+    delivering = asyncio.create_task(deliver(service, url, "/millrace/drift-detector"))
+    await until(lambda: bool(delivered))
+    delivering.cancel()
+    server.should_exit = True
+    await serving
+
+
+def test_an_alarm_a_request_to_the_trigger_and_the_start_of_the_retraining_are_one_trace(
+    tmp_path, monkeypatch, collector
+):
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    monkeypatch.setenv("MILLRACE_RETRAINING_DEBOUNCE_S", "0")
+    launcher = Launcher()
+    trigger = Trigger(Settings(), launcher)
+
+    asyncio.run(alarmed(trigger))
+    Trigger(Settings(), launcher).tick()  # another process, after a kill: what it reads is on disk
+    tracing.stop()
+
+    alarm, taken, start = (collector.named(name) for name in ("drift.alarm", "POST /", "retraining.start"))
+    assert launcher.began == ["a1"]
+    assert taken.span.parent_span_id == start.span.parent_span_id == alarm.span.span_id
+    assert {item.span.trace_id for item in (alarm, taken, start)} == {alarm.span.trace_id}
+    assert alarm.attributes["millrace.alarm.kind"].string_value == "features"
+    assert [link.span_id for link in taken.span.links] == [alarm.span.span_id]
+    assert taken.attributes["http.response.status_code"].int_value == 202
+
+
+def test_the_detectors_receive_links_to_the_requests_of_its_events(collector):
+    data = {
+        "event_timestamp": "2018-09-30T12:00:00+00:00", "model_name": "fraud-detector", "model_version": "1",
+        "score": 0.5, "decision": "review", "features": [0.0] * len(FEATURE_NAMES),
+    }  # fmt: skip
+    event = {"specversion": "1.0", "type": PREDICTION, "source": "/millrace/fraud-detector", "data": data}
+    traces = [f"00-{TRACE}-{REQUEST}-01", None, 7, f"00-{TRACE}-{REQUEST}-00", "nonsense"]
+    events = [event | {"id": str(n), "traceparent": trace} for n, trace in enumerate(traces)]
+    taken: list[str] = []
+    service = SimpleNamespace(accept=lambda rows: taken.extend(row.id for row in rows) or {"accepted": len(rows)})
+    model = DriftModel("drift-detector", service, Events("fraud-detector", FEATURE_NAMES), "")
+
+    async def scenario() -> list[int]:
+        app = Starlette(routes=[Route("/", model.events, methods=["POST"])])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://detector") as client:
+            good = await client.post("/", content=orjson.dumps(events), headers={"content-type": BATCH})
+            return [good.status_code, (await client.post("/", content=b"{}")).status_code]
+
+    assert asyncio.run(scenario()) == [202, 400]
+    tracing.stop()
+
+    received, refused = (item for item in collector.spans if item.name == "POST /")
+    assert taken == ["0", "1", "2", "3", "4"]
+    assert [(link.trace_id.hex(), link.span_id.hex()) for link in received.span.links] == [(TRACE, REQUEST)]
+    assert refused.attributes["http.response.status_code"].int_value == 400
