@@ -84,18 +84,33 @@ class Journal:
     def rotate(self) -> list[Path]:
         """Begin a new segment; returns the closed ones, which `drop` removes once their states are pushed.
 
-        When the disk refuses (OSError), the old segment goes on.
+        When the disk refuses (OSError), the old segment goes on. The three steps are apart for an event loop, which
+        must not wait for a disk: `open_segment` and `close_segment` may run in a thread, `switch` where `append` does.
         """
-        closed = self._segments()
-        if self._file >= 0:
-            self.sync()
-        path = self._path(self._number + 1)
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
+        closed, old = self.switch(self.open_segment())
+        self.close_segment(old)
+        return closed
+
+    def open_segment(self) -> int:
+        """A file for what comes after the next `switch`."""
+        return os.open(self._path(self._number + 1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def switch(self, opened: int) -> tuple[list[Path], int]:
+        """Append to `opened` from now on; returns the segments before it, and the file to close."""
+        closed = [path for path in self._segments() if _number(path) <= self._number]
         old, self._file = self._file, opened
         self._number += 1
-        if old >= 0:
-            os.close(old)
-        return closed
+        self._synced = self._written
+        return closed, old
+
+    @staticmethod
+    def close_segment(file: int) -> None:
+        """Bring it to the disk; -1 is none."""
+        if file >= 0:
+            try:
+                os.fdatasync(file)
+            finally:
+                os.close(file)
 
     @staticmethod
     def drop(segments: Sequence[Path]) -> None:

@@ -1,13 +1,15 @@
 """The online store as the transformer uses it: lookups that share a round trip, and pushes of customer states.
 
-Feast is synchronous and holds the interpreter, so one thread serves lookups: what arrives while it is busy is fetched
-together next (64 rows cost a tenth of 64 single ones). Pushes have a thread of their own.
+Feast is synchronous, so one thread serves lookups: what arrives while it is busy is fetched together next. A store on
+this machine's disk answers a few rows in less than it takes to reach that thread and come back, so it is asked in the
+event loop as long as it does. Pushes have a thread of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,17 @@ from millrace.errors import Unavailable
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
 from millrace.fraud.online import CustomerState, Response, customer_states, push_columns
 from serving.transformer.fill import NEVER_FILLED, Fill
+from serving.transformer.rows import Rows
 from serving.transformer.terminals import DividedStore
 
-CUSTOMER_COLUMNS: Final = [f"customer_state:{name}" for name in CUSTOMER_STATE_FIELDS]
-TERMINAL_COLUMNS: Final = [f"terminal_state:{name}" for name in TERMINAL_STATE_FIELDS]
-PUSH_SOURCE: Final = "customer_state_push"
+CUSTOMERS, TERMINALS = "customer_state", "terminal_state"
+"""Feature views."""
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
+INLINE_ROWS: Final = 8
+"""Rows of a lookup in the event loop: about half a millisecond."""
+SLOW_S, SLOW_PAUSE_S = 0.005, 1.0
+"""A lookup that held the loop for longer, and for how long all go to the thread afterwards."""
 
 
 class Store(Protocol):
@@ -52,6 +58,9 @@ class FeastStore:
         self._lookups, self._pushes = (FeatureStore(repo_path=str(repo)) for _ in range(2))
         _write_always(self._pushes.config.online_store)
         self._service = self._lookups.get_feature_service(FEATURE_SERVICE)
+        self._customers = Rows(self._lookups, CUSTOMERS, CUSTOMER_STATE_FIELDS)
+        self._terminals = Rows(self._lookups, TERMINALS, TERMINAL_STATE_FIELDS)
+        self._pushed = Rows(self._pushes, CUSTOMERS, CUSTOMER_STATE_FIELDS)
         self._fill = Fill(repo.parent)
         # The first read opens files and loads code: before readiness, not in a request.
         self.read([""], [""])
@@ -73,24 +82,18 @@ class FeastStore:
         """For `CachedTerminals`; raises as `read`."""
         if self._fill.current() == NEVER_FILLED:
             return self.read(customers, customers)
-        return self._columns(CUSTOMER_COLUMNS, "customer_id", customers)
+        return self._customers.read(customers)
 
     def read_terminal_columns(self, terminals: Sequence[str]) -> Response:
-        return self._columns(TERMINAL_COLUMNS, "terminal_id", terminals)
-
-    def _columns(self, columns: list[str], key: str, names: Sequence[str]) -> Response:
-        answer: dict[str, list[Any]] = self._lookups.get_online_features(columns, {key: list(names)}).to_dict()
-        return answer
+        return self._terminals.read(terminals)
 
     def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
         """What a push adds to; called by the thread that pushes."""
-        entities = {"customer_id": list(customers)}
-        return customer_states(self._pushes.get_online_features(CUSTOMER_COLUMNS, entities).to_dict())
+        return customer_states(self._pushed.read(customers))
 
     def push(self, states: Mapping[str, CustomerState]) -> None:
-        import pandas as pd
-
-        self._pushes.push(PUSH_SOURCE, pd.DataFrame(push_columns(states)))
+        columns = push_columns(states)
+        self._pushed.write(columns["customer_id"], columns["event_timestamp"], columns)
 
 
 def _write_always(online_store: Any) -> None:
@@ -107,10 +110,14 @@ class _Waiting:
 
 
 class Lookups:
-    """Greedy batching: a lookup alone goes at once; those that arrive meanwhile go together."""
+    """Greedy batching: a lookup alone goes at once; those that arrive meanwhile go together.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    `embedded` says that the store is a file here, as the journal is, which the loop writes too.
+    """
+
+    def __init__(self, store: Store, *, embedded: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._inline_from = 0.0 if embedded else float("inf")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
@@ -121,15 +128,26 @@ class Lookups:
 
     async def read(self, customers: Sequence[str], terminals: Sequence[str], timeout_s: float) -> Response:
         """The store's answer for these rows; raises what the store raised, or TimeoutError."""
+        busy = self._task is not None and not self._task.done()
+        if not busy and len(customers) <= INLINE_ROWS and self._clock() >= self._inline_from:
+            return self._read_inline(customers, terminals)
         waiting = _Waiting(customers, terminals, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        if self._task is None or self._task.done():
+        if not busy:
             self._task = asyncio.create_task(self._work())
         try:
             return await asyncio.wait_for(waiting.answer, timeout_s)
         finally:
             if waiting in self._waiting:  # given up before its turn: a store that hangs must not collect them
                 self._waiting.remove(waiting)
+
+    def _read_inline(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
+        began = self._clock()
+        try:
+            return self._store.read(customers, terminals)
+        finally:
+            if (now := self._clock()) - began > SLOW_S:
+                self._inline_from = now + SLOW_PAUSE_S
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

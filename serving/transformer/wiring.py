@@ -19,7 +19,7 @@ from serving.transformer.terminals import CachedTerminals
 def transformer(name: str, champion: Predictor, store: OnlineStore, options: Settings) -> Transformer:
     """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
-    lookups = Lookups(_cached(store, options.terminal_cache_ttl_s))
+    lookups = Lookups(_cached(store, options.terminal_cache_ttl_s), embedded=store.fill() is not None)
     return Transformer(
         name, store, lookups, options, _arms(champion, name, options), events, _shadow(name, options, events)
     )

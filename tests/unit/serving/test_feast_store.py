@@ -105,7 +105,7 @@ def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill
     store = FeastStore(repository(home))
     cached = CachedTerminals(store, 3600)
     pairs = (["first", "nobody", "first"], ["t", "t", "nowhere"])
-    names = {"terminal_id": pairs[1]}
+    names = {"customer_id": pairs[0], "terminal_id": pairs[1]}
 
     assert cached.read(*pairs) | names == cached.read(*pairs) | names == store.read(*pairs)
     fill(home, sources_with(tmp_path, count=7), "another")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.transformer.store import Lookups
+from serving.transformer.store import INLINE_ROWS, SLOW_PAUSE_S, SLOW_S, Lookups
 
 
 class SlowStore:
@@ -92,3 +92,50 @@ def test_lookups_given_up_while_the_store_hangs_are_not_asked_for_later():
 
     assert asyncio.run(scenario())["customer"] == ["d"]
     assert store.calls == [["hangs"], ["d"]]
+
+
+class QuickStore(SlowStore):
+    """Notes the thread that asked; takes `takes_s` by its own clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.set()
+        self.threads: list[int] = []
+        self.now = self.takes_s = 0.0
+
+    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> dict[str, list[Any]]:
+        self.threads.append(threading.get_ident())
+        self.now += self.takes_s
+        return super().read(customers, terminals)
+
+
+def test_an_embedded_store_is_asked_in_the_loop_until_it_is_slow():
+    store, here = QuickStore(), threading.get_ident()
+
+    async def scenario() -> None:
+        lookups = Lookups(store, embedded=True, clock=lambda: store.now)
+        await lookups.read(["quick"], ["1"], 5)
+        store.takes_s = 2 * SLOW_S
+        await lookups.read(["slow"], ["1"], 5)
+        await lookups.read(["after"], ["1"], 5)
+        store.now += SLOW_PAUSE_S
+        await lookups.read(["later"], ["1"], 5)
+
+    asyncio.run(scenario())
+
+    assert [thread == here for thread in store.threads] == [True, True, False, True]
+
+
+def test_many_rows_of_an_embedded_store_do_not_hold_the_loop():
+    store = QuickStore()
+    names = [str(number) for number in range(INLINE_ROWS + 1)]
+
+    answer = asyncio.run(Lookups(store, embedded=True).read(names, names, 5))
+
+    assert answer["customer"] == names
+    assert store.threads != [threading.get_ident()]
+
+
+def test_an_embedded_store_that_fails_says_so():
+    with pytest.raises(ConnectionError):
+        asyncio.run(Lookups(QuickStore(), embedded=True).read(["bad"], ["1"], 5))
