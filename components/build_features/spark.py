@@ -23,6 +23,7 @@ from components.build_features import partitions
 from components.build_features.partitions import Day
 from millrace.fraud import features as f
 from millrace.fraud import features_sql as sql
+from millrace.fraud import histories
 from millrace.fraud.schema import TRANSACTION_SCHEMA
 from millrace.fraud.stream import Transactions, engine
 from millrace.progress import log
@@ -118,11 +119,10 @@ def _customer_side(history_length: int, first_day: int) -> Callable[[pa.Table], 
     def compute_shard(rows: pa.Table) -> pa.Table:
         transactions = _transactions(rows)
         with engine(1, 1.0) as connection:
-            position, totals = sql.customer_totals(connection, transactions, history_length, first_day * f.DAY_US)
-        now_us, cents, ids = (
-            transactions.column(name)[position] for name in ("event_us", "amount_cents", "transaction_id")
-        )
-        features = f.customer_features_of(now_us, cents, totals)
+            ordered = sql.histories(connection, transactions)
+        features = histories.customer_features(ordered, history_length, first_day * f.DAY_US)
+        position = np.flatnonzero(transactions.column("event_us") >= first_day * f.DAY_US)
+        ids, features = transactions.column("transaction_id")[position], features[position]
         return pa.table([ids, *np.ascontiguousarray(features.T)], schema=CUSTOMER_SIDE)
 
     return compute_shard
@@ -131,7 +131,8 @@ def _customer_side(history_length: int, first_day: int) -> Callable[[pa.Table], 
 def _ratio_side(rows: pa.Table) -> pa.Table:
     """How usual the amount of each fraud was for its customer; nothing of the others."""
     transactions = _transactions(rows)
-    ratios = sql.amount_ratios(transactions)
+    with engine(1, 1.0) as connection:
+        ratios = histories.amount_ratios(sql.histories(connection, transactions))
     frauds = np.flatnonzero(ratios)
     return pa.table([transactions.column("transaction_id")[frauds], ratios[frauds]], schema=RATIO_SIDE)
 
