@@ -17,12 +17,16 @@ import numpy as np
 import orjson
 
 from millrace.errors import InvalidInput
+from serving.logged import decode_logged
+from serving.protocol import JSON_LENGTH_HEADER
 from serving.tensors import TooLarge
 
 PREDICTION: Final = "io.millrace.prediction"
 LOGGED_REQUEST: Final = "org.kubeflow.serving.inference.request"
 LOGGED_RESPONSE: Final = "org.kubeflow.serving.inference.response"
 BATCH, STRUCTURED = "application/cloudevents-batch+json", "application/cloudevents+json"
+LOGGED: Final = ("features", "score")
+"""Tensors of a logged body that are read."""
 MAX_EVENTS: Final = 10_000
 WAITING_REQUESTS: Final = 10_000
 """Logged requests whose response has not come; the oldest are given up."""
@@ -87,10 +91,11 @@ class Events:
         if kind == STRUCTURED:
             return [self._prediction(_json(body))]
         if "ce-specversion" in headers:
-            return self._binary(body, {key[3:]: value for key, value in headers.items() if key.startswith("ce-")})
+            attributes = {key[3:]: value for key, value in headers.items() if key.startswith("ce-")}
+            return self._binary(body, attributes, headers.get(JSON_LENGTH_HEADER))
         raise InvalidInput(f"not a CloudEvent: content type {kind or 'none'!r}, no ce- headers; wanted {BATCH}")
 
-    def _binary(self, body: bytes, attributes: Mapping[str, str]) -> list[Scored]:
+    def _binary(self, body: bytes, attributes: Mapping[str, str], json_length: str | None) -> list[Scored]:
         kind, id_ = attributes.get("type", ""), attributes.get("id", "")
         if kind == PREDICTION:
             return [self._prediction({**attributes, "data": _json(body)})]
@@ -98,9 +103,7 @@ class Events:
             raise InvalidInput(f"event type {kind!r}; wanted {PREDICTION}, {LOGGED_REQUEST} or {LOGGED_RESPONSE}")
         if not id_ or attributes.get("specversion") != "1.0":
             raise InvalidInput("a logger event wants ce-id and ce-specversion 1.0")
-        document = _json(body)
-        if not isinstance(document, dict):
-            raise InvalidInput("the logged body is not a JSON object")
+        document = decode_logged(body, LOGGED, json_length)
         if kind == LOGGED_REQUEST:
             self._waiting[id_] = _logged_features(document, self._width)
             if len(self._waiting) > WAITING_REQUESTS:

@@ -15,7 +15,9 @@ from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAd
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
-from serving.prediction_log.inference import REQUEST, RESPONSE, Payloads
+from serving.logged import decode_logged
+from serving.prediction_log.inference import LOGGED, REQUEST, RESPONSE, Payloads
+from serving.protocol import JSON_LENGTH_HEADER
 
 PREDICTION: Final = "io.millrace.prediction"
 BATCH_TYPE: Final = b"application/cloudevents-batch+json"
@@ -150,10 +152,9 @@ def _structured(headers: Mapping[bytes, bytes], body: bytes) -> bytes:
     event: dict[str, Any] = {
         name[3:].decode("latin-1"): value.decode("latin-1") for name, value in headers.items() if name[:3] == b"ce-"
     }
-    try:
-        return orjson.dumps(event | {"data": orjson.loads(body)})
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the event's body is no JSON: {error}") from error
+    told = headers.get(JSON_LENGTH_HEADER.encode())
+    data = decode_logged(body, LOGGED, None if told is None else told.decode("latin-1"))
+    return orjson.dumps(event | {"data": data})
 
 
 def _record(place: int, event: Mapping[str, Any], received: datetime, payloads: Payloads) -> dict[str, Any]:

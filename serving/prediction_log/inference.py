@@ -110,6 +110,8 @@ def _rows_of(tensor: Mapping[str, Any], place: str) -> list[Any]:
     if len(data) != math.prod(shape):
         raise InvalidInput(f"{place}.data has {len(data)} values; wanted {math.prod(shape)} of shape {shape}")
     width = len(data) // rows
+    if width == 0:
+        raise InvalidInput(f"{place}.shape is {shape!r}; wanted values in every row")
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
@@ -179,3 +181,5 @@ _RESPONSE_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "model_version": _text,
     "degraded": _flag,
 }
+LOGGED: Final = _REQUEST_FIELDS.keys() | _RESPONSE_FIELDS.keys() | {"customer_id"}
+"""Tensors that the log keeps; the rest of a body is not read."""

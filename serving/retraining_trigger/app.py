@@ -32,7 +32,8 @@ class App:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        route, headers = f"{scope['method']} {scope['path']}", dict(scope["headers"])
+        route = f"{scope['method']} {scope['path']}"
+        headers: Headers = dict(scope["headers"])
         with server_span(route, headers) if route in TRACED else OFF as span:
             headers = span.headers(headers)
             REQUEST.set(headers)

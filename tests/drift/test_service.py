@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -18,6 +19,7 @@ from serving.drift_detector.events import BATCH, Events, Scored
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.service import DriftService, QueueFull
 from serving.drift_detector.settings import DriftSettings
+from serving.protocol import V2Answer, V2Request, encode_v2, encode_v2_request
 from serving.tensors import TooLarge
 
 LOGGED = {"ce-specversion": "1.0", "ce-time": "2018-09-30T12:00:00Z", "content-type": "application/json"}
@@ -224,6 +226,25 @@ def test_a_logged_request_and_its_response_make_rows(stream):
     assert first == []
     assert [(row.id, row.score, row.review) for row in second] == [("a:0", 0.2, False), ("a:1", 0.9, True)]
     assert second[0].features == pytest.approx(features[0].tolist())
+
+
+def test_a_binary_exchange_is_read_and_a_damaged_one_changes_nothing(stream):
+    events = Events("fraud-detector", FEATURE_NAMES)
+    features = stream.features[:2]
+    request, _ = encode_v2_request({"features": ("FP32", features), "history": ("FP32", np.zeros((2, 3, 4), "f4"))})
+    answer = V2Answer({"score": ("FP32", np.float32([0.25, 0.75]))}, "1", {"decision_threshold": 0.5})
+    response, length = encode_v2(V2Request({}, binary=frozenset({"score"})), answer, "fraud-detector")
+    about = {name: LOGGED | {"ce-type": f"org.kubeflow.serving.inference.{name}", "ce-id": "a"}
+             for name in ("request", "response")}  # fmt: skip
+
+    events.read(request, about["request"])
+    for damaged, which in ((request[:-1], "request"), (request + b"1", "request"), (response[:-1], "response")):
+        with pytest.raises(InvalidInput):
+            events.read(damaged, about[which])
+    rows = events.read(response, about["response"] | {"inference-header-content-length": str(length)})
+
+    assert [(row.id, row.score, row.review) for row in rows] == [("a:0", 0.25, False), ("a:1", 0.75, True)]
+    assert rows[1].features == pytest.approx(features[1].tolist())
 
 
 def test_a_logged_v1_exchange_makes_rows_and_a_response_alone_makes_none(stream):

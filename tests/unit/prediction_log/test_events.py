@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,15 +16,22 @@ from millrace.errors import InvalidInput
 from millrace.pseudonyms import pseudonym
 from serving.prediction_log.core import decode, decode_labels
 from serving.prediction_log.inference import Payloads
+from serving.protocol import V2Answer, V2Request, encode_v2, encode_v2_request
 
 NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
 BATCH = {b"content-type": b"application/cloudevents-batch+json; charset=utf-8"}
 STRUCTURED = {b"content-type": b"application/cloudevents+json"}
 PAYLOADS = Payloads(b"key")
+FEATURE = b'{"inputs": [{"name": "features", "datatype": "FP32", %s}]}'
 Event = Callable[..., dict[str, Any]]
 
 
 def logged(kind: str, body: object, payloads: Payloads = PAYLOADS, **more: str) -> dict[str, Any]:
+    return sent(kind, json.dumps(body).encode(), payloads, **more)
+
+
+def sent(kind: str, body: bytes, payloads: Payloads = PAYLOADS, **more: str) -> dict[str, Any]:
+    """The record of one event of KServe's logger."""
     headers = {
         b"ce-specversion": b"1.0",
         b"ce-id": b"abc",
@@ -32,7 +40,7 @@ def logged(kind: str, body: object, payloads: Payloads = PAYLOADS, **more: str) 
         b"ce-inferenceservicename": b"fraud-detector",
         b"content-type": b"application/json",
     } | {f"ce-{name}".encode(): value.encode() for name, value in more.items()}
-    (record,) = decode(headers, json.dumps(body).encode(), NOW, payloads)
+    (record,) = decode(headers, body, NOW, payloads)
     return record
 
 
@@ -101,7 +109,7 @@ def test_a_raw_customer_id_is_refused_and_not_repeated(event: Event) -> None:
             b"{}",
             "id: Field required; source",
         ),
-        ({b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"}, b"", "no JSON"),
+        ({b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"}, b"", "not JSON"),
     ],
 )
 def test_what_is_no_event_is_refused(headers: dict[bytes, bytes], body: bytes, message: str) -> None:
@@ -180,6 +188,34 @@ def test_tensors_flat_or_nested_become_rows() -> None:
     rows = [logged("request", {"inputs": [tensor]})["rows"] for tensor in (flat, nested)]
 
     assert rows[0] == rows[1] == [{"features": "[1.0,2.0]"}, {"features": "[3.0,4.0]"}]
+
+
+def test_a_binary_exchange_says_what_the_same_one_in_json_says() -> None:
+    tensors = {"features": ("FP32", np.float32([[1, 2], [3, 4]])), "history": ("FP32", np.zeros((2, 1, 4), np.float32))}
+    answer = V2Answer({"score": ("FP32", np.float32([0.25, 0.75]))}, "3", {"decision_threshold": 0.5})
+    body, _ = encode_v2(V2Request({}, binary=frozenset({"score"})), answer, "fraud-detector")
+
+    request = sent("request", encode_v2_request(tensors)[0])["rows"]
+    response = sent("response", body)["rows"]
+
+    assert request == [{"features": "[1.0,2.0]"}, {"features": "[3.0,4.0]"}]
+    assert response == [
+        {"score": 0.25, "decision": "approve", "model_version": "3"},
+        {"score": 0.75, "decision": "review", "model_version": "3"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FEATURE % b'"shape": [1, 1], "parameters": {"binary_data_size": 9}' + b"1",
+        FEATURE % b'"shape": [1, 1], "parameters": {"binary_data_size": 4}' + b"\x00\x00\xc0\x7f",  # NaN
+        FEATURE % b'"shape": [5, 0], "data": []',
+    ],
+)
+def test_a_bad_body_of_the_logger_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        sent("request", body)
 
 
 def test_labels_are_checked_and_undated_ones_are_dated_by_their_arrival() -> None:
