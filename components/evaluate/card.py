@@ -69,6 +69,11 @@ def limits(evidence: Evidence, config: EvaluateConfig) -> list[str]:
     lines += [
         f"Under '{n.replace('_', ' ')}' {s.kept:.0%} of its average precision above chance is left." for n, s in worst
     ]
+    attack, figures = max(evidence.attacks.items(), key=lambda item: item[1].passed)
+    lines.append(
+        f"Of the stolen money {figures.passed:.0%} gets past its threshold when a thief '{attack.replace('_', ' ')}', "
+        f"{figures.passed - figures.gained:.0%} as the frauds were."
+    )
     return lines
 
 

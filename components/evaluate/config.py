@@ -48,6 +48,7 @@ class EvaluateConfig(Config):
     slice_auc_floor: float = Field(ge=0, le=1)
     slice_auc_floors: dict[str, float]
     stress_floors: dict[str, float]
+    attack_ceilings: dict[str, float]
     max_latency_p50_ms: float = Field(gt=0)
     max_latency_p99_ms: float = Field(gt=0)
 

@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluate.adversary import AttackFigures, measure_attacks
 from components.evaluate.baselines import Baseline
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.stress import STRESSES, inputs_of
+from components.evaluate.inputs import inputs_of
+from components.evaluate.stress import STRESSES
 from components.evaluate.test_week import TestWeek
 from millrace.bootstrap import Interval, card_weights, difference, interval, with_intervals
 from millrace.metrics import (
@@ -106,6 +108,7 @@ class Evidence:
     champion: Champion | None
     slices: dict[str, SliceFigures]
     stresses: dict[str, StressFigures]
+    attacks: dict[str, AttackFigures]
     latency: Latency
     review_capacity: int
     baseline_parameters: dict[str, Any] = field(default_factory=dict)
@@ -214,6 +217,7 @@ def gather(
         champion=_champion(rows, scores, champion, weights, k),
         slices=measure_slices(rows, scores, masks, model.decision_threshold, seed),
         stresses=measure_stresses(model, week, config.stress_rows, seed),
+        attacks=measure_attacks(model, inputs_of(week.data, week.judged_rows[rows.label])),
         latency=measure_latency(model.manifest.path(str(model.spec.served_file)), model, week, config.latency_calls),
         review_capacity=k,
         baseline_parameters={name: b.parameters for name, b in baselines.items()},

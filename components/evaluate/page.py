@@ -59,6 +59,9 @@ def write(
     columns = ["what goes wrong", "AP", "share kept", "mean change of a score"]
     stresses = evidence.stresses.items()
     page.table(columns, [(_words(name), s.average_precision, s.kept, s.mean_change) for name, s in stresses])
+    page.heading("Attacks", "What a thief gains who knows that he is watched; a flagged payment blocks the card.")
+    columns = ["instead of each fraud", "money that passes", "gained by it", "frauds flagged"]
+    page.table(columns, [(_words(name), a.passed, a.gained, a.flagged) for name, a in evidence.attacks.items()])
     page.write(path)
 
 

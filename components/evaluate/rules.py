@@ -21,6 +21,7 @@ def judge(evidence: Evidence, config: EvaluateConfig) -> tuple[Rule, ...]:
         *_against_champion(evidence, config),
         *_slices(evidence, config),
         *_stresses(evidence, config),
+        *_attacks(evidence, config),
         Rule("latency_p50_ms", evidence.latency.p50_ms, "<=", config.max_latency_p50_ms),
         Rule("latency_p99_ms", evidence.latency.p99_ms, "<=", config.max_latency_p99_ms),
     )
@@ -117,6 +118,23 @@ def _stresses(e: Evidence, config: EvaluateConfig) -> list[Rule]:
             "share of the average precision above chance that is kept"
             if name in config.stress_floors
             else "no floor in evaluate.yaml",
+        )
+        for name in names
+    ]
+
+
+def _attacks(e: Evidence, config: EvaluateConfig) -> list[Rule]:
+    """One rule per attack; a ceiling without its attack fails, and so does an attack without its ceiling."""
+    names = list(dict.fromkeys([*e.attacks, *config.attack_ceilings]))
+    return [
+        Rule(
+            f"attack_passed[{name}]",
+            e.attacks[name].passed if name in e.attacks and name in config.attack_ceilings else None,
+            "<=",
+            config.attack_ceilings.get(name, 0.0),
+            "share of the frauds' money that gets past the decision threshold"
+            if name in config.attack_ceilings
+            else "no ceiling in evaluate.yaml",
         )
         for name in names
     ]

@@ -1,75 +1,21 @@
 """Bad days, played on test rows: empty stores, shifted amounts, stale state, frauds that dodge a threshold.
 
-Model inputs in, changed model inputs out; features that follow from what was changed are computed again by
-`millrace.fraud.features`, the code that serves.
+Model inputs in, changed model inputs out. An attacker who knows the model is in `adversary.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.fraud.features import (
-    CUSTOMER_FEATURES,
-    DAY_US,
-    FEATURE_NAMES,
-    NEVER_US,
-    REQUEST_FEATURES,
-    TERMINAL_STATE_FIELDS,
-    CustomerStates,
-    customer_features,
-    history_tensor,
-    request_features,
-    terminal_features,
-)
-from millrace.fraud.training_set import TrainingSet
+from components.evaluate.inputs import Inputs
+from millrace.fraud.features import DAY_US, NEVER_US, CustomerStates
 
 THRESHOLD_CENTS: Final = 220_00
 """Above this amount the recipe calls every transaction a fraud; below it a fraudster is not seen by that rule."""
-_CUSTOMER = slice(len(REQUEST_FEATURES), len(REQUEST_FEATURES) + len(CUSTOMER_FEATURES))
-_TERMINAL = slice(_CUSTOMER.stop, len(FEATURE_NAMES))
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What B transactions looked like when they were scored."""
-
-    now_us: NDArray[np.int64]  # [B]
-    amount_cents: NDArray[np.int64]  # [B]
-    label: NDArray[np.bool_]  # [B]
-    states: CustomerStates
-    terminal: NDArray[np.float32]  # [B, len(TERMINAL_FEATURES)]
-
-    def __len__(self) -> int:
-        return len(self.now_us)
-
-    def with_amounts(self, cents: NDArray[np.int64]) -> Inputs:
-        return Inputs(self.now_us, cents, self.label, self.states, self.terminal)
-
-    def with_states(self, states: CustomerStates) -> Inputs:
-        return Inputs(self.now_us, self.amount_cents, self.label, states, self.terminal)
-
-    def without_terminals(self) -> Inputs:
-        blank = terminal_features(self.now_us, np.zeros((len(self), len(TERMINAL_STATE_FIELDS)), np.int64))
-        return Inputs(self.now_us, self.amount_cents, self.label, self.states, blank)
-
-    def tensors(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """features[B, F] and history[B, length, C], as the transformer would compute them."""
-        request = request_features(self.now_us, self.amount_cents)
-        customer = customer_features(self.now_us, self.amount_cents, self.states)
-        features = np.concatenate([request, customer, self.terminal], axis=1)
-        return features, history_tensor(self.now_us, self.states, length)
-
-
-def inputs_of(data: TrainingSet, rows: NDArray[np.int64]) -> Inputs:
-    """The unchanged inputs of rows[B] of a training set."""
-    cents = data.pool_amount_cents[data.row_position[rows]]
-    states = data.states(rows, data.history_length)
-    return Inputs(data.event_us(rows), cents, data.label[rows] == 1, states, data.features[rows][:, _TERMINAL])
 
 
 def no_customer_state(inputs: Inputs) -> Inputs:

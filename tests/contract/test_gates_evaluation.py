@@ -46,6 +46,7 @@ SMALL = {
     "max_calibration_error": 0.05,
     "min_average_precision": 0.4,
     "stress_floors": {"no_state": 0.02},
+    "attack_ceilings": {"as_it_was": 0.7, "split_in_four": 0.9, "split_over_four_days": 0.9, "waits_a_month": 0.8},
 }
 
 
@@ -311,6 +312,11 @@ FAULTS = {
     "stress_kept[customer_state_a_day_old]": "has learned times by heart",
     "stress_kept[amounts_just_below_220]": "looks for large amounts only",
     "stress_kept[amounts_jittered_1_percent]": "has learned amounts by heart",
+    "attack_passed[as_it_was]": "has a threshold nobody reaches",
+    "attack_passed[split_in_four]": "looks for large amounts only",
+    "attack_passed[split_over_four_days]": "looks for large amounts only",
+    "attack_passed[waits_a_week]": "has learned times by heart",
+    "attack_passed[waits_a_month]": "has learned times by heart",
     "latency_p50_ms": "is slow",
     "latency_p99_ms": "is slow",
 }
@@ -330,8 +336,8 @@ def test_a_good_model_passes_and_every_rule_has_a_fault_above(world, good):
 
     verdict.require()
     assert {family(rule.name) for rule in verdict.rules} == {family(name) for name in FAULTS}
-    stresses = {rule.name for rule in verdict.rules if family(rule.name) == "stress_kept"}
-    assert stresses <= FAULTS.keys()
+    single = {rule.name for rule in verdict.rules if family(rule.name) in ("stress_kept", "attack_passed")}
+    assert single <= FAULTS.keys()
 
 
 def test_a_champion_that_cannot_be_scored_keeps_everyone_out(world, good):
@@ -355,6 +361,17 @@ def test_a_stress_without_a_floor_and_a_floor_without_a_stress_fail(world, good)
     verdict = world.verdict(good, config=config)
 
     assert {rule.name for rule in verdict.failures} == {"stress_kept[no_state]", "stress_kept[earthquake]"}
+
+
+def test_an_attack_without_a_ceiling_and_a_ceiling_without_an_attack_fail(world, good):
+    ceilings = dict(world.config.attack_ceilings)
+    del ceilings["waits_a_week"]
+    config = world.config.model_copy(update={"attack_ceilings": ceilings | {"bribes_the_analyst": 0.9}})
+
+    verdict = world.verdict(good, config=config)
+
+    failed = {rule.name for rule in verdict.failures}
+    assert failed == {"attack_passed[waits_a_week]", "attack_passed[bribes_the_analyst]"}
 
 
 def test_an_evaluation_is_whole_is_made_once_and_blocks_through_the_gate(world, good):
