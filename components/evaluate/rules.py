@@ -6,6 +6,8 @@ in `evaluate.yaml`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from components.evaluate.baselines import LOGISTIC_REGRESSION, XGBOOST
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evidence import Evidence
@@ -107,34 +109,24 @@ def _slices(e: Evidence, config: EvaluateConfig) -> list[Rule]:
 
 
 def _stresses(e: Evidence, config: EvaluateConfig) -> list[Rule]:
-    """One rule per stress test; a floor without its test fails, and so does a test without its floor."""
-    names = list(dict.fromkeys([*e.stresses, *config.stress_floors]))
-    return [
-        Rule(
-            f"stress_kept[{name}]",
-            e.stresses[name].kept if name in e.stresses and name in config.stress_floors else None,
-            ">=",
-            config.stress_floors.get(name, 1.0),
-            "share of the average precision above chance that is kept"
-            if name in config.stress_floors
-            else "no floor in evaluate.yaml",
-        )
-        for name in names
-    ]
+    kept = {name: figures.kept for name, figures in e.stresses.items()}
+    detail = "share of the average precision above chance that is kept"
+    return _each("stress_kept", kept, ">=", config.stress_floors, detail)
 
 
 def _attacks(e: Evidence, config: EvaluateConfig) -> list[Rule]:
-    """One rule per attack; a ceiling without its attack fails, and so does an attack without its ceiling."""
-    names = list(dict.fromkeys([*e.attacks, *config.attack_ceilings]))
+    passed = {name: figures.passed for name, figures in e.attacks.items()}
+    detail = "share of the frauds' money that gets past the decision threshold"
+    return _each("attack_passed", passed, "<=", config.attack_ceilings, detail)
+
+
+def _each(
+    kind: str, values: Mapping[str, float], comparison: str, limits: Mapping[str, float], detail: str
+) -> list[Rule]:
+    """One rule per name; a limit without its value fails, and so does a value without its limit."""
     return [
-        Rule(
-            f"attack_passed[{name}]",
-            e.attacks[name].passed if name in e.attacks and name in config.attack_ceilings else None,
-            "<=",
-            config.attack_ceilings.get(name, 0.0),
-            "share of the frauds' money that gets past the decision threshold"
-            if name in config.attack_ceilings
-            else "no ceiling in evaluate.yaml",
-        )
-        for name in names
+        Rule(f"{kind}[{name}]", values.get(name), comparison, limits[name], detail)
+        if name in limits
+        else Rule(f"{kind}[{name}]", None, comparison, 0.0, "no limit in evaluate.yaml")
+        for name in dict.fromkeys([*values, *limits])
     ]
