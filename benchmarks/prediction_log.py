@@ -117,6 +117,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         environment = os.environ | {"MILLRACE_HOME": str(home), "MILLRACE_PREDICTION_LOG_URL": database}
+        environment["MILLRACE_LOG_RETENTION_DAYS"] = "0"  # events are of 2018
         command = [
             sys.executable,
             "-m",

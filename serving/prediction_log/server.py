@@ -17,6 +17,7 @@ from millrace.tracing import configure
 from serving.prediction_log.app import App
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
+from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
 
 DRAIN_S = 10.0
@@ -32,7 +33,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     folder: Path = settings.prediction_log
     database = engine(settings)
     journal = Journal(folder / "journal", settings.prediction_log_journal_mb << 20)
-    writer = Writer(database, journal, folder / "rejected.jsonl")
+    writer = Writer(database, journal, folder / "rejected.jsonl", Retention(database, settings.log_retention_days))
     payloads = Payloads(settings.pseudonym_secret(), accept_pseudonyms=settings.accept_pseudonyms)
     app = App(journal, writer, database, payloads)
     config = uvicorn.Config(

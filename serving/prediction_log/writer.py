@@ -23,6 +23,7 @@ from millrace.prediction_log import insert_labels, insert_predictions, migrate, 
 from millrace.progress import log
 from serving.prediction_log.halves import expire, join
 from serving.prediction_log.journal import Journal, Position
+from serving.prediction_log.retention import Retention
 
 BATCH_BYTES: Final = 2 << 20
 """About 3,000 predictions."""
@@ -37,8 +38,11 @@ Record = dict[str, Any]
 class Writer(threading.Thread):
     """Started before the first request, stopped after the last one; `failed` says why the last write did not work."""
 
-    def __init__(self, database: sa.Engine, journal: Journal, rejected: Path) -> None:
+    def __init__(
+        self, database: sa.Engine, journal: Journal, rejected: Path, retention: Retention | None = None
+    ) -> None:
         super().__init__(name="prediction-log-writer", daemon=True)
+        self._retention = retention or Retention(database, 0)
         self._database, self._journal, self._rejected = database, journal, rejected
         self._stopping = threading.Event()
         self._oldest: float | None = None
@@ -71,7 +75,8 @@ class Writer(threading.Thread):
         lines, end = self._journal.read(place, BATCH_BYTES)
         if not lines:
             self._try(self._expire)
-            self._journal.wait(1.0)
+            if not self._retention.look():
+                self._journal.wait(1.0)
             return place
         if len(lines) < BATCH_BYTES and not self._stopping.wait(LINGER_S):
             lines, end = self._journal.read(place, BATCH_BYTES)
@@ -81,6 +86,7 @@ class Writer(threading.Thread):
         self._write(records)
         self._oldest = None
         self._journal.drop_before(end)
+        self._retention.look()
         return end
 
     def _records(self, lines: bytes) -> list[Record]:

@@ -196,6 +196,24 @@ def news(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[M
     return [row for row in rows if said.get(row["transaction_id"]) != row["is_fraud"]]
 
 
+def prune(connection: sa.Connection, before: datetime, limit: int) -> tuple[int, int]:
+    """Delete at most `limit` predictions scored before an instant, the oldest, inside a transaction: (those, labels).
+
+    A label goes when no prediction of its transaction is left; one of a transaction that was never scored stays.
+    """
+    old = sa.select(PREDICTIONS.c.event_id).where(PREDICTIONS.c.scored_at < before)
+    oldest = old.order_by(PREDICTIONS.c.scored_at).limit(limit)
+    gone = sa.delete(PREDICTIONS).where(PREDICTIONS.c.event_id.in_(oldest)).returning(PREDICTIONS.c.transaction_id)
+    found = connection.execute(gone).scalars().all()
+    ids = sorted({identity for identity in found if identity is not None})
+    scored = sa.exists().where(PREDICTIONS.c.transaction_id == LABELS.c.transaction_id)
+    labels = 0
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        match = LABELS.c.transaction_id.in_(ids[start : start + IDS_PER_QUERY])
+        labels += connection.execute(sa.delete(LABELS).where(match, ~scored)).rowcount
+    return len(found), labels
+
+
 def find_version(log: sa.Engine, prediction_id: str) -> str | None:
     """The model version that made a prediction, by event id, request id or transaction id; the newest if several."""
     matches = [PREDICTIONS.c.event_id == prediction_id, PREDICTIONS.c.event_id == f"{prediction_id}:0"]

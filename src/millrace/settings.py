@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".millrace"), validate_default=True)
     """Folder of all local state; absolute once read, so that manifests hold in every working directory."""
 
+    feature_store: Path | None = None
+    """feature_store.yaml of the online store that serves, where that is not the home's own: Redis on a cluster."""
+
     history_length: int = Field(default=64, ge=1, le=512)
     """N: transactions kept in a customer's state."""
 
@@ -146,6 +149,9 @@ class Settings(BaseSettings):
 
     prediction_log_journal_mb: int = Field(default=1024, ge=1)
     """What the prediction log keeps on disk for a database that is away, MiB; past it, it answers 429."""
+
+    log_retention_days: int = Field(default=400, ge=0)
+    """How long the prediction log keeps a prediction, and its labels with it; 0: for ever."""
 
     retraining_trigger_url: str = ""
     """Where monitoring and the drift detector send alarms (CloudEvents); empty: nowhere."""

@@ -68,6 +68,7 @@ LOG_RECORDS = Counter(
     "millrace_log_records", "Events and labels: accepted, invalid, refused for lack of room", ["outcome"]
 )
 LOG_ROWS = Counter("millrace_log_rows", "New rows in the database; an event that came twice counts once", ["table"])
+LOG_PRUNED = Counter("millrace_log_pruned", "Rows that went because they were too old", ["table"])
 LOG_REJECTED = Counter("millrace_log_rejected", "Accepted records that the database refused; kept in rejected.jsonl")
 LOG_HALVES_EXPIRED = Counter("millrace_log_halves_expired", "Logged requests whose response never came")
 LOG_WRITE_FAILURES = Counter("millrace_log_write_failures", "Writes that the database did not take; they are retried")

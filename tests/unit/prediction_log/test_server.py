@@ -39,6 +39,7 @@ class Server:
 
     def start(self) -> None:
         environment = os.environ | {
+            "MILLRACE_LOG_RETENTION_DAYS": "0",  # events are of 2018
             "MILLRACE_HOME": str(self.settings.home),
             "MILLRACE_PREDICTION_LOG_URL": self.settings.prediction_log_url.get_secret_value(),
             "MILLRACE_PREDICTION_LOG_JOURNAL_MB": "1",

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
-from millrace.prediction_log import engine, find_version, migrate, write_labels, write_predictions
+from millrace.prediction_log import engine, find_version, migrate, prune, transaction, write_labels, write_predictions
 from millrace.prediction_table import SCHEMA, read_labels, read_predictions
 from millrace.settings import Settings
 
@@ -199,3 +199,21 @@ def test_a_password_is_never_in_an_error() -> None:
         read_predictions(away)
 
     assert "hunter2" not in str(failure.value)
+
+
+def test_the_oldest_go_in_batches_and_labels_with_the_last_prediction_of_their_transaction(log: sa.Engine) -> None:
+    old = [prediction(number) for number in range(5)]
+    again = prediction(100) | {"transaction_id": 4}  # scored once more, within what is kept
+    write_predictions(log, [*old, again, prediction(101) | {"transaction_id": None}])
+    known = [{"transaction_id": number, "label_timestamp": NOON + hour, "is_fraud": True}
+             for number in (0, 1, 4, 7) for hour in (WEEK, 2 * WEEK)]  # fmt: skip
+    write_labels(log, known)
+    before, batches = NOON + timedelta(seconds=50), []
+
+    while not batches or batches[-1][0]:
+        with transaction(log) as connection:
+            batches.append(prune(connection, before, 2))
+
+    assert batches == [(2, 4), (2, 0), (1, 0), (0, 0)]
+    assert read_predictions(log)["event_id"].to_pylist() == ["request-100:0", "request-101:0"]
+    assert sorted(set(read_labels(log, NOON + 3 * WEEK)["transaction_id"].to_pylist())) == [4, 7]
