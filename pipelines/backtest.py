@@ -25,7 +25,8 @@ from rich.table import Table
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
-from components.optimise.core import OptimiseConfig, optimise
+from components.optimise.config import OptimiseConfig
+from components.optimise.core import optimise
 from components.train.core import read_config, train
 from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file

@@ -1,20 +1,21 @@
 """Boosted trees beside the deep model, in one graph: what either has not learned, the other often has.
 
 Trees read the model's own columns (the features, and what it derives from the history), so both know the same. They are
-fitted on the training rows; how much they say is chosen on the validation rows. The graph gets one more node.
+fitted on the training rows; how much they say is chosen on the validation rows. Their node in the graph:
+`tree_graph.py`.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from components.optimise.measure import ranking
+from components.optimise.rows import ValidationRows, chunks
 from millrace.fraud.model import FraudModel
 from millrace.fraud.training_set import TrainingSet
 
@@ -92,64 +93,26 @@ def columns_of(model: FraudModel, data: TrainingSet, rows: NDArray[np.int64]) ->
     return np.concatenate(parts)
 
 
-def append_trees(graph: Path, trees: Trees) -> None:
-    """Make a graph that gives `logit` and `columns` give `score`: the sigmoid of both logits' weighted mean."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    proto = onnx.load(str(graph))
-    shares = {"deep_share": 1.0 - trees.weight, "tree_share": trees.weight}
-    constants = {name: np.array([value], np.float32) for name, value in shares.items()}
-    constants["tree_axis"] = np.array([1], np.int64)
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    proto.graph.node.extend(
-        [
-            helper.make_node(
-                "TreeEnsembleRegressor",
-                ["columns"],
-                ["tree_margin"],
-                domain="ai.onnx.ml",
-                n_targets=1,
-                **tree_attributes(trees.booster),
-            ),
-            helper.make_node("Squeeze", ["tree_margin", "tree_axis"], ["tree_logit"]),
-            helper.make_node("Mul", ["logit", "deep_share"], ["deep_part"]),
-            helper.make_node("Mul", ["tree_logit", "tree_share"], ["tree_part"]),
-            helper.make_node("Add", ["deep_part", "tree_part"], ["mixed_logit"]),
-            helper.make_node("Sigmoid", ["mixed_logit"], ["score"]),
-        ]
-    )
-    del proto.graph.output[:]
-    proto.graph.output.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]))
-    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    onnx.checker.check_model(proto)
-    onnx.save(proto, str(graph))
+def choose_trees(
+    model: FraudModel, data: TrainingSet, rows: ValidationRows, config: BoostConfig
+) -> tuple[Trees | None, dict[str, Any]]:
+    """The trees to serve beside the model (None: none), and the validation average precision of each weight tried."""
+    if config.rounds < 1:
+        return None, {}
+    booster = fit(model, data, config)
+    tried: dict[float, float | None] = {}
+    parts = [_logits(model, booster, features, history) for features, history in chunks(rows)]
+    deep, boosted = (np.concatenate(logits) for logits in zip(*parts, strict=True))
+    for weight in WEIGHTS:
+        mixed = (1.0 - weight) * deep + weight * boosted
+        tried[weight] = ranking(rows.judged, 1.0 / (1.0 + np.exp(-mixed)))
+    best = max(WEIGHTS, key=lambda weight: tried[weight] or 0.0)
+    chosen = Trees(booster, best) if best and tried[best] is not None else None
+    return chosen, {"weight": best if chosen else 0.0, "average_precision": tried, "rounds": config.rounds}
 
 
-def tree_attributes(booster: Booster) -> dict[str, Any]:
-    """The booster as attributes of ONNX's TreeEnsembleRegressor; its logit is the sum of leaves (BASE_SCORE adds 0)."""
-    document = json.loads(booster.save_raw("json"))
-    trees = document["learner"]["gradient_booster"]["model"]["trees"]
-    parts: dict[str, list[Any]] = {name: [] for name in _ATTRIBUTES}
-    for number, tree in enumerate(trees):
-        left, right = tree["left_children"], tree["right_children"]
-        leaves = [node for node, child in enumerate(left) if child < 0]
-        parts["nodes_treeids"] += [number] * len(left)
-        parts["nodes_nodeids"] += range(len(left))
-        parts["nodes_featureids"] += tree["split_indices"]
-        parts["nodes_modes"] += ["LEAF" if child < 0 else "BRANCH_LT" for child in left]
-        parts["nodes_values"] += tree["split_conditions"]
-        parts["nodes_truenodeids"] += [max(child, 0) for child in left]
-        parts["nodes_falsenodeids"] += [max(child, 0) for child in right]
-        parts["target_treeids"] += [number] * len(leaves)
-        parts["target_nodeids"] += leaves
-        parts["target_ids"] += [0] * len(leaves)
-        parts["target_weights"] += [tree["split_conditions"][leaf] for leaf in leaves]
-    return parts
-
-
-_ATTRIBUTES: Final = (
-    *(f"nodes_{name}" for name in ("treeids", "nodeids", "featureids", "modes", "values")),
-    *("nodes_truenodeids", "nodes_falsenodeids"),
-    *(f"target_{name}" for name in ("treeids", "nodeids", "ids", "weights")),
-)
+@torch.inference_mode()
+def _logits(model: FraudModel, booster: Booster, features: Floats, history: Floats) -> tuple[Floats, Floats]:
+    """What network and trees say of B rows, once for all weights."""
+    inputs = torch.from_numpy(features), torch.from_numpy(history)
+    return model(*inputs).numpy(), Trees(booster, 1.0).logits(model.columns(*inputs).numpy())

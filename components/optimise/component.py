@@ -14,7 +14,8 @@ def optimise(
     """Export, check, quantise where it pays, and set the decision threshold."""
     from pathlib import Path
 
-    from components.optimise.core import OptimiseConfig
+    from components.optimise.cascade import CascadeConfig
+    from components.optimise.config import OptimiseConfig
     from components.optimise.core import optimise as verb
     from millrace.artifacts import Manifest
     from millrace.settings import settings
@@ -24,7 +25,7 @@ def optimise(
         Manifest.read(Path(model.path), "model"),
         Manifest.read(Path(training_set.path), "training_set"),
         config.lake,
-        OptimiseConfig(review_capacity=config.review_capacity),
+        OptimiseConfig(review_capacity=config.review_capacity, cascade=CascadeConfig(in_use=config.cascade)),
     )
     result.write(Path(optimised.path))
     figures = {name: result.facts[name] for name in ("served_file", "decision_threshold")}

@@ -19,11 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from components.optimise.boosted import Trees, append_trees
+from components.optimise.boosted import Trees
+from components.optimise.tree_graph import OPSET, append_trees
 from millrace.fraud.model import FraudModel
-
-OPSET: Final = 20
-"""The newest the TorchScript exporter writes, and the first with Gelu as one operator."""
 
 QUANTISED: Final = ["Gemm"]
 """The large layers. The rest loses more on the way in and out of eight bits than it gains."""
@@ -51,6 +49,17 @@ class Parts(nn.Module):
         return self.model(features, history), self.model.columns(features, history)
 
 
+class Columns(nn.Module):
+    """The columns alone, without the network that reads them."""
+
+    def __init__(self, model: FraudModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, history: Tensor) -> Tensor:
+        return self.model.columns(features, history)
+
+
 def export_onnx(
     model: FraudModel,
     features: NDArray[np.float32],
@@ -59,11 +68,25 @@ def export_onnx(
     trees: Trees | None = None,
 ) -> None:
     """Write the graph to `path`, with `trees` beside the model; the rows are only traced, their number stays free."""
+    if trees:
+        _export(Parts(model), features, history, ["logit", "columns"], path)
+        append_trees(path, trees)
+    else:
+        _export(Served(model), features, history, ["score"], path)
+
+
+def export_columns(model: FraudModel, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
+    """Write the graph that makes `columns` of the inputs: what trees alone are appended to."""
+    _export(Columns(model), features, history, ["columns"], path)
+
+
+def _export(
+    module: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32], outputs: list[str], path: Path
+) -> None:
     inputs = ["features", "history"]
-    outputs = ["logit", "columns"] if trees else ["score"]
     with _quiet_exporter():
         torch.onnx.export(
-            (Parts(model) if trees else Served(model)).eval(),
+            module.eval(),
             (torch.tensor(features), torch.tensor(history)),
             str(path),
             input_names=inputs,
@@ -72,8 +95,6 @@ def export_onnx(
             dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
             dynamo=False,
         )
-    if trees:
-        append_trees(path, trees)
 
 
 def quantise(graph: Path, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.bootstrap import Interval, difference, interval
 from millrace.calibration import calibration_error, reliability
-from millrace.metrics import Judged, average_precision
+from millrace.metrics import Floats, Judged, average_precision
 
 Scorer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """features[B, F], history[B, L, C] → scores[B]."""
@@ -70,6 +71,17 @@ def ranking(rows: Judged, scores: NDArray[np.float32]) -> float | None:
     """Average precision; None where no validation row is fraud."""
     value = average_precision(rows, scores.astype(np.float64)).item()
     return value if math.isfinite(value) else None
+
+
+def ranking_interval(rows: Judged, scores: NDArray[np.float32], weights: Floats) -> Interval:
+    """Average precision with its interval; weights[B, cards] of `millrace.bootstrap`."""
+    values = scores.astype(np.float64)
+    return interval(average_precision(rows, values).item(), average_precision(rows, values, weights))
+
+
+def ranking_loss(rows: Judged, full: NDArray[np.float32], other: NDArray[np.float32], weights: Floats) -> Interval:
+    """Average precision of `full` less that of `other`, on the same rows and resamples."""
+    return difference(rows, full.astype(np.float64), other.astype(np.float64), weights, average_precision)
 
 
 def latency_us(

@@ -53,6 +53,11 @@ class Cascade:
             raise InvalidInput(f"cascade has lower {lower!r} and upper {upper!r}; wanted 0 ≤ lower < upper ≤ 1")
         return cls(file=document["file"], lower=float(lower), upper=float(upper))  # type: ignore[arg-type]
 
+    def is_sure(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which cheap scores[B] are the answer; one that is not a number is not."""
+        sure: NDArray[np.bool_] = (scores < self.lower) | (scores >= self.upper)
+        return sure
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
@@ -206,7 +211,7 @@ class ModelArtifact:
         if self._cheap is None or band is None:
             return self.run_full(features, history), np.full(len(features), FULL, np.uint8)
         scores: NDArray[np.float32] = self._cheap.run(["score"], {"features": features})[0]
-        sure = (scores < band.lower) | (scores >= band.upper)  # not a number is not sure
+        sure = band.is_sure(scores)
         rows = np.flatnonzero(~sure)
         if len(rows):
             scores[rows] = self.run_full(features[rows], history[rows])

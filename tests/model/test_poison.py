@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
-from components.optimise import boosted
+from components.optimise import boosted, student
+from components.optimise.export import torch_scores
 from components.train.core import read_config
-from components.train.worker import Process, Trainer
+from components.train.parallel import Process
+from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
 from millrace.fraud import simulator
 from millrace.fraud.training_set import TrainingSet
@@ -25,7 +28,7 @@ TEST_START = START + timedelta(days=DAYS - 14)
 
 
 def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes, np.ndarray]:
-    """Weights, trees and test features after one epoch on everything before the test week."""
+    """Weights, trees (a student's too) and test features after one epoch on everything before the test week."""
     facts = {"tables": {"transactions": {path.stem: str(path) for path in raw}}}
     facts |= {"first_day": raw[0].stem, "last_day": raw[-1].stem}
     feature_set = build_features(
@@ -38,7 +41,11 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     trainer.fit_preprocessing()
     trainer.epoch(0)
     trees = boosted.fit(trainer.average, rows, boosted.BoostConfig(rounds=5))
-    return trainer.average.state_dict(), bytes(trees.save_raw("ubj")), rows.features[rows.rows_of("test")]
+    config = student.StudentConfig(full=student.TreesConfig(rounds=5, depth=3, learning_rate=0.3))
+    teacher = partial(torch_scores, trainer.average, trees=boosted.Trees(trees, 0.5))
+    learned = student.distil(student.lessons(trainer.average, rows, teacher, config), config.full, config)
+    fitted = bytes(trees.save_raw("ubj")) + bytes(learned.save_raw("ubj"))
+    return trainer.average.state_dict(), fitted, rows.features[rows.rows_of("test")]
 
 
 def poisoned(day: Path, folder: Path) -> Path:

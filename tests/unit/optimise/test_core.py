@@ -13,8 +13,11 @@ import torch
 
 from components.optimise import core
 from components.optimise.boosted import BoostConfig, Trees, fit
-from components.optimise.core import FLOAT, INT8, OptimiseConfig, Variant, check_parity, choose, optimise
+from components.optimise.config import OptimiseConfig
+from components.optimise.core import optimise
 from components.optimise.export import export_onnx, torch_scores
+from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choose
+from components.optimise.student import STUDENT, StudentConfig, TreesConfig
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
@@ -24,8 +27,16 @@ from millrace.model_artifact import ModelArtifact, load_graph
 
 from .conftest import LENGTH, write_trained_model, write_training_set
 
+NO_TREES = TreesConfig(rounds=0, depth=3, learning_rate=0.3)
 FAST = OptimiseConfig(
-    repeats=3, calibration_rows=64, review_capacity=5, max_review_share=0.5, boosting=BoostConfig(rounds=0)
+    repeats=3,
+    batches=(1, 64),
+    min_speedup=1e9,  # timings of a graph this small would decide at random
+    calibration_rows=64,
+    review_capacity=5,
+    max_review_share=0.5,
+    boosting=BoostConfig(rounds=0),
+    student=StudentConfig(full=NO_TREES),
 )
 
 
@@ -165,25 +176,47 @@ def test_parity_fails_when_a_score_depends_on_its_neighbours():
     assert [rule.name for rule in verdict.failures] == ["batch_dependence"]
 
 
-def variant(file: str, ap: float | None, one: float, many: float) -> Variant:
-    return Variant(file=file, size_bytes=1, average_precision=ap, max_abs_difference=0.0, latency_us={1: one, 64: many})
+def variant(file: str, loss_high: float, one: float, many: float) -> Variant:
+    return Variant(
+        file=file,
+        size_bytes=1,
+        average_precision=0.7,
+        interval=(0.6, 0.8),
+        loss_high=loss_high,
+        max_abs_difference=0.0,
+        latency_us={1: one, 64: many},
+    )
+
+
+CHOICE = replace(FAST, min_speedup=1.1)
 
 
 @pytest.mark.parametrize(
-    ("ap", "one", "many", "served"),
+    ("loss_high", "one", "many", "served"),
     [
-        (0.7, 100, 800, INT8),
-        (0.699, 80, 1000, INT8),
-        (0.69, 50, 500, FLOAT),  # loses too much
-        (0.7, 95, 950, FLOAT),  # hardly faster
-        (0.7, 110, 500, FLOAT),  # slower for one row
-        (None, 50, 500, FLOAT),  # nothing to judge the loss by
+        (0.0, 100, 800, INT8),
+        (0.001, 80, 1000, INT8),
+        (0.01, 50, 500, FLOAT),  # may lose too much
+        (0.0, 95, 950, FLOAT),  # hardly faster
+        (0.0, 110, 500, FLOAT),  # slower for one row
+        (np.nan, 50, 500, FLOAT),  # nothing to judge the loss by
     ],
 )
-def test_int8_is_served_only_where_it_is_as_good_and_faster(ap: float | None, one: float, many: float, served: str):
-    plain = variant(FLOAT, 0.7, 100, 1000)
+def test_int8_is_served_only_where_it_is_as_good_and_faster(loss_high: float, one: float, many: float, served: str):
+    variants = {FLOAT: variant(FLOAT, 0.0, 100, 1000), INT8: variant(INT8, loss_high, one, many)}
 
-    assert choose(plain, variant(INT8, ap, one, many), FAST).file == served
+    assert choose(variants, CHOICE).file == served
+
+
+def test_the_fastest_of_those_within_the_budget_is_served():
+    graphs = [
+        variant(FLOAT, 0.0, 100, 1000),
+        variant(INT8, 0.0, 80, 800),
+        variant(STUDENT, 0.001, 10, 90),
+        variant("worse.onnx", 0.1, 1, 1),
+    ]
+
+    assert choose({graph.file: graph for graph in graphs}, CHOICE).file == STUDENT
 
 
 def test_no_validation_rows_is_an_error(trained: Manifest, tmp_path: Path):
