@@ -22,18 +22,14 @@ ARG UV_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL}
 # Where wheels without CUDA are: the lock says torch==2.13.0 and nothing of where it comes from.
 ARG UV_FIND_LINKS
 ARG SOURCE_DATE_EPOCH
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_DOWNLOADS=never
+# A wheel is fetched once for all images: the cache is the engine's, and in no layer.
+ENV UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy
+# Stages made from this one see the environment with every engine; its arguments only BuildKit hands on.
+ENV UV_INDEX_URL=$UV_INDEX_URL UV_EXTRA_INDEX_URL=$UV_EXTRA_INDEX_URL UV_FIND_LINKS=$UV_FIND_LINKS SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH
 COPY requirements/uv.txt /requirements/uv.txt
 RUN pip install --quiet --root-user-action=ignore -r /requirements/uv.txt && python -m venv --without-pip /opt/venv
-# `install NAME`: the lock into /opt/venv, compiled by content (not by time), for python and for python -O alike.
-COPY --chmod=0755 <<'EOF' /usr/local/bin/install-lock
-#!/bin/sh
-set -eu
-uv pip install --quiet --python /opt/venv/bin/python -r "/requirements/$1.txt"
-python -m compileall -q -j 0 -o 0 -o 1 --invalidation-mode unchecked-hash /opt/venv/lib || true
-rm -rf /opt/venv/share/man
-find /opt/venv -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-EOF
+COPY --chmod=0755 requirements/install-lock /usr/local/bin/install-lock
 
 
 FROM ${PYTHON_IMAGE} AS runtime
@@ -87,7 +83,7 @@ RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app &&
 # Steps of every pipeline.
 FROM installer AS pipeline-environment
 COPY requirements/images/pipeline.txt /requirements/pipeline.txt
-RUN install-lock pipeline
+RUN --mount=type=cache,target=/var/cache/uv install-lock pipeline
 
 FROM runtime AS pipeline
 LABEL org.opencontainers.image.title="millrace-pipeline" org.opencontainers.image.description="The steps of every pipeline"
@@ -99,7 +95,7 @@ CMD ["python", "-m", "millrace.cli", "--help"]
 # Workers of a PyTorchJob or TrainJob.
 FROM installer AS train-environment
 COPY requirements/images/train.txt /requirements/train.txt
-RUN install-lock train
+RUN --mount=type=cache,target=/var/cache/uv install-lock train
 
 FROM runtime AS train
 LABEL org.opencontainers.image.title="millrace-train" org.opencontainers.image.description="A worker of distributed training"
@@ -111,7 +107,7 @@ CMD ["python", "-m", "torch.distributed.run", "--help"]
 
 FROM installer AS predictor-environment
 COPY requirements/images/predictor.txt /requirements/predictor.txt
-RUN install-lock predictor
+RUN --mount=type=cache,target=/var/cache/uv install-lock predictor
 
 FROM runtime AS predictor
 LABEL org.opencontainers.image.title="millrace-predictor" org.opencontainers.image.description="ONNX Runtime behind the KServe SDK"
@@ -123,7 +119,7 @@ CMD ["python", "-m", "serving.predictor.server", "--model_name=fraud-detector"]
 
 FROM installer AS transformer-environment
 COPY requirements/images/transformer.txt /requirements/transformer.txt
-RUN install-lock transformer
+RUN --mount=type=cache,target=/var/cache/uv install-lock transformer
 
 FROM runtime AS transformer
 LABEL org.opencontainers.image.title="millrace-transformer" org.opencontainers.image.description="Transactions in, decisions out"
@@ -135,7 +131,7 @@ CMD ["python", "-m", "serving.transformer.server", "--model_name=fraud-detector"
 
 FROM installer AS explainer-environment
 COPY requirements/images/explainer.txt /requirements/explainer.txt
-RUN install-lock explainer
+RUN --mount=type=cache,target=/var/cache/uv install-lock explainer
 
 FROM runtime AS explainer
 LABEL org.opencontainers.image.title="millrace-explainer" org.opencontainers.image.description="What each input added to a score"
@@ -150,7 +146,7 @@ CMD ["python", "-m", "serving.explainer.server", "--model_name=fraud-detector"]
 FROM installer AS drift-detector-environment
 COPY requirements/drift-detector.txt /requirements/drift-detector.txt
 # The lock holds what alibi-detect 0.11.4 says it cannot have and runs with: no resolution, just these.
-RUN sed -i 's/-r "/--no-deps -r "/' /usr/local/bin/install-lock && install-lock drift-detector
+RUN --mount=type=cache,target=/var/cache/uv install-lock drift-detector --no-deps
 
 FROM runtime AS drift-detector
 LABEL org.opencontainers.image.title="millrace-drift-detector" org.opencontainers.image.description="Watches inputs, scores and decisions"
@@ -162,7 +158,7 @@ CMD ["python", "-m", "serving.drift_detector.server"]
 
 FROM installer AS prediction-log-environment
 COPY requirements/images/prediction-log.txt /requirements/prediction-log.txt
-RUN install-lock prediction-log
+RUN --mount=type=cache,target=/var/cache/uv install-lock prediction-log
 
 FROM runtime AS prediction-log
 LABEL org.opencontainers.image.title="millrace-prediction-log" org.opencontainers.image.description="Every prediction, later its label"
@@ -174,7 +170,7 @@ CMD ["python", "-m", "serving.prediction_log.server"]
 
 FROM installer AS rollout-environment
 COPY requirements/images/rollout.txt /requirements/rollout.txt
-RUN install-lock rollout
+RUN --mount=type=cache,target=/var/cache/uv install-lock rollout
 
 FROM runtime AS rollout
 LABEL org.opencontainers.image.title="millrace-rollout" org.opencontainers.image.description="Moves traffic to a canary, or back"
@@ -186,7 +182,7 @@ CMD ["python", "-m", "serving.rollout"]
 
 FROM installer AS retraining-trigger-environment
 COPY requirements/images/retraining-trigger.txt /requirements/retraining-trigger.txt
-RUN install-lock retraining-trigger
+RUN --mount=type=cache,target=/var/cache/uv install-lock retraining-trigger
 
 FROM runtime AS retraining-trigger
 LABEL org.opencontainers.image.title="millrace-retraining-trigger" org.opencontainers.image.description="Alarms in, one retraining out"
@@ -198,7 +194,7 @@ CMD ["python", "-m", "serving.retraining_trigger"]
 
 FROM installer AS feature-server-environment
 COPY requirements/images/feature-server.txt /requirements/feature-server.txt
-RUN install-lock feature-server
+RUN --mount=type=cache,target=/var/cache/uv install-lock feature-server
 
 FROM runtime AS feature-server
 LABEL org.opencontainers.image.title="millrace-feature-server" org.opencontainers.image.description="Feast: online features over HTTP; apply and materialize"
@@ -211,7 +207,7 @@ CMD ["feast", "--help"]
 
 FROM installer AS mlflow-environment
 COPY requirements/images/mlflow.txt /requirements/mlflow.txt
-RUN install-lock mlflow
+RUN --mount=type=cache,target=/var/cache/uv install-lock mlflow
 
 FROM runtime AS mlflow
 LABEL org.opencontainers.image.title="millrace-mlflow" org.opencontainers.image.description="MLflow with PostgreSQL and S3"
@@ -223,7 +219,7 @@ CMD ["python", "-m", "mlflow", "server", "--help"]
 # Features on Spark: the driver of a step in client mode, and its executors. Java comes from Debian.
 FROM installer AS spark-driver-environment
 COPY requirements/images/spark-driver.txt /requirements/spark-driver.txt
-RUN install-lock spark-driver
+RUN --mount=type=cache,target=/var/cache/uv install-lock spark-driver
 
 FROM runtime AS spark-driver
 LABEL org.opencontainers.image.title="millrace-spark-driver" org.opencontainers.image.description="build_features on Spark"

@@ -167,6 +167,8 @@ check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|sta
 check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
 	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)
 
+# docker and podman keep finished steps for the next build; buildah does when told to.
+images: export BUILDAH_LAYERS ?= true
 .PHONY: images
 images: ## Build every image, or IMAGES="predictor …" [ENGINE=docker|podman|buildah] [REGISTRY=host/] [BUILD_ARGS=…]
 	@command -v $(ENGINE) >/dev/null || { echo "make: $(ENGINE) not found. Install one of docker, podman, buildah, and name it: make images ENGINE=podman"; exit 1; }

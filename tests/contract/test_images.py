@@ -178,6 +178,32 @@ def test_bases_are_pinned_by_digest_and_can_be_replaced():
     assert {"PIP_INDEX_URL", "SOURCE_DATE_EPOCH"} <= set(re.findall(r"^ARG (\w+)", text, re.M))
 
 
+def body(stage: str) -> str:
+    """What follows a stage's FROM."""
+    text = (ROOT / "Dockerfile").read_text()
+    return re.split(r"^FROM ", text.split(f" AS {stage}\n", 1)[1], maxsplit=1, flags=re.M)[0]
+
+
+def known_to(stage: str) -> set[str]:
+    """Variables that a stage's commands see with any engine: its own arguments, and what its parents left as ENV."""
+    known = {"PATH", *re.findall(r"^ARG (\w+)", body(stage), re.M)}
+    while stage in stages():
+        settings = "\n".join(re.findall(r"^ENV ((?:.*\\\n)*.*)", body(stage), re.M))
+        known |= set(re.findall(r"(\w+)=", settings))
+        stage = stages()[stage]
+    return known
+
+
+def test_every_engine_can_read_the_dockerfile():
+    """BuildKit has heredocs and hands arguments on to later stages; buildah and podman of Debian do not."""
+    assert "<<" not in (ROOT / "Dockerfile").read_text()
+    for stage in stages():
+        used = set(re.findall(r"\$\{?(\w+)", "\n".join(re.findall(r"^RUN (.*(?:\\\n.*)*)", body(stage), re.M))))
+        assert used <= known_to(stage), stage
+    script = (ROOT / "requirements" / "install-lock").read_text()
+    assert set(re.findall(r"\$(\w{2,})", script)) - {"name"} <= known_to("predictor-environment")
+
+
 def test_containers_run_as_a_user_without_rights():
     runtime = (ROOT / "Dockerfile").read_text().split("AS runtime", 1)[1].split("\nFROM ", 1)[0]
 
