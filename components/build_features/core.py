@@ -77,7 +77,8 @@ def _compute(
         for day, new in zip(track(days[first:], "computing features"), computed, strict=True):
             if not day.terminal_state.exists():
                 there = np.flatnonzero(new.appeared)
-                state = new.terminal_state[there]
+                fields = np.moveaxis(new.terminal_state, 2, 0).take(there, axis=1)  # as they lie in memory
+                state = np.moveaxis(fields, 0, 2)
                 partitions.write_terminal_state(day.terminal_state, day.day, terminals.take(pa.array(there)), state)
             if day.source is not None and not day.transactions.exists():
                 rows = pq.read_table(day.source)
