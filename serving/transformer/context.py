@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,7 +68,7 @@ def request_id_of(headers: Headers) -> str:
     """The client's `ce-id`, else its `x-request-id`, else a new one; one that cannot be an id is replaced."""
     given = (headers.get(b"ce-id") or headers.get(REQUEST_ID) or b"").decode("latin-1").strip()
     fits = 0 < len(given) <= MAX_ID_LENGTH and given.isascii() and given.isprintable()
-    return given if fits else uuid.uuid4().hex
+    return given if fits else secrets.token_hex(16)
 
 
 def _asked_s(headers: Headers) -> float:

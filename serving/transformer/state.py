@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,12 +48,15 @@ class Overlay:
         turns = [self._turns.setdefault(name, _Turn()) for name in names]
         for turn in turns:
             turn.users += 1
+        held: list[_Turn] = []
         try:
-            async with AsyncExitStack() as stack:
-                for turn in turns:
-                    await stack.enter_async_context(turn.lock)
-                yield
+            for turn in turns:
+                await turn.lock.acquire()
+                held.append(turn)
+            yield
         finally:
+            for turn in held:
+                turn.lock.release()
             for name, turn in zip(names, turns, strict=True):
                 turn.users -= 1
                 if not turn.users:

@@ -37,6 +37,8 @@ class CustomerState:
         found = np.flatnonzero(self.transaction_ids == transaction_id)
         if found.size:
             return int(found[0])
+        if not len(self) or event_us > self.event_us[-1]:  # nearly always
+            return len(self)
         earlier = int(np.searchsorted(self.event_us, event_us, side="left"))
         tied = int(np.searchsorted(self.event_us, event_us, side="right"))
         return earlier + int(np.searchsorted(self.transaction_ids[earlier:tied], transaction_id))
@@ -58,7 +60,7 @@ class CustomerState:
         at = self.position(transaction_id, event_us)
         entry = (transaction_id, event_us, amount_cents, terminal_risk)
         arrays = zip(self.arrays(), entry, strict=True)
-        return CustomerState(*(np.insert(values, at, value)[-history_length:] for values, value in arrays))
+        return CustomerState(*(_inserted(values, at, value)[-history_length:] for values, value in arrays))
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The columns in the order of CUSTOMER_STATE_FIELDS."""
@@ -66,6 +68,13 @@ class CustomerState:
 
     def _map(self, change: Any) -> CustomerState:
         return CustomerState(*(change(values) for values in self.arrays()))
+
+
+def _inserted(values: NDArray[Any], at: int, value: float) -> NDArray[Any]:
+    """As np.insert, which is eight times as slow for a hundred values."""
+    longer = np.empty(len(values) + 1, values.dtype)
+    longer[:at], longer[at], longer[at + 1 :] = values[:at], value, values[at:]
+    return longer
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
