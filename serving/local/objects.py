@@ -30,6 +30,8 @@ class Source:
     aliases: tuple[str, ...] = ()
     skipped: str = ""
     """Why it does not run here; empty where it does."""
+    companion: bool = False
+    """It watches: no answer waits for it."""
 
 
 def sources(main: Path, place: Place, companions: Iterable[str]) -> list[Source]:
@@ -48,7 +50,8 @@ def _companions(names: Iterable[str]) -> Iterator[Source]:
     for name in names:
         path = next((path for file in FILES if (path := COMPANIONS / name / file).is_file()), None)
         if path is not None:
-            yield Source(name, path, optional=True, aliases=tuple(_aliases(path.parent)), skipped=_absent(path))
+            aliases = tuple(_aliases(path.parent))
+            yield Source(name, path, optional=True, aliases=aliases, skipped=_absent(path), companion=True)
 
 
 def _aliases(folder: Path) -> Iterator[str]:

@@ -37,9 +37,16 @@ class ServerProcess:
     """
 
     def __init__(
-        self, command: Command, log_file: Path, changed: Callable[[], None], http_port: int = 0, **about: str
+        self,
+        command: Command,
+        log_file: Path,
+        changed: Callable[[], None],
+        http_port: int = 0,
+        nice: int = 0,
+        **about: str,
     ) -> None:
         self.command = command
+        self._nice = nice
         self._changed = changed
         self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
@@ -106,7 +113,7 @@ class ServerProcess:
                 stderr=stream,
                 env=os.environ | self.command.env,
                 start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=self._begin,
             )
         self._set("starting", pid=self._process.pid, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
         if self._stopping:
@@ -117,6 +124,12 @@ class ServerProcess:
         code = await ended
         ready.cancel()
         return code
+
+    def _begin(self) -> None:
+        """In the new process, before its program."""
+        os.nice(self._nice)
+        if sys.platform == "linux":
+            _die_with_parent()
 
     async def _until_ready(self, began: float) -> None:
         while True:

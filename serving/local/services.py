@@ -53,13 +53,15 @@ class _Running:
 class RunningService:
     """An InferenceService's processes. `follow` brings them to a manifest; `changed` is called when a state changed."""
 
-    def __init__(self, service: Service, place: Place, metrics: RevisionMetrics, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, service: Service, place: Place, metrics: RevisionMetrics, changed: Callable[[], None], nice: int = 0
+    ) -> None:
         self.name = service.name
         self.service = service
         self.error = ""
         self.logger: EventLogger | None = None
         self._place = place
-        self._changed = changed
+        self._changed, self._nice = changed, nice
         self._splitter = Splitter(service.name, metrics)
         self._revisions: Revisions | None = None
         self._predictors: dict[int, _Running] = {}
@@ -163,6 +165,7 @@ class RunningService:
             command,
             self._place.logs / f"{revision.name}.log",
             self._route,
+            nice=self._nice,
             service=self.name,
             revision=revision.name,
             model_version=revision.model_version,
@@ -210,7 +213,9 @@ class RunningService:
         if old is not None and old.process.command == command:
             return
         path = self._place.logs / f"{self.name}-transformer.log"
-        process = ServerProcess(command, path, self._changed, self._transformer_port, service=self.name)
+        process = ServerProcess(
+            command, path, self._changed, self._transformer_port, nice=self._nice, service=self.name
+        )
         self._transformer = _Running(process)
         self._replaced = old is not None
         self._later(self._swap_transformer(old, self._transformer))
@@ -245,12 +250,12 @@ class RunningProgram:
     logger = None
     timeout_s = 60.0
 
-    def __init__(self, service: Service, place: Place, changed: Callable[[], None]) -> None:
+    def __init__(self, service: Service, place: Place, changed: Callable[[], None], nice: int = 0) -> None:
         self.name = service.name
         self.service = service
         self.error = ""
         self._place = place
-        self._changed = changed
+        self._changed, self._nice = changed, nice
         self._port = free_port()
         self._running: _Running | None = None
 
@@ -269,7 +274,7 @@ class RunningProgram:
             await self._running.stop()
         path = self._place.logs / f"{self.name}.log"
         self._running = _Running(
-            ServerProcess(service.predictor, path, self._changed, self._port, service=self.name)
+            ServerProcess(service.predictor, path, self._changed, self._port, nice=self._nice, service=self.name)
         ).begin()
 
     async def connections(self) -> Connections | None:

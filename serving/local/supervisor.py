@@ -35,6 +35,8 @@ from serving.local.state import LocalState, Place, ServiceState
 PORTS_TRIED = 100
 LOOK_S = 0.25
 """How often the manifests are looked at; SIGHUP makes it look at once."""
+COMPANION_NICE = 10
+"""What watches comes after what answers where both want a core; on a cluster each has its own share."""
 
 
 class Supervisor:
@@ -136,11 +138,12 @@ class Supervisor:
         except (MillraceError, OSError) as error:
             self._refuse(source, error)
             return
+        nice = COMPANION_NICE if source.companion else 0
         running: Running
         if service.kind in PROGRAMS:
-            running = RunningProgram(service, self._place, self._write)
+            running = RunningProgram(service, self._place, self._write, nice)
         else:
-            running = RunningService(service, self._place, self._metrics, self._write)
+            running = RunningService(service, self._place, self._metrics, self._write, nice)
         await running.listen()
         self._running[source.name] = running
 
