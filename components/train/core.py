@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,12 @@ class TrainConfig(Config):
     """Epochs without a better average precision of the validation days before stopping."""
     batch_size: StrictInt = Field(ge=1)
     """Rows of a step, over all processes."""
+    accumulate: StrictInt = Field(ge=1)
+    """Parts in which a process computes its share of a step, one after another: the same step in less memory."""
+    parallel: Literal["ddp", "fsdp"]
+    """What each process holds: all weights, or a part of them, for models that do not fit (`parallel.py`)."""
+    precision: Literal["float32", "bfloat16"]
+    """Of matrix products while learning; weights, sums and what is kept are float32 either way."""
     learning_rate: StrictFloat = Field(gt=0)
     """Peak of the one-cycle schedule."""
     warmup_share: StrictFloat = Field(ge=0, lt=1)

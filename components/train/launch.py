@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from components.train.checkpoint import CURVE
 from components.train.core import TrainConfig
 from components.train.launcher import launcher
 from components.train.tracking import Tracking
-from components.train.worker import CURVE, JOB, MODEL
+from components.train.worker import JOB, MODEL
 from millrace.artifacts import Manifest, hash_files
 from millrace.atomic import replacing_folder, write_text
 from millrace.errors import MillraceError

@@ -16,7 +16,8 @@ from typing import Any, Final
 import yaml
 
 from components.train.core import Progress, TrainConfig, read_config, require_trainable
-from components.train.worker import Process, Trainer, processes
+from components.train.parallel import Process, processes
+from components.train.trainer import Trainer
 from millrace.artifacts import Manifest, content_id
 from millrace.atomic import exclusive, write_text
 from millrace.errors import ConfigError, MillraceError

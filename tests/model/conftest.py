@@ -13,7 +13,8 @@ from torch import Tensor
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
 from components.train.core import read_config
-from components.train.worker import Process, Trainer
+from components.train.parallel import Process
+from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
 from millrace.fraud import simulator
 from millrace.fraud.model import FraudModel

@@ -70,13 +70,13 @@ def training_set(tmp_path: Path) -> Manifest:
     return write_training_set(tmp_path / "lake" / "training_sets" / "made")
 
 
-@pytest.fixture(name="small_config")
+@pytest.fixture(name="small_config", scope="session")
 def small_config_fixture() -> Callable[..., TrainConfig]:
     """small_config(**changes) → a configuration that trains in a second."""
     return small_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made_set() -> Callable[..., Manifest]:
     """made_set(folder, rows, fraud_share, seed) → a training set in `folder`."""
     return write_training_set

@@ -146,8 +146,9 @@ def assert_tracked(manifest: Manifest, settings: Settings) -> None:
     assert run.data.params["hardware.cores"]
     assert run.data.params["snapshot"] == "s" * 16
     assert {"training_set_id", "feature_set_id", "snapshot_id", "code_version"} <= set(run.data.tags)
-    history = MlflowClient(settings.tracking_uri).get_metric_history(run.info.run_id, "average_precision")
-    assert len(history) == manifest.facts["epochs"]
+    for metric in ("average_precision", "samples_per_s", "stall_share", "cpu_utilisation"):
+        history = MlflowClient(settings.tracking_uri).get_metric_history(run.info.run_id, metric)
+        assert len(history) == manifest.facts["epochs"], metric
 
 
 def test_the_traceback_of_a_failing_process_reaches_the_caller(

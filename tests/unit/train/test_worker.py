@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from components.train.checkpoint import CHECKPOINT, CURVE
 from components.train.core import TrainConfig
-from components.train.worker import CHECKPOINT, CURVE, Process, Trainer, run
+from components.train.parallel import Process
+from components.train.trainer import Trainer
+from components.train.worker import run
 from millrace.artifacts import Manifest
 from millrace.fraud.model import load_model
 from millrace.fraud.training_set import TrainingSet

@@ -1,0 +1,33 @@
+"""What a run leaves in its folder after every epoch, so that it can go on from there: checkpoint and curve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from millrace.atomic import replacing_file, write_text
+
+CHECKPOINT: Final = "checkpoint.pt"
+CURVE: Final = "training_curve.json"
+
+
+def keep(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Replace checkpoint and curve; a kill at any moment leaves the old ones or the new ones."""
+    with replacing_file(folder / CHECKPOINT) as aside:
+        torch.save(checkpoint, aside)
+    write_curve(folder, checkpoint["curve"])
+
+
+def kept(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """What `keep` wrote last; None in a folder without. Tensors and plain values only: no code is loaded."""
+    if not (folder / CHECKPOINT).is_file():
+        return None
+    saved: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    return saved
+
+
+def write_curve(folder: Path, curve: list[dict[str, float]]) -> None:
+    write_text(folder / CURVE, json.dumps(curve, indent=2) + "\n")
