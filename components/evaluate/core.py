@@ -32,7 +32,7 @@ from millrace.model_artifact import ModelArtifact
 from millrace.progress import log
 from millrace.provenance import code_of
 from millrace.registry import Registry, served
-from millrace.settings import Settings
+from millrace.settings import Settings, settings
 
 GATE: Final = "evaluation"
 ROC_POINTS: Final = 200
@@ -122,6 +122,7 @@ def _identity(
             "champion": champion and champion.id,
             "config": config.model_dump(),
             "review_capacity": k,
+            "cascade": settings().cascade,
             "code": code_of(Path(__file__).parent),
         }
     )

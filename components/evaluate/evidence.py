@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from components.evaluate.adversary import AttackFigures, measure_attacks
 from components.evaluate.baselines import Baseline
+from components.evaluate.cascade import CascadeFigures, measure_cascade
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.inputs import inputs_of
 from components.evaluate.stress import STRESSES
@@ -112,6 +113,8 @@ class Evidence:
     latency: Latency
     review_capacity: int
     baseline_parameters: dict[str, Any] = field(default_factory=dict)
+    cascade: CascadeFigures | None = None
+    """Where the model has a cheap first stage in use."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: a figure that does not exist is null."""
@@ -221,6 +224,7 @@ def gather(
         latency=measure_latency(model.manifest.path(str(model.spec.served_file)), model, week, config.latency_calls),
         review_capacity=k,
         baseline_parameters={name: b.parameters for name, b in baselines.items()},
+        cascade=measure_cascade(model, week, scores, weights),
     )
 
 

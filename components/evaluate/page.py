@@ -66,7 +66,7 @@ def write(
 
 
 def _facts(e: Evidence) -> dict[str, Any]:
-    return {
+    facts = {
         "judged rows": e.protocol.rows,
         "frauds": e.protocol.frauds,
         "cards, compromised": f"{e.protocol.cards:,}, {e.protocol.compromised_cards:,}",
@@ -76,6 +76,11 @@ def _facts(e: Evidence) -> dict[str, Any]:
         "precision, recall there": f"{e.at_threshold.precision:.3f}, {e.at_threshold.recall:.3f}",
         "latency p50, p99": f"{e.latency.p50_ms:.2f}, {e.latency.p99_ms:.2f} ms",
     }
+    if e.cascade is not None:
+        facts["answered by the cheap first model"] = f"{e.cascade.saved_share:.1%} of the rows"
+        gain = e.cascade.gain
+        facts["AP gained by that"] = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return facts
 
 
 def _figure_rows(e: Evidence) -> list[list[Any]]:
@@ -174,7 +179,16 @@ def _training(history: Sequence[Mapping[str, float]]) -> tuple[Figure, str]:
     for spine in loss.spines.values():
         spine.set_visible(False)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return plot, "Blue: average precision on the validation days. Orange: training loss, its scale at the right."
+    caption = "Blue: average precision on the validation days. Orange: training loss, its scale at the right."
+    return plot, f"{caption}{_speed(history)}"
+
+
+def _speed(history: Sequence[Mapping[str, float]]) -> str:
+    """A sentence on how well the training used its machine; nothing for a curve that does not tell."""
+    if not history or any("stall_share" not in point for point in history):
+        return ""
+    rows, stall = (float(np.median([point[name] for point in history])) for name in ("samples_per_s", "stall_share"))
+    return f" {rows:,.0f} rows a second, {stall:.0%} of the time waiting for them."
 
 
 def _words(name: str) -> str:

@@ -1,0 +1,52 @@
+"""What a cascade saves and costs is measured against the full model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.evaluate.cascade import measure_cascade
+from components.evaluate.test_week import TestWeek, model_scores
+from millrace.bootstrap import card_weights
+from millrace.fraud.training_set import TrainingSet
+from millrace.metrics import ROW_COLUMNS, average_precision, judged
+from millrace.model_artifact import ModelArtifact
+
+from ..optimise.conftest import write_training_set
+
+LOWER = 0.5
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory: pytest.TempPathFactory) -> TestWeek:
+    data = TrainingSet(write_training_set(tmp_path_factory.mktemp("week") / "rows"))
+    rows = data.rows_of("validation")
+    table = data.table([*ROW_COLUMNS, "amount_cents"]).take(rows)
+    counts = np.ones(len(rows), bool)
+    return TestWeek(data, rows, table, counts, judged(table, counts), date(2018, 6, 22))
+
+
+def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..., Path], week: TestWeek):
+    model = ModelArtifact.open(tiny_model("judged", cascade=(LOWER, 1.0)), cascade=True)
+    scores = model_scores(model, week.data, week.judged_rows)
+
+    found = measure_cascade(model, week, scores, card_weights(week.judged, 20))
+
+    assert found is not None
+    amount = week.data.features[week.judged_rows, 0]
+    assert found.saved_share == pytest.approx((amount < 200).mean())  # the cheap score of 200 is .5
+    full = ModelArtifact.open(model.manifest.folder, cascade=False)
+    alone = average_precision(week.judged, model_scores(full, week.data, week.judged_rows)).item()
+    assert found.full_average_precision == pytest.approx(alone)
+    assert found.gain.value == pytest.approx(average_precision(week.judged, scores).item() - alone)
+
+
+def test_a_model_without_one_has_no_figures(tiny_model: Callable[..., Path], week: TestWeek):
+    folder = tiny_model("unjudged", cascade=(LOWER, 1.0))
+    model = ModelArtifact.open(folder, cascade=False)
+
+    assert measure_cascade(model, week, np.zeros(len(week.judged)), card_weights(week.judged, 5)) is None
