@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.serving.load import Measured, Request, closed, paced
@@ -48,7 +49,8 @@ def figures(home: Path, model: Served, seconds: float) -> dict[str, float]:
             quiet = _fresh(path, transactions, int(rate / BELOW * seconds * 3) + 1)
             unloaded = _load(paced(transformer, quiet, rate / BELOW, seconds * 3))
             rounds.append(_round(saturated, busy, alone, unloaded))
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        found = _transformer(state)
+    return found | {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 
 def _round(saturated: Measured, busy: Measured, alone: Measured, unloaded: Measured) -> dict[str, float]:
@@ -60,6 +62,13 @@ def _round(saturated: Measured, busy: Measured, alone: Measured, unloaded: Measu
         "path_vs_predictor_p99": busy.percentile_ms(99) / alone.percentile_ms(99),
         "path_p50_loaded_vs_unloaded": busy.percentile_ms(50) / unloaded.percentile_ms(50),
     }
+
+
+def _transformer(state: LocalState) -> dict[str, float]:
+    """Its start beside the other servers' on two cores, and what it takes after the loads."""
+    process = next(one for one in state.processes if one.role == "transformer")
+    resident = psutil.Process(process.pid).memory_info().rss / 2**20
+    return {"transformer_rss_mb": resident, "transformer_cold_start_s": process.ready_after_s}
 
 
 def _load(work) -> Measured:  # type: ignore[no-untyped-def]
