@@ -25,8 +25,9 @@ from millrace.progress import log
 from millrace.report_index import link
 from millrace.settings import Settings, settings
 from pipelines.drill import live as servers
+from pipelines.drill.figures import write
 from pipelines.drill.live import DETECTOR, LOG, TRIGGER, Live
-from pipelines.drill.story import Story, write
+from pipelines.drill.story import Story
 from pipelines.drill.world import WARM_DAYS, Script, tables
 
 HERE = Path(__file__).parent

@@ -1,20 +1,18 @@
 """Day after day: traffic, labels, monitoring, alarms, retrainings, canaries; and when each was noticed.
 
 The simulated clock stands still while a retraining runs; everything else happens on it. What happened is a list of
-`Moment`s; the figures are made from it at the end.
+`Moment`s, of which `figures.py` makes the figures; looks at the feed's volume are `feed.py`'s.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,24 +23,19 @@ from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from millrace.artifacts import Manifest
-from millrace.atomic import replacing_file, write_text
+from millrace.atomic import replacing_file
 from millrace.errors import Unavailable
 from millrace.fraud.schema import LABEL_DELAY_DAYS
-from millrace.outcomes import answers
-from millrace.prediction_log import engine
-from millrace.prediction_table import read_predictions
 from millrace.progress import log
 from millrace.registry import Registry
 from millrace.settings import Settings
-from millrace.volume import Silence, profile, silences
-from pipelines.drill.live import DETECTOR, LOG, TRIGGER, Live
+from pipelines.drill import feed
+from pipelines.drill.live import DETECTOR, TRIGGER, Live
 from pipelines.drill.world import Script, by_refresh, seconds_of
 
 STEP_MIN: Final = 2
-"""Simulated minutes between two looks at the feed's volume during the outage; on other days `LOOK_MIN`."""
-LOOK_MIN: Final = 10
+"""Simulated minutes between two looks at the feed's volume during the outage."""
 RETRAINING_PATIENCE_S: Final = 1800.0
-VOLUME_DAYS: Final = 7
 CANARY_KINDS: Final = {
     "canary_started": "canary",
     "canary_advance": "canary",
@@ -162,69 +155,24 @@ class Story:
         self._note(day + 1, "day", "")
         self._see_canary_between()
 
-    # The feed
-
     def _outage(self, day: int, rows: pa.Table) -> None:
-        """Send the day in small steps around the outage, and look at the volume after each."""
+        """Until the outage, the log's own watch of the feed every STEP_MIN minutes of it, and what comes after it."""
         script, at = self.script, seconds_of(rows)
         begin = script.instant(day, script.outage_hour)
         self._send(rows.filter(pa.array(at < begin.timestamp())))
         self.live.wait_logged()
-        usual = self._usual(day)
-        minute, seen = 0, False
-        while minute < script.outage_hours * 60 and not seen:
-            minute += STEP_MIN
-            found = self._silent(usual, begin + timedelta(minutes=minute))
-            if found:
-                seen = True
-                self._note(
-                    script.day_of(begin + timedelta(minutes=minute)),
-                    "silence",
-                    _words(found[0]),
-                    minutes=minute,
-                    planted=True,
-                )
+        for minute in range(STEP_MIN, script.outage_hours * 60 + 1, STEP_MIN):
+            now = begin + timedelta(minutes=minute)
+            if found := feed.live_look(self.live, now):
+                self._note(script.day_of(now), "silence", feed.words(found[0]), minutes=minute, planted=True)
+                break
         self._send(rows.filter(pa.array(at >= begin.timestamp())))
 
     def _look_back(self, day: int) -> None:
-        """The looks of a day whose feed was whole, every ten minutes of it, from the log."""
-        if day < 3:
-            return
-        usual = self._usual(day)
-        us, terminals = self._events(day, day + 1)
-        names = np.array(terminals, dtype=object)
-        for minute in range(60, 1440, LOOK_MIN):
-            now = self.script.instant(day) + timedelta(minutes=minute)
-            end = now.timestamp() * 1e6
-            low, high = np.searchsorted(us, [end - 3.6e9, end])
-            found = silences(usual, us[low:high], list(names[low:high]), now)
-            if found:
-                self._note(self.script.day_of(now), "silence", _words(found[0]), planted=False)
-                return
-
-    def _usual(self, day: int) -> Any:
-        first = max(day - VOLUME_DAYS, 0)
-        first = first + 1 if first <= self.script.outage_day < day and first == self.script.outage_day else first
-        return profile(*self._events(first, day), day - first)
-
-    def _silent(self, usual: Any, now: datetime) -> list[Silence]:
-        us, terminals = self._between(now - timedelta(hours=1), now)
-        return silences(usual, us, terminals, now)
-
-    def _events(self, first: int, end: int) -> tuple[np.ndarray, list[str]]:
-        return self._between(self.script.instant(first), self.script.instant(end))
-
-    def _between(self, since: datetime, until: datetime) -> tuple[np.ndarray, list[str]]:
-        """Times and terminals of the answers in the log, in order."""
-        database = engine(self.settings)
-        try:
-            columns = ["event_id", "scored_at", "transaction_id", "event_timestamp", "terminal_id", "score", "arm"]
-            rows = answers(read_predictions(database, since, until, columns=columns, by="event_timestamp"))
-        finally:
-            database.dispose()
-        return rows["event_timestamp"].cast(pa.int64()).to_numpy(), rows["terminal_id"].to_pylist()
-
-    # The model
+        """The looks of a day whose feed was whole: the first that finds a silence is noted."""
+        if day >= feed.LEAST_DAYS and (found := feed.first_silence(self.settings, self.script, day)):
+            now, silence = found
+            self._note(self.script.day_of(now), "silence", feed.words(silence), planted=False)
 
     def _monitor(self, day: int) -> None:
         """The nightly monitoring, and its alarm to the trigger."""
@@ -288,85 +236,3 @@ class Story:
         if what != "day":
             log("drill", day=round(day, 2), what=what, detail=detail[:160])
         self.moments.append(Moment(day, what, detail, time.time(), facts))
-
-
-def _words(found: Silence) -> str:
-    return f"{found.terminals}: {found.events} of {found.expected:.0f} in {found.minutes} minutes"
-
-
-def figures(story: Story) -> dict[str, Any]:
-    """The flat document of the drill; a thing that was not noticed is null."""
-    script, moments = story.script, story.moments
-    raised = [m for m in moments if m.what in ("alarm", "silence") and not m.facts.get("planted")]
-    false = [m for m in raised if m.day <= script.shift_day]
-    amount = [m for m in raised if m.facts.get("source") == "drift" and m.day > script.shift_day and _of_amounts(m)]
-    outcome = [m for m in raised if m.facts.get("source") == "outcome" and m.day > script.pattern_day]
-    silence = [m for m in moments if m.what == "silence" and m.facts.get("planted")]
-    after_labels = script.day_of(script.first_labels)
-    concept = [m for m in outcome if m.day > after_labels]
-    rows, distinct = story.live.logged()
-    return {
-        "days": script.days,
-        "transactions": story.live.sent,
-        "false_alarms": len(false),
-        "false_alarms_per_30_days": len(false) / script.shift_day * 30,
-        "covariate_shift_noticed_after_requests": _rows_since_shift(story, amount[0]) if amount else None,
-        "new_pattern_noticed_after_days_of_labels": round(concept[0].day - after_labels, 2) if concept else None,
-        "feed_outage_noticed_after_minutes": silence[0].facts["minutes"] if silence else None,
-        **_takeover(moments),
-        "retrainings": sum(m.what == "retraining" for m in moments),
-        "retrainings_declined": sum(m.facts.get("outcome") == "declined" for m in moments),
-        "log_rows": rows,
-        "log_transactions": distinct,
-        "counted_twice": rows - distinct,
-        "lost": story.live.sent - distinct,
-        "detector_rows": story.live.watched(),
-        "kills": sum(m.what == "chaos" for m in moments),
-    }
-
-
-def _of_amounts(moment: Moment) -> bool:
-    return any("amount" in name for name in moment.facts["features"]) or moment.facts["kind"] == "joint"
-
-
-def _rows_since_shift(story: Story, moment: Moment) -> int:
-    """Transactions sent from the shift to the last one in the window that raised the alarm."""
-    until = datetime.fromisoformat(moment.facts["last_event"]).timestamp()
-    first = story.script.instant(story.script.shift_day).timestamp()
-    count = 0
-    for rows in story.delivered.values():
-        at = seconds_of(rows)
-        count += int(((at >= first) & (at <= until)).sum())
-    return count
-
-
-def _takeover(moments: list[Moment]) -> dict[str, Any]:
-    """From the alarm that led to a canary to that canary, by the clock; and when new models took over."""
-    start = next((m for m in moments if m.what == "canary"), None)
-    asked = next((m for m in moments if m.what == "retraining" and m.facts["outcome"] == "promoted"), None)
-    took = None
-    if start is not None and asked is not None:
-        began, came = (datetime.fromisoformat(text) for text in (start.facts["began"], asked.facts["came_at"]))
-        took = round((began - came).total_seconds(), 1)
-    promoted = [m for m in moments if m.what == "promoted"]
-    return {
-        "alarm_to_canary_s": took,
-        "first_canary_day": start.day if start else None,
-        "first_promoted_day": promoted[0].day if promoted else None,
-        "canaries_promoted": len(promoted),
-        "canaries_rolled_back": sum(m.what == "rolled_back" for m in moments),
-    }
-
-
-def write(story: Story, seconds: float, page: Callable[..., None]) -> dict[str, Any]:
-    """`<home>/bench/drill.json`, the moments beside it, and the page; returns the figures."""
-    document = figures(story) | {"seconds": round(seconds, 1)}
-    folder = story.settings.home / "bench"
-    write_text(folder / "drill.json", json.dumps(document, indent=2) + "\n")
-    told = [asdict(m) for m in story.moments if m.what != "day"]
-    write_text(folder / "drill_moments.json", json.dumps(told, indent=2, default=str) + "\n")
-    page(story.settings.home / "report" / "drill.html", story, document)
-    return document
-
-
-__all__ = ["LOG", "Moment", "Story", "figures", "write"]

@@ -1,14 +1,15 @@
 """The routes of the prediction log, as a bare ASGI application.
 
-`POST /` and `POST /v1/labels` answer 202 once the journal has what they brought; `GET /v1/predictions` reads the
-database. Checking events is `core.py`'s, the journal's promise is `journal.py`'s.
+`POST /` and `POST /v1/labels` answer 202 once the journal has what they brought; `GET /v1/predictions` and
+`/v1/feed` read the database. Checking events is `core.py`'s, the journal's promise is `journal.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -24,13 +25,14 @@ from millrace.progress import REQUEST
 from millrace.tracing import CURRENT, OFF, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.prediction_log.core import decode, decode_labels
+from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal, JournalFull
 from serving.prediction_log.labels import read_csv
 from serving.prediction_log.writer import Writer
 
 SERVER: Final = "prediction_log"
-TRACED: Final = frozenset({"/", "/v1/labels", "/v1/predictions"})
+TRACED: Final = frozenset({"/", "/v1/labels", "/v1/predictions", "/v1/feed"})
 MAX_BODIES_BYTES: Final = 64 << 20
 """Of all requests that are being read or checked; past it they are asked to come back."""
 RETRY_AFTER_S: Final = 2
@@ -47,10 +49,13 @@ class App:
     def __init__(self, journal: Journal, writer: Writer, database: sa.Engine, payloads: Payloads) -> None:
         self._journal, self._writer, self._database, self._payloads = journal, writer, database, payloads
         self._bodies_bytes = 0
+        self._feeds = {by: Feed(database, by) for by in (SCORED_AT, EVENT_TIMESTAMP)}
+        self._looking = asyncio.Lock()
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/"): self._events,
             ("POST", "/v1/labels"): self._labels,
             ("GET", "/v1/predictions"): self._predictions,
+            ("GET", "/v1/feed"): self._feed,
             ("GET", "/healthz"): self._health,
             ("GET", "/readyz"): self._ready,
             ("GET", "/metrics"): self._metrics,
@@ -115,10 +120,20 @@ class App:
         return Reply(b'{"accepted":%d}' % len(records), status=202)
 
     async def _predictions(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
-        wanted = _query(scope["query_string"].decode("latin-1"))
+        wanted = {"limit": DEFAULT_LIMIT} | _query(scope["query_string"].decode("latin-1"), PREDICTION_QUERY)
         reading = asyncio.to_thread(find_predictions, self._database, **wanted)
         rows = await asyncio.wait_for(reading, READ_TIMEOUT_S)
         return Reply(orjson.dumps({"predictions": rows}))
+
+    async def _feed(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
+        """What is silent now, or was at an instant; `by` their own time where old days are replayed."""
+        readers: dict[str, Callable[[str], Any]] = {"now": _instant, "by": lambda name: _one_of(name, self._feeds)}
+        wanted = _query(scope["query_string"].decode("latin-1"), readers)
+        now, feed = wanted.get("now") or datetime.now(UTC), self._feeds[wanted.get("by", SCORED_AT)]
+        async with self._looking:
+            found = await asyncio.wait_for(asyncio.to_thread(feed.look, now), READ_TIMEOUT_S)
+        windows = [dataclasses.asdict(silence) for silence in found or ()]
+        return Reply(orjson.dumps({"now": now, "watched": found is not None, "silent": windows}))
 
     async def _health(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
         alive = self._writer.is_alive()
@@ -153,16 +168,9 @@ def _later(reason: str) -> Reply:
     return Reply(orjson.dumps({"error": reason}), status=429, headers=((b"retry-after", b"%d" % RETRY_AFTER_S),))
 
 
-def _query(text: str) -> dict[str, Any]:
-    """`transaction_id`, `event_id`, `since`, `until`, `limit` as arguments; raises InvalidInput by name."""
-    readers: dict[str, Callable[[str], Any]] = {
-        "transaction_id": _whole,
-        "event_id": str,
-        "since": _instant,
-        "until": _instant,
-        "limit": _limit,
-    }
-    wanted: dict[str, Any] = {"limit": DEFAULT_LIMIT}
+def _query(text: str, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The parameters that were given, read; raises InvalidInput by name."""
+    wanted: dict[str, Any] = {}
     for name, values in parse_qs(text, keep_blank_values=True).items():
         if name not in readers:
             raise InvalidInput(f"unknown parameter {name!r}; wanted some of {', '.join(readers)}")
@@ -171,6 +179,12 @@ def _query(text: str) -> dict[str, Any]:
         except ValueError as error:
             raise InvalidInput(f"parameter {name!r} is {values[-1]!r}: {error}") from error
     return wanted
+
+
+def _one_of(text: str, names: Iterable[str]) -> str:
+    if text not in names:
+        raise ValueError(f"wanted one of {', '.join(names)}")
+    return text
 
 
 def _whole(text: str) -> int:
@@ -191,3 +205,13 @@ def _instant(text: str) -> datetime:
     if instant.tzinfo is None:
         raise ValueError("wanted an offset, as in 2018-09-30T12:00:00Z")
     return instant
+
+
+PREDICTION_QUERY: Final[Mapping[str, Callable[[str], Any]]] = {
+    "transaction_id": _whole,
+    "event_id": str,
+    "since": _instant,
+    "until": _instant,
+    "limit": _limit,
+}
+"""Parameters of `GET /v1/predictions`."""

@@ -15,6 +15,7 @@ from millrace.progress import log
 from millrace.settings import Settings, settings
 from millrace.tracing import configure
 from serving.prediction_log.app import App
+from serving.prediction_log.feed import Feed, FeedWatch
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
@@ -43,11 +44,14 @@ def serve(settings: Settings, host: str, port: int) -> None:
     # uvicorn ends on these and then raises them again; by default that would be the end before the journal is drained.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    watch = FeedWatch(Feed(database))
     writer.start()
+    watch.start()
     log("prediction_log_ready", port=port, database=database.url.render_as_string(hide_password=True))
     try:
         uvicorn.Server(config).run()
     finally:
+        watch.stop()
         writer.stop(DRAIN_S)
         journal.close()
         database.dispose()

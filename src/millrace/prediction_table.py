@@ -71,9 +71,9 @@ def read_predictions(
         raise InvalidInput(
             f"predictions have no column {sorted(unknown)[0]!r}; wanted some of {', '.join(SCHEMA.names)}"
         )
-    limits = [*_window(PREDICTIONS.c[by], since, until), *_versions(model_version)]
+    limits = [*within(PREDICTIONS.c[by], since, until), *_versions(model_version)]
     asked = names if with_labels_known_at is None else list(dict.fromkeys([*names, "transaction_id"]))
-    chosen = [_plain(log, PREDICTIONS.c[name]) for name in asked]
+    chosen = [plain(log, PREDICTIONS.c[name]) for name in asked]
     query = sa.select(*chosen).where(*limits).order_by(PREDICTIONS.c[by], PREDICTIONS.c.event_id)
     rows = _fetch(log, query, pa.schema([SCHEMA.field(name) for name in asked]))
     if with_labels_known_at is None:
@@ -94,9 +94,9 @@ def find_predictions(
     """The newest predictions that match, at most `limit`, with the label that is known today; raises Unavailable."""
     wanted = {"transaction_id": transaction_id, "event_id": event_id}
     limits = [PREDICTIONS.c[name] == value for name, value in wanted.items() if value is not None]
-    limits += _window(PREDICTIONS.c.scored_at, since, until)
+    limits += within(PREDICTIONS.c.scored_at, since, until)
     newest = sa.select(PREDICTIONS).where(*limits).order_by(PREDICTIONS.c.scored_at.desc()).limit(limit).subquery()
-    chosen = [_plain(log, newest.c[name]) for name in SCHEMA.names]
+    chosen = [plain(log, newest.c[name]) for name in SCHEMA.names]
     rows = _fetch(log, sa.select(*chosen).order_by(newest.c.scored_at.desc()), SCHEMA)
     found: list[dict[str, Any]] = with_labels(
         rows, read_labels(log, None, sa.select(newest.c.transaction_id))
@@ -128,16 +128,17 @@ def read_labels(log: sa.Engine, known_at: datetime | None = None, of: sa.Select[
     newest = sa.func.row_number().over(partition_by=LABELS.c.transaction_id, order_by=LABELS.c.label_timestamp.desc())
     query = sa.select(LABELS, newest.label("age"))
     if known_at is not None:
-        query = query.where(*_window(LABELS.c.label_timestamp, None, known_at + datetime.resolution))
+        query = query.where(*within(LABELS.c.label_timestamp, None, known_at + datetime.resolution))
     if of is not None:
         query = query.where(LABELS.c.transaction_id.in_(of))
     ranked = query.subquery()
-    columns = [_plain(log, ranked.c[name]) for name in ("transaction_id", *LABEL_SCHEMA.names)]
+    columns = [plain(log, ranked.c[name]) for name in ("transaction_id", *LABEL_SCHEMA.names)]
     chosen = sa.select(*columns).where(ranked.c.age == 1).order_by(ranked.c.transaction_id)
     return _fetch(log, chosen, pa.schema([SCHEMA.field("transaction_id"), *LABEL_SCHEMA]))
 
 
-def _window(column: sa.Column[Any], since: datetime | None, until: datetime | None) -> list[Any]:
+def within(column: sa.Column[Any], since: datetime | None, until: datetime | None) -> list[Any]:
+    """Conditions for since ≤ column < until; raises InvalidInput for an instant without a zone."""
     ends = [(since, column.__ge__), (until, column.__lt__)]
     for instant, _ in ends:
         if instant is not None:
@@ -151,7 +152,7 @@ def _versions(wanted: str | Collection[str] | None) -> list[Any]:
     return [PREDICTIONS.c.model_version.in_([wanted] if isinstance(wanted, str) else [str(one) for one in wanted])]
 
 
-def _plain(log: sa.Engine, column: Any) -> Any:
+def plain(log: sa.Engine, column: Any) -> Any:
     """Instants as integer microseconds: no datetime is made per cell on the way to Arrow."""
     if not isinstance(column.type, Instant):
         return column

@@ -61,21 +61,25 @@ class Silence:
     """Of as few events, or fewer, from a feed that works."""
 
 
-def profile(event_us: Micros, terminals: Sequence[str], days: int) -> Profile:
-    """The usual volume of the last `days` whole days, from all their events; raises InvalidInput for none."""
+def profile(event_us: Micros, terminals: Sequence[str], days: int, counts: NDArray[np.int64] | None = None) -> Profile:
+    """The usual volume of the last `days` whole days, from all their events; raises InvalidInput for none.
+
+    An entry may stand for `counts` events of one terminal in one hour of the week.
+    """
     if not len(event_us) or days < 1:
         raise InvalidInput(f"{len(event_us)} events of {days} days; wanted at least one day with events")
     keys = _keys(terminals)
-    cuts = np.unique(np.sort(keys)[np.arange(1, RANGES) * len(keys) // RANGES])
+    weights = np.ones(len(keys), np.int64) if counts is None else counts
+    cuts = _cuts(keys, weights)
     start = int(event_us.max()) // DAY_US * DAY_US - 7 * DAY_US
     hours = 168 if days >= WEEKLY_FROM_DAYS else 24
     hour = (event_us - start) // HOUR_US % hours
     part = np.searchsorted(cuts, keys, side="right")
-    counts = np.zeros((len(cuts) + 2, hours))
-    np.add.at(counts, (part + 1, hour), 1)
-    counts[0] = counts[1:].sum(axis=0)
+    total = np.zeros((len(cuts) + 2, hours))
+    np.add.at(total, (part + 1, hour), weights)
+    total[0] = total[1:].sum(axis=0)
     occurrences = days * 24 / hours
-    return Profile(cuts, counts / occurrences / 60, start)
+    return Profile(cuts, total / occurrences / 60, start)
 
 
 def silences(usual: Profile, event_us: Micros, terminals: Sequence[str], now: datetime) -> list[Silence]:
@@ -83,8 +87,6 @@ def silences(usual: Profile, event_us: Micros, terminals: Sequence[str], now: da
 
     `event_us[N]` and `terminals[N]`: at least the last hour; what is outside a window is not read.
     """
-    from scipy.special import pdtr  # Poisson's distribution function; scipy.stats takes a second to import
-
     end = int(now.timestamp() * 1_000_000)
     part = usual.range_of(terminals) if len(event_us) else np.empty(0, np.int64)
     found = []
@@ -93,7 +95,7 @@ def silences(usual: Profile, event_us: Micros, terminals: Sequence[str], now: da
         counts = np.bincount(part[inside], minlength=len(usual.rate))
         counts[0] = inside.sum()
         expected = _expected(usual, end, minutes)
-        chance = pdtr(counts, expected * (1 - TOLERANCE))
+        chance = np.array([_chance(*pair) for pair in zip(counts, expected * (1 - TOLERANCE), strict=True)])
         found += [
             Silence(_name(usual, int(row)), minutes, int(counts[row]), float(expected[row]), float(chance[row]))
             for row in np.flatnonzero(chance < ALPHA)
@@ -107,6 +109,24 @@ def _expected(usual: Profile, end_us: int, minutes: int) -> NDArray[np.float64]:
     hours: NDArray[np.int64] = (at - usual.start_us) // HOUR_US % usual.rate.shape[1]
     expected: NDArray[np.float64] = usual.rate[:, hours].sum(axis=1)
     return expected
+
+
+def _chance(count: int, mean: float) -> float:
+    """Of at most so many events where Poisson's law expects `mean`; 1 for as many as expected, which is no silence."""
+    if count >= mean:
+        return 1.0
+    number = np.arange(count + 1)
+    logarithm = number * np.log(mean) - mean - np.cumsum(np.log(np.maximum(number, 1)))
+    return float(np.exp(logarithm).sum())
+
+
+def _cuts(keys: NDArray[np.object_], weights: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Keys at which the ranges begin that have about equal weights."""
+    order = np.argsort(keys, kind="stable")
+    reached = np.cumsum(weights[order])
+    wanted = np.arange(1, RANGES) * int(reached[-1]) // RANGES
+    cuts: NDArray[np.object_] = np.unique(keys[order][np.searchsorted(reached, wanted, side="right")])
+    return cuts
 
 
 def _keys(terminals: Sequence[str]) -> NDArray[np.object_]:

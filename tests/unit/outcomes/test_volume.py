@@ -1,12 +1,14 @@
 """A feed that falls silent is seen within minutes; one that works is left alone for months."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from scipy.special import pdtr
 
 from millrace.errors import InvalidInput
-from millrace.volume import DAY_US, MINUTE_US, Profile, profile, silences
+from millrace.volume import DAY_US, HOUR_US, MINUTE_US, Profile, _chance, profile, silences
 
 MIDNIGHT = datetime(2018, 6, 15, tzinfo=UTC)
 TERMINALS = 1000
@@ -85,3 +87,24 @@ def test_no_events_at_all_are_a_silence_and_no_past_is_refused() -> None:
     assert found[0].terminals == "all"
     with pytest.raises(InvalidInput, match="at least one day"):
         profile(np.empty(0, np.int64), [], 7)
+
+
+def test_counts_of_terminals_and_hours_of_the_week_make_the_same_profile_as_the_events() -> None:
+    us, terminals = events(28, 400, first=-28)
+    hours = (us // HOUR_US) % 168
+    grouped = Counter(zip(terminals, hours.tolist(), strict=True))
+    names, at = zip(*grouped, strict=True)
+
+    from_events = profile(us, terminals, 28)
+    from_counts = profile(np.array(at) * HOUR_US, names, 28, np.array(list(grouped.values())))
+
+    noon = int((MIDNIGHT + timedelta(hours=12)).timestamp() * 1e6)
+    places = [(noon - usual.start_us) // HOUR_US % 168 for usual in (from_events, from_counts)]
+    assert from_counts.cuts.tolist() == from_events.cuts.tolist()
+    assert from_counts.rate[:, places[1]] == pytest.approx(from_events.rate[:, places[0]])
+    assert from_counts.rate.sum() == pytest.approx(from_events.rate.sum())
+
+
+@pytest.mark.parametrize(("count", "mean"), [(0, 0.5), (0, 20.0), (3, 20.0), (19, 20.0), (900, 1_200.0), (0, 5_000.0)])
+def test_the_chance_of_so_few_events_is_poissons(count: int, mean: float) -> None:
+    assert _chance(count, mean) == pytest.approx(pdtr(count, mean), rel=1e-9)

@@ -19,8 +19,9 @@ from millrace.fraud.features import last_refresh
 from millrace.registry import Registry
 from millrace.settings import settings
 from pipelines.drill.__main__ import environment, kills, shortened
+from pipelines.drill.figures import figures
 from pipelines.drill.live import Live, require
-from pipelines.drill.story import Moment, Story, figures
+from pipelines.drill.story import Moment, Story
 from pipelines.drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 
 SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)

@@ -199,11 +199,19 @@ def test_bad_requests_and_a_second_server_are_refused_by_name_and_change_nothing
         query: server.session.get(f"{server.url}/v1/predictions?{query}")
         for query in ("limit=0", "limit=many", "since=2018-09-30", "transaction_id=1.5", "colour=red")
     }
+    looked = {
+        query: server.session.get(f"{server.url}/v1/feed?{query}") for query in ("by=amount", "now=noon", "limit=1")
+    }
     lost = server.session.get(f"{server.url}/nowhere")
+    feed = f"{server.url}/v1/feed?now=2018-10-01T00:00:00Z&by=event_timestamp"
+    server.until(lambda: server.session.get(feed).status_code == 200)  # once the tables are there
 
     assert (bad.status_code, large.status_code, lost.status_code) == (400, 413, 404)
     assert "1.data.score" in bad.json()["error"]
-    assert {query: answer.status_code for query, answer in asked.items()} == dict.fromkeys(asked, 400)
+    assert {query: answer.status_code for query, answer in (asked | looked).items()} == dict.fromkeys(
+        asked | looked, 400
+    )
+    assert server.session.get(feed).json() == {"now": "2018-10-01T00:00:00+00:00", "watched": False, "silent": []}
     assert all(query.partition("=")[0] in answer.json()["error"] for query, answer in asked.items())
     assert server.metric("millrace_log_journal_bytes") == 0
     assert server.metric('millrace_log_records_total{outcome="invalid"}') == 2

@@ -1,0 +1,119 @@
+"""Is the feed still there? A look every minute at what was scored, against what this hour usually brings.
+
+The looking is `millrace.volume`'s; here are its inputs from the log, the metric, and the thread. A feed that has not
+brought something on each of the last three days has no usual hour, and is not watched.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+
+from millrace import telemetry
+from millrace.errors import MillraceError
+from millrace.prediction_log import PREDICTIONS, microseconds, reading
+from millrace.prediction_table import plain, within
+from millrace.progress import log
+from millrace.volume import DAY_US, HOUR_US, WINDOWS_MIN, Profile, Silence, profile, silences
+
+LOOK_EVERY_S: Final = 60.0
+MOST_DAYS: Final = 28
+LEAST_DAYS: Final = 3
+WEEK_HOURS: Final = 168
+CHUNK_ROWS: Final = 20_000
+SHADOW: Final = "shadow"
+SCORED_AT, EVENT_TIMESTAMP = "scored_at", "event_timestamp"
+
+
+class Feed:
+    """What is silent, by when it was scored (`by` SCORED_AT), or by its own time, as a replay of old days wants."""
+
+    def __init__(self, database: sa.Engine, by: str = SCORED_AT) -> None:
+        self._database, self._column, self._by = database, PREDICTIONS.c[by], by
+        self._usual: tuple[date, Profile | None] | None = None
+
+    def look(self, now: datetime) -> list[Silence] | None:
+        """Windows that end `now` and brought too little; None where nothing is usual. Raises Unavailable."""
+        usual = self._profile(now)
+        if usual is None:
+            return None
+        since = now - timedelta(minutes=max(WINDOWS_MIN))
+        with reading(self._database) as connection:
+            rows = connection.execute(self._answers(since, now, self._time(), PREDICTIONS.c.terminal_id)).all()
+        us = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        return silences(usual, us, [row[1] or "" for row in rows], now)
+
+    def _profile(self, now: datetime) -> Profile | None:
+        """Of the whole days before today's; made once a day."""
+        today = now.astimezone(UTC).date()
+        if self._usual is None or self._usual[0] != today:
+            self._usual = today, self._profile_of(datetime(today.year, today.month, today.day, tzinfo=UTC))
+        return self._usual[1]
+
+    def _profile_of(self, midnight: datetime) -> Profile | None:
+        with reading(self._database) as connection:
+            days = self._days(connection, midnight)
+            if days < LEAST_DAYS:
+                return None
+            hour = (self._time() // HOUR_US) % WEEK_HOURS
+            since = midnight - timedelta(days=days)
+            counted = self._answers(since, midnight, hour, PREDICTIONS.c.terminal_id, sa.func.count())
+            streamed = connection.execution_options(stream_results=True, yield_per=CHUNK_ROWS)
+            rows = streamed.execute(counted.group_by(hour, PREDICTIONS.c.terminal_id)).all()
+        hours, counts = (np.fromiter((row[place] for row in rows), np.int64, len(rows)) for place in (0, 2))
+        return profile(hours * HOUR_US, [row[1] or "" for row in rows], days, counts)
+
+    def _days(self, connection: sa.Connection, midnight: datetime) -> int:
+        """Whole days that there is something of, at most MOST_DAYS; 0 where one of the last LEAST_DAYS brought none."""
+        lately = self._answers(midnight - timedelta(days=LEAST_DAYS), midnight, self._time() // DAY_US).distinct()
+        if len(connection.execute(lately).all()) < LEAST_DAYS:
+            return 0
+        first = self._answers(midnight - timedelta(days=MOST_DAYS), midnight, sa.func.min(self._time()))
+        oldest = connection.execute(first).scalar_one()
+        return int(microseconds(midnight) // DAY_US - int(oldest) // DAY_US)
+
+    def _answers(self, since: datetime, until: datetime, *columns: Any) -> sa.Select[Any]:
+        arm = sa.func.coalesce(PREDICTIONS.c.arm, "") != SHADOW
+        return sa.select(*columns).where(*within(self._column, since, until), arm)
+
+    def _time(self) -> Any:
+        return plain(self._database, self._column)
+
+
+class FeedWatch(threading.Thread):
+    """Looks every minute and tells the metric; a log line when it changes."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(name="feed-watch", daemon=True)
+        self._feed = feed
+        self._stopping = threading.Event()
+        self._silent: list[str] = []
+
+    def run(self) -> None:
+        while not self._stopping.wait(LOOK_EVERY_S):  # first of all the writer makes the tables
+            self.look(datetime.now(UTC))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def look(self, now: datetime) -> None:
+        """A database that is away has an alert of its own."""
+        try:
+            found = self._feed.look(now)
+        except MillraceError as error:
+            log("feed_not_looked_at", error=str(error))
+            return
+        telemetry.FEED_WATCHED.set(found is not None)
+        telemetry.FEED_SILENT.set(len(found or ()))
+        silent = sorted({item.terminals for item in found or ()})
+        if silent != self._silent:
+            worst = found[0] if found else None
+            about = (
+                {"events": worst.events, "expected": round(worst.expected), "minutes": worst.minutes} if worst else {}
+            )
+            log("feed_silent" if silent else "feed_back", terminals=silent or self._silent, **about)
+        self._silent = silent
