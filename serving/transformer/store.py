@@ -89,9 +89,6 @@ class FeastStore:
         return self._fill.current()
 
     def read_customer_columns(self, customers: Sequence[str]) -> Response:
-        """For `CachedTerminals`; raises as `read`."""
-        if self._fill.current() == NEVER_FILLED:
-            return self.read(customers, customers)
         return self._customers.read(customers)
 
     def read_terminal_columns(self, terminals: Sequence[str]) -> Response:

@@ -1,8 +1,9 @@
 """Terminal states in memory: they change a few times a day, and reading them is two thirds of a lookup's cost.
 
 An entry lives for `ttl_s`, never past the hour (refreshes are on the hour), and never past a refill: the store says
-what it was filled from, and that is asked before and after each lookup, so that an answer is of one fill even while
-`materialize` swaps it. One thread reads, so a terminal that many wait for is asked for once.
+what it was filled from, and that is asked after each lookup. While it is what it was when the entries were read, the
+lookup was of the same fill, also while `materialize` swaps it. One thread reads at a time, so a terminal that many
+wait for is asked for once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from millrace.fraud.features import TERMINAL_STATE_FIELDS
 from millrace.fraud.online import Response
+from serving.transformer.fill import NEVER_FILLED
 
 MAX_TERMINALS: Final = 50_000
 """About 40 MB; the ones that came first leave first."""
@@ -23,13 +25,14 @@ _TRIES: Final = 3
 class DividedStore(Protocol):
     """A store that gives customers and terminals apart, and says what it was filled from."""
 
+    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response: ...
     def fill(self) -> str | None: ...
     def read_customer_columns(self, customers: Sequence[str]) -> Response: ...
     def read_terminal_columns(self, terminals: Sequence[str]) -> Response: ...
 
 
 class CachedTerminals:
-    """`read` as of the store behind it; for one thread."""
+    """`read` as of the store behind it; for one thread at a time."""
 
     def __init__(self, store: DividedStore, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
         self._store, self._ttl_s, self._clock = store, ttl_s, clock
@@ -42,20 +45,20 @@ class CachedTerminals:
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
         """One row per pair; unknown entities are None."""
         for _ in range(_TRIES):
-            self._notice_refill()
+            if not self._fill:
+                self._fill = self._store.fill()
+            if self._fill == NEVER_FILLED:
+                return self._store.read(customers, terminals)  # which says so
             columns = dict(self._store.read_customer_columns(customers))
             states = self._read_terminals(terminals)
-            if self._store.fill() == self._fill:
-                break  # else the store was swapped in between: customers of one day, terminals of another
+            fill = self._store.fill()
+            if fill == self._fill:
+                break
+            self._states.clear()  # swapped: customers of one day may have met terminals of another
+            self._fill = fill
         for place, name in enumerate(TERMINAL_STATE_FIELDS):
             columns[name] = [state[place] for state in states]
         return columns
-
-    def _notice_refill(self) -> None:
-        fill = self._store.fill()
-        if fill != self._fill:
-            self._states.clear()
-            self._fill = fill
 
     def _read_terminals(self, terminals: Sequence[str]) -> list[tuple[Any, ...]]:
         now = self._clock()
