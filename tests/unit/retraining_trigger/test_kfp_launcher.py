@@ -1,15 +1,11 @@
-"""Retrainings at Kubeflow Pipelines, against a small HTTP server that keeps what its API keeps; the client is kfp's."""
+"""Retrainings at Kubeflow Pipelines, against a small HTTP server that keeps what its API keeps, by kfp's own client."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlparse
 
 import pytest
+from kfp_api import Host, kfp_api
 
 from millrace.errors import NotFound, Unavailable
 from millrace.registry import Served
@@ -18,79 +14,13 @@ from serving.retraining_trigger import kfp_launcher
 from serving.retraining_trigger.kfp_launcher import EXPERIMENT, PIPELINE, KfpLauncher, name_of
 
 
-class Host(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.pipelines = [{"display_name": PIPELINE, "pipeline_id": "p1"}]
-        self.runs: list[dict[str, Any]] = []
-        self.experiments: list[dict[str, Any]] = []
-        self.failed_steps: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Host
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve(b"")
-
-    def do_POST(self) -> None:
-        self._serve(self.rfile.read(int(self.headers.get("content-length", 0))))
-
-    def _serve(self, body: bytes) -> None:
-        url = urlparse(self.path)
-        query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        data = json.dumps(self._route(url.path.removeprefix("/apis/v2beta1/"), query, body)).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _route(self, path: str, query: dict[str, str], body: bytes) -> Any:
-        host = self.server
-        match self.command, path.split("/"):
-            case "GET", ["pipelines"]:
-                wanted = json.loads(query["filter"])["predicates"][0]["stringValue"]
-                return {"pipelines": [item for item in host.pipelines if item["display_name"] == wanted]}
-            case "GET", ["pipelines", "p1", "versions"]:
-                assert query["sort_by"] == "created_at desc"
-                return {"pipeline_versions": [{"pipeline_version_id": "v9", "display_name": "newest"}]}
-            case "GET", ["experiments"]:
-                return {"experiments": host.experiments}
-            case "POST", ["experiments"]:
-                host.experiments = [json.loads(body) | {"experiment_id": "x1"}]
-                return host.experiments[0]
-            case "POST", ["runs"]:
-                host.runs.insert(0, json.loads(body) | {"run_id": f"r{len(host.runs)}", "state": "RUNNING"})
-                return host.runs[0]
-            case "GET", ["runs"]:
-                return {"runs": host.runs}
-            case "GET", ["runs", run_id]:
-                tasks = [{"display_name": name, "state": "FAILED"} for name in host.failed_steps]
-                return next(run for run in host.runs if run["run_id"] == run_id) | {
-                    "run_details": {"task_details": tasks}
-                }
-            case "POST", ["runs", one]:
-                next(run for run in host.runs if f"{run['run_id']}:terminate" == one)["state"] = "CANCELED"
-        return {}
-
-
 @pytest.fixture
 def host() -> Iterator[Host]:
-    server = Host()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """The pipeline is there, in two versions."""
+    with kfp_api() as server:
+        server.kept["pipelines"].append({"display_name": PIPELINE, "pipeline_id": "p1"})
+        server.kept["versions"] += [{"pipeline_version_id": name, "display_name": name} for name in ("v8", "v9")]
+        yield server
 
 
 @pytest.fixture
@@ -109,7 +39,7 @@ def test_a_run_of_the_newest_version_gets_champion_source_and_reason(launcher: K
     assert run["pipeline_version_reference"] == {"pipeline_id": "p1", "pipeline_version_id": "v9"}
     assert (parameters["champion"], parameters["source"]) == ("artifact-3", "s3://lake/raw")
     assert parameters["reason"] == "drift: amount moved"
-    assert host.experiments[0]["display_name"] == EXPERIMENT
+    assert host.kept["experiments"][0]["display_name"] == EXPERIMENT
     assert launcher.status("drift-1").where == "running"
 
 
@@ -148,7 +78,7 @@ def test_one_that_is_given_up_is_terminated_and_an_unknown_one_absent(launcher: 
 
 
 def test_a_pipeline_that_was_not_uploaded_is_said(launcher: KfpLauncher, host: Host) -> None:
-    host.pipelines = []
+    host.kept["pipelines"].clear()
 
     with pytest.raises(NotFound, match="Upload it"):
         launcher.start("a", "")

@@ -1,0 +1,113 @@
+"""Alert precision is read from a real prediction log with labels in; a canary that flags the wrong ones goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from kubernetes import client
+
+from millrace import canary, prediction_log
+from millrace.prediction_log import write_labels, write_predictions
+from millrace.registry import Registry
+from millrace.rollout import Action, RolloutPolicy
+from millrace.settings import Settings
+from serving.rollout import core
+from serving.rollout.alerts import AlertSource
+from serving.rollout.cluster import ClusterTarget, PrometheusMetrics
+
+BEGAN = datetime(2018, 9, 1, tzinfo=UTC)
+NOW = BEGAN + timedelta(hours=2)
+POLICY = RolloutPolicy(min_sample=100, min_labelled_alerts=30, min_step_s=10, max_step_s=86_400)
+Score = Callable[..., None]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def score(home: Settings) -> Score:
+    """`score("2", 40, frauds=10)`: so many transactions that a version flagged, labelled an hour later."""
+    database = prediction_log.engine(home)
+    prediction_log.migrate(database)
+    numbers = iter(range(100_000))
+
+    def write(version: str, rows: int, frauds: int = 0, *, at: datetime = BEGAN, decision: str = "review",
+              known: datetime | None = BEGAN + timedelta(hours=1)) -> None:  # fmt: skip
+        ids = [next(numbers) for _ in range(rows)]
+        about = {"scored_at": at + timedelta(minutes=1), "model_version": version, "decision": decision}
+        write_predictions(database, [about | {"event_id": str(n), "transaction_id": n} for n in ids])
+        if known is not None:
+            fraud = [place < frauds for place in range(rows)]
+            told = zip(ids, fraud, strict=True)
+            write_labels(
+                database, [{"transaction_id": n, "label_timestamp": known, "is_fraud": yes} for n, yes in told]
+            )
+
+    yield write
+    database.dispose()
+
+
+def counted(home: Settings, version: str) -> tuple[int, int]:
+    return AlertSource(home).alerts(version, BEGAN.timestamp(), NOW.timestamp())
+
+
+def test_flagged_transactions_with_a_known_label_are_counted_and_nothing_else(home: Settings, score: Score) -> None:
+    score("2", 40, frauds=10)
+    score("1", 7, frauds=7)
+    score("2", 5, frauds=5, decision="approve")
+    score("2", 5, frauds=5, at=BEGAN - timedelta(days=1))
+    score("2", 5, known=None)
+    score("2", 5, frauds=5, known=NOW + timedelta(minutes=1))
+
+    assert (counted(home, "2"), counted(home, "1"), counted(home, "3")) == ((40, 10), (7, 7), (0, 0))
+
+
+def test_a_label_that_was_corrected_counts_as_it_is_known_now(home: Settings, score: Score) -> None:
+    score("2", 10, frauds=10)
+    database = prediction_log.engine(home)
+    later = BEGAN + timedelta(minutes=90)
+    write_labels(database, [{"transaction_id": 0, "label_timestamp": later, "is_fraud": False}])
+    database.dispose()
+
+    assert counted(home, "2") == (10, 9)
+
+
+def test_a_log_that_is_not_there_or_cannot_be_read_knows_no_labels(home: Settings, capsys) -> None:
+    assert counted(home, "2") == (0, 0)
+    assert not (home.prediction_log / "log.db").exists()
+
+    home.prediction_log.mkdir()
+    (home.prediction_log / "log.db").write_bytes(b"")
+
+    assert counted(home, "2") == (0, 0)
+    assert "labels_unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("frauds", "action"), [(40, Action.ROLL_BACK), (78, Action.ADVANCE)])
+def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
+    home: Settings, score: Score, registry: Registry, api_server: Any, prometheus: Any, frauds: int, action: Action
+) -> None:
+    """Whatever else is measured is healthy; the labels come while the canary has its first step's traffic."""
+    api = client.ApiClient(client.Configuration(host=api_server.url))
+    target = ClusterTarget("fraud-detector", "millrace", client.CustomObjectsApi(api))
+    metrics = PrometheusMetrics(prometheus.url, "millrace", AlertSource(home))
+    for revision, version in (("fraud-detector-predictor-00001", "1"), ("fraud-detector-predictor-00002", "2")):
+        prometheus.has(revision, version)
+    core.start(target, registry, POLICY, BEGAN.timestamp)
+    core.step(target, metrics, registry, POLICY, BEGAN.timestamp() + 20)
+
+    score("1", 100, frauds=80)
+    score("2", 100, frauds=frauds)
+    rollout, decision = core.step(target, metrics, registry, POLICY, NOW.timestamp())
+
+    assert rollout is not None
+    assert decision.action is action, decision.reason
+    assert "alert precision drop" in decision.reason
+    assert canary.serving(api_server.document) == ((1 if action is Action.ROLL_BACK else 2), ANY)
