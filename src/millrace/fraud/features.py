@@ -1,7 +1,7 @@
 """What the model reads: one source of names, windows and order, and the single-row path in NumPy.
 
 State in, model inputs out. A state is what the online store holds for one entity; every function takes a batch
-of B states, and the transformer calls it with B = 1. The batch path over whole days is `features_sql.py` (DuckDB);
+of B states, and the transformer calls it with B = 1. The batch path over whole days is `features_sql.py`;
 a property test holds the two equal. Nothing here reads a store or a clock.
 
 Conventions. Times are integer microseconds since 1970 UTC (`*_us`), amounts integer cents, so that sums are exact.

@@ -1,4 +1,4 @@
-"""Transactions as columns that DuckDB can window over: integer keys, times and cents; and the engine itself."""
+"""Transactions as columns that can be sorted and summed: integer keys, times and cents; and the engine itself."""
 
 from __future__ import annotations
 

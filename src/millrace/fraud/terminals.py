@@ -35,7 +35,7 @@ class Terminals:
     @property
     def appeared(self) -> NDArray[np.bool_]:
         """[T] whether there was a transaction."""
-        return self._totals[_HAPPENED] > 0
+        return np.asarray(self._totals[_HAPPENED] > 0)
 
     def step(
         self,
