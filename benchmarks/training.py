@@ -1,20 +1,36 @@
-"""How fast training is: one process, two processes, and a bare torch loop over the same tensors, interleaved.
+"""How fast training is: one process, two, and bare torch loops over the same tensors, taking turns.
 
-`python -m benchmarks.training [--training-set FOLDER]` prints a table and writes `.millrace/bench/training.json`:
-`speedup_2` is two processes over one; `vs_bare_loop` two processes over a bare loop of the same model on both cores;
-`one_vs_bare_one_thread` the same on one core, which is what the trainer itself costs. Medians over rounds.
+`python -m benchmarks.training [--training-set FOLDER]` prints a table and writes `.millrace/bench/training.json`.
+
+- one_process, two_processes: the trainer of `components/train` as it runs, a thread each, on one core and on two. A
+  step has the same rows in all, gathered from the mapped arrays.
+- bare_loop: forward, backward and AdamW (fused, as the trainer's), one process with one thread, over the same batches
+  lying in memory as tensors. No gathering, clipping, moving average or exchange.
+- bare_loop_two_threads: the same with two threads: what a plain loop makes of both cores.
+- two_bare_loops: two of them side by side that know nothing of each other, each with half of every batch. What learns
+  one model cannot be faster on two cores; `ceiling_2` is how much faster than one they are together.
+
+`speedup_2` is two_processes over one_process, `vs_bare_loop` two_processes over bare_loop_two_threads, `vs_ceiling`
+over two_bare_loops, `one_vs_bare_one_thread` one_process over bare_loop. All contenders live through all rounds and
+take turns of a second or two, so that a slow moment of the machine hits each alike; ratios are of neighbouring turns,
+medians over rounds. `cpu_us` is processor time a sample, which neighbours disturb less; `speedup_2_by_cpu` is the
+speed-up that it allows: what two processes reach if neither ever waits.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import socket
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +38,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.train.core import TrainConfig, epoch_rows, read_config
-from components.train.torchrun import ENVIRONMENT, torchrun
+from components.train.core import TrainConfig, epoch_rows, read_config, shard
+from components.train.feed import Feed
+from components.train.parallel import processes
+from components.train.trainer import Trainer
 from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
 from millrace.atomic import write_text
 from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
@@ -31,72 +49,158 @@ from millrace.fraud.model import FraudModel
 from millrace.fraud.training_set import SPLITS, TrainingSet
 from millrace.settings import Settings, settings
 
-ROUNDS: Final = 3
-EPOCHS: Final = 3
-"""The first epoch of a process warms up; the others count."""
+ROUNDS: Final = 9
+STEPS: Final = 12
+"""Of a turn."""
+
+Turn = Callable[[], int]
+"""Does the steps of a turn; returns the samples that they were of."""
 
 
-def processes(training_set: Manifest, config: TrainConfig, count: int) -> float:
-    """Samples a second of the real trainer on `count` processes: median epoch after the first."""
-    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as name:
-        folder = Path(name)
-        job = {"training_set": training_set.uri, "config": config.model_dump(), "description": {}}
-        write_text(folder / "job.json", json.dumps(job))
-        command = torchrun(folder, count)
-        subprocess.run(command, check=True, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL)
-        curve = json.loads((folder / "training_curve.json").read_text())
-    return statistics.median(point["samples_per_s"] for point in curve[1:])
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """`processes` of them at once, each with `threads`."""
+
+    bare: bool
+    processes: int = 1
+    threads: int = 1
 
 
-def bare_loop(training_set: Manifest, config: TrainConfig, threads: int) -> float:
-    """Samples a second of forward, backward and AdamW over tensors that lie in memory; nothing else."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(config.seed)
-    rows = TrainingSet(training_set)
+CONTENDERS: Final = {
+    "one_process": Contender(bare=False),
+    "two_processes": Contender(bare=False, processes=2),
+    "bare_loop": Contender(bare=True),
+    "bare_loop_two_threads": Contender(bare=True, threads=2),
+    "two_bare_loops": Contender(bare=True, processes=2),
+}
+
+
+def trainer_turn(trainer: Trainer) -> Turn:
+    """The trainer's own loop."""
+    order = trainer.order(0)[:STEPS]
+    trainer.fit_preprocessing()
+
+    def turn() -> int:
+        trainer.learn(order, 0)
+        return sum(map(len, order))
+
+    return turn
+
+
+def bare_turn(rows: TrainingSet, config: TrainConfig, rank: int, world: int) -> Turn:
+    """A loop over tensors with nothing around it."""
     train_rows = rows.rows_of("train")
-    batches = []
-    for batch in epoch_rows(train_rows, rows.label[train_rows], config, 0):
-        arrays = (*rows.batch(batch, config.model.sequence_length), rows.label[batch].astype(np.float32))
-        batches.append(tuple(map(torch.from_numpy, arrays)))
-    model = FraudModel(config.model.spec())
-    features, history, label = batches[0]
-    model.fit_preprocessing(features, history, label, float(rows.label[train_rows].mean()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    speeds = []
-    for _ in range(EPOCHS):
-        start = time.perf_counter()
+    order = epoch_rows(train_rows, rows.label[train_rows], config, 0)[:STEPS]
+    feed = Feed(rows, config.model.sequence_length, torch.device("cpu"))
+    batches = [feed.inputs(shard(batch, rank, world)) for batch in order]
+    model = FraudModel(config.model.spec()).train()
+    model.fit_preprocessing(*batches[0], float(rows.label[train_rows].mean()))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+    def turn() -> int:
         for features, history, label in batches:
             logits = model.member_logits(features, history)
             loss = nn.functional.binary_cross_entropy_with_logits(logits, label.expand_as(logits))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        speeds.append(sum(len(label) for *_, label in batches) / (time.perf_counter() - start))
-    return statistics.median(speeds[1:])
+        return sum(len(label) for *_, label in batches)
+
+    return turn
 
 
-def measure(training_set: Manifest, config: TrainConfig, rounds: int) -> dict[str, float]:
-    """Every contender once a round, so that a slow minute of the machine hits all of them."""
-    contenders: dict[str, Callable[[], float]] = {
-        "one_process": lambda: processes(training_set, config, 1),
-        "two_processes": lambda: processes(training_set, config, 2),
-        "bare_loop": lambda: bare_loop(training_set, config, 1),
-        "bare_loop_two_threads": lambda: bare_loop(training_set, config, 2),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            speeds[name].append(run())
-    median = {f"{name}_samples_per_s": statistics.median(values) for name, values in speeds.items()}
+def contend(orders: Connection, contender: Contender, rank: int, port: int, folder: str) -> None:
+    """One process of a contender: a turn for every order it gets, answered by samples, seconds, processor seconds."""
+    rows, config = TrainingSet(Manifest.read(folder, "training_set")), read_config()
+    if contender.bare:
+        torch.set_num_threads(contender.threads)
+        torch.set_flush_denormal(True)
+        _take_turns(orders, bare_turn(rows, config, rank, contender.processes))
+        return
+    places = {"RANK": rank, "WORLD_SIZE": contender.processes, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    with processes() as process:
+        _take_turns(orders, trainer_turn(Trainer(rows, config, process)))
 
+
+def measure(training_set: Manifest, rounds: int) -> dict[str, float]:
+    """Every contender once a round, after a turn that does not count."""
+    speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    costs: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    with ExitStack() as stack:
+        groups = {name: stack.enter_context(_started(one, training_set)) for name, one in CONTENDERS.items()}
+        for _ in range(rounds + 1):
+            for name, group in groups.items():
+                samples, seconds, cpu = _turn(group)
+                speeds[name].append(samples / seconds)
+                costs[name].append(1e6 * cpu / samples)
+    return _figures({n: s[1:] for n, s in speeds.items()}, {n: c[1:] for n, c in costs.items()})
+
+
+def _figures(speeds: dict[str, list[float]], costs: dict[str, list[float]]) -> dict[str, float]:
     def over(top: str, bottom: str) -> float:
         return statistics.median(a / b for a, b in zip(speeds[top], speeds[bottom], strict=True))
 
-    return median | {
+    cpu = {name: statistics.median(values) for name, values in costs.items()}
+    return {
+        **{f"{name}_samples_per_s": statistics.median(values) for name, values in speeds.items()},
+        **{f"{name}_cpu_us": value for name, value in cpu.items()},
         "speedup_2": over("two_processes", "one_process"),
+        "speedup_2_by_cpu": 2 * cpu["one_process"] / cpu["two_processes"],
+        "ceiling_2": over("two_bare_loops", "bare_loop"),
+        "vs_ceiling": over("two_processes", "two_bare_loops"),
         "vs_bare_loop": over("two_processes", "bare_loop_two_threads"),
         "one_vs_bare_one_thread": over("one_process", "bare_loop"),
     }
+
+
+@contextmanager
+def _started(contender: Contender, training_set: Manifest) -> Iterator[list[Connection]]:
+    """A connection to each of a contender's processes; all are ended on the way out."""
+    context, port = multiprocessing.get_context("spawn"), _free_port()
+    connections, children = [], []
+    try:
+        for rank in range(contender.processes):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, contender, rank, port, training_set.uri)
+            children.append(context.Process(target=contend, args=arguments, daemon=True))
+            children[-1].start()
+            theirs.close()
+            connections.append(ours)
+        yield connections
+    finally:
+        for ours in connections:
+            ours.close()
+        for child in children:
+            child.join(30)
+
+
+def _take_turns(orders: Connection, turn: Turn) -> None:
+    """Until the other end is closed."""
+    while True:
+        try:
+            orders.recv()
+        except EOFError:
+            return
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        samples = turn()
+        orders.send((samples, time.perf_counter() - begin, time.process_time() - cpu_begin))
+
+
+def _turn(group: list[Connection]) -> tuple[int, float, float]:
+    """Samples and processor seconds of all processes of a contender, and the seconds of the slowest."""
+    for connection in group:
+        connection.send(None)
+    samples, seconds, cpu = zip(*(connection.recv() for connection in group), strict=True)
+    return sum(samples), max(seconds), sum(cpu)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
 
 
 def main() -> None:
@@ -107,11 +211,10 @@ def main() -> None:
     here = settings()
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as scratch:
         training_set = _training_set(arguments.training_set, here, Path(scratch))
-        config = read_config(epochs=EPOCHS, patience=EPOCHS)
-        figures = measure(training_set, config, arguments.rounds)
-    print(f"{'contender':<28}{'samples/s':>12}")
+        figures = measure(training_set, arguments.rounds)
+    print(f"{'contender':<40}{'samples/s':>12}")
     for name, value in figures.items():
-        print(f"{name:<28}{value:>12.2f}" if "vs" in name or "speed" in name else f"{name:<28}{value:>12.0f}")
+        print(f"{name:<40}{value:>12.2f}" if "per_s" not in name else f"{name:<40}{value:>12.0f}")
     write_text(here.home / "bench" / "training.json", json.dumps(figures, indent=2) + "\n")
 
 

@@ -21,11 +21,11 @@ def keep(folder: Path, checkpoint: dict[str, Any]) -> None:
     write_curve(folder, checkpoint["curve"])
 
 
-def kept(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `keep` wrote last; None in a folder without. Tensors and plain values only: no code is loaded."""
+def kept(folder: Path) -> dict[str, Any] | None:
+    """What `keep` wrote last, in the memory of the CPU; None in a folder without. No code is loaded with it."""
     if not (folder / CHECKPOINT).is_file():
         return None
-    saved: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    saved: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
     return saved
 
 

@@ -80,13 +80,12 @@ class Trainer:
     def learn(self, order: list[NDArray[np.int64]], first_step: int) -> dict[str, float]:
         """One step for each part of `order`, counted from `first_step`."""
         self.together.train()
-        total = torch.zeros(2, dtype=torch.float64, device=self.process.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.process.device)
         meter = Meter(self.process)
         for place, inputs in enumerate(meter.watched(self.feed.batches(order))):
-            loss, count = self.step(inputs, first_step + place), len(inputs[-1])
-            total += torch.stack([loss * count, loss.new_tensor(count)])
-        loss_sum, samples = parallel.add_up(total, self.process).tolist()
-        return {"loss": loss_sum / samples} | meter.point(samples)
+            total += self.step(inputs, first_step + place) * len(inputs[-1])  # read once: a GPU need not be waited for
+        samples = self.process.world * sum(map(len, order))
+        return {"loss": parallel.add_up(total, self.process).item() / samples} | meter.point(samples)
 
     def step(self, inputs: Inputs, number: int) -> Tensor:
         """One update of weights and of their average; returns the loss."""

@@ -53,7 +53,7 @@ def run(folder: Path, process: Process) -> None:
 
 def _begun(folder: Path, trainer: Trainer) -> tuple[Progress, dict[str, Tensor]]:
     """What is behind the trainer, which stands where the last epoch ended, and the best weights so far."""
-    saved = checkpoint.kept(folder, trainer.process.device)
+    saved = checkpoint.kept(folder)
     if saved is None:
         trainer.fit_preprocessing()
         return Progress(trainer.config.patience, []), {}
