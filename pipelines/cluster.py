@@ -19,6 +19,7 @@ HOME_CLAIM: Final = "millrace-home"
 SETTINGS_CONFIG_MAP: Final = "millrace-settings"
 SETTINGS: Final = (
     "MILLRACE_HOME",
+    "MILLRACE_FEATURE_STORE",
     "MILLRACE_HISTORY_LENGTH",
     "MILLRACE_LOG_FORMAT",
     "MILLRACE_MLFLOW_TRACKING_URI",
@@ -31,6 +32,14 @@ SETTINGS: Final = (
 REQUIRED_SECRETS: Final = {"millrace-pseudonym": {"key": "MILLRACE_PSEUDONYM_KEY"}}
 OPTIONAL_SECRETS: Final = {"millrace-prediction-log": {"url": "MILLRACE_PREDICTION_LOG_URL"}}
 """Secret → its key → environment variable; a step does not start without a required one."""
+FEATURE_STORE_CONFIG_MAP: Final = "feature-store-of-steps"
+FEATURE_STORE_FOLDER: Final = "/etc/feast"
+USES_FEATURE_STORE: Final = ("materialize", "check-skew")
+FEATURE_STORE_SECRETS: Final = {
+    "millrace-redis": {"address": "FEAST_REDIS"},
+    "millrace-feast": {"registry-url": "FEAST_REGISTRY_URL"},
+}
+"""Of the steps that fill the store that serves, or judge it."""
 LABELS: Final = {"app.kubernetes.io/part-of": "millrace"}
 
 
@@ -80,3 +89,7 @@ def on_cluster(*tasks: PipelineTask) -> None:
             kubernetes.use_secret_as_env(task, name, keys, optional=False)
         for name, keys in OPTIONAL_SECRETS.items():
             kubernetes.use_secret_as_env(task, name, keys, optional=True)
+        if task.name in USES_FEATURE_STORE:
+            kubernetes.use_config_map_as_volume(task, FEATURE_STORE_CONFIG_MAP, FEATURE_STORE_FOLDER)
+            for name, keys in FEATURE_STORE_SECRETS.items():
+                kubernetes.use_secret_as_env(task, name, keys, optional=False)

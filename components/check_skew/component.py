@@ -26,6 +26,7 @@ def check_skew(
         here.lake,
         here.home,
         SkewConfig(sample=sample),
+        serving=here.feature_store,
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )

@@ -1,7 +1,8 @@
 """The skew gate: do training and serving give the model the same inputs? Blocks unless they demonstrably do.
 
 In: a feature set, and the online store filled from it. Out: a skew check with a verdict and the inputs it compared
-(docs/architecture.md). The transactions compared: `probes.py`; the ways to their inputs: `paths.py`.
+(docs/architecture.md). The transactions compared: `probes.py`; the ways to their inputs: `paths.py`; a store that
+serves and is not the home's own: `served.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.check_skew import paths, probes
+from components.check_skew import paths, probes, served
 from components.check_skew.paths import Inputs
 from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
 from millrace.atomic import replacing_folder
@@ -44,6 +45,8 @@ class SkewConfig:
     """Largest difference allowed, relative to the larger of the two values and 1."""
     compared_share: float = 0.5
     """Share of the probes that must be comparable: customers with transactions pushed since `as_of` are not."""
+    served_share: float = 0.01
+    """Share of the states in a store that serves which may differ: it has seen what came late in another order."""
 
 
 def check_skew(
@@ -53,14 +56,17 @@ def check_skew(
     home: Path,
     config: SkewConfig | None = None,
     *,
+    serving: Path | None = None,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
     """Compare the paths on a sample; `facts.passed` and `verdict.json` say whether they agree.
 
-    A check that passed is not made again while the store is filled from the same artifact and the code of every path
-    is the same. Raises InvalidInput when the online store comes from another feature set, NotFound when there is no
-    store in `home`.
+    `serving` is the feature_store.yaml of the store that serves, where that is not the home's own. A check that passed
+    is not made again while the store is filled from the same artifact and the code of every path is the same, unless
+    there is a serving one, which anything may have happened to. Raises InvalidInput when the online store comes from
+    another feature set, NotFound when there is no store in `home` or the serving one is empty, Unavailable when that
+    does not answer.
     """
     config = config or SkewConfig()
     parents = {"online_store": online_store.id, "feature_set": feature_set.id}
@@ -73,11 +79,14 @@ def check_skew(
     basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
         same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
-        if current and same and done.facts["passed"]:
+        if current and same and done.facts["passed"] and serving is None:
             return done
     as_of = datetime.fromisoformat(online_store.facts["as_of"])
     sample, inputs, stored = _measure(feature_set, as_of, home, config, threads, memory_limit_gb)
-    verdict = Verdict("skew", tuple(_rules(sample, inputs, stored, current, as_of, config)))
+    judged = list(_rules(sample, inputs, stored, current, as_of, config))
+    if serving is not None:
+        judged += served.rules(serving, feature_set, online_store, sample, config.served_share)
+    verdict = Verdict("skew", tuple(judged))
     return _write(lake, parents, basis, verdict, sample, inputs)
 
 

@@ -1,6 +1,6 @@
 """`python -m components.materialize FEATURE_SET`: fill the online store as of an instant.
 
-Terminal states are renewed several times a day: a schedule that runs this then keeps the store fresh.
+An instant and a feature set that someone names; what a schedule runs is `refresh.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         here = settings()
         source = Manifest.read(parsed.feature_set, "feature_set")
-        limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
-        made = materialize(source, here.lake, here.home, resolve_as_of(source, parsed.as_of), **limits)
+        made = materialize(
+            source,
+            here.lake,
+            here.home,
+            resolve_as_of(source, parsed.as_of),
+            serving=here.feature_store,
+            threads=here.threads,
+            memory_limit_gb=here.memory_limit_gb,
+        )
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

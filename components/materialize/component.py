@@ -22,6 +22,7 @@ def materialize(feature_set: dsl.Input[dsl.Artifact], online_store: dsl.Output[d
         here.lake,
         here.home,
         resolve_as_of(source, as_of),
+        serving=here.feature_store,
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )

@@ -1,13 +1,15 @@
 """Fill the online store with the state of every customer and terminal as of an instant.
 
 In: a feature set. Out: an online store (docs/architecture.md) and a filled `<home>/feast`, which is a Feast repository
-that anyone may open. What the states are: `millrace.fraud.online_sql`; Feast itself: `store.py`.
+that anyone may open. What the states are: `millrace.fraud.online_sql`; Feast itself: `store.py`; the store that serves,
+where that is another (Redis): `serving_store.py`; keeping one fresh between runs: `refresh.py`.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,30 +32,49 @@ def materialize(
     home: Path,
     as_of: datetime,
     *,
+    serving: Path | None = None,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
     """Customers' transactions before `as_of` and the last terminal refresh at or before it, in files and in the store.
 
     A store that was filled from the same feature set and instant is left alone, with what has been pushed since; any
-    other is replaced as a whole, in one transaction. Raises InvalidInput when `as_of` has no time zone or lies outside
-    the feature set, AlreadyRunning when another process fills the same store.
+    other is replaced as a whole, in one transaction. `serving` is the feature_store.yaml of a store that serves and is
+    not the home's own: it is live, and gets what is newer than what it holds. Raises InvalidInput when `as_of` has no
+    time zone or lies outside the feature set, AlreadyRunning when another process fills the same store, Unavailable
+    when the serving one does not answer.
     """
+    from components.materialize import serving_store
     from components.materialize.store import applied, fill
 
     _require_inside(feature_set, as_of)
+    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
+        manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
+        if filled_with(home) != manifest.id or not applied(home):
+            fill(home, manifest.folder, manifest.id)
+            log("online store filled", online_store=manifest.id, **states_in(manifest))
+        if serving is not None:
+            serving_store.fill(serving, home, manifest.folder)
+            log("serving store filled", online_store=manifest.id, **states_in(manifest))
+    return manifest
+
+
+def sources_of(
+    feature_set: Manifest, lake: Path, as_of: datetime, threads: int = 2, memory_limit_gb: float = 3.0
+) -> Manifest:
+    """The `online_store` artifact of a feature set and an instant: made, or found where it was made before."""
     # What it imports and no more: a new id replaces the store, and what was pushed to it is gone.
     code = code_of(Path(__file__).parent)
     identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "code": code})
     folder = lake / "online" / identity
-    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
-        if not (folder / "manifest.json").is_file():
-            _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
-        manifest = Manifest.read(folder, "online_store")
-        if filled_with(home) != identity or not applied(home):
-            fill(home, folder, identity)
-            log("online store filled", online_store=identity, **{k: manifest.facts[k] for k in ("as_of", "customers")})
-    return manifest
+    if not (folder / "manifest.json").is_file():
+        _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
+    return Manifest.read(folder, "online_store")
+
+
+def states_in(manifest: Manifest) -> dict[str, Any]:
+    """What a log says of an online store."""
+    return {name: manifest.facts[name] for name in ("as_of", "customers", "terminals")}
 
 
 def _write_sources(

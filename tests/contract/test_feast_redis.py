@@ -1,6 +1,7 @@
-"""The cluster's feature store, by its own manifests: Redis filled by the CronJob's script, a registry in PostgreSQL.
+"""The cluster's feature store, by its own manifests: Redis filled by the CronJob's command, a registry in PostgreSQL.
 
-The transformer's store reads there what it reads in the embedded SQLite store, and pushes as it does here.
+The transformer's store reads there what it reads in the embedded SQLite store, and pushes as it does here; the skew
+gate judges what is in it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,21 @@ import yaml
 from stores import RedisServer, free_port, postgres_server, redis_server
 
 from components.build_features.core import build_features
-from components.materialize.core import materialize
-from millrace.artifacts import Manifest
+from components.check_skew import served
+from components.materialize.refresh import refresh
+from millrace.artifacts import Manifest, list_manifests
+from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.feast_home import repository
-from millrace.fraud.features import FEATURE_SERVICE
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
 from millrace.fraud.online import CustomerState, customer_states
+from millrace.gates import Rule
+from millrace.settings import Settings
 from serving.transformer.store import FeastStore, Lookups
 
 ROOT = Path(__file__).parents[2]
 FEATURE_STORE = ROOT / "manifests" / "base" / "feature_store"
-AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
 N = 6
+FIELDS = (*CUSTOMER_STATE_FIELDS, *TERMINAL_STATE_FIELDS)
 OPTIONS = "socket_timeout=0.5,socket_connect_timeout=0.5,retry=null"
 """Of Redis's connection: without them a lookup waits for a dead Redis for seconds, for a lost node without end."""
 
@@ -58,17 +62,24 @@ class Cluster:
     """URL of the registry's database."""
     environment: dict[str, str]
     """What containers get of it."""
+    filled: Manifest
+    """What both stores were filled from."""
 
-    def script(self) -> subprocess.CompletedProcess[str]:
+    @property
+    def configuration(self) -> Path:
+        return self.repository / "feature_store.yaml"
+
+    def refresh(self) -> subprocess.CompletedProcess[str]:
         """Runs what the CronJob's container runs, in an environment as it has."""
         container = container_of("materialize/cronjob.yaml")
-        places = {"/app/feature_repo": ROOT / "feature_repo", "/etc/feast": self.repository}
-        script = container["args"][0]
-        for place, here in places.items():
-            script = script.replace(place, str(here))
+        named = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        assert {"FEAST_REDIS", "FEAST_REGISTRY_URL"} <= named.keys()
+        assert Path(named["MILLRACE_FEATURE_STORE"]).name == self.configuration.name
         return subprocess.run(
-            [*container["command"], script],
-            env=self.environment | {"MILLRACE_HOME": str(self.embedded)},
+            container["command"],
+            cwd=ROOT,
+            env=self.environment
+            | {"MILLRACE_HOME": str(self.embedded), "MILLRACE_FEATURE_STORE": str(self.configuration)},
             capture_output=True,
             text=True,
             timeout=240,
@@ -122,9 +133,10 @@ def cluster(
         with closing(psycopg.connect(server, autocommit=True)) as connection:
             connection.execute("CREATE DATABASE feast")
         registry = server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", "/feast?")
-        features = build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N)
+        build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N)
         (repository(folder)).mkdir()
-        materialize(features, folder / "lake", folder, AS_OF)
+        filled = refresh(Settings(home=folder), datetime.now(UTC))
+        assert filled is not None
         pod = folder / "pod" / "feast"
         pod.mkdir(parents=True)
         shutil.copy(FEATURE_STORE / "feature_store.yaml", pod)
@@ -138,8 +150,8 @@ def cluster(
             "FEAST_REGISTRY_URL": registry,
             "FEAST_REDIS": redis.address,
         }
-        made = Cluster(folder, pod, redis, registry, pods)
-        ended = made.script()
+        made = Cluster(folder, pod, redis, registry, pods, filled)
+        ended = made.refresh()
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert RedisServer.PASSWORD not in ended.stdout + ended.stderr
         yield made
@@ -186,7 +198,8 @@ def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, st
     answer = store.read(*rows)
 
     with opened(repository(cluster.embedded)) as embedded:
-        assert answer == embedded.read(*rows)
+        held = embedded.read(*rows)
+    assert {name: answer[name] for name in FIELDS} == {name: held[name] for name in FIELDS}
     assert max(len(found) for found in customer_states(answer)) == N
     assert sum(value is not None for value in answer["count_30d"]) > 40
 
@@ -216,18 +229,58 @@ def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
 
 
 def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: FeastStore) -> None:
-    from feast import FeatureStore
-
     customer = names(cluster, "customer")[0]
-    number = int(AS_OF.timestamp()) + 60
+    number = int(datetime(2018, 5, 17, tzinfo=UTC).timestamp())
     store.push({customer: state(number)})
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")  # its calls to DuckDB 2
-        FeatureStore(repo_path=str(cluster.repository)).materialize(datetime(2000, 1, 1), datetime.now())
+    ended = cluster.refresh()
 
+    assert ended.returncode == 0, ended.stderr
     assert store.read_customers([customer])[0].transaction_ids.tolist() == [number]
     assert len(store.read_customers(names(cluster, "customer")[1:2])[0]) == N
+
+
+def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
+    cluster: Cluster, store: FeastStore
+) -> None:
+    """Pushed transactions are no skew; a state with another amount is, and so is one that is gone."""
+    customer = names(cluster, "customer")[2]
+    kept = store.read_customers([customer])[0]
+    later = kept.append(10**9, int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6), 500, 0.0, N + 32)
+    store.push({customer: later})
+    passed = {rule.name for rule in judged(cluster) if rule.passed}
+
+    wrong = replace(kept, amount_cents=kept.amount_cents * 100)
+    store.push(dict.fromkeys(names(cluster, "customer")[2:6], wrong))
+    blocked = {rule.name: rule for rule in judged(cluster) if not rule.passed}
+
+    assert len(passed) == 5
+    assert set(blocked) == {"customers that differ in the serving store"}
+    assert "first: " in blocked["customers that differ in the serving store"].detail
+
+
+def test_a_store_that_was_never_filled_fails_the_skew_gate_with_what_to_do(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server(tmp_path) as empty:
+        monkeypatch.setenv("FEAST_REDIS", empty.address)
+        with pytest.raises(NotFound, match=r"never.*filled.*components\.materialize\.refresh"):
+            judged(cluster)
+        assert cluster.filled.facts["customers"] > 0
+    with pytest.raises(Unavailable, match="does not answer"):
+        judged(cluster)
+    monkeypatch.delenv("FEAST_REDIS")
+    with pytest.raises(ConfigError, match="FEAST_REDIS"):
+        judged(cluster)
+
+
+def judged(cluster: Cluster) -> list[Rule]:
+    """What the skew gate says of the serving store alone."""
+    lake = cluster.embedded / "lake"
+    (feature_set,) = list_manifests(lake / "feature_sets", "feature_set")
+    people, places = names(cluster, "customer"), names(cluster, "terminal")
+    sample = pa.table({"customer_id": people, "terminal_id": [places[at % len(places)] for at in range(len(people))]})
+    return list(served.rules(cluster.configuration, feature_set, cluster.filled, sample, 0.05))
 
 
 def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, store: FeastStore) -> None:

@@ -110,7 +110,7 @@ def test_each_thing_that_is_missing_is_named_with_what_to_do(check, complete):
     for what in (
         "serving.kserve.io/v1beta1 InferenceService: install it",
         "kserve: no Deployment kserve/kserve-controller-manager",
-        "secret millrace-redis: key password",
+        "secret millrace-redis: key address, password",
         "secret millrace-prediction-log: key url",
         "Knative config-features: kubernetes.podspec-",
         "storage for millrace-home (ReadWriteOnce): no default StorageClass",

@@ -1,0 +1,186 @@
+"""A refresh: what it fills the store with, what it leaves, and which feature set it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.build_features.core import build_features
+from components.materialize import refresh as module
+from components.materialize.core import materialize
+from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
+from millrace.artifacts import Manifest
+from millrace.errors import InvalidInput, NotFound
+from millrace.feast_home import filled_with, repository
+from millrace.fraud import features as f
+from millrace.fraud.online import CustomerState, customer_states, push_columns, terminal_states
+from millrace.settings import Settings
+
+N = 6
+LAST_DAY = datetime(2018, 5, 15, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory, simulated_days: list[pa.Table], snapshot_of: Callable[..., Manifest]
+) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N, threads=1)
+    return folder
+
+
+@pytest.fixture
+def feature_set(home: Path) -> Manifest:
+    found = newest_feature_set(home / "lake")
+    assert found is not None
+    return found
+
+
+def looked_up(home: Path, customer: str, terminal: str) -> tuple[CustomerState, list[int]]:
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(repository(home)))
+    rows = {"customer_id": [customer], "terminal_id": [terminal]}
+    answer = store.get_online_features(store.get_feature_service(f.FEATURE_SERVICE), rows).to_dict()
+    return customer_states(answer)[0], terminal_states(answer)[0].tolist()
+
+
+def push(home: Path, customer: str, state: CustomerState) -> None:
+    from feast import FeatureStore
+    from pandas import DataFrame
+
+    FeatureStore(repo_path=str(repository(home))).push(
+        "customer_state_push", DataFrame(push_columns({customer: state}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted"),
+    [
+        ("2018-05-10T11:59:59+00:00", "2018-05-10T06:00:00+00:00"),
+        ("2018-05-10T14:10:00+02:00", "2018-05-10T12:00:00+00:00"),
+        ("2018-05-16T12:10:00+00:00", "2018-05-16T12:00:00+00:00"),  # the day after the last: its refreshes are known
+        ("2026-01-01T00:00:00+00:00", "2018-05-16T18:00:00+00:00"),  # data that ended long ago
+    ],
+)
+def test_the_refresh_is_the_last_by_now_that_the_data_has(feature_set: Manifest, now: str, wanted: str) -> None:
+    assert newest_refresh(feature_set, datetime.fromisoformat(now)).isoformat() == wanted
+
+
+def test_data_of_the_future_is_refused(feature_set: Manifest) -> None:
+    with pytest.raises(InvalidInput, match="begins on 2018-04-01"):
+        newest_refresh(feature_set, datetime(2018, 3, 31, tzinfo=UTC))
+
+
+def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, feature_set: Manifest) -> None:
+    settings = Settings(home=home)
+    materialize(feature_set, home / "lake", home, LAST_DAY)
+    sources = repository(home) / "sources"
+    customers = pq.read_table(sources / "customer_state.parquet")["customer_id"].to_pylist()
+    terminal = _changed_terminal(feature_set)
+    before, old_counts = looked_up(home, customers[0], terminal)
+    pushed = before.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 86_400_000_000 - 5, 1234, 0.5, N + 32)
+    push(home, customers[0], pushed)
+
+    made = refresh(settings, LAST_DAY + timedelta(hours=36, minutes=10))
+
+    assert made is not None
+    assert made.facts["as_of"] == "2018-05-16T12:00:00+00:00"
+    assert filled_with(home) == made.id
+    after, counts = looked_up(home, customers[0], terminal)
+    assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
+    assert counts != old_counts
+    assert counts == _counts(made, terminal)
+    other, _ = looked_up(home, customers[1], terminal)
+    assert other.transaction_ids.tolist() == _transactions(made, customers[1])
+
+
+def test_a_second_refresh_of_the_same_hour_does_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, feature_set: Manifest
+) -> None:
+    settings = Settings(home=home)
+    first = refresh(settings, LAST_DAY + timedelta(hours=6))
+    monkeypatch.setattr("components.materialize.store.renew", _never)
+
+    second = refresh(settings, LAST_DAY + timedelta(hours=6, minutes=20))
+
+    assert first is not None
+    assert second is not None
+    assert second.id == first.id
+
+
+def test_a_store_that_was_never_filled_is_filled(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "lake").symlink_to(home / "lake")
+
+    made = refresh(Settings(home=tmp_path), LAST_DAY)
+
+    assert made is not None
+    assert filled_with(tmp_path) == made.id
+
+
+def test_a_feature_set_of_another_source_is_not_served(
+    tmp_path: Path,
+    simulated_days: list[pa.Table],
+    snapshot_of: Callable[..., Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file scored in batch reaches further than what the store was filled from."""
+    lake = tmp_path / "lake"
+    served = build_features(snapshot_of(lake, simulated_days[:30]), lake, history_length=N, threads=1)
+    other = build_features(snapshot_of(lake, simulated_days[20:40]), lake, history_length=N, threads=1)
+    assert newest_feature_set(lake) == other
+    sources = {served.parents["snapshot"]: "s3://served", other.parents["snapshot"]: "scored.csv"}
+    monkeypatch.setattr(module, "_source_of", lambda _, made: sources[made.parents["snapshot"]])
+    materialize(served, lake, tmp_path, datetime(2018, 4, 29, tzinfo=UTC))
+
+    assert newest_feature_set(lake) == served
+
+
+def test_an_empty_lake_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="make run"):
+        refresh(Settings(home=tmp_path), LAST_DAY)
+
+
+def test_the_command_wants_a_time_zone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(home))
+
+    status = main(["--now", "2018-05-10T00:00:00"])
+
+    assert status == 2
+    assert "time zone" in capsys.readouterr().err
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("the store was filled again")
+
+
+def _changed_terminal(feature_set: Manifest) -> str:
+    """A terminal whose counts at noon of the day after the last are others than at midnight of the last."""
+    midnight, noon = LAST_DAY, LAST_DAY + timedelta(hours=36)
+    states = [
+        {
+            row["terminal_id"]: [row[name] for name in f.TERMINAL_STATE_FIELDS]
+            for row in pq.read_table(feature_set.table("terminal_state", at.date(), at.date())[0]).to_pylist()
+            if row["event_timestamp"] == at
+        }
+        for at in (midnight, noon)
+    ]
+    return next(name for name, counts in states[0].items() if name in states[1] and counts != states[1][name])
+
+
+def _counts(made: Manifest, terminal: str) -> list[int]:
+    (row,) = pq.read_table(made.path("terminal_state.parquet"), filters=[("terminal_id", "=", terminal)]).to_pylist()
+    return [row[name] for name in f.TERMINAL_STATE_FIELDS]
+
+
+def _transactions(made: Manifest, customer: str) -> list[int]:
+    (row,) = pq.read_table(made.path("customer_state.parquet"), filters=[("customer_id", "=", customer)]).to_pylist()
+    found: list[int] = row[f.CUSTOMER_STATE_FIELDS[0]]
+    return found
