@@ -67,6 +67,10 @@ class Episodes:
     def open(self, kind: str) -> bool:
         return kind in self.calm
 
+    def lasts(self, kind: str) -> bool:
+        """Open, and found by the last judgement."""
+        return self.calm.get(kind) == 0
+
     def _continue(self, kind: str, *, found: bool) -> None:
         self.calm[kind] = 0 if found else self.calm[kind] + 1
         if self.calm[kind] >= CALM_JUDGEMENTS:

@@ -122,7 +122,15 @@ class Watch:
         outcome.judged.append(judged)
         kinds = [kind for kind in KINDS if joint or kind != "joint"]
         for begun in self._episodes[name].add(judgement.findings, kinds):
-            outcome.alarms.append(_alarm(judged, begun))
+            if not self._told(name, begun.finding.kind):
+                outcome.alarms.append(_alarm(judged, begun))
+
+    def _told(self, name: str, kind: str) -> bool:
+        """Whether the other windows have raised what lasts: a shift that both see is one episode.
+
+        A day's episode stays open for a week of calm; what is found meanwhile in a window by count is new.
+        """
+        return self._episodes[COUNT].open(kind) if name == TIME else self._episodes[TIME].lasts(kind)
 
     def arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The state, as a JSON document and arrays."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from benchmarks.drift import detector_of, false_alarms, noticed_after, table_of
+from benchmarks.drift import detector_of, false_alarms, inflated, noticed_after, table_of
 from millrace.errors import InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
 from serving.drift_detector.backends import Streaming
@@ -193,6 +193,21 @@ def test_an_episode_is_raised_once_and_again_after_a_calm(detector, stream):
     raised = [alarm for alarm in alarms if alarm.kind == "features"]
     assert len(raised) == 2
     assert len({alarm.id for alarm in alarms}) == len(alarms)
+
+
+def test_a_shift_that_lasts_for_weeks_is_one_alarm_though_windows_by_count_and_by_day_both_see_it(stream):
+    detector = fit(detector_of(stream, "streaming").reference, PerFeature())
+    table = table_of(inflated(stream.features[stream.first :], 1.1), stream)
+    stamps = stream.event_us[stream.first :]
+    watch = Watch(detector, WatchConfig())
+
+    outcome = watch.add(Rows(stamps[: len(table)], table))
+
+    seen = {judged.window for judged in outcome.judged if any(f.kind == "features" for f in judged.judgement.findings)}
+    days = (stamps[-1] - stamps[0]) / 86_400e6
+    assert days > 14
+    assert seen == {"count", "time"}
+    assert [alarm.kind for alarm in outcome.alarms].count("features") == 1
 
 
 def test_window_of_reads_what_the_table_holds(stream):
