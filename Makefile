@@ -63,6 +63,10 @@ status: setup ## What runs, where, since when.
 predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local predict $(ARGS)
 
+.PHONY: refresh
+refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does four times a day.
+	$(BIN)/python -m components.materialize.refresh $(ARGS)
+
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
 	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
