@@ -318,6 +318,21 @@ def test_a_companion_whose_environment_is_absent_is_skipped_with_the_reason(runt
     assert (skipped.state, ".venv-drift is absent" in skipped.error) == ("skipped", True)
 
 
+def test_what_watches_comes_after_what_answers(runtime):
+    runtime.env = {"MILLRACE_COMPANIONS": "prediction-log"}
+    runtime.write(inference_service("1"))
+
+    runtime.up()
+
+    def nice() -> dict[str, int]:
+        return {one.service: os.getpriority(os.PRIO_PROCESS, one.pid) for one in runtime.state.processes if one.pid}
+
+    wait("the prediction log's process", lambda: "prediction-log" in nice())
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    found = nice()
+    assert (found.pop("prediction-log"), set(found.values())) == (min(own + 10, 19), {own})
+
+
 def test_a_graph_sends_each_segment_to_its_model(runtime):
     runtime.write(inference_service("1", name="fraud-detector", transformer=False))
     runtime.write(inference_service("2", name="fraud-detector-business", transformer=False))
