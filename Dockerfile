@@ -117,12 +117,14 @@ EXPOSE 8080 8081
 CMD ["python", "-m", "serving.predictor.server", "--model_name=fraud-detector"]
 
 
+# With -O, Feast imports in 4 s instead of 10 s.
 FROM installer AS transformer-environment
 COPY requirements/images/transformer.txt /requirements/transformer.txt
-RUN --mount=type=cache,target=/var/cache/uv install-lock transformer
+RUN --mount=type=cache,target=/var/cache/uv PYTHONOPTIMIZE=1 install-lock transformer
 
 FROM runtime AS transformer
 LABEL org.opencontainers.image.title="millrace-transformer" org.opencontainers.image.description="Transactions in, decisions out"
+ENV PYTHONOPTIMIZE=1
 COPY --from=transformer-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
 EXPOSE 8080
@@ -131,11 +133,11 @@ CMD ["python", "-m", "serving.transformer.server", "--model_name=fraud-detector"
 
 FROM installer AS explainer-environment
 COPY requirements/images/explainer.txt /requirements/explainer.txt
-RUN --mount=type=cache,target=/var/cache/uv install-lock explainer
+RUN --mount=type=cache,target=/var/cache/uv PYTHONOPTIMIZE=1 install-lock explainer
 
 FROM runtime AS explainer
 LABEL org.opencontainers.image.title="millrace-explainer" org.opencontainers.image.description="What each input added to a score"
-ENV NUMBA_CACHE_DIR=/tmp/numba
+ENV NUMBA_CACHE_DIR=/tmp/numba PYTHONOPTIMIZE=1
 COPY --from=explainer-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
 EXPOSE 8080
@@ -194,10 +196,11 @@ CMD ["python", "-m", "serving.retraining_trigger"]
 
 FROM installer AS feature-server-environment
 COPY requirements/images/feature-server.txt /requirements/feature-server.txt
-RUN --mount=type=cache,target=/var/cache/uv install-lock feature-server
+RUN --mount=type=cache,target=/var/cache/uv PYTHONOPTIMIZE=1 install-lock feature-server
 
 FROM runtime AS feature-server
 LABEL org.opencontainers.image.title="millrace-feature-server" org.opencontainers.image.description="Feast: online features over HTTP; apply and materialize"
+ENV PYTHONOPTIMIZE=1
 COPY --from=feature-server-environment /opt/venv /opt/venv
 COPY --from=pipeline-code /app/src /app/src
 COPY --from=pipeline-code /app/feature_repo /app/feature_repo
