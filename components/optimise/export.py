@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from components.optimise.boosted import Trees
 from components.optimise.tree_graph import OPSET, append_trees
 from millrace.fraud.model import FraudModel
 
-QUANTISED: Final = ["Gemm"]
+QUANTISED: Final = ("Gemm",)
 """The large layers. The rest loses more on the way in and out of eight bits than it gains."""
 
 
@@ -97,7 +97,13 @@ def _export(
         )
 
 
-def quantise(graph: Path, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
+def quantise(
+    graph: Path,
+    features: NDArray[np.float32],
+    history: NDArray[np.float32],
+    path: Path,
+    operators: Sequence[str] = QUANTISED,
+) -> None:
     """Write `graph` to `path` with int8 layers, the range of their inputs taken from the given rows.
 
     Ranges are fixed here, never taken from the batch at hand: that would make a score depend on its neighbours.
@@ -113,7 +119,7 @@ def quantise(graph: Path, features: NDArray[np.float32], history: NDArray[np.flo
             str(path),
             _OneBatch({"features": features, "history": history}),
             quant_format=QuantFormat.QOperator,
-            op_types_to_quantize=QUANTISED,
+            op_types_to_quantize=list(operators),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
