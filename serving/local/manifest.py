@@ -22,6 +22,7 @@ from millrace.atomic import sha256_text
 from millrace.errors import ConfigError, NotFound
 
 MODEL_MOUNT: Final = "/mnt/models"
+LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOOPBACK: Final = "127.0.0.1"
 VERSION_ANNOTATION: Final = "millrace.io/model-version"
 ROOT: Final = Path(__file__).parents[2]
@@ -172,7 +173,7 @@ def read_service(path: Path, home: Path, rewrite: Rewrite = str) -> Service:
 def parse(text: str, path: Path) -> dict[str, Any]:
     """The one object in a manifest's text; raises ConfigError."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, LOADER)  # noqa: S506 - both are safe loaders
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     kind = document.get("kind") if isinstance(document, dict) else type(document).__name__

@@ -1,14 +1,16 @@
 """Which objects run here, and from which files: the service itself, what lies beside it, and its companions.
 
-Companions are read from the manifests that a cluster gets; one that cannot run here is skipped with its reason.
+Companions are read from the manifests that a cluster gets; one that cannot run here is skipped with its reason. The
+supervisor asks several times a second in the loop that requests pass through, so a file is parsed when it has changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -57,15 +59,34 @@ def _companions(names: Iterable[str]) -> Iterator[Source]:
 def _aliases(folder: Path) -> Iterator[str]:
     """Names of the Kubernetes Services in a folder: what the others call it."""
     path = folder / "service.yaml"
-    for document in yaml.safe_load_all(path.read_text()) if path.is_file() else ():
+    for document in _documents(path, stamp(path)) if path.is_file() else ():
         if isinstance(document, dict) and document.get("kind") == "Service":
             yield str(document["metadata"]["name"])
+
+
+@lru_cache(maxsize=256)
+def _documents(path: Path, _: tuple[int, int]) -> tuple[Any, ...]:
+    return tuple(yaml.safe_load_all(path.read_text()))
+
+
+@lru_cache(maxsize=256)
+def _manifest(path: Path, _: tuple[int, int]) -> dict[str, Any]:
+    return parse(path.read_text(), path)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file does: every writer here renames a new file into place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_ino, status.st_mtime_ns)
 
 
 def _absent(path: Path) -> str:
     """Why a companion cannot run: its environment is not there."""
     try:
-        document = parse(path.read_text(), path)
+        document = _manifest(path, stamp(path))
         spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
         container = spec["containers"][0]
         words = [str(word) for word in (*container.get("command", ()), *(container.get("args") or ()))]
@@ -78,6 +99,6 @@ def _absent(path: Path) -> str:
 def _name(path: Path) -> str:
     """metadata.name, or the file's where that cannot be read: reading it again says why."""
     try:
-        return str(parse(path.read_text(), path)["metadata"]["name"])
+        return str(_manifest(path, stamp(path))["metadata"]["name"])
     except (OSError, MillraceError):
         return path.stem

@@ -27,7 +27,7 @@ from serving.local.addresses import rewritten
 from serving.local.gateway import Gateway
 from serving.local.graph import Graph, is_graph, read_graph
 from serving.local.manifest import LOOPBACK, PROGRAMS, Service, read_service
-from serving.local.objects import Source, sources
+from serving.local.objects import Source, sources, stamp
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.services import Running, RunningProgram, RunningService
 from serving.local.state import LocalState, Place, ServiceState
@@ -95,7 +95,7 @@ class Supervisor:
     async def _follow_forever(self) -> None:
         while True:
             found = sources(self._manifest, self._place, self._companions)
-            stamps = {source.path: _stamp(source.path) for source in found}
+            stamps = {source.path: stamp(source.path) for source in found}
             if stamps != self._seen or self._look.is_set():
                 self._look.clear()
                 self._seen = stamps
@@ -237,15 +237,6 @@ def main() -> None:
 
 async def _run(service: Service, manifest: Path, place: Place, configured: Settings) -> None:
     await Supervisor(service, manifest, place, configured).run()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Changes when the file does: every writer here renames a new file into place."""
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_ino, status.st_mtime_ns)
 
 
 def _report_failure(place: Place, manifest: Path, error: Exception) -> None:
