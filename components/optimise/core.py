@@ -95,6 +95,9 @@ def _make(network: FraudModel, data: TrainingSet, folder: Path, config: Optimise
     for name, count in nodes.items():
         own = measure.review_threshold(rows.judged, scores[name], *limits)
         documents[name] |= {"parameters": count, "decision_threshold": own.value}
+    if STUDENT in nodes:
+        alone = choose_band(rows.judged, scores[STUDENT], scores[served], threshold.value, config.cascade).cascade
+        documents[STUDENT]["certain_below"] = alone and alone.lower
     decided: dict[str, Any] = {
         "served_file": served,
         "decision_threshold": threshold.value,

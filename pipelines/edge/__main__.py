@@ -21,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--customers", type=int, default=0, help="most recently active customers to carry (default all)"
     )
     parser.add_argument("--terminals", type=int, default=0, help="busiest terminals to carry (default all)")
+    parser.add_argument("--full", action="store_true", help="the served graph, not a smaller one that keeps its metric")
     options = parser.parse_args(argv)
     try:
         here = settings()
-        limits = EdgeLimits(customers=options.customers, terminals=options.terminals)
+        limits = EdgeLimits(customers=options.customers, terminals=options.terminals, full=options.full)
         model, version = champion(here, options.version)
         online = states(here)
         out = options.out or here.home / "edge" / f"{version}-{online.id}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,8 +34,11 @@ RUNNER: Final = Path(__file__).with_name("score.py")
 STATE: Final = "state.npz"
 SIZE_LIMIT: Final = 10_000_000
 """Bytes of the package without its states."""
-AP_BUDGET: Final = 0.002
-"""Average precision that an int8 graph may lose on the validation rows, as in components/optimise."""
+AP_BUDGET: Final = 0.01
+"""Share of the served graph's average precision that a smaller one may lose on the validation rows: where `optimise`
+recorded it, the upper end of its interval."""
+SMALL_GRAPHS: Final = {"student.onnx": "student", "model.int8.onnx": "int8"}
+"""In the order in which they are preferred."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,8 @@ class EdgeLimits:
     """The most recently active ones."""
     terminals: int = 0
     """The busiest ones of the last 30 days."""
+    full: bool = False
+    """The served graph goes along, whatever smaller one there is."""
 
     def __post_init__(self) -> None:
         for name in ("customers", "terminals"):
@@ -86,9 +92,9 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, limits: Ed
     kept = int(online.facts["history_length"])
     if kept != spec.history_length:
         raise InvalidInput(f"the states keep {kept} transactions; the model was trained with {spec.history_length}")
-    graph, precision = choose_graph(model, spec)
+    graph = choose_graph(model, spec, limits.full)
     with replacing_folder(out) as aside:
-        shutil.copyfile(model.path(graph), aside / graph)
+        shutil.copyfile(model.path(graph.file), aside / graph.file)
         shutil.copyfile(RUNNER, aside / RUNNER.name)
         copy_feature_code(aside / "edge")
         _require_small(aside)
@@ -97,9 +103,10 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, limits: Ed
             "kind": "edge",
             "model_version": version,
             "model_id": model.id,
-            "graph": graph,
-            "precision": precision,
-            "decision_threshold": spec.decision_threshold,
+            "graph": graph.file,
+            "precision": graph.precision,
+            "decision_threshold": graph.decision_threshold,
+            "certain_below": graph.certain_below,
             "history_length": spec.history_length,
             "sequence_length": spec.sequence_length,
             "feature_service": spec.feature_service,
@@ -113,18 +120,36 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, limits: Ed
     return manifest
 
 
-def choose_graph(model: Manifest, spec: ModelSpec) -> tuple[str, str]:
-    """An int8 graph of the artifact that keeps its average precision, even where it is not the faster one; else the
-    served graph. File and precision."""
+@dataclass(frozen=True, slots=True)
+class EdgeGraph:
+    """The graph of a package, and how its scores are read."""
+
+    file: str
+    precision: str
+    decision_threshold: float
+    certain_below: float | None = None
+    """In hybrid mode a lower score is the answer; None where only the distance from the threshold tells."""
+
+
+def choose_graph(model: Manifest, spec: ModelSpec, full: bool = False) -> EdgeGraph:
+    """The smallest graph of the artifact that keeps its average precision, even where it is not the served one."""
     served_file = spec.served_file
     if served_file is None or spec.decision_threshold is None:
         raise InvalidInput(f"model {model.id} has no graph to serve: it is trained only. Run optimise first.")
-    variants = {item["file"]: item["average_precision"] for item in spec.optimisation.get("variants", ())}
-    wanted = variants.get(served_file)
-    for name, got in variants.items():
-        if "int8" in name and name in model.files and None not in (got, wanted) and wanted - got <= AP_BUDGET:
-            return name, "int8"
-    return served_file, "int8" if "int8" in served_file else "fp32"
+    variants = {item["file"]: item for item in spec.optimisation.get("variants", ())}
+    for name, precision in SMALL_GRAPHS.items():
+        if not full and name in model.files and _keeps(variants.get(name), variants.get(served_file)):
+            threshold = variants[name].get("decision_threshold", spec.decision_threshold)
+            return EdgeGraph(name, precision, threshold, variants[name].get("certain_below"))
+    return EdgeGraph(served_file, SMALL_GRAPHS.get(served_file, "fp32"), spec.decision_threshold)
+
+
+def _keeps(small: Mapping[str, Any] | None, served: Mapping[str, Any] | None) -> bool:
+    """Whether a graph's average precision stays within the budget of the served one's; what is not known does not."""
+    if small is None or served is None or None in (small["average_precision"], served["average_precision"]):
+        return False
+    loss = small.get("loss_high", served["average_precision"] - small["average_precision"])
+    return loss is not None and loss <= AP_BUDGET * served["average_precision"]
 
 
 def copy_feature_code(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 One JSON line per transaction: transaction_id, score, decision, source. Each transaction joins its customer's state,
 kept in `journal.jsonl`, before the next one is scored. Every file is held against manifest.json before it is loaded.
-With --endpoint URL a score near the threshold is asked for there; while the endpoint is away, the own score counts.
+With --endpoint URL an uncertain score is asked for there; while the endpoint is away, the own score counts.
 """
 
 import argparse
@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 JOURNAL = "journal.jsonl"
 TIRED_AFTER, REST_S = 3, 30.0
 """Failures in a row after which the endpoint is left alone, and for how long."""
+DEFAULT_BAND = 0.1
+"""Distance from the threshold that is uncertain, where neither the model nor the caller says."""
 
 
 class Refused(Exception):
@@ -162,7 +164,14 @@ class Runner:
         self.state = State(folder / "state.npz", journal, self.manifest["history_length"])
         self.naming = naming
 
-    def answers(self, rows, endpoint=None, band=0.0):
+    def uncertain(self, score, band):
+        """Whether to ask: by the band where one is given, else by what the student is sure of."""
+        below = self.manifest.get("certain_below")
+        if band is None and below is not None:
+            return score >= below
+        return abs(score - self.threshold) <= (DEFAULT_BAND if band is None else band)
+
+    def answers(self, rows, endpoint=None, band=None):
         """One answer per row, in order; all rows are checked before the first is scored."""
         from edge.fraud.requests import from_rows
 
@@ -170,8 +179,11 @@ class Runner:
         for place in range(len(checked)):
             score = self.score(checked, place)
             decision, source = ("review" if score >= self.threshold else "approve"), "edge"
-            uncertain = endpoint is not None and abs(score - self.threshold) <= band
-            if uncertain and (found := endpoint.ask(rows[place])) is not None:
+            if (
+                endpoint is not None
+                and self.uncertain(score, band)
+                and (found := endpoint.ask(rows[place])) is not None
+            ):
                 (score, decision), source = found, "endpoint"
             id_ = int(checked.transaction_id[place])
             yield {"transaction_id": id_, "score": score, "decision": decision, "source": source}
@@ -244,7 +256,7 @@ def main(argv=None):
     parser.add_argument("--pseudonyms", action="store_true", help="customer ids are pseudonyms already")
     parser.add_argument("--journal", type=Path, default=HERE / JOURNAL, help="where scored transactions are remembered")
     parser.add_argument("--endpoint", help="https://host/v1/models/NAME:predict, asked for uncertain transactions")
-    parser.add_argument("--band", type=float, default=0.1, help="uncertain: so near the threshold (default 0.1)")
+    parser.add_argument("--band", type=float, help="uncertain: so near the threshold (default: what the model says)")
     parser.add_argument("--timeout-s", type=float, default=1.0, help="how long to wait for the endpoint (default 1)")
     options = parser.parse_args(argv)
     try:

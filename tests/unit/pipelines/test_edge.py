@@ -26,7 +26,7 @@ from millrace.fraud.online import EMPTY_STATE, CustomerState, model_inputs
 from millrace.fraud.requests import from_rows
 from millrace.model_artifact import ModelArtifact, ModelSpec
 from millrace.pseudonyms import pseudonym
-from pipelines.edge.package import EdgeLimits, build, choose_graph
+from pipelines.edge.package import EdgeGraph, EdgeLimits, build, choose_graph
 
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
@@ -294,22 +294,48 @@ def test_a_smaller_package_keeps_the_customers_seen_last(tmp_path: Path, model: 
         assert states["customer_end"][-1] == len(states["customer_event_us"])
 
 
-def test_int8_goes_along_where_it_keeps_the_metric(model: Manifest) -> None:
+def with_variants(model: Manifest, *variants: dict[str, Any]) -> tuple[Manifest, ModelSpec]:
+    """The model, were these graphs in it, too."""
     spec = ModelSpec.read(model.folder)
-    files = model.files | {"model.int8.onnx": "0" * 64}
-    whole = Manifest(kind="model", id=model.id, uri=model.uri, files=files)
+    spec.optimisation["variants"] = [{"file": "model.onnx", "average_precision": 0.75}, *variants]
+    files = model.files | {variant["file"]: "0" * 64 for variant in variants}
+    return Manifest(kind="model", id=model.id, uri=model.uri, files=files), spec
 
+
+def test_int8_goes_along_where_it_keeps_the_metric(model: Manifest) -> None:
     def chosen(int8_ap: float) -> tuple[str, str]:
-        variants = [
-            {"file": "model.onnx", "average_precision": 0.75},
-            {"file": "model.int8.onnx", "average_precision": int8_ap},
-        ]
-        spec.optimisation.clear()
-        spec.optimisation["variants"] = variants
-        return choose_graph(whole, spec)
+        graph = choose_graph(*with_variants(model, {"file": "model.int8.onnx", "average_precision": int8_ap}))
+        return graph.file, graph.precision
 
     assert chosen(0.7495) == ("model.int8.onnx", "int8")
     assert chosen(0.74) == ("model.onnx", "fp32")
+
+
+def test_a_student_goes_along_with_its_own_threshold_unless_the_full_model_is_wanted(model: Manifest) -> None:
+    student = {"file": "student.onnx", "average_precision": 0.75, "decision_threshold": 0.3, "certain_below": 0.01}
+
+    def chosen(loss_high: float | None, full: bool = False) -> EdgeGraph:
+        return choose_graph(*with_variants(model, student | {"loss_high": loss_high}), full)
+
+    assert chosen(0.007) == EdgeGraph("student.onnx", "student", 0.3, 0.01)
+    assert chosen(0.008).file == "model.onnx"
+    assert chosen(None).file == "model.onnx"
+    assert chosen(0.0, full=True) == EdgeGraph("model.onnx", "fp32", THRESHOLD)
+
+
+def test_the_endpoint_is_asked_for_what_a_student_is_not_sure_of(
+    package: Path, alone: Path, model: Manifest, online: Manifest, rows: list[dict[str, Any]], endpoint: HTTPServer
+) -> None:
+    scores = offline(model, online, rows)
+    below = float(np.quantile(scores, 0.8))
+    manifest = json.loads((package / "manifest.json").read_text()) | {"certain_below": below}
+    (package / "manifest.json").write_text(json.dumps(manifest))
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1/models/fraud-detector:predict"
+
+    got = answers(run(package, alone, rows, "--pseudonyms", "--endpoint", url))
+
+    assert [answer["source"] == "endpoint" for answer in got] == [score >= below for score in scores]
+    assert 0 < len(_Model.asked) < len(rows) / 2
 
 
 def test_a_package_is_not_built_over_a_folder_or_from_a_broken_model(
