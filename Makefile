@@ -167,6 +167,10 @@ bench-log: setup ## Events a second into the prediction log, rows a second into 
 check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
 	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: setup ## The story of docs/cluster.md on the current kube context, which it changes: OVERLAY=kind [HOST=url SOURCE=uri GATEWAY=url].
+	MILLRACE_TEST_CLUSTER=1 OVERLAY=$(or $(OVERLAY),kind) HOST=$(HOST) SOURCE=$(SOURCE) GATEWAY=$(GATEWAY) $(BIN)/python -m pytest -q tests/e2e/cluster $(ARGS)
+
 .PHONY: check-manifests
 check-manifests: setup ## Overlays and components build, fit the API server's schemas, each other and the code.
 	$(BIN)/python -m pytest -q -n 2 tests/contract/test_manifests*.py tests/contract/test_images.py $(ARGS)

@@ -1,7 +1,8 @@
 """What the current kube context lacks for an overlay, before anything is applied: `python check_cluster.py kind`.
 
 Reads the overlay (kubectl kustomize) and asks the API server with kubectl alone: kinds, versions, Knative's features,
-secrets, storage classes, permissions. Prints a line for each; the status is the number of things missing.
+secrets, storage classes; once it is applied also what keeps a pod from starting. Prints a line for each; the status is
+the number of things missing.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def findings(cluster: Cluster, objects: list[Object]) -> Iterator[Finding]:
     yield from knative(cluster, objects)
     yield from secrets(cluster, objects)
     yield from storage(cluster, objects)
+    yield from pods(cluster)
 
 
 def server_version(cluster: Cluster) -> Iterator[Finding]:
@@ -157,6 +159,33 @@ def storage(cluster: Cluster, objects: list[Object]) -> Iterator[Finding]:
                 ok,
                 f"{todo}; there are {', '.join(classes) or 'none'}",
             )
+
+
+STUCK = {
+    "ErrImagePull": "is the tag pushed, or loaded into the node? make images push, then images: of the overlay",
+    "ImagePullBackOff": "is the tag pushed, or loaded into the node? make images push, then images: of the overlay",
+    "InvalidImageName": "correct it in images: of the overlay",
+    "CreateContainerConfigError": "give the secret that key; manifests/platform/secrets.example has them all",
+    "CrashLoopBackOff": "kubectl -n millrace logs {pod} -c {container} --previous",
+    "Unschedulable": "add nodes, or ask for less in the overlay; kubectl -n millrace describe pod {pod}",
+}
+"""Reason in a pod's status → what to do."""
+
+
+def pods(cluster: Cluster) -> Iterator[Finding]:
+    """Pods of ours that wait for something that will not come by itself; none before the overlay is applied."""
+    for item in cluster.items("/api/v1/namespaces/millrace/pods"):
+        pod, status = item["metadata"]["name"], item.get("status") or {}
+        for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+            waiting = (entry.get("state") or {}).get("waiting") or {}
+            if (reason := waiting.get("reason")) in STUCK:
+                todo = STUCK[reason].format(pod=pod, container=entry["name"])
+                said = f"{reason} ({entry['image']}) {waiting.get('message', '')}".strip()
+                yield Finding(f"pod {pod}, container {entry['name']}", ok=False, todo=f"{said}: {todo}")
+        for condition in status.get("conditions") or ():
+            if (reason := condition.get("reason")) in STUCK:
+                todo = STUCK[reason].format(pod=pod)
+                yield Finding(f"pod {pod}", ok=False, todo=f"{reason}, {condition.get('message', '')}: {todo}")
 
 
 def references(node: Any, key: str) -> Iterator[Object]:

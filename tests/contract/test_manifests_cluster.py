@@ -120,6 +120,38 @@ def test_each_thing_that_is_missing_is_named_with_what_to_do(check, complete):
     assert done.returncode == len(missing)
 
 
+def test_a_pod_that_will_not_start_by_itself_is_named_with_what_to_do(check, complete):
+    """A wrong image tag, a key that its secret lacks, and no room."""
+    waiting = {
+        "drift": ("ImagePullBackOff", "manifest for millrace/drift-detector:0.1 not found"),
+        "mlflow": ("CreateContainerConfigError", "couldn't find key password in Secret millrace/millrace-mlflow"),
+    }
+    stuck = [
+        {
+            "metadata": {"name": name},
+            "status": {
+                "containerStatuses": [
+                    {"name": "main", "image": "x:0.1", "state": {"waiting": {"reason": reason, "message": message}}}
+                ]
+            },
+        }
+        for name, (reason, message) in waiting.items()
+    ]
+    full = {"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient memory"}
+    stuck.append({"metadata": {"name": "redis-0"}, "status": {"conditions": [full]}})
+    starting = {"name": "main", "image": "x:0.1", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    stuck.append({"metadata": {"name": "fine"}, "status": {"containerStatuses": [starting]}})
+    complete["/api/v1/namespaces/millrace/pods"] = {"items": stuck}
+
+    missing = [line for line in check(complete).stdout.splitlines() if line.startswith("MISSING")]
+
+    assert len(missing) == 3
+    assert "pod drift, container main: ImagePullBackOff (x:0.1)" in missing[0]
+    assert "images: of the overlay" in missing[0]
+    assert "secrets.example" in missing[1]
+    assert "Insufficient memory" in missing[2]
+
+
 def test_a_class_for_shared_volumes_is_asked_for_by_name(check, complete):
     done = check(complete, "production")
 
