@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from components.evaluate.baselines import XGBOOST, fit_baselines
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
-from components.optimise.boosted import BoostConfig, Trees, columns_of, fit
 from millrace.artifacts import Manifest, list_manifests
 from millrace.atomic import write_text
 from millrace.bootstrap import Interval, Statistic, card_weights, interval
+from millrace.fraud.boosting import BoostConfig, columns_of, fit, logits
 from millrace.fraud.model import FraudModel, load_model
 from millrace.metrics import Floats, Judged, average_precision, card_precision, roc_auc
 from millrace.model_artifact import ModelArtifact
@@ -67,7 +67,7 @@ def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
     baseline = fit_baselines(week.data, rows, EvaluateConfig.load())[XGBOOST]
     return {
         "network": network_logits(network, week, rows),
-        "trees": Trees(booster, 1.0).logits(columns_of(network, week.data, rows)).astype(np.float64),
+        "trees": logits(booster, columns_of(network, week.data, rows)).astype(np.float64),
         SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
         "tuned XGBoost": baseline.scores,
     }

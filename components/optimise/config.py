@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from components.optimise.boosted import BoostConfig
 from components.optimise.cascade import CascadeConfig
 from components.optimise.student import StudentConfig
+from millrace.fraud.boosting import BoostConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

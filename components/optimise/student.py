@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.optimise.boosted import BASE_SCORE
 from components.optimise.export import export_columns
 from components.optimise.measure import Scorer
 from components.optimise.rows import CHUNK_ROWS
 from components.optimise.tree_graph import append_tree_score, write_tree_graph
+from millrace.fraud.boosting import BASE_SCORE
 from millrace.fraud.features import FEATURE_NAMES
 from millrace.fraud.model import FraudModel
 from millrace.fraud.training_set import TrainingSet

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from components.optimise import core
-from components.optimise.boosted import BoostConfig, Trees, fit
+from components.optimise.boosted import Trees
 from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
 from components.optimise.export import export_onnx, torch_scores
@@ -20,6 +20,7 @@ from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choos
 from components.optimise.student import STUDENT, StudentConfig, TreesConfig
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
+from millrace.fraud.boosting import BoostConfig, fit
 from millrace.fraud.features import FEATURE_NAMES
 from millrace.fraud.model import load_model
 from millrace.fraud.training_set import TrainingSet

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.optimise.boosted import BoostConfig
 from components.optimise.cascade import CASCADE, CascadeConfig
 from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
@@ -27,6 +26,7 @@ from components.optimise.student import (
     write_student,
 )
 from millrace.artifacts import Manifest
+from millrace.fraud.boosting import BoostConfig
 from millrace.fraud.model import load_model
 from millrace.fraud.training_set import TrainingSet
 from millrace.model_artifact import CHEAP, ModelArtifact
