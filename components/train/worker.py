@@ -18,6 +18,7 @@ from torch import Tensor
 from components.train import checkpoint, parallel
 from components.train.core import Progress, TrainConfig
 from components.train.parallel import Process, processes
+from components.train.teacher import read_expected
 from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, write_text
@@ -33,7 +34,8 @@ def run(folder: Path, process: Process) -> None:
     """Train the job in `folder` from its checkpoint, if there is one, to `model/`."""
     job = json.loads((folder / JOB).read_text())
     config = TrainConfig(**job["config"])
-    trainer = Trainer(TrainingSet(Manifest.read(job["training_set"], "training_set")), config, process)
+    rows = TrainingSet(Manifest.read(job["training_set"], "training_set"))
+    trainer = Trainer(rows, config, process, read_expected(folder, config))
     progress, best = _begun(folder, trainer)
     for number in range(len(progress.curve), config.epochs):
         if progress.finished:

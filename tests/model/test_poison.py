@@ -18,9 +18,10 @@ from components.optimise import boosted, student
 from components.optimise.export import torch_scores
 from components.train.core import read_config
 from components.train.parallel import Process
+from components.train.teacher import expected_logits
 from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
-from millrace.fraud import simulator
+from millrace.fraud import boosting, simulator
 from millrace.fraud.training_set import TrainingSet
 
 START, DAYS = date(2026, 1, 1), 45
@@ -37,13 +38,15 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     spec = SplitSpec(test_start=TEST_START, train_days=20, validation_days=3)
     rows = TrainingSet(assemble(feature_set, root, spec))
     model = read_config().model.model_dump() | {"sequence_length": 16, "bins": 8, "width": 32}
-    trainer = Trainer(rows, read_config(epochs=1, batch_size=256, model=model), Process(0, 1, torch.device("cpu")))
+    config = read_config(epochs=1, batch_size=256, model=model)
+    expected = expected_logits(rows, config, boosting.BoostConfig(rounds=5))
+    trainer = Trainer(rows, config, Process(0, 1, torch.device("cpu")), expected)
     trainer.fit_preprocessing()
     trainer.epoch(0)
-    trees = boosted.fit(trainer.average, rows, boosted.BoostConfig(rounds=5))
-    config = student.StudentConfig(full=student.TreesConfig(rounds=5, depth=3, learning_rate=0.3))
+    trees = boosting.fit(trainer.average, rows, boosting.BoostConfig(rounds=5))
+    small = student.StudentConfig(full=student.TreesConfig(rounds=5, depth=3, learning_rate=0.3))
     teacher = partial(torch_scores, trainer.average, trees=boosted.Trees(trees, 0.5))
-    learned = student.distil(student.lessons(trainer.average, rows, teacher, config), config.full, config)
+    learned = student.distil(student.lessons(trainer.average, rows, teacher, small), small.full, small)
     fitted = bytes(trees.save_raw("ubj")) + bytes(learned.save_raw("ubj"))
     return trainer.average.state_dict(), fitted, rows.features[rows.rows_of("test")]
 
