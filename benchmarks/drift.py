@@ -119,7 +119,8 @@ def table_of(features: NDArray[np.float32], stream: Stream) -> NDArray[np.float3
 
 def detector_of(stream: Stream, backend: str) -> Any:
     from serving.drift_detector.backends import backend_of
-    from serving.drift_detector.core import Reference, fit
+    from serving.drift_detector.core import fit
+    from serving.drift_detector.judgement import Reference
 
     rows = stream.reference_rows
     reference = Reference("1", f.FEATURE_NAMES, stream.features[rows], stream.scores[rows], stream.threshold)
@@ -190,7 +191,7 @@ def cost(backend: str) -> dict[str, Any]:
 
     stream = simulated_stream(customers=1_200, days=8)
     detector = detector_of(stream, backend)
-    from serving.drift_detector.core import Window
+    from serving.drift_detector.judgement import Window
 
     table = table_of(stream.features[stream.first : stream.first + 1_000], stream)
     window = Window(table[:, :-2], table[:, -2], table[:, -1] > 0.5)

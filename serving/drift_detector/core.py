@@ -2,14 +2,15 @@
 
 A judgement says for every feature, the score and the decision how far the window is from the reference, and what of
 that counts. Features that vary with the hour or the weekend are compared with reference rows of the window's own hours.
-How the tests are computed is `backends.py`'s; what follows from several judgements in a row is `episodes.py`'s.
+What goes in and comes out is `judgement.py`'s, how the tests are computed `backends.py`'s, what follows from several
+judgements in a row `episodes.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 from millrace.errors import InvalidInput
 from millrace.fraud.drift import HOUR_FEATURE, ROLES, WEEKEND_FEATURE
 from serving.drift_detector.backends import Backend
+from serving.drift_detector.judgement import DECISION, SCORE, Comparison, Finding, Judgement, Reference, Window
 from serving.drift_detector.season import matched_rows, season_bins, seasonal_columns
 
-SCORE, DECISION = "score", "decision"
-KINDS: Final = ("features", "aggregates", "score", "decision", "joint", "outliers", "missing")
 MOSTLY_MISSING: Final = 0.2
 """A feature missing in more of a window's rows than this is not compared, only counted as missing."""
 
@@ -46,92 +46,6 @@ class DriftConfig:
     missing_floor: float = 0.05
     """Share of a feature's values that may be missing."""
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """W requests in the order they were scored."""
-
-    features: NDArray[np.float32]  # [W, F], NaN where unknown
-    scores: NDArray[np.float32]  # [W]
-    review: NDArray[np.bool_]  # [W], decided to review
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What a model version was validated on."""
-
-    model_version: str
-    names: tuple[str, ...]
-    features: NDArray[np.float32]  # [R, F]
-    scores: NDArray[np.float32]  # [R]
-    threshold: float
-    """A score at or above it is reviewed."""
-
-    def __post_init__(self) -> None:
-        if len(self.features) < 100:
-            raise InvalidInput(
-                f"the reference window of version {self.model_version} has {len(self.features)} rows; wanted at least "
-                "100. Train on more validation days."
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One column of a window against the reference."""
-
-    name: str
-    role: str
-    """`per_request`, `aggregate`, `score`, `decision`, or `shown`: compared, never judged."""
-    statistic: float | None
-    """Kolmogorov-Smirnov distance, or chi-squared for the decision; absent where too much is missing."""
-    p_value: float | None
-    drifted: bool
-    missing: float = 0.0
-    """Share of the window's rows without a value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One kind of drift in one window."""
-
-    kind: str
-    """One of KINDS."""
-    features: tuple[str, ...]
-    severity: str
-    """`warning`, or `critical` where a distance is past twice its usual size or a feature is gone."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Everything that was found in one window."""
-
-    model_version: str
-    rows: int
-    comparisons: tuple[Comparison, ...]
-    joint_statistic: float | None = None
-    """Maximum mean discrepancy; absent where it was not asked for."""
-    joint_p_value: float | None = None
-    outliers: tuple[int, ...] = ()
-    """Rows of the window that are outlying."""
-    findings: tuple[Finding, ...] = field(default=())
-
-    @property
-    def drifted(self) -> bool:
-        return bool(self.findings)
-
-    @property
-    def severity(self) -> str:
-        found = {finding.severity for finding in self.findings}
-        return "critical" if "critical" in found else "warning" if found else "none"
-
-    @property
-    def reason(self) -> str:
-        return "; ".join(finding.reason for finding in self.findings) or "as the reference"
 
 
 def fit(reference: Reference, backend: Backend, config: DriftConfig | None = None) -> Detector:
@@ -314,17 +228,6 @@ def discoveries(p_values: NDArray[np.float64], level: float) -> NDArray[np.bool_
         return np.zeros(0, bool)
     adjusted: NDArray[np.float64] = false_discovery_control(np.clip(p_values, 0, 1))
     return adjusted <= level
-
-
-def as_document(judgement: Judgement) -> Mapping[str, Any]:
-    """The judgement as JSON values."""
-    import dataclasses
-
-    return dataclasses.asdict(judgement) | {
-        "drifted": judgement.drifted,
-        "severity": judgement.severity,
-        "reason": judgement.reason,
-    }
 
 
 def _table(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from serving.drift_detector.core import Finding
+from serving.drift_detector.judgement import Finding
 
 CONFIRMATIONS: Final = {
     "features": 2,

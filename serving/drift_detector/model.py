@@ -18,8 +18,8 @@ from millrace.fraud.features import FEATURE_NAMES
 from millrace.progress import REQUEST
 from millrace.tracing import Span, Value, server_span
 from serving.drift_detector.alarms import deliver
-from serving.drift_detector.core import Judgement, Window, as_document
 from serving.drift_detector.events import Events
+from serving.drift_detector.judgement import Judgement, Window, as_document
 from serving.drift_detector.service import DriftService, QueueFull
 from serving.lean import MAX_BODY_BYTES, Headers, Reply, error_reply
 from serving.protocol import V2Answer, V2Request, decode_v1

@@ -9,7 +9,7 @@ import numpy as np
 
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
-from serving.drift_detector.core import Reference
+from serving.drift_detector.judgement import Reference
 
 FILE: Final = "reference_window.parquet"
 

@@ -19,7 +19,7 @@ from millrace.fraud.drift import PER_REQUEST_FEATURES
 from millrace.report import BAD, COLOURS, Page, figure, legend
 from millrace.report_index import link
 from millrace.settings import settings
-from serving.drift_detector.core import DECISION, SCORE, Reference
+from serving.drift_detector.judgement import DECISION, SCORE, Reference
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.settings import drift_settings
 from serving.drift_detector.store import read_state

@@ -23,8 +23,9 @@ from millrace import telemetry
 from millrace.errors import InvalidInput, MillraceError
 from millrace.progress import log
 from serving.drift_detector.backends import Backend
-from serving.drift_detector.core import KINDS, Detector, DriftConfig, Judgement, Window, fit
+from serving.drift_detector.core import Detector, DriftConfig, fit
 from serving.drift_detector.events import Scored
+from serving.drift_detector.judgement import KINDS, Judgement, Window
 from serving.drift_detector.online import Online, online_of
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.settings import DriftSettings

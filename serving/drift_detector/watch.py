@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.drift_detector.core import KINDS, Detector, Judgement, Window
+from serving.drift_detector.core import Detector
 from serving.drift_detector.episodes import BY_TIME, Confirmed, Episodes
+from serving.drift_detector.judgement import KINDS, Judgement, Window
 from serving.drift_detector.windows import CountWindows, Rows, TimeWindows
 
 COUNT, TIME = "count", "time"

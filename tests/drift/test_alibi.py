@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.drift import inflated, table_of
 from serving.drift_detector.backends import Alibi, Streaming
-from serving.drift_detector.core import Window, fit
+from serving.drift_detector.core import fit
+from serving.drift_detector.judgement import Window
 
 
 @pytest.fixture(scope="module")

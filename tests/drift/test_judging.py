@@ -12,7 +12,8 @@ from benchmarks.drift import detector_of, false_alarms, inflated, noticed_after,
 from millrace.errors import InvalidInput
 from millrace.fraud.features import FEATURE_NAMES
 from serving.drift_detector.backends import Streaming
-from serving.drift_detector.core import Reference, Window, discoveries, fit
+from serving.drift_detector.core import discoveries, fit
+from serving.drift_detector.judgement import Reference, Window
 from serving.drift_detector.season import matched_rows, season_bins
 from serving.drift_detector.watch import Watch, WatchConfig, window_of
 from serving.drift_detector.windows import Rows
