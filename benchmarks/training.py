@@ -1,6 +1,8 @@
 """How fast training is: one process, two, and bare torch loops over the same tensors, taking turns.
 
-`python -m benchmarks.training [--training-set FOLDER]` prints a table and writes `.millrace/bench/training.json`.
+`python -m benchmarks.training [--training-set FOLDER] [--config FILE]` prints a table and writes
+`.millrace/bench/training.json`; FILE takes the place of `train.yaml`, to try a `precision`, say. A minute or two on a
+quiet machine; on a busy one the two-threaded loop waits in a spin for its second thread, and its figures mean little.
 
 - one_process, two_processes: the trainer of `components/train` as it runs, a thread each, on one core and on two. A
   step has the same rows in all, gathered from the mapped arrays.
@@ -111,9 +113,9 @@ def bare_turn(rows: TrainingSet, config: TrainConfig, rank: int, world: int) -> 
     return turn
 
 
-def contend(orders: Connection, contender: Contender, rank: int, port: int, folder: str) -> None:
+def contend(orders: Connection, contender: Contender, rank: int, port: int, folder: str, config: TrainConfig) -> None:
     """One process of a contender: a turn for every order it gets, answered by samples, seconds, processor seconds."""
-    rows, config = TrainingSet(Manifest.read(folder, "training_set")), read_config()
+    rows = TrainingSet(Manifest.read(folder, "training_set"))
     if contender.bare:
         torch.set_num_threads(contender.threads)
         torch.set_flush_denormal(True)
@@ -125,12 +127,12 @@ def contend(orders: Connection, contender: Contender, rank: int, port: int, fold
         _take_turns(orders, trainer_turn(Trainer(rows, config, process)))
 
 
-def measure(training_set: Manifest, rounds: int) -> dict[str, float]:
+def measure(training_set: Manifest, config: TrainConfig, rounds: int) -> dict[str, float]:
     """Every contender once a round, after a turn that does not count."""
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     costs: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     with ExitStack() as stack:
-        groups = {name: stack.enter_context(_started(one, training_set)) for name, one in CONTENDERS.items()}
+        groups = {name: stack.enter_context(_started(one, training_set, config)) for name, one in CONTENDERS.items()}
         for _ in range(rounds + 1):
             for name, group in groups.items():
                 samples, seconds, cpu = _turn(group)
@@ -157,14 +159,14 @@ def _figures(speeds: dict[str, list[float]], costs: dict[str, list[float]]) -> d
 
 
 @contextmanager
-def _started(contender: Contender, training_set: Manifest) -> Iterator[list[Connection]]:
+def _started(contender: Contender, training_set: Manifest, config: TrainConfig) -> Iterator[list[Connection]]:
     """A connection to each of a contender's processes; all are ended on the way out."""
     context, port = multiprocessing.get_context("spawn"), _free_port()
     connections, children = [], []
     try:
         for rank in range(contender.processes):
             ours, theirs = context.Pipe()
-            arguments = (theirs, contender, rank, port, training_set.uri)
+            arguments = (theirs, contender, rank, port, training_set.uri, config)
             children.append(context.Process(target=contend, args=arguments, daemon=True))
             children[-1].start()
             theirs.close()
@@ -206,12 +208,13 @@ def _free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--training-set", type=Path, help="default: the latest in the lake, else random rows")
+    parser.add_argument("--config", type=Path, help="default: components/train/train.yaml")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     here = settings()
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as scratch:
         training_set = _training_set(arguments.training_set, here, Path(scratch))
-        figures = measure(training_set, arguments.rounds)
+        figures = measure(training_set, read_config(arguments.config), arguments.rounds)
     print(f"{'contender':<40}{'samples/s':>12}")
     for name, value in figures.items():
         print(f"{name:<40}{value:>12.2f}" if "per_s" not in name else f"{name:<40}{value:>12.0f}")

@@ -1,6 +1,6 @@
 """Processes that learn one model together: who they are, and the model as each of them holds it.
 
-`ddp`: every process holds all weights, gradients are averaged in a few large messages while the backward pass runs.
+`ddp`: every process holds all weights, gradients are averaged in large messages, on GPUs while the backward pass runs.
 `fsdp`: every process holds a part of each weight, its gradient and its moments, and gathers a block's weights when the
 block is used: for models that do not fit. `weights` and `moments` give both as whole tensors, so what is kept on disk
 does not tell one from the other.
@@ -24,6 +24,8 @@ from millrace.fraud.model import FraudModel
 
 SILENCE: Final = timedelta(minutes=5)
 """A process that waits this long for another one gives up, and all are started again."""
+ONE_BUCKET_MB: Final = 512
+"""More gradients than a model has that is trained on CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,10 @@ def together(model: FraudModel, process: Process, how: str) -> nn.Module:
     """`model` as it learns with the other processes; what it answers is `Members`'."""
     if process.world == 1 or how == "fsdp":
         return Members(model)
-    devices = [process.device] if process.device.type == "cuda" else None
-    return DistributedDataParallel(
-        Members(model), device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    # On CPUs the exchange takes the core from the backward pass that it would overlap with: one message costs least.
+    cuda = process.device.type == "cuda"
+    where: dict[str, Any] = {"device_ids": [process.device]} if cuda else {"bucket_cap_mb": ONE_BUCKET_MB}
+    return DistributedDataParallel(Members(model), forward_sync_buffers=False, gradient_as_bucket_view=True, **where)
 
 
 def divided(model: FraudModel, process: Process) -> FraudModel:
