@@ -34,6 +34,8 @@ def _up(options: argparse.Namespace, place: Place, console: Console) -> None:
     console.print(f"  V1    POST {state.url}/v1/models/{state.service}:predict")
     console.print(f"  V2    POST {state.url}/v2/models/{state.service}/infer")
     console.print(f"  ready GET  {state.url}/v2/models/{state.service}/ready")
+    if state.grpc_port:
+        console.print(f"  gRPC  127.0.0.1:{state.grpc_port}, model {state.service}")
 
 
 def _down(_: argparse.Namespace, place: Place, console: Console) -> None:

@@ -93,7 +93,8 @@ def status(place: Place, console: Console) -> bool:
         console.print(f"Nothing is running for {place.home}. Start it with: make up")
         return False
     table = Table("service", "process", "model", "traffic", "state", "pid", "port", "since (UTC)", "restarts", "log")
-    table.add_row("gateway", "", "", "", state.state, str(state.pid), str(state.gateway_port), _since(state), "", "")
+    ports = f"{state.gateway_port}" + (f", gRPC {state.grpc_port}" if state.grpc_port else "")
+    table.add_row("gateway", "", "", "", state.state, str(state.pid), ports, _since(state), "", "")
     shares = {r.name: f"{r.percent} %" for service in state.services for r in service.revisions}
     for item in state.processes:
         name = str(Path(item.log).relative_to(place.home)) if item.log else ""

@@ -112,6 +112,17 @@ class RunningService:
                 await asyncio.wait_for(process.ready.wait(), SWITCH_S)
         return process.connections if process.ready.is_set() else None
 
+    async def grpc_target(self, tag: bytes) -> tuple[int, Upstream | None] | None:
+        """As `connections`, for a gRPC call: the transformer's port, else that of the revision which the call gets."""
+        if self._transformer is not None:
+            ready = await self.connections()
+            return None if ready is None else (self._transformer.process.state.grpc_port, None)
+        upstream = self._splitter.pick(tag)
+        return None if upstream is None else (upstream.grpc_port, upstream)
+
+    def record(self, upstream: Upstream, status: int, seconds: float) -> None:
+        self._splitter.record(upstream, status, seconds)
+
     def state(self) -> ServiceState:
         ready = self._revisions is not None and all(process.state == "ready" for process in self.processes())
         return ServiceState(
@@ -179,6 +190,7 @@ class RunningService:
         for running in self._predictors.values():
             if running.upstream is not None:
                 running.upstream.port = running.process.state.http_port
+                running.upstream.grpc_port = running.process.state.grpc_port
         percent = self.service.canary_percent
         newest = self._predictors[self._revisions.newest.number]
         if percent in (None, 100) and newest.process.was_ready:
@@ -280,6 +292,12 @@ class RunningProgram:
     async def connections(self) -> Connections | None:
         process = self._running.process if self._running else None
         return process.connections if process is not None and process.ready.is_set() else None
+
+    async def grpc_target(self, tag: bytes) -> None:
+        """A Deployment has no gRPC here."""
+
+    def record(self, upstream: Upstream, status: int, seconds: float) -> None:
+        """Nothing to count."""
 
     def state(self) -> ServiceState:
         state = "ready" if self._running is not None and self._running.process.ready.is_set() else "starting"

@@ -28,11 +28,11 @@ CHUNKED: Final = b"\r\ntransfer-encoding:"
 
 
 class Upstream:
-    """A revision as a place to send requests to; `port` moves when its server is started again elsewhere."""
+    """A revision as a place to send requests to; its ports move when its server is started again elsewhere."""
 
     def __init__(self, revision: str) -> None:
         self.revision = revision
-        self.port = 0
+        self.port = self.grpc_port = 0
         self.in_flight = 0
         self.idle: list[_ServerSide] = []
 

@@ -71,6 +71,8 @@ class LocalState:
     service: str
     model_version: str
     gateway_port: int = 0
+    grpc_port: int = 0
+    """Of the gateway, for gRPC; 0 where no port was free."""
     state: str = "starting"
     """starting, ready, stopping, failed."""
     error: str = ""

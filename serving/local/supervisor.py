@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -32,7 +33,12 @@ from serving.local.revision_metrics import RevisionMetrics
 from serving.local.services import Running, RunningProgram, RunningService
 from serving.local.state import LocalState, Place, ServiceState
 
+if TYPE_CHECKING:
+    from serving.local.grpc_gateway import GrpcGateway
+
 PORTS_TRIED = 100
+GRACE_S = 30
+"""For what is under way when it ends."""
 LOOK_S = 0.25
 """How often the manifests are looked at; SIGHUP makes it look at once."""
 COMPANION_NICE = 10
@@ -59,17 +65,16 @@ class Supervisor:
         self._graphs: dict[str, Graph] = {}
         self._seen: dict[Path, tuple[int, int]] = {}
         self._look = asyncio.Event()
+        self._authorization = configured.gateway_headers.get("authorization", "")
         self._socket = listen(configured.gateway_port)
         self._state.gateway_port = self._socket.getsockname()[1]
         self._gateway = _QuietServer(
             uvicorn.Config(
-                Gateway(
-                    self._find, self._metrics.text, self._graphs, configured.gateway_headers.get("authorization", "")
-                ),
+                Gateway(self._find, self._metrics.text, self._graphs, self._authorization),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                timeout_graceful_shutdown=30,
+                timeout_graceful_shutdown=GRACE_S,
             )
         )
 
@@ -79,6 +84,7 @@ class Supervisor:
             loop.add_signal_handler(name, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._look.set)
         gateway = asyncio.create_task(self._gateway.serve(sockets=[self._socket]))
+        grpc_gateway = await self._serve_grpc()
         follow = asyncio.create_task(self._follow_forever())
         await asyncio.wait({asyncio.create_task(stop.wait()), follow}, return_when=asyncio.FIRST_COMPLETED)
         follow.cancel()
@@ -86,9 +92,17 @@ class Supervisor:
         self._place.write(self._state)
         # From the outside in: once the gateway has answered everybody, nobody waits for the servers any more.
         self._gateway.should_exit = True
-        await gateway
+        await asyncio.gather(gateway, grpc_gateway.close(GRACE_S))
         await asyncio.gather(*(running.stop() for running in self._running.values()))
         log("stopped", service=self._state.service)
+
+    async def _serve_grpc(self) -> GrpcGateway:
+        from serving.local.grpc_gateway import GrpcGateway  # gRPC's library: not before REST is answered
+
+        served = GrpcGateway(self._find, self._authorization)
+        first = self._state.gateway_port + 1
+        self._state.grpc_port = await served.start(range(first, min(first + PORTS_TRIED, 65536)))
+        return served
 
     # Following the manifests
 

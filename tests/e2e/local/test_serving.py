@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from millrace.feast_home import repository
 from millrace.pseudonyms import pseudonym
@@ -147,6 +151,25 @@ def test_a_replayed_day_scores_as_offline_and_again_the_second_time(world):
         assert report["rows"] > 20  # those before the next refresh of terminal states
         assert report["degraded"] == 0
         assert report["max_difference"] < 1e-5
+
+
+def test_grpc_through_the_gateway_gives_what_rest_gives(world):
+    fields = transaction(transaction_id=10**12 + 77)
+    kinds = {int: ("INT64", "int64_contents"), float: ("FP64", "fp64_contents"), str: ("BYTES", "bytes_contents")}
+    tensors = []
+    for name, value in fields.items():
+        datatype, contents = kinds[type(value)]
+        data = {contents: [value.encode() if isinstance(value, str) else value]}
+        tensors.append(pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=[1], contents=data))
+
+    with grpc.insecure_channel(f"127.0.0.1:{world.state().grpc_port}") as channel:
+        server = GRPCInferenceServiceStub(channel)
+        ready = server.ModelReady(pb.ModelReadyRequest(name="fraud-detector"), timeout=30).ready
+        answer = server.ModelInfer(pb.ModelInferRequest(model_name="fraud-detector", inputs=tensors), timeout=30)
+
+    raw = {output.name: raw for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)}
+    assert ready
+    assert struct.unpack("<f", raw["score"])[0] == pytest.approx(world.predict(**fields)["score"], abs=1e-6)
 
 
 def test_a_replay_against_another_model_is_not_equal(world, tiny_model):
