@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from components.train.core import TrainConfig
 from components.train.parallel import Process
 from components.train.teacher import PARTS, expected_logits, read_expected, write_expected
 from components.train.trainer import Trainer
+from components.train.worker import JOB, MODEL, run
 from millrace.artifacts import Manifest
+from millrace.atomic import write_text
 from millrace.errors import NotFound
 from millrace.fraud.boosting import BoostConfig
+from millrace.fraud.model import load_model
 from millrace.fraud.training_set import TrainingSet
 
 TREES = BoostConfig(rounds=5, negative_share=1.0, min_child_weight=0.1)
@@ -99,3 +103,23 @@ def test_no_teacher_leaves_no_file(training_set: Manifest, small_config: SmallCo
 def test_a_job_that_lost_its_teacher_does_not_go_on_without(small_config: SmallConfig, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="teacher_share"):
         read_expected(tmp_path, small_config(teacher_share=0.5))
+
+
+def test_a_taught_network_differs_from_one_that_learned_labels(
+    training_set: Manifest, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    weights = []
+    for share in (0.0, 0.5):
+        config, job = small_config(epochs=1, teacher_share=share), tmp_path / str(share)
+        job.mkdir()
+        write_text(
+            job / JOB, json.dumps({"config": config.model_dump(), "training_set": training_set.uri, "description": {}})
+        )
+        write_expected(TrainingSet(training_set), config, job)
+
+        run(job, ALONE)
+
+        weights.append(load_model(job / MODEL).state_dict())
+    labels, taught = weights
+    assert all(torch.equal(labels[name], taught[name]) for name in ("centre", "spread", "piecewise.low"))
+    assert not torch.equal(labels["join.weight"], taught["join.weight"])
