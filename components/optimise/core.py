@@ -124,8 +124,8 @@ def _make_students(
     if config.full.rounds < 1:
         return {}
     learned = lessons(network, data, scorer_of(folder / FLOAT), config)
-    student = distil(learned, config.full, config)
-    cheap = distil(learned, config.cheap, config, len(FEATURE_NAMES))
+    student = distil(learned, config.full)
+    cheap = distil(learned, config.cheap, len(FEATURE_NAMES))
     write_student(network, student, rows.features[:2], rows.history[:2], folder / STUDENT)
     write_cheap(cheap, folder / CASCADE)
     return {STUDENT: node_count(student), CASCADE: node_count(cheap)}

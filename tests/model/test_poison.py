@@ -44,9 +44,9 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     trainer.fit_preprocessing()
     trainer.epoch(0)
     trees = boosting.fit(trainer.average, rows, boosting.BoostConfig(rounds=5))
-    small = student.StudentConfig(full=student.TreesConfig(rounds=5, depth=3, learning_rate=0.3))
+    small = student.StudentConfig(full=boosting.BoostConfig(rounds=5, depth=3))
     teacher = partial(torch_scores, trainer.average, trees=boosted.Trees(trees, 0.5))
-    learned = student.distil(student.lessons(trainer.average, rows, teacher, small), small.full, small)
+    learned = student.distil(student.lessons(trainer.average, rows, teacher, small), small.full)
     fitted = bytes(trees.save_raw("ubj")) + bytes(learned.save_raw("ubj"))
     return trainer.average.state_dict(), fitted, rows.features[rows.rows_of("test")]
 

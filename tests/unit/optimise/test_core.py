@@ -17,7 +17,7 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
 from components.optimise.export import export_onnx, torch_scores
 from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choose
-from components.optimise.student import STUDENT, StudentConfig, TreesConfig
+from components.optimise.student import STUDENT, StudentConfig
 from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.fraud.boosting import BoostConfig, fit
@@ -28,7 +28,6 @@ from millrace.model_artifact import ModelArtifact, load_graph
 
 from .conftest import LENGTH, write_trained_model, write_training_set
 
-NO_TREES = TreesConfig(rounds=0, depth=3, learning_rate=0.3)
 FAST = OptimiseConfig(
     repeats=3,
     batches=(1, 64),
@@ -37,7 +36,7 @@ FAST = OptimiseConfig(
     review_capacity=5,
     max_review_share=0.5,
     boosting=BoostConfig(rounds=0),
-    student=StudentConfig(full=NO_TREES),
+    student=StudentConfig(full=BoostConfig(rounds=0)),
 )
 
 

@@ -18,7 +18,6 @@ from components.optimise.graphs import FLOAT, scorer_of
 from components.optimise.student import (
     STUDENT,
     StudentConfig,
-    TreesConfig,
     distil,
     lessons,
     node_count,
@@ -33,7 +32,7 @@ from millrace.model_artifact import CHEAP, ModelArtifact
 
 from .conftest import LENGTH
 
-SMALL = TreesConfig(rounds=30, depth=3, learning_rate=0.3)
+SMALL = BoostConfig(rounds=30, depth=3, learning_rate=0.3, min_child_weight=0.1)
 LENIENT = OptimiseConfig(
     repeats=3,
     min_speedup=1e9,
@@ -41,7 +40,7 @@ LENIENT = OptimiseConfig(
     review_capacity=5,
     max_review_share=0.5,
     boosting=BoostConfig(rounds=0),
-    student=StudentConfig(full=SMALL, cheap=SMALL, min_child_weight=0.1),
+    student=StudentConfig(full=SMALL, cheap=SMALL),
     cascade=CascadeConfig(min_saved_share=0.1, max_ap_loss=1.0, shares=(0.5, 0.4, 0.3), resamples=20),
 )
 
@@ -112,11 +111,10 @@ def test_a_student_comes_near_its_teacher_and_is_the_same_again(
 ):
     data, network = TrainingSet(training_set), load_model(trained.folder)
     teacher = scorer_of(servable.folder / FLOAT)
-    config = StudentConfig(negative_share=1.0, label_share=0.0, min_child_weight=0.1)
-    learned = lessons(network, data, teacher, config)
-    more = TreesConfig(rounds=60, depth=4, learning_rate=0.2)
+    more = BoostConfig(rounds=60, depth=4, learning_rate=0.2, min_child_weight=0.1, negative_share=1.0)
+    learned = lessons(network, data, teacher, StudentConfig(full=more, label_share=0.0))
 
-    students = [distil(learned, more, config) for _ in range(2)]
+    students = [distil(learned, more) for _ in range(2)]
 
     assert bytes(students[0].save_raw("ubj")) == bytes(students[1].save_raw("ubj"))
     got = students[0].inplace_predict(learned.columns)
@@ -129,10 +127,9 @@ def test_the_students_graphs_answer_like_their_trees(
 ):
     data, network = TrainingSet(training_set), load_model(trained.folder)
     features, history = data.batch(data.rows_of("validation"), LENGTH)
-    config = LENIENT.student
-    learned = lessons(network, data, scorer_of(servable.folder / FLOAT), config)
-    student = distil(learned, SMALL, config)
-    cheap = distil(learned, SMALL, config, features.shape[1])
+    learned = lessons(network, data, scorer_of(servable.folder / FLOAT), LENIENT.student)
+    student = distil(learned, SMALL)
+    cheap = distil(learned, SMALL, features.shape[1])
     write_student(network, student, features[:2], history[:2], tmp_path / STUDENT)
     write_cheap(cheap, tmp_path / CASCADE)
 
