@@ -145,9 +145,17 @@ search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; 
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].
 	$(BIN)/python -m pipelines.edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
+.PHONY: variants
+variants: setup ## What would make the newest model cheaper: fp16, int8, pruning, students, AOTInductor; size, latency, AP [ARGS=--help].
+	$(BIN)/python -m benchmarks.variants $(ARGS)
+
 .PHONY: bench-features
 bench-features: setup ## Feast's online lookup on Redis, in process and through the feature server, 1 and 64 rows.
 	$(BIN)/python -m benchmarks.online_features $(ARGS)
+
+.PHONY: bench-spark
+bench-spark: spark-env ## Features on Spark and on DuckDB, the same 1.78 M rows: CPU seconds and wall [ARGS=--quick].
+	$(BIN)/python -m benchmarks.spark $(ARGS)
 
 .PHONY: bench
 bench: setup ## The figures of the README, as ratios from interleaved runs.
@@ -166,6 +174,10 @@ bench-log: setup ## Events a second into the prediction log, rows a second into 
 .PHONY: check-cluster
 check-cluster: setup ## What the current kube context lacks for OVERLAY=kind|staging|production, before anything is applied.
 	$(BIN)/python manifests/check_cluster.py $(or $(OVERLAY),kind) $(ARGS)
+
+.PHONY: apply
+apply: setup ## Apply OVERLAY=kind|staging|production to the current kube context and leave the served model as it is [ARGS=--diff].
+	$(BIN)/python manifests/apply.py $(or $(OVERLAY),kind) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: setup ## The story of docs/cluster.md on the current kube context, which it changes: OVERLAY=kind [HOST=url SOURCE=uri GATEWAY=url].
