@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from millrace.fraud.boosting import BoostConfig, columns_of, fit, logits
 from millrace.fraud.model import FraudModel, load_model
 from millrace.metrics import Floats, Judged, average_precision, card_precision, roc_auc
 from millrace.model_artifact import ModelArtifact
+from millrace.progress import track
 from millrace.settings import settings
 
 
@@ -82,15 +83,15 @@ def network_logits(network: FraudModel, week: TestWeek, rows: NDArray[np.int64])
     return np.concatenate(parts)
 
 
-def fold_figures(model: Manifest, week: TestWeek, resamples: int) -> dict[str, dict[str, Figure]]:
-    """Scorer → statistic → figure; all scorers share the resamples."""
-    weights = card_weights(week.judged, resamples)
+def figures_of(contenders: Mapping[str, NDArray[Any]], rows: Judged, resamples: int) -> dict[str, dict[str, Figure]]:
+    """Scorer → statistic → figure, of each scorer's scores[J]; all share the resamples."""
+    weights = card_weights(rows, resamples)
     return {
         name: {
-            key: Figure(statistic(week.judged, scores, None).item(), statistic(week.judged, scores, weights))
+            key: Figure(statistic(rows, scores, None).item(), statistic(rows, scores, weights))
             for key, statistic in STATISTICS.items()
         }
-        for name, scores in scorers(model, week).items()
+        for name, scores in contenders.items()
     }
 
 
@@ -122,8 +123,9 @@ def main() -> None:
     lake = arguments.home / "lake"
     folds: list[dict[str, dict[str, Figure]]] = []
     by_fold = {}
-    for model, rows in served_models(lake):
-        folds.append(fold_figures(model, open_test_week(rows, lake), arguments.resamples))
+    for model, rows in track(list(served_models(lake)), "folds"):
+        week = open_test_week(rows, lake)
+        folds.append(figures_of(scorers(model, week), week.judged, arguments.resamples))
         values = {
             name: {key: round(one.value, 4) for key, one in figures.items()} for name, figures in folds[-1].items()
         }
