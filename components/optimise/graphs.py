@@ -46,7 +46,7 @@ class Variant:
     max_abs_difference: float
     """Largest difference of a score to the float graph's."""
     latency_us: dict[int, float]
-    """Batch size → median time of one call, one thread."""
+    """Batch size → median time of one call, CPU of one thread."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: a figure that does not exist is null."""

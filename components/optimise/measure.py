@@ -91,9 +91,10 @@ def latency_us(
     batches: Sequence[int],
     repeats: int,
 ) -> dict[str, dict[int, float]]:
-    """Median microseconds of one call per scorer and batch size.
+    """Median microseconds of one call per scorer and batch size, of one thread's CPU: latency on an idle core.
 
-    Runs are interleaved, each on other rows, so that a neighbour on the machine slows all alike.
+    Time that a neighbour on the machine takes is not counted, and runs are interleaved, each on other rows, so that
+    the caches he empties slow all alike.
     """
     taken: dict[str, dict[int, list[float]]] = {name: {b: [] for b in batches} for name in scorers}
     for batch in batches:
@@ -101,9 +102,9 @@ def latency_us(
             place = (np.arange(batch) + repeat * batch) % len(features)
             rows = features[place], history[place]
             for name, scorer in scorers.items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 scorer(*rows)
-                taken[name][batch].append(time.perf_counter() - start)
+                taken[name][batch].append(time.thread_time() - start)
     return {
         name: {b: round(float(np.median(times)) * 1e6, 1) for b, times in sizes.items()}
         for name, sizes in taken.items()
