@@ -1,0 +1,140 @@
+"""What watching costs the serving path: two transformers with a predictor each, one pair watched, asked in turn.
+
+`python -m benchmarks.watching MODEL_DIR`, in a home (MILLRACE_HOME) whose online store is filled; it is copied.
+MODEL_DIR is a version in a model store, with its reference window. The watched pair's events go to a real prediction
+log and a real drift detector (make drift-env), which judge and write on the same cores. One JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.tracing import Pair, compare, copied, pair
+from benchmarks.transformer import cpu_s
+from millrace.errors import NotFound, Unavailable
+from serving.connections import Connections
+from serving.local.processes import free_port
+
+DETECTOR: Final = Path(__file__).parents[1] / ".venv-drift" / "bin" / "python"
+NICENESS: Final = 10
+READY_S: Final = 120
+SETTLE_S: Final = 60
+
+
+@dataclass
+class Watcher:
+    """One of the two, and how it counts what it took."""
+
+    client: Connections
+    pid: int
+    counted: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.client.host}:{self.client.port}/"
+
+    async def taken(self) -> int:
+        text = (await self.client.request(b"GET", b"/metrics")).body.decode()
+        return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith(self.counted))
+
+
+@contextmanager
+def watcher(python: Path, module: str, ready: bytes, counted: str, home: Path, **environment: str) -> Iterator[Watcher]:
+    port = free_port()
+    command = [str(python), "-m", module, f"--http_port={port}", "--host=127.0.0.1"]
+    # Niced as the local runtime does it: what watches gives way to what answers.
+    started = subprocess.Popen(
+        ["nice", "-n", str(NICENESS), *command], env=os.environ | {"MILLRACE_HOME": str(home)} | environment
+    )
+    try:
+        found = Watcher(Connections("127.0.0.1", port), started.pid, counted)
+        asyncio.run(answering(port, ready))
+        yield found
+    finally:
+        started.terminate()
+        started.wait(60)
+
+
+async def answering(port: int, path: bytes) -> None:
+    client = Connections("127.0.0.1", port)
+    async with asyncio.timeout(READY_S):
+        while True:
+            try:
+                if (await client.request(b"GET", path, timeout_s=2)).status == 200:
+                    return client.close()
+            except Unavailable:
+                pass
+            await asyncio.sleep(0.1)
+
+
+async def run(options: argparse.Namespace, folder: Path, watchers: list[Watcher]) -> dict[str, Any]:
+    model = options.model.resolve()
+    homes = [copied(folder / name) for name in ("plain", "watched")]
+    version = {"MODEL_VERSION": model.name}
+    async with AsyncExitStack() as stack:
+        plain = await stack.enter_async_context(pair(model, homes[0], **version))
+        sinks = {"MILLRACE_EVENT_SINKS": ",".join(one.url for one in watchers)}
+        watched = await stack.enter_async_context(pair(model, homes[1], **version, **sinks))
+        before = [cpu_s(one.pid) for one in watchers]
+        found = await compare(plain, watched, options.calls)
+        events = await settled(watched, watchers)
+        cpu_ms = [(cpu_s(one.pid) - b) / watched.asked * 1e3 for one, b in zip(watchers, before, strict=True)]
+    rps = found["requests_per_s_c8"]
+    return found | {
+        "throughput_lost": round(1 - rps["on"] / rps["off"], 4),
+        "asked": watched.asked,
+        "events": dict(zip(("prediction_log", "drift_detector"), events, strict=True)),
+        "watchers_cpu_ms": dict(
+            zip(("prediction_log", "drift_detector"), [round(ms, 3) for ms in cpu_ms], strict=True)
+        ),
+        "load_1m": round(os.getloadavg()[0], 1),
+    }
+
+
+async def settled(watched: Pair, watchers: list[Watcher]) -> list[int]:
+    """What each took, once that is all or time is up: what is missing shows."""
+    try:
+        async with asyncio.timeout(SETTLE_S):
+            while min(taken := [await one.taken() for one in watchers]) < watched.asked:
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        return [await one.taken() for one in watchers]
+    return taken
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("--calls", type=int, default=3000)
+    options = arguments.parse_args()
+    if not DETECTOR.exists():
+        raise NotFound(f"no {DETECTOR}: make drift-env")
+    store = {"MILLRACE_DRIFT_MODEL_STORE": str(options.model.resolve().parent)}
+    accepted = 'millrace_drift_events_total{outcome="accepted"}'
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        records = watcher(
+            Path(sys.executable), "serving.prediction_log.server", b"/readyz",
+            'millrace_log_records_total{outcome="accepted"}', folder / "log",
+        )  # fmt: skip
+        detector = watcher(
+            DETECTOR, "serving.drift_detector.server", b"/v2/health/ready", accepted, folder / "drift", **store
+        )
+        with records as one, detector as two:
+            found = asyncio.run(run(options, folder, [one, two]))
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
