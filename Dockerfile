@@ -227,8 +227,10 @@ RUN --mount=type=cache,target=/var/cache/uv install-lock spark-driver
 FROM runtime AS spark-driver
 LABEL org.opencontainers.image.title="millrace-spark-driver" org.opencontainers.image.description="build_features on Spark"
 USER 0
-RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends default-jre-headless procps tini \
- && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+# Java's installation links a manual page, and a slim base has no folder for one.
+RUN mkdir -p /usr/share/man/man1 && apt-get update -qq \
+ && apt-get install -qq -y --no-install-recommends default-jre-headless procps tini \
+ && rm -rf /usr/share/man /var/lib/apt/lists/* /var/cache/* /var/log/*
 USER 10001:10001
 ENV JAVA_HOME=/usr/lib/jvm/default-java PYSPARK_PYTHON=/opt/venv/bin/python MILLRACE_SPARK_MASTER=local[*]
 COPY --from=spark-driver-environment /opt/venv /opt/venv
