@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow.compute as pc
@@ -18,6 +20,9 @@ import pytest
 import yaml
 
 from millrace.fraud.simulator import SimulationConfig, write
+from millrace.prediction_log import engine
+from millrace.prediction_table import read_predictions
+from millrace.settings import Settings
 
 SMALL = Path(__file__).with_name("small.yaml")
 WORLD = SimulationConfig(customers=400, terminals=800, days=60, seed=3)
@@ -157,6 +162,25 @@ def test_lineage_leads_from_the_version_to_the_source(program: Program, raw: Pat
     assert str(raw) in chain.stdout.replace("\n", "")
 
 
+def test_days_scored_in_batch_have_the_scores_that_were_served(
+    program: Program, raw: Path, home: Path, first_run: str
+) -> None:
+    day = json.loads((home / "serving" / "replay.json").read_text())["day"]
+
+    done = program("pipelines.score", "--data", str(raw), "--day", day)
+    again = program("pipelines.score", "--data", str(raw), "--day", day)
+
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    assert "scored by version 1" in done.stdout
+    (file,) = (line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".parquet"))
+    assert file in again.stdout
+    batch = pq.read_table(file)
+    offline = dict(zip(batch["transaction_id"].to_pylist(), batch["score"].to_pylist(), strict=True))
+    served = {row["transaction_id"]: row["score"] for row in logged(home) if row["transaction_id"] in offline}
+    assert len(served) > 300
+    assert max(abs(served[one] - offline[one]) for one in served) < 1e-4
+
+
 def test_a_model_that_is_not_good_enough_is_not_promoted(
     program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
 ) -> None:
@@ -204,3 +228,55 @@ def test_a_challenger_waits_is_promoted_and_rolled_back(
     assert "version 2 (challenger)" in second.stdout
     assert (promoted.returncode, rolled_back.returncode) == (0, 0), promoted.stderr + rolled_back.stderr
     assert (waiting, live, served_version(home)) == ("1", "2", "1")
+
+
+def test_two_versions_are_compared_from_the_prediction_log_once_labels_are_in(
+    program: Program, raw: Path, home: Path, tmp_path: Path, url: str, first_run: str
+) -> None:
+    rows = pq.read_table(max(raw.glob("*.parquet"))).slice(0, 100)
+    labels = str(tmp_path / "labels.parquet")
+    pq.write_table(rows.select(["transaction_id", "is_fraud"]), labels)
+    body = {"instances": [instance(row) for row in rows.to_pylist()]}
+    assert program("millrace.cli", "promote", "2").returncode == 0
+
+    def versions() -> set[str]:
+        answer = httpx.post(f"{url}/v1/models/fraud-detector:predict", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return {row["model_version"] for row in answer.json()["predictions"]}
+
+    until("version 2 answers", lambda: versions() == {"2"})
+    until("its predictions are in the log", lambda: sum(row["model_version"] == "2" for row in logged(home)) >= 100)
+    loaded = program("serving.prediction_log", "labels", labels)
+    compared = program("pipelines.compare", "1", "2")
+    back = program("millrace.cli", "rollback", "--reason", "a test")
+
+    assert (loaded.returncode, compared.returncode, back.returncode) == (0, 0, 0), loaded.stderr + compared.stderr
+    assert "100 labels read" in loaded.stdout
+    report = json.loads((home / "report" / "comparison.json").read_text())
+    assert report["paired_rows"] >= 100
+    assert 0.0 <= report["agreement"] <= 1.0
+    assert "comparison.html" in (home / "report" / "index.html").read_text()
+
+
+def instance(row: dict[str, Any]) -> dict[str, Any]:
+    """A raw event as a client sends it."""
+    sent = {name: row[name] for name in ("transaction_id", "customer_id", "terminal_id")}
+    return sent | {"event_timestamp": row["event_timestamp"].isoformat(), "amount": float(row["amount"])}
+
+
+def logged(home: Path) -> list[dict[str, Any]]:
+    """The prediction log's rows, without their features."""
+    log = engine(Settings(home=home))
+    try:
+        columns = ["transaction_id", "model_version", "score"]
+        found: list[dict[str, Any]] = read_predictions(log, columns=columns).to_pylist()
+    finally:
+        log.dispose()
+    return found
+
+
+def until(what: str, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.2)
