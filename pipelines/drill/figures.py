@@ -41,6 +41,7 @@ def figures(story: Story) -> dict[str, Any]:
         "lost": story.live.sent - distinct,
         "detector_rows": story.live.watched(),
         "kills": sum(m.what == "chaos" for m in moments),
+        **{f"seconds_{name}": round(seconds, 1) for name, seconds in sorted(story.spent.items())},
     }
 
 

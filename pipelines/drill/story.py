@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +27,9 @@ from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file
-from millrace.errors import Unavailable
+from millrace.errors import AlreadyRunning, Unavailable
 from millrace.fraud.schema import LABEL_DELAY_DAYS
+from millrace.horizon import start_of
 from millrace.progress import log
 from millrace.registry import Registry
 from millrace.settings import Settings
@@ -36,6 +40,7 @@ from pipelines.drill.world import Script, by_refresh, seconds_of
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
 RETRAINING_PATIENCE_S: Final = 1800.0
+DAY: Final = timedelta(days=1)
 CANARY_KINDS: Final = {
     "canary_started": "canary",
     "canary_advance": "canary",
@@ -72,7 +77,12 @@ class Story:
     delivered: dict[int, pa.Table] = field(default_factory=dict)
     known_alarms: set[str] = field(default_factory=set)
     features: Manifest | None = None
-    """The newest feature set."""
+    """The newest feature set that was asked for."""
+    lake: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lake"))
+    building: Future[Manifest] | None = None
+    """The feature set of the day that has begun, while its first transactions are sent."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by what was waited for."""
     filled: datetime | None = None
     """The online store holds states as of then, and what came since."""
     audited: int = 0
@@ -84,9 +94,27 @@ class Story:
         """One simulated day."""
         began = time.perf_counter()
         self._deliver(day, rows)
-        self._build()
+        self.building = self.lake.submit(self._build)
         if day - LABEL_DELAY_DAYS in self.delivered:
             self.live.label(self.delivered[day - LABEL_DELAY_DAYS])
+        self._traffic(day, rows)
+        self.delivered[day] = rows
+        with self._timed("log"):
+            self.live.wait_logged()
+        with self._timed("feed"):
+            if day != self.script.outage_day:
+                self._look_back(day)
+        with self._timed("monitoring"):
+            self._monitor(day)
+        with self._timed("detector"):
+            self._hear_detector(day)
+        with self._timed("retraining"):
+            self._wait_for_trigger(day)
+        self._see_canary(day)
+        took = round(time.perf_counter() - began, 1)
+        log("drill day", day=day, rows=len(rows), sent=self.live.sent, seconds=took)
+
+    def _traffic(self, day: int, rows: pa.Table) -> None:
         if day in self.chaos:
             self._send(rows.slice(0, len(rows) // 2))
             killed = self.live.kill(self.chaos[day])
@@ -96,36 +124,52 @@ class Story:
             self._outage(day, rows)
         else:
             self._send(rows)
-        self.delivered[day] = rows
-        self.live.wait_logged()
-        if day != self.script.outage_day:
-            self._look_back(day)
-        self._monitor(day)
-        self._hear_detector(day)
-        self._wait_for_trigger(day)
-        self._see_canary(day)
-        took = round(time.perf_counter() - began, 1)
-        log("drill day", day=day, rows=len(rows), sent=self.live.sent, seconds=took)
 
-    def _build(self) -> None:
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - began
+
+    def _build(self) -> Manifest:
         """The lake up to the end of the day that begins: `_fill` takes of it what was before its instant, no more."""
         here = self.settings
         options = IngestConfig(
             pseudonym_key=here.pseudonym_secret(), memory_limit_gb=here.memory_limit_gb, threads=here.threads
         )
-        snapshot = ingest(str(self.raw), here.lake, options)
-        limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
-        self.features = build_features(snapshot, here.lake, history_length=here.history_length, **limits)
+        limits: dict[str, Any] = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
+        deadline = time.monotonic() + RETRAINING_PATIENCE_S
+        while True:
+            try:
+                snapshot = ingest(str(self.raw), here.lake, options)
+                return build_features(snapshot, here.lake, history_length=here.history_length, **limits)
+            except AlreadyRunning:  # a retraining that an alarm of this morning began is at the same
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def _fill(self, at: datetime) -> None:
         """What the refresh job does: states as of `at` into the online store, once everything sent has settled."""
         here = self.settings
-        if at == self.filled or self.features is None:
+        if at == self.filled:
             return
-        self.live.wait_logged()
-        limits = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
-        materialize(self.features, here.lake, here.home, at, **limits)
+        with self._timed("log"):
+            self.live.wait_logged()
+        with self._timed("lake"):
+            features = self._features(at)
+        limits: dict[str, Any] = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
+        with self._timed("store"):
+            materialize(features, here.lake, here.home, at, **limits)
         self.filled = at
+
+    def _features(self, at: datetime) -> Manifest:
+        """One that reaches to `at`: at midnight that of the day before does, while the new one is being made."""
+        known = self.features
+        reaches = known is not None and at <= start_of(date.fromisoformat(known.facts["last_day"][:10]) + DAY)
+        if known is None or not reaches:
+            assert self.building is not None
+            self.features = known = self.building.result()
+        return known
 
     def _deliver(self, day: int, rows: pa.Table) -> None:
         """The day's file, as the next ingest finds it."""
@@ -136,7 +180,8 @@ class Story:
         """In order; at every refresh of terminal states on the way the store is filled first, or it would be stale."""
         for at, part in by_refresh(rows):
             self._fill(at)
-            self.live.send(part)
+            with self._timed("traffic"):
+                self.live.send(part)
         self._see_canary_between()
 
     def _see_canary_between(self) -> None:

@@ -109,7 +109,7 @@ def story_of(*moments: Moment) -> SimpleNamespace:
     rows = {day: table for day, table in tables(SMALL) if day >= 0}
     sent = sum(len(table) for table in rows.values())
     live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent), watched=lambda: sent)
-    return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live)
+    return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live, spent={"store": 1.26})
 
 
 def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
@@ -135,6 +135,7 @@ def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
     assert document["alarm_to_canary_s"] == 91.0
     assert document["first_promoted_day"] == 21.0
     assert document["counted_twice"] == 0
+    assert document["seconds_store"] == 1.3
 
 
 def test_what_was_not_noticed_is_null() -> None:
