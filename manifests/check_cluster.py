@@ -213,7 +213,7 @@ def main() -> int:
     print(
         f"{missing} missing"
         if missing
-        else f"nothing missing: kubectl apply --server-side -k manifests/overlays/{options.overlay}"
+        else f"nothing missing: make apply OVERLAY={options.overlay}"
     )
     return min(missing, 100)
 

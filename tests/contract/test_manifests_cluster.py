@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -92,7 +94,7 @@ def test_a_cluster_that_has_everything_is_told_how_to_go_on(check, complete):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MISSING" not in done.stdout
-    assert done.stdout.splitlines()[-1] == "nothing missing: kubectl apply --server-side -k manifests/overlays/kind"
+    assert done.stdout.splitlines()[-1] == "nothing missing: make apply OVERLAY=kind"
 
 
 def test_each_thing_that_is_missing_is_named_with_what_to_do(check, complete):
@@ -150,6 +152,24 @@ def test_a_pod_that_will_not_start_by_itself_is_named_with_what_to_do(check, com
     assert "images: of the overlay" in missing[0]
     assert "secrets.example" in missing[1]
     assert "Insufficient memory" in missing[2]
+
+
+def test_an_apply_carries_the_served_model_over(overlays):
+    carried = runpy.run_path(str(MANIFESTS / "apply.py"))["carried"]
+    wanted = next(o for o in overlays["kind"] if o["kind"] == "InferenceService")
+    live = copy.deepcopy(wanted)
+    model = [{"name": "STORAGE_URI", "value": "pvc://home/2"}, {"name": "MODEL_VERSION", "value": "2"}]
+    live["metadata"]["resourceVersion"] = "77"
+    container = live["spec"]["predictor"]["containers"][0]
+    container["image"] = "millrace/predictor:0.0.9"
+    container["env"] = [*model, {"name": "OURS_ONCE", "value": "1"}]
+
+    made = carried(wanted, live)
+
+    (before,), (after,) = (o["spec"]["predictor"]["containers"] for o in (wanted, made))
+    assert after == before | {"env": [*model, *before["env"]]}
+    assert made["metadata"] == wanted["metadata"] | {"resourceVersion": "77"}
+    assert carried(made, live) == made
 
 
 def test_a_class_for_shared_volumes_is_asked_for_by_name(check, complete):
