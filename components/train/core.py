@@ -76,8 +76,6 @@ class TrainConfig(Config):
     negative_share: StrictFloat = Field(gt=0, le=1)
     """Share of genuine rows that an epoch sees, drawn anew each time; the loss corrects the prior, so scores stay
     probabilities."""
-    teacher_share: StrictFloat = Field(ge=0, le=1)
-    """Part of what is learned that comes from boosted trees fitted on other days (`teacher.py`), not from the label."""
     model: ModelConfig
 
 

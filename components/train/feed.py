@@ -17,22 +17,18 @@ from torch import Tensor
 from millrace.fraud.training_set import TrainingSet
 
 Inputs = tuple[Tensor, Tensor, Tensor]
-"""features[B, F], history[B, L, C], label[B] (or the share of it that is to be learned), all float32."""
+"""features[B, F], history[B, L, C], label[B], all float32."""
 
 
 class Feed:
     """The rows of a training set as tensors on a device."""
 
-    def __init__(
-        self, rows: TrainingSet, length: int, device: torch.device, target: NDArray[np.float32] | None = None
-    ) -> None:
-        """`target[R]` takes the place of the labels."""
+    def __init__(self, rows: TrainingSet, length: int, device: torch.device) -> None:
         self.rows, self.length, self.device = rows, length, device
-        self.target = rows.label if target is None else target
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
         """features[B, F], history[B, L, C], label[B] of rows[B] on the device."""
-        arrays = (*self.rows.batch(rows, self.length), self.target[rows].astype(np.float32))
+        arrays = (*self.rows.batch(rows, self.length), self.rows.label[rows].astype(np.float32))
         features, history, label = (self._moved(torch.from_numpy(array)) for array in arrays)
         return features, history, label
 

@@ -18,14 +18,12 @@ from typing import Final
 from components.train.checkpoint import CURVE
 from components.train.core import TrainConfig
 from components.train.launcher import launcher
-from components.train.teacher import write_expected
 from components.train.tracking import Tracking
 from components.train.worker import JOB, MODEL
 from millrace.artifacts import Manifest, hash_files
 from millrace.atomic import replacing_folder, write_text
 from millrace.errors import MillraceError
 from millrace.fraud.features import FEATURE_SERVICE
-from millrace.fraud.training_set import TrainingSet
 from millrace.progress import log
 from millrace.settings import Settings
 
@@ -52,7 +50,6 @@ def run_workers(training_set: Manifest, config: TrainConfig, settings: Settings,
             "seeds": {"seed": config.seed},
         },
     }
-    write_expected(TrainingSet(training_set), config, work)
     write_text(work / JOB, json.dumps(job, indent=2) + "\n")
     log("training", model=identity, processes=settings.processes, rows=training_set.facts["splits"]["train"]["rows"])
     tracking, tail, code = _train(training_set, config, settings, identity, work)

@@ -34,21 +34,11 @@ FITTED_ROWS: Final = 50_000
 class Trainer:
     """Model, moving average, optimiser and rows of one process, and the steps over them."""
 
-    def __init__(
-        self,
-        rows: TrainingSet,
-        config: TrainConfig,
-        process: Process,
-        expected: NDArray[np.float32] | None = None,
-    ) -> None:
-        """`expected`: the teacher's logit of every training row (`teacher.py`); without it labels alone are learned."""
+    def __init__(self, rows: TrainingSet, config: TrainConfig, process: Process) -> None:
         self.rows, self.config, self.process = rows, config, process
+        self.feed = Feed(rows, config.model.sequence_length, process.device)
         self.train_rows, self.validation_rows = rows.rows_of("train"), rows.rows_of("validation")
         self.train_label = rows.label[self.train_rows]
-        # An epoch sees every fraud but a share of the rest; this shift of the logit undoes it: scores stay calibrated.
-        self.prior_shift = -float(np.log(config.negative_share))
-        target = None if expected is None else self._target(expected)
-        self.feed = Feed(rows, config.model.sequence_length, process.device, target)
         frauds = int(self.train_label.sum())
         self.steps = steps_of(len(self.train_rows), frauds, config)
         torch.manual_seed(config.seed)
@@ -59,6 +49,8 @@ class Trainer:
         self.together = parallel.together(self.model, process, config.parallel)
         groups = _groups(self.model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        # An epoch sees every fraud but a share of the rest; this shift of the logit undoes it: scores stay calibrated.
+        self.prior_shift = -float(np.log(config.negative_share))
 
     def fit_preprocessing(self) -> None:
         """Scales and edges from every fraud and evenly spread genuine training rows; the same on every rank."""
@@ -66,17 +58,9 @@ class Trainer:
         genuine = np.flatnonzero(self.train_label == 0)
         every = max(len(genuine) // FITTED_ROWS, 1)
         chosen = np.sort(np.concatenate([fraud, genuine[::every]]))
-        features, history, _ = self.inputs(self.train_rows[chosen])
-        label = torch.from_numpy(self.train_label[chosen]).to(self.process.device)
+        features, history, label = self.inputs(self.train_rows[chosen])
         self.model.fit_preprocessing(features, history, label, len(fraud) / len(self.train_rows))
         self.average.load_state_dict(self.model.state_dict())
-
-    def _target(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[R]: what is learned of each row, labels and teacher mixed; both as rows are drawn, so both shifted alike."""
-        share, target = self.config.teacher_share, self.rows.label.astype(np.float32)
-        drawn = 1.0 / (1.0 + np.exp(-(expected + self.prior_shift)))
-        target[self.train_rows] = (1.0 - share) * self.train_label + share * drawn
-        return target
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
         """features[B, F], history[B, L, C], label[B] of rows[B] on the device."""

@@ -18,7 +18,6 @@ from torch import Tensor
 from components.train import checkpoint, parallel
 from components.train.core import Progress, TrainConfig
 from components.train.parallel import Process, processes
-from components.train.teacher import read_expected
 from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, write_text
@@ -34,8 +33,7 @@ def run(folder: Path, process: Process) -> None:
     """Train the job in `folder` from its checkpoint, if there is one, to `model/`."""
     job = json.loads((folder / JOB).read_text())
     config = TrainConfig(**job["config"])
-    rows = TrainingSet(Manifest.read(job["training_set"], "training_set"))
-    trainer = Trainer(rows, config, process, read_expected(folder, config))
+    trainer = Trainer(TrainingSet(Manifest.read(job["training_set"], "training_set")), config, process)
     progress, best = _begun(folder, trainer)
     for number in range(len(progress.curve), config.epochs):
         if progress.finished:

@@ -18,7 +18,6 @@ from components.optimise import boosted, student
 from components.optimise.export import torch_scores
 from components.train.core import read_config
 from components.train.parallel import Process
-from components.train.teacher import expected_logits
 from components.train.trainer import Trainer
 from millrace.artifacts import Manifest
 from millrace.fraud import boosting, simulator
@@ -39,8 +38,7 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     rows = TrainingSet(assemble(feature_set, root, spec))
     model = read_config().model.model_dump() | {"sequence_length": 16, "bins": 8, "width": 32}
     config = read_config(epochs=1, batch_size=256, model=model)
-    expected = expected_logits(rows, config, boosting.BoostConfig(rounds=5))
-    trainer = Trainer(rows, config, Process(0, 1, torch.device("cpu")), expected)
+    trainer = Trainer(rows, config, Process(0, 1, torch.device("cpu")))
     trainer.fit_preprocessing()
     trainer.epoch(0)
     trees = boosting.fit(trainer.average, rows, boosting.BoostConfig(rounds=5))

@@ -62,9 +62,7 @@ def write_training_set(folder: Path, rows: int = 2_000, fraud_share: float = 0.1
 
 
 def small_config(**changes: object) -> TrainConfig:
-    return read_config(
-        **{"epochs": 4, "batch_size": 256, "model": SMALL_MODEL, "seed": 1, "teacher_share": 0.0} | changes
-    )
+    return read_config(**{"epochs": 4, "batch_size": 256, "model": SMALL_MODEL, "seed": 1} | changes)
 
 
 @pytest.fixture
