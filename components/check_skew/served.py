@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.feast_store import answering, opened
 from millrace.artifacts import Manifest
 from millrace.errors import NotFound
 from millrace.fraud import features as f
@@ -52,8 +53,6 @@ def rules(
 
 
 def _looked_up(configuration: Path, sample: pa.Table) -> Mapping[str, list[Any]]:
-    from components.materialize.serving_store import answering, opened
-
     rows = {name: sample[name].to_pylist() for name in ("customer_id", "terminal_id")}
     with answering(configuration):
         store = opened(configuration)
