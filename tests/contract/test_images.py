@@ -21,8 +21,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = {"millrace", "components", "pipelines", "serving", "feature_repo"}
-BY_CHOICE = {"pipeline": {"pyspark"}, "train": {"xgboost"}}
-"""Engines that a setting chooses, and that another image has: Spark's, or the pipeline's, which fits the teacher."""
+BY_CHOICE = {"pipeline": {"pyspark"}}
+"""Engines that a setting chooses, and that an image of their own has."""
 
 
 @dataclass(frozen=True)
