@@ -210,11 +210,7 @@ def main() -> int:
     found = list(findings(cluster, overlay(options.overlay)))
     print("\n".join(map(str, found)))
     missing = sum(not finding.ok for finding in found)
-    print(
-        f"{missing} missing"
-        if missing
-        else f"nothing missing: make apply OVERLAY={options.overlay}"
-    )
+    print(f"{missing} missing" if missing else f"nothing missing: make apply OVERLAY={options.overlay}")
     return min(missing, 100)
 
 
