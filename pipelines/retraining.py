@@ -17,6 +17,7 @@ from kfp import dsl
 from components.ingest.core import source_version
 from millrace.atomic import exclusive
 from millrace.errors import MillraceError, NotFound
+from millrace.mlflow_home import experiment_id, mlflow_client
 from millrace.progress import log
 from millrace.registry import Registry, served
 from millrace.retraining import DECLINED, FAILED, GATES, PROMOTED, Outcome, lock_path, now, outcome_of, source_of
@@ -144,15 +145,8 @@ def _cause_of(text: str) -> str:
 
 
 def _track(result: Outcome, here: Settings) -> None:
-    import logging
-
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    client = MlflowClient(here.tracking_uri)
-    found = client.get_experiment_by_name("retraining")
-    embedded = None if here.mlflow_tracking_uri else (here.home / "mlflow" / "artifacts").resolve().as_uri()
-    experiment = found.experiment_id if found else client.create_experiment("retraining", embedded)
+    client = mlflow_client(here.tracking_uri)
+    experiment = experiment_id(client, "retraining", here)
     tags = {name: str(value) for name, value in asdict(result).items()}
     run = client.create_run(experiment, run_name=f"retraining-{result.id[:24]}", tags=tags)
     client.set_terminated(run.info.run_id, "FAILED" if result.outcome == FAILED else "FINISHED")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from millrace.artifacts import Manifest
+from millrace.mlflow_home import experiment_id, mlflow_client
 from millrace.settings import Settings
 
 EXPERIMENT: Final = "monitoring"
@@ -13,14 +13,10 @@ EXPERIMENT: Final = "monitoring"
 
 def log_report(report: Manifest, settings: Settings) -> str:
     """Log the report as a run of its own, once; the run's id."""
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    client = MlflowClient(settings.tracking_uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    embedded = None if settings.mlflow_tracking_uri else (settings.home / "mlflow" / "artifacts").resolve().as_uri()
-    identity = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, embedded)
+    client = mlflow_client(settings.tracking_uri)
+    identity = experiment_id(client, EXPERIMENT, settings)
     known = client.search_runs([identity], f"tags.outcome_report = '{report.id}'", max_results=1)
     if known:
         return str(known[0].info.run_id)

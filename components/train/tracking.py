@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from components.train.core import TrainConfig
 from millrace.artifacts import Manifest
 from millrace.atomic import write_text
+from millrace.mlflow_home import experiment_id, mlflow_client
 from millrace.provenance import code_version, hardware, package_versions
 from millrace.settings import Settings
 
@@ -30,14 +30,11 @@ class Tracking:
         cls, training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path
     ) -> Tracking:
         """Find or create the run of this training."""
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        client = MlflowClient(settings.tracking_uri)
+        client = mlflow_client(settings.tracking_uri)
         kept = work / RUN_ID
         if kept.is_file():
             return cls(client, kept.read_text())
-        run = client.create_run(_experiment(client, settings), run_name=f"train-{identity}")
+        run = client.create_run(experiment_id(client, EXPERIMENT, settings), run_name=f"train-{identity}")
         _describe(client, run.info.run_id, training_set, config, settings, identity)
         write_text(kept, run.info.run_id)
         return cls(client, run.info.run_id)
@@ -63,15 +60,6 @@ class Tracking:
     def close(self, status: str) -> None:
         """End the run as FINISHED or FAILED."""
         self.client.set_terminated(self.run_id, status)
-
-
-def _experiment(client: Any, settings: Settings) -> str:
-    """Id of the experiment, created with an artifact folder under `home` where MLflow is embedded."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    embedded = (settings.home / "mlflow" / "artifacts").resolve().as_uri()
-    return str(client.create_experiment(EXPERIMENT, None if settings.mlflow_tracking_uri else embedded))
 
 
 def _describe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from components.train.core import TrainConfig
 from millrace.artifacts import Manifest
+from millrace.mlflow_home import experiment_id, mlflow_client
 from millrace.provenance import code_version
 from millrace.settings import Settings
 
@@ -20,14 +20,8 @@ class Record:
     """The runs of one study."""
 
     def __init__(self, settings: Settings, study: str, training_set: Manifest) -> None:
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.client, self.study, self.training_set = MlflowClient(settings.tracking_uri), study, training_set
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        embedded = (settings.home / "mlflow" / "artifacts").resolve().as_uri()
-        place = None if settings.mlflow_tracking_uri else embedded
-        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, place)
+        self.client, self.study, self.training_set = mlflow_client(settings.tracking_uri), study, training_set
+        self.experiment = experiment_id(self.client, EXPERIMENT, settings)
 
     def recover(self) -> None:
         """Close the runs that a killed search left open."""

@@ -1,21 +1,15 @@
-"""Numbered versions of one registered model and their aliases, as MLflow keeps them. Rules about them: `registry.py`.
-
-MLflow (2.5 s to import) is loaded by the first call that needs it.
-"""
+"""Numbered versions of one registered model and their aliases, as MLflow keeps them; rules are in `registry.py`."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from millrace.errors import NotFound, Unavailable
+from millrace.errors import NotFound
+from millrace.mlflow_home import mlflow_client
 
 ARTIFACT_TAG: Final = "artifact_id"
 """Tag that names the `model` artifact a version is a copy of."""
@@ -107,7 +101,7 @@ class VersionStore:
     @cached_property
     def client(self) -> Any:
         """`mlflow.MlflowClient`, the tables made; raises Unavailable when there is no such database or server."""
-        return _mlflow_client(self._uri)
+        return mlflow_client(self._uri)
 
 
 def _version(item: Any, aliases: Mapping[str, int]) -> ModelVersion:
@@ -120,27 +114,3 @@ def _version(item: Any, aliases: Mapping[str, int]) -> ModelVersion:
         aliases=tuple(alias for alias, target in aliases.items() if target == number),
         tags=dict(item.tags),
     )
-
-
-def _mlflow_client(uri: str) -> Any:
-    """An MLflow client, its tables made; raises Unavailable when the database or server does not answer.
-
-    MLflow itself tries a database for a minute and a half before it gives up.
-    """
-    parts = urlsplit(uri)
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # MLflow's own models use an option that SQLAlchemy has deprecated.
-        warnings.simplefilter("ignore")
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-        from sqlalchemy.exc import OperationalError
-
-        try:
-            if parts.scheme == "sqlite":
-                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except (MlflowException, OperationalError, OSError) as error:
-            place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # never the password
-            raise Unavailable(f"the model registry at {place} does not answer. Is the server up?") from error
