@@ -114,11 +114,11 @@ def write_cheap_graph(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny_model(name="a", threshold=0.5)` → folder of a small real model artifact, built once per name."""
+    """`tiny_model("a", threshold=0.5)` → folder of a small real model artifact, built once per name and options."""
     root = tmp_path_factory.mktemp("models")
 
-    def build(name: str = "tiny", **options: Any) -> Path:
-        folder = root / name
+    def build(name: str | Path = "tiny", **options: Any) -> Path:
+        folder = root / name / content_id(options)
         return folder if folder.exists() else build_tiny_model(folder, **options)
 
     return build

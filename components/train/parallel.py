@@ -52,14 +52,14 @@ def processes() -> Iterator[Process]:
     else:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)  # vanishing moments would otherwise cost a hundred cycles each
-    if world == 1:
-        yield Process(rank, world, device)
-        return
-    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE)
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE)
     try:
         yield Process(rank, world, device)
     finally:
-        torch.distributed.destroy_process_group()
+        torch.set_flush_denormal(False)  # it is the thread's, and whoever called goes on in it
+        if world > 1:
+            torch.distributed.destroy_process_group()
 
 
 class Members(nn.Module):

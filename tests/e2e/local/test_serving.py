@@ -308,7 +308,7 @@ def test_a_predictor_that_died_is_started_again_and_until_then_requests_get_503(
 
 
 def test_another_version_replaces_the_running_one(world, tiny_model):
-    render(world.manifest, tiny_model("every-input"), "2")
+    render(world.manifest, tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True), "2")
 
     done = world.local("up")
 
