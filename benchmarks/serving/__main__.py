@@ -128,6 +128,7 @@ def figures(cells: Cells) -> dict[str, float]:
         "predictor_unbatched_vs_bare_asgi_c16": ratio(("predictor_unbatched", 16), ("bare_asgi", 16)),
         "batching_gain_c64": ratio(("predictor", 64), ("predictor_unbatched", 64)),
         "batching_gain_c64_heavy": ratio(("heavy", 64), ("heavy_unbatched", 64)),
+        "cascade_gain_c16": ratio(("predictor_cascade", 16), ("predictor", 16)),
     }
     for other in ("stock_kserve", "mlserver", "bentoml", "litserve"):
         own = "predictor_v2" if other == "mlserver" else "predictor"  # it speaks V2 only: the same body to both
@@ -152,13 +153,16 @@ def show(cells: Cells, cpu: dict[tuple[str, int], list[float]], found: dict[str,
 
 
 def compared(model: Served, large: Served, only: set[str]) -> list[tuple[Contender, Served]]:
+    """Contenders with their models. All run the full graph, as the others do; `predictor_cascade` is what is served."""
+    full = {"MILLRACE_CASCADE": "0"}
     chosen: list[tuple[Contender, Served]] = [
-        (ours("predictor", model), model),
-        (ours("predictor_unbatched", model, MILLRACE_BATCH_ROWS="1"), model),
+        (ours("predictor", model, **full), model),
+        (ours("predictor_unbatched", model, MILLRACE_BATCH_ROWS="1", **full), model),
+        (ours("predictor_cascade", model), model),
         (bare_asgi(), model),
         (stock_kserve(), model),
-        (ours("heavy", large), large),
-        (ours("heavy_unbatched", large, MILLRACE_BATCH_ROWS="1"), large),
+        (ours("heavy", large, **full), large),
+        (ours("heavy_unbatched", large, MILLRACE_BATCH_ROWS="1", **full), large),
     ]
     if not only or only & {"mlserver", "bentoml", "litserve"}:
         chosen += [(one, model) for one in others()]
