@@ -65,7 +65,7 @@ predict: setup ## Send one request and show the answer.
 
 .PHONY: refresh
 refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does four times a day.
-	$(BIN)/python -m components.materialize.refresh $(ARGS)
+	$(BIN)/python -O -m components.materialize.refresh $(ARGS)
 
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).

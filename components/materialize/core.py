@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,9 @@ from millrace.horizon import microseconds, start_of
 from millrace.progress import log
 from millrace.provenance import code_of
 
+if TYPE_CHECKING:
+    from components.materialize.store import Aside
+
 
 def materialize(
     feature_set: Manifest,
@@ -33,6 +36,7 @@ def materialize(
     as_of: datetime,
     *,
     serving: Path | None = None,
+    aside: Aside | None = None,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
@@ -40,9 +44,9 @@ def materialize(
 
     A store that was filled from the same feature set and instant is left alone, with what has been pushed since; any
     other is replaced as a whole, in one transaction. `serving` is the feature_store.yaml of a store that serves and is
-    not the home's own: it is live, and gets what is newer than what it holds. Raises InvalidInput when `as_of` has no
-    time zone or lies outside the feature set, AlreadyRunning when another process fills the same store, Unavailable
-    when the serving one does not answer.
+    not the home's own: it is live, and gets what is newer than what it holds. `aside` is kept by who fills often, and
+    may hold the states already. Raises InvalidInput when `as_of` has no time zone or lies outside the feature set,
+    AlreadyRunning when another process fills the same store, Unavailable when the serving one does not answer.
     """
     from components.materialize import serving_store
     from components.materialize.store import applied, fill
@@ -51,7 +55,7 @@ def materialize(
     with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
         manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
         if filled_with(home) != manifest.id or not applied(home):
-            fill(home, manifest.folder, manifest.id)
+            fill(home, manifest.folder, manifest.id, aside)
             log("online store filled", online_store=manifest.id, **states_in(manifest))
         if serving is not None:
             serving_store.fill(serving, home, manifest.folder)

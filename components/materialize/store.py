@@ -11,32 +11,36 @@ import runpy
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from millrace.atomic import sha256_text, write_text
 from millrace.feast_home import online_database, record_fill, repository
 from millrace.fraud import features
+from millrace.fraud.stream import engine
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
-VIEWS: Final = ("customer_state", "terminal_state")
+VIEWS: Final = {"customer_state": "customer_id", "terminal_state": "terminal_id"}
+"""By their keys."""
 
 
-def fill(home: Path, sources: Path, identity: str) -> None:
+def fill(home: Path, sources: Path, identity: str, aside: Aside | None = None) -> None:
     """Point Feast's batch sources at `sources`, apply the definitions when they changed, replace the online store.
 
     The new content is written aside by Feast and then swapped in within one transaction: a reader sees the old store
-    or the new one, and servers that have it open see the new one without a restart.
+    or the new one, and servers that have it open see the new one without a restart. Who fills often keeps one `aside`.
     """
-    _into(home, sources, identity, _swap)
+    _into(home, sources, identity, _swap, aside)
 
 
 def renew(home: Path, sources: Path, identity: str) -> None:
@@ -44,15 +48,78 @@ def renew(home: Path, sources: Path, identity: str) -> None:
     _into(home, sources, identity, _merge)
 
 
-def _into(home: Path, sources: Path, identity: str, put: Callable[[Path, Path, str], None]) -> None:
+def _into(
+    home: Path, sources: Path, identity: str, put: Callable[[Path, Path, str], None], kept: Aside | None = None
+) -> None:
     _link(repository(home) / "sources", sources.resolve())
     if not applied(home):
         _apply(home)
-    with tempfile.TemporaryDirectory(prefix="millrace-online-") as aside:
-        store = _apply(Path(aside), sources_of=home)
-        for view in VIEWS:
-            store.write_to_online_store(view, pq.read_table(sources / f"{view}.parquet").to_pandas())
-        put(online_database(Path(aside)), online_database(home), identity)
+    with ExitStack() as stack:
+        aside = kept or stack.enter_context(closing(Aside(home)))
+        put(aside.write(sources), online_database(home), identity)
+
+
+class Aside:
+    """An online store beside a home's, written by Feast, whose content then goes into the home's.
+
+    Kept from fill to fill by one process, it imports Feast and registers the definitions once, and is given only the
+    states that differ from those it holds.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._store: FeatureStore | None = None
+        self._holds: Path | None = None
+        """The sources whose states these are; None while that is not sure."""
+
+    def write(self, sources: Path) -> Path:
+        """Make it hold the states of `sources` and no others; its database."""
+        if self._holds != sources:
+            self._change(sources)
+        assert self._folder is not None
+        return online_database(Path(self._folder.name))
+
+    def close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = self._store = self._holds = None
+
+    def _change(self, sources: Path) -> None:
+        before, self._holds = self._holds, None
+        rows = {} if before is None else {view: _changed(before, sources, view) for view in VIEWS}
+        store = self._store
+        if store is None or not rows or None in rows.values():
+            store, rows = self._anew(), {view: pq.read_table(_file(sources, view)) for view in VIEWS}
+        for view, states in rows.items():
+            if states:
+                store.write_to_online_store(view, states.to_pandas())
+        self._holds = sources
+
+    def _anew(self) -> FeatureStore:
+        self.close()
+        self._folder = tempfile.TemporaryDirectory(prefix="millrace-online-")
+        self._store = _apply(Path(self._folder.name), sources_of=self._home)
+        return self._store
+
+
+def _changed(before: Path, after: Path, view: str) -> pa.Table | None:
+    """The states of `after` that `before` has not, or has otherwise; None where it has entities that are gone."""
+    old, new = (_file(sources, view) for sources in (before, after))
+    if not old.is_file():
+        return None
+    key = VIEWS[view]
+    with engine(1, 1.0) as connection:
+        rows, names = "SELECT {} FROM read_parquet(?) EXCEPT SELECT {} FROM read_parquet(?)", [str(new), str(old)]
+        if connection.execute(rows.format(key, key), names[::-1]).fetchone():
+            return None
+        changed = connection.execute(f"SELECT {key} FROM ({rows.format('*', '*')})", names).fetchall()
+    table = pq.read_table(new)
+    return table.filter(pc.is_in(table[key], pa.array([row[0] for row in changed], table.schema.field(key).type)))
+
+
+def _file(sources: Path, view: str) -> Path:
+    return sources / f"{view}.parquet"
 
 
 def _apply(home: Path, sources_of: Path | None = None) -> FeatureStore:

@@ -79,6 +79,7 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
                 story.run(day, rows)
         finally:
             running.down()
+            story.close()
         document = write(story, time.perf_counter() - began, _page)  # what the servers saved at their end counts
         publish(home, outer.home)
     for name, value in document.items():

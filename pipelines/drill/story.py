@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 
 from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
-from components.materialize.core import materialize
+from components.materialize.core import materialize, sources_of
+from components.materialize.store import Aside
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file
 from millrace.errors import AlreadyRunning, Unavailable
+from millrace.fraud.features import REFRESHES_PER_DAY
 from millrace.fraud.schema import LABEL_DELAY_DAYS
 from millrace.horizon import start_of
 from millrace.progress import log
@@ -85,10 +87,21 @@ class Story:
     """Wall seconds by what was waited for."""
     filled: datetime | None = None
     """The online store holds states as of then, and what came since."""
+    aside: Aside = field(init=False)
+    preparing: tuple[datetime, Future[Manifest]] | None = None
+    """The states of the next refresh, put together while what comes before it is sent."""
     audited: int = 0
     """Records of the audit log that have been looked at."""
     jobs: int = 0
     precision: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.aside = Aside(self.settings.home)
+
+    def close(self) -> None:
+        """Wait for what the threads do, and tidy up."""
+        self.lake.shutdown(cancel_futures=True)
+        self.aside.close()
 
     def run(self, day: int, rows: pa.Table) -> None:
         """One simulated day."""
@@ -137,12 +150,11 @@ class Story:
         options = IngestConfig(
             pseudonym_key=here.pseudonym_secret(), memory_limit_gb=here.memory_limit_gb, threads=here.threads
         )
-        limits: dict[str, Any] = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
         deadline = time.monotonic() + RETRAINING_PATIENCE_S
         while True:
             try:
                 snapshot = ingest(str(self.raw), here.lake, options)
-                return build_features(snapshot, here.lake, history_length=here.history_length, **limits)
+                return build_features(snapshot, here.lake, history_length=here.history_length, **self._limits)
             except AlreadyRunning:  # a retraining that an alarm of this morning began is at the same
                 if time.monotonic() > deadline:
                     raise
@@ -150,17 +162,33 @@ class Story:
 
     def _fill(self, at: datetime) -> None:
         """What the refresh job does: states as of `at` into the online store, once everything sent has settled."""
-        here = self.settings
         if at == self.filled:
             return
         with self._timed("log"):
             self.live.wait_logged()
         with self._timed("lake"):
-            features = self._features(at)
-        limits: dict[str, Any] = {"threads": here.threads, "memory_limit_gb": here.memory_limit_gb}
+            features = self._prepared(at)
         with self._timed("store"):
-            materialize(features, here.lake, here.home, at, **limits)
+            materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
         self.filled = at
+        following = at + timedelta(days=1 / REFRESHES_PER_DAY)
+        self.preparing = following, self.lake.submit(self._prepare, following)
+
+    def _prepared(self, at: datetime) -> Manifest:
+        """The feature set that `at` is filled from, its states being aside."""
+        if self.preparing is None or self.preparing[0] != at:
+            self.preparing = at, self.lake.submit(self._prepare, at)
+        return self.preparing[1].result()
+
+    def _prepare(self, at: datetime) -> Manifest:
+        """In the lake's thread."""
+        features = self._features(at)
+        self.aside.write(sources_of(features, self.settings.lake, at, **self._limits).folder)
+        return features
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"threads": self.settings.threads, "memory_limit_gb": self.settings.memory_limit_gb}
 
     def _features(self, at: datetime) -> Manifest:
         """One that reaches to `at`: at midnight that of the day before does, while the new one is being made."""

@@ -7,17 +7,20 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
 from components.materialize import core
-from components.materialize.core import materialize
+from components.materialize.core import materialize, sources_of
+from components.materialize.store import VIEWS, Aside
 from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput
 from millrace.feast_home import filled_with, online_database, repository
@@ -127,6 +130,56 @@ def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake:
     with sqlite3.connect(online_database(tmp_path)) as live:
         entities = live.execute("SELECT count(DISTINCT entity_key) FROM millrace_customer_state").fetchone()[0]
     assert entities == result.facts["customers"] < 40
+
+
+def content(home: Path) -> list[Any]:
+    with sqlite3.connect(online_database(home)) as live:
+        columns = "entity_key, feature_name, value, event_ts"
+        return [
+            live.execute(f"SELECT {columns} FROM millrace_{view} ORDER BY entity_key, feature_name").fetchall()
+            for view in VIEWS
+        ]
+
+
+def test_a_store_filled_from_one_aside_is_what_each_fill_alone_would_make(
+    tmp_path: Path, lake: Path, feature_set: Manifest
+) -> None:
+    """Forth, where states change and new ones come; back, where some are gone; and after a fill that failed."""
+    hours = (-30, -24, -18, -30 * 24, 0)
+    with closing(Aside(tmp_path / "kept")) as aside:
+        for number, hour in enumerate(hours):
+            as_of = AS_OF + timedelta(hours=hour)
+            if number == 2:
+                with pytest.raises(duckdb.IOException):
+                    aside.write(tmp_path / "nothing there")
+
+            materialize(feature_set, lake, tmp_path / "kept", as_of, aside=aside)
+
+            materialize(feature_set, lake, tmp_path / "alone", as_of)
+            assert content(tmp_path / "kept") == content(tmp_path / "alone")
+            assert filled_with(tmp_path / "kept") == filled_with(tmp_path / "alone")
+
+
+def test_an_aside_is_written_only_what_changed(
+    tmp_path: Path, lake: Path, feature_set: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast import FeatureStore
+
+    written: list[int] = []
+    write = FeatureStore.write_to_online_store
+    monkeypatch.setattr(
+        FeatureStore, "write_to_online_store", lambda self, view, df: (written.append(len(df)), write(self, view, df))
+    )
+    first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).folder for m in (0, 90))
+
+    with closing(Aside(tmp_path)) as aside:
+        for sources in (first, second, second):
+            aside.write(sources)
+
+    everything = pq.read_table(first / "customer_state.parquet").num_rows
+    assert written[0] == everything
+    assert len(written) == 3  # terminals are as of the same refresh
+    assert 0 < written[2] < everything / 2
 
 
 def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
