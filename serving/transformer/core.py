@@ -57,6 +57,8 @@ class Prepared:
     customers: list[CustomerState]
     terminals: NDArray[np.int64]  # [B, len(TERMINAL_STATE_FIELDS)]
     entries: list[Entry]
+    after: dict[str, CustomerState]
+    """The customers' states with these entries in them."""
     degraded: bool
 
 
@@ -98,16 +100,17 @@ def prepare(
     else:
         stored, terminals = customer_states(response), terminal_states(response)
     risks = terminal_risk(terminals).tolist()
-    newer = {name: list(entries) for name, entries in pending.items()}
+    after: dict[str, CustomerState] = {}
     customers, entries = [], []
     for row, name in enumerate(pseudonyms):
-        state = overlay.fold(stored[row], newer.get(name, ()))
+        state = after[name] if name in after else overlay.fold(stored[row], pending.get(name, ()))
         customers.append(state)
         id_ = int(requests.transaction_id[row])
         if id_ not in state.transaction_ids:
             entry = Entry(id_, name, int(requests.event_us[row]), int(requests.amount_cents[row]), risks[row])
             entries.append(entry)
-            newer.setdefault(name, []).append(entry)
+            state = overlay.fold(state, (entry,))
+        after[name] = state
     features, history = model_inputs(
         requests.transaction_id,
         requests.event_us,
@@ -117,7 +120,7 @@ def prepare(
         history_length=history_length,
         sequence_length=history_length,
     )
-    return Prepared(features, history, customers, terminals, entries, degraded=response is None)
+    return Prepared(features, history, customers, terminals, entries, after, degraded=response is None)
 
 
 def require_length(scored: Scored, history_length: int) -> None:

@@ -44,6 +44,7 @@ class Journal:
         numbers = [_number(path) for path in self._segments()]
         self._number = max(numbers, default=0)
         self._file = -1
+        self._size = 0
         self._written = self._synced = 0
         self.rotate()
 
@@ -63,13 +64,13 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         """All of it or nothing: what a full disk took of it is cut off again."""
-        start = os.fstat(self._file).st_size
         try:
             if os.write(self._file, data) != len(data):
                 raise OSError("the disk took a part of it only")
         except OSError:
-            os.ftruncate(self._file, start)
+            os.ftruncate(self._file, self._size)
             raise
+        self._size += len(data)
 
     @property
     def dirty(self) -> bool:
@@ -99,6 +100,7 @@ class Journal:
         """Append to `opened` from now on; returns the segments before it, and the file to close."""
         closed = [path for path in self._segments() if _number(path) <= self._number]
         old, self._file = self._file, opened
+        self._size = os.fstat(opened).st_size  # nobody else appends to it
         self._number += 1
         self._synced = self._written
         return closed, old

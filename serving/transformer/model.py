@@ -7,6 +7,7 @@ remembers the transaction before it answers. Whoever watches is told after the a
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from serving.transformer import core
 from serving.transformer.arms import Arms
 from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
+from serving.transformer.customers import KnownCustomers
 from serving.transformer.events import Record
 from serving.transformer.identity import pseudonyms
 from serving.transformer.journal import Journal
@@ -64,14 +66,17 @@ class Transformer(HotModel):
         arms: Arms,
         events: Events,
         shadow: Shadow | None = None,
+        known: KnownCustomers | None = None,
     ) -> None:
         super().__init__(name)
+        self._known = known
         self._arms, self._events, self._shadow = arms, events, shadow
         self._lookups, self._breaker = lookups, Breaker()
         self._overlay = Overlay(options.history_length)
         folder = options.home / "serving" / "journal"
         self._journal = Journal(folder)
-        self._pusher = Pusher(store, self._overlay, self._journal, Pushed(folder / "pushed", options.lake))
+        refilled = known.forget if known is not None else None
+        self._pusher = Pusher(store, self._overlay, self._journal, Pushed(folder / "pushed", options.lake), refilled)
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length
@@ -116,12 +121,15 @@ class Transformer(HotModel):
     ) -> tuple[core.Prepared, list[core.Part]]:
         """Lookup, inputs, scores; the transactions are remembered when this returns."""
         async with self._overlay.in_order(names):
+            generation = self._known.generation if self._known is not None else 0
             pending = self._overlay.pending(names)
             response = await self._lookup(names, requests.terminal_id, context)
             prepared = core.prepare(requests, names, response, pending, self._overlay, self._history_length)
             parts = await self._arms.score(prepared.features, prepared.history, names, context)
             self._journal.append(prepared.entries)
             self._overlay.add(prepared.entries)
+            if self._known is not None and not prepared.degraded:
+                self._known.keep(prepared.after, generation)
         return prepared, parts
 
     async def _lookup(self, customers: list[str], terminals: list[str], context: Context) -> Response | None:
@@ -192,10 +200,16 @@ class Transformer(HotModel):
 
 
 def _count(scored: core.Scored, degraded: bool) -> None:
-    scores = SCORES.labels(scored.model_version)
+    version = scored.model_version
     for score in scored.scores.tolist():
-        scores.observe(score)
-        PREDICTIONS.labels(scored.model_version, core.decision(score, scored), degraded).inc()
+        _bound(SCORES, version).observe(score)
+        _bound(PREDICTIONS, version, core.decision(score, scored), degraded).inc()
+
+
+@functools.lru_cache(256)
+def _bound(metric: Any, *labels: Any) -> Any:
+    """`metric.labels(…)`, which takes a lock and makes text of the labels each time."""
+    return metric.labels(*labels)
 
 
 def _now_us() -> int:

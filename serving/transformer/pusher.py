@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
@@ -39,8 +39,17 @@ class StateStore(Protocol):
 class Pusher:
     """Keeps journal, overlay and store in step: `sync_forever` and `push_forever` run until they are cancelled."""
 
-    def __init__(self, store: StateStore, overlay: Overlay, journal: Journal, pushed: Pushed | None = None) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        overlay: Overlay,
+        journal: Journal,
+        pushed: Pushed | None = None,
+        on_pushed_again: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_pushed_again` is called when what had been pushed before a refill is in the store that came of it."""
         self._store, self._overlay, self._journal, self._pushed = store, overlay, journal, pushed
+        self._on_pushed_again = on_pushed_again
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._disk = asyncio.Lock()
 
@@ -102,6 +111,8 @@ class Pusher:
                 self._pushed.moved(group, fill)
                 count += len(group)
             path.unlink()
+            if self._on_pushed_again is not None:
+                self._on_pushed_again()
             log("pushed_again_after_refill", fill=fill, entries=count)
 
     def _write(self, pending: Mapping[str, Sequence[Entry]]) -> None:

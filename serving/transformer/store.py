@@ -32,7 +32,9 @@ MAX_LOOKUP_ROWS: Final = 256
 INLINE_ROWS: Final = 8
 """Rows of a lookup in the event loop: about half a millisecond."""
 SLOW_S, SLOW_PAUSE_S = 0.05, 1.0
-"""A lookup that held the loop for longer, and for how long all go to the thread afterwards."""
+"""A lookup that held the loop for longer, and for how long all go to the thread after SLOW_LOOKUPS in a row: one alone
+may have waited for a core, which a thread would wait for as well."""
+SLOW_LOOKUPS: Final = 2
 
 
 class Store(Protocol):
@@ -135,6 +137,7 @@ class Lookups:
     def __init__(self, store: Store, *, embedded: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
         self._inline_from = 0.0 if embedded else float("inf")
+        self._slow = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
@@ -163,7 +166,8 @@ class Lookups:
         try:
             return self._store.read(customers, terminals)
         finally:
-            if (now := self._clock()) - began > SLOW_S:
+            self._slow = self._slow + 1 if (now := self._clock()) - began > SLOW_S else 0
+            if self._slow >= SLOW_LOOKUPS:
                 self._inline_from = now + SLOW_PAUSE_S
 
     async def _work(self) -> None:

@@ -8,6 +8,7 @@ from millrace.errors import ConfigError
 from millrace.progress import log
 from millrace.settings import Settings
 from serving.transformer.arms import Arms
+from serving.transformer.customers import KnownCustomers
 from serving.transformer.model import Transformer
 from serving.transformer.predictor import Predictor, PredictorClient
 from serving.transformer.shadow import Shadow
@@ -19,20 +20,21 @@ from serving.transformer.terminals import CachedTerminals
 def transformer(name: str, champion: Predictor, store: OnlineStore, options: Settings) -> Transformer:
     """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
-    lookups = Lookups(_cached(store, options.terminal_cache_ttl_s), embedded=store.fill() is not None)
-    return Transformer(
-        name, store, lookups, options, _arms(champion, name, options), events, _shadow(name, options, events)
-    )
+    embedded = store.fill() is not None
+    known = _known(store, options.terminal_cache_ttl_s)
+    cached: Store = store if known is None else CachedTerminals(known, options.terminal_cache_ttl_s)
+    arms, shadow = _arms(champion, name, options), _shadow(name, options, events)
+    return Transformer(name, store, Lookups(cached, embedded=embedded), options, arms, events, shadow, known)
 
 
-def _cached(store: OnlineStore, ttl_s: float) -> Store:
-    """With terminals in memory where that is safe: only a store that says when it was refilled can be cached."""
+def _known(store: OnlineStore, ttl_s: float) -> KnownCustomers | None:
+    """Memory in front of the store where that is safe: only one that says when it was refilled can be cached."""
     if not ttl_s:
-        return store
+        return None
     if store.fill() is None:
-        log("terminal_cache_off", reason="this online store does not say what it was filled from")
-        return store
-    return CachedTerminals(store, ttl_s)
+        log("state_cache_off", reason="this online store does not say what it was filled from")
+        return None
+    return KnownCustomers(store, ttl_s)
 
 
 def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.transformer.store import INLINE_ROWS, SLOW_PAUSE_S, SLOW_S, Lookups
+from serving.transformer.store import INLINE_ROWS, SLOW_LOOKUPS, SLOW_PAUSE_S, SLOW_S, Lookups
 
 
 class SlowStore:
@@ -116,14 +116,29 @@ def test_an_embedded_store_is_asked_in_the_loop_until_it_is_slow():
         lookups = Lookups(store, embedded=True, clock=lambda: store.now)
         await lookups.read(["quick"], ["1"], 5)
         store.takes_s = 2 * SLOW_S
-        await lookups.read(["slow"], ["1"], 5)
+        for _ in range(SLOW_LOOKUPS):
+            await lookups.read(["slow"], ["1"], 5)
         await lookups.read(["after"], ["1"], 5)
         store.now += SLOW_PAUSE_S
         await lookups.read(["later"], ["1"], 5)
 
     asyncio.run(scenario())
 
-    assert [thread == here for thread in store.threads] == [True, True, False, True]
+    assert [thread == here for thread in store.threads] == [True, *[True] * SLOW_LOOKUPS, False, True]
+
+
+def test_a_lookup_that_had_to_wait_for_a_core_once_does_not_send_the_next_ones_to_a_thread():
+    store, here = QuickStore(), threading.get_ident()
+
+    async def scenario() -> None:
+        lookups = Lookups(store, embedded=True, clock=lambda: store.now)
+        for takes_s in (2 * SLOW_S, 0.0) * SLOW_LOOKUPS:
+            store.takes_s = takes_s
+            await lookups.read(["name"], ["1"], 5)
+
+    asyncio.run(scenario())
+
+    assert {thread == here for thread in store.threads} == {True}
 
 
 def test_many_rows_of_an_embedded_store_do_not_hold_the_loop():

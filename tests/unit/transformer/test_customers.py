@@ -1,0 +1,151 @@
+"""Customers' states in memory: what a lookup and a fold would give, until the store is another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millrace.fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
+from millrace.fraud.online import EMPTY_STATE, CustomerState, customer_states
+from serving.transformer import customers
+from serving.transformer.customers import FILL_AGE_S, KnownCustomers
+from serving.transformer.terminals import CachedTerminals
+
+
+class Store:
+    """Everybody has one transaction, whose number is that of the fill; notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.filled, self.asked, self.fills = 1, [], 0
+
+    def fill(self) -> str:
+        self.fills += 1
+        return f"fill-{self.filled}"
+
+    def read_customer_columns(self, names):
+        self.asked += names
+        return {name: [None if who == "unknown" else [self.filled] for who in names] for name in CUSTOMER_STATE_FIELDS}
+
+    def read_terminal_columns(self, names):
+        return {name: [self.filled] * len(names) for name in TERMINAL_STATE_FIELDS}
+
+    def read(self, names, terminals):
+        raise AssertionError("the store is never read past its memory")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def known(store, clock) -> KnownCustomers:
+    return KnownCustomers(store, 60, clock)
+
+
+def ask(known: KnownCustomers, *names: str) -> list[CustomerState]:
+    """As the transformer does, with the terminals' memory in front."""
+    return customer_states(CachedTerminals(known, 60).read(names, ["t"] * len(names)))
+
+
+def ids(states: list[CustomerState]) -> list[list[int]]:
+    return [state.transaction_ids.tolist() for state in states]
+
+
+def scored(state: CustomerState, number: int) -> CustomerState:
+    return state.append(number, number, 100, 0.0, 64)
+
+
+def test_a_customer_who_was_answered_is_not_looked_up_again(known, store):
+    (state,) = ask(known, "a")
+    known.keep({"a": scored(state, 7)}, known.generation)
+
+    assert ids(ask(known, "b", "a", "unknown", "a")) == [[1], [1, 7], [], [1, 7]]
+    assert store.asked == ["a", "b", "unknown"]
+
+
+def test_a_customer_nobody_had_seen_is_known_after_an_answer(known, store):
+    ask(known, "unknown")
+    known.keep({"unknown": scored(EMPTY_STATE, 7)}, known.generation)
+
+    assert ids(ask(known, "unknown")) == [[7]]
+
+
+def test_a_refill_is_seen_within_moments_and_nothing_of_before_it_stays(known, store, clock):
+    ask(known, "a")
+    before = known.generation
+    known.keep({"a": scored(EMPTY_STATE, 7)}, before)
+    store.filled = 2
+    clock.now += FILL_AGE_S
+
+    assert ids(ask(known, "a")) == [[2]]
+    known.keep({"a": scored(EMPTY_STATE, 8)}, before)  # an answer whose lookup was of the store before
+    assert ids(ask(known, "a")) == [[2]]
+
+
+def test_what_is_pushed_again_after_a_refill_is_not_hidden(known, store):
+    """A state read between the refill and the push lacks what the push brings."""
+    (state,) = ask(known, "a")
+    before = known.generation
+    known.keep({"a": state}, before)
+
+    known.forget()
+    known.keep({"a": state}, before)
+
+    assert ids(ask(known, "a")) == [[1]]
+    assert store.asked == ["a", "a"]
+
+
+def test_a_state_is_looked_up_again_when_its_lookup_is_old_however_often_it_was_kept(known, store, clock):
+    ask(known, "a")
+    for _ in range(6):
+        known.keep({"a": scored(EMPTY_STATE, 7)}, known.generation)
+        clock.now += 10
+
+    assert ids(ask(known, "a")) == [[1]]
+    known.keep({"a": scored(EMPTY_STATE, 8)}, known.generation)
+    clock.now += 50
+    assert ids(ask(known, "a")) == [[8]]
+
+
+def test_the_store_is_asked_what_it_was_filled_from_after_each_read_and_now_and_then_without(known, store, clock):
+    reader = CachedTerminals(known, 60)
+    reader.read(["a"], ["t"])
+    known.keep({"a": EMPTY_STATE.append(7, 7, 100, 0.0, 64)}, known.generation)
+    fills = store.fills
+
+    for _ in range(10):
+        reader.read(["a"], ["t"])
+    assert store.fills == fills
+    reader.read(["b"], ["t"])
+    assert store.fills == fills + 1
+    clock.now += FILL_AGE_S
+    reader.read(["a"], ["t"])
+    assert store.fills == fills + 2
+
+
+def test_memory_is_bounded_and_keeps_who_was_answered_last(known, store, monkeypatch):
+    monkeypatch.setattr(customers, "MAX_CUSTOMERS", 2)
+    ask(known, "a", "b", "c")
+    states: dict[str, Any] = {name: scored(EMPTY_STATE, 7) for name in "abc"}
+
+    known.keep({"a": states["a"]}, known.generation)
+    known.keep({"b": states["b"]}, known.generation)
+    known.keep({"a": states["a"]}, known.generation)
+    known.keep({"c": states["c"]}, known.generation)
+
+    assert len(known) == 2
+    assert ids(ask(known, "a", "c", "b")) == [[7], [7], [1]]
