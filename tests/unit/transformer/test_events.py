@@ -6,7 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+from kserve import InferInput, InferRequest, InferResponse
 
 from millrace.errors import ConfigError
 from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE
@@ -65,6 +67,34 @@ def test_every_scored_row_becomes_an_event_as_the_contract_says(lab, options):
         "stage": "full",
         "arm": "champion",
         "feature_service": FEATURE_SERVICE,
+    }
+
+
+def test_what_comes_over_grpc_is_told_as_what_comes_over_rest(lab, options):
+    """KServe's logger, here and on a cluster, knows REST alone: this is the only record of a gRPC call."""
+    first, second = lab.transaction(1), lab.transaction(2)
+    datatypes = {int: ("INT64", np.int64), float: ("FP64", np.float64), str: ("BYTES", np.object_)}
+    tensors = []
+    for name in first:
+        datatype, dtype = datatypes[type(first[name])]
+        tensors.append(InferInput(name, [2], datatype))
+        tensors[-1].set_data_from_numpy(np.array([first[name], second[name]], dtype))
+
+    async def scenario():
+        async with lab.predictor("7", 0.75).running() as model, lab.sink().running() as sink:
+            settings = options(event_sinks=f"http://{sink.address}/")
+            async with lab.serving(model.address, settings) as path:
+                request = InferRequest(lab.NAME, tensors)
+                answer = await path.model.predict(request, {"x-request-id": "call"})
+        return sink, answer
+
+    sink, answer = run(scenario())
+
+    told = {event["id"]: event["data"] for event in lab.events_of(sink)}
+    assert isinstance(answer, InferResponse)
+    assert {id_: (row["transaction_id"], row["score"]) for id_, row in told.items()} == {
+        "call:0": (1, 0.75),
+        "call:1": (2, 0.75),
     }
 
 
