@@ -66,24 +66,8 @@ class Streaming:
         return distances, p_values
 
     def joint(self, reference: Table, window: Table, seed: int) -> tuple[float, float]:
-        """All permutations in one matrix product: 30 ms where shuffling the kernel takes a second."""
-        pooled = np.concatenate([reference, window])
-        kernel = _gaussian_kernel(pooled, len(reference))
-        np.fill_diagonal(kernel, 0.0)
-        total = kernel.sum()
-        sizes = len(reference), len(window)
-        rng = np.random.default_rng(seed)
-        member = np.zeros((len(pooled), PERMUTATIONS + 1), np.float32)
-        member[: sizes[0], 0] = 1
-        for permutation in range(1, PERMUTATIONS + 1):
-            member[rng.permutation(len(pooled))[: sizes[0]], permutation] = 1
-        inside = np.einsum("ij,ij->j", member, kernel @ member)
-        touching = kernel.sum(axis=1) @ member
-        across = touching - inside
-        outside = total - inside - 2 * across
-        mmd = inside / (sizes[0] * (sizes[0] - 1)) + outside / (sizes[1] * (sizes[1] - 1))
-        mmd = mmd - 2 * across / (sizes[0] * sizes[1])
-        return float(mmd[0]), float((1 + (mmd[1:] >= mmd[0]).sum()) / (1 + PERMUTATIONS))
+        kernel = _gaussian_kernel(np.concatenate([reference, window]), len(reference))
+        return permutation_test(kernel, len(reference), seed)
 
     def outliers(self, reference: Table, share: float, seed: int) -> IsOutlier:
         from sklearn.ensemble import IsolationForest
@@ -123,17 +107,15 @@ class Alibi:
         return distances, p_values
 
     def joint(self, reference: Table, window: Table, seed: int) -> tuple[float, float]:
-        """Permutations in four parts: alibi-detect keeps every permuted kernel until the part is done."""
+        """The kernel is alibi-detect's; its way to shuffle it took 410 ms of CPU, thirty times as long as this one."""
         import torch
 
-        torch.manual_seed(seed)
-        parts, distance, exceeded = 4, 0.0, 0
-        detector = self._cd.MMDDrift(reference, backend="pytorch", n_permutations=PERMUTATIONS // parts, device="cpu")
-        for _ in range(parts):
-            found = detector.predict(window, return_p_val=True, return_distance=True)["data"]
-            distance = float(found["distance"])
-            exceeded += round(float(found["p_val"]) * (PERMUTATIONS // parts))
-        return distance, (1 + exceeded) / (1 + PERMUTATIONS)
+        test = self._cd.MMDDrift(reference, backend="pytorch", n_permutations=1, device="cpu")._detector
+        with torch.no_grad():
+            kernel = test.kernel_matrix(
+                *(torch.from_numpy(np.ascontiguousarray(part)) for part in test.preprocess(window))
+            )
+        return permutation_test(kernel.numpy(), len(reference), seed)
 
     def outliers(self, reference: Table, share: float, seed: int) -> IsOutlier:
         forest = self._od.IForest()
@@ -141,6 +123,23 @@ class Alibi:
         forest.fit(reference)
         forest.infer_threshold(reference, threshold_perc=100 * (1 - share))
         return lambda rows: np.asarray(forest.predict(rows)["data"]["is_outlier"], bool)
+
+
+def permutation_test(kernel: NDArray[np.float32], first: int, seed: int) -> tuple[float, float]:
+    """kernel[N, N] of two samples, the first of `first` rows → squared mean discrepancy, p-value, in one product."""
+    kernel = kernel - np.diag(kernel.diagonal())
+    rows, sizes = len(kernel), (first, len(kernel) - first)
+    rng = np.random.default_rng(seed)
+    member = np.zeros((rows, PERMUTATIONS + 1), np.float32)
+    member[:first, 0] = 1
+    for permutation in range(1, PERMUTATIONS + 1):
+        member[rng.permutation(rows)[:first], permutation] = 1
+    inside = np.einsum("ij,ij->j", member, kernel @ member)
+    across = kernel.sum(axis=1) @ member - inside
+    outside = kernel.sum() - inside - 2 * across
+    mmd = inside / (sizes[0] * (sizes[0] - 1)) + outside / (sizes[1] * (sizes[1] - 1))
+    mmd = mmd - 2 * across / (sizes[0] * sizes[1])
+    return float(mmd[0]), float((1 + (mmd[1:] >= mmd[0]).sum()) / (1 + PERMUTATIONS))
 
 
 def chi_squared(reference: NDArray[np.float32], window: NDArray[np.float32]) -> tuple[float, float]:

@@ -58,6 +58,22 @@ def test_both_backends_give_the_same_mean_discrepancy_and_see_a_joint_shift(alib
     assert one[1] == other[1] == pytest.approx(1 / 101)
 
 
+def test_the_permutation_test_is_alibi_detects_own(alibi):
+    """Its statistic to the last digits, and its p-value but for the draws of the permutations."""
+    from serving.drift_detector.alibi import load
+
+    rng = np.random.default_rng(1)
+    for shift in (0.0, 0.1, 0.2):
+        reference, window = (rng.normal(mean, size=(150, 3)).astype(np.float32) for mean in (0.0, shift))
+        own = load("cd").MMDDrift(reference, backend="pytorch", n_permutations=2_000, device="cpu")
+        theirs = own.predict(window, return_p_val=True, return_distance=True)["data"]
+
+        draws = [alibi.joint(reference, window, seed) for seed in range(20)]
+
+        assert draws[0][0] == pytest.approx(float(theirs["distance"]), rel=1e-4, abs=1e-6)
+        assert np.mean([p for _, p in draws]) == pytest.approx(float(theirs["p_val"]), abs=0.05)
+
+
 @pytest.mark.parametrize("backend", ["alibi", "streaming"])
 def test_a_window_without_drift_is_as_the_reference_and_one_with_larger_amounts_is_not(backend, alibi, stream, window):
     from benchmarks.drift import detector_of
