@@ -115,6 +115,7 @@ class ServerProcess:
                 start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
                 preexec_fn=self._begin,
             )
+        _yield_session(self._process.pid, self._nice)
         self._set("starting", pid=self._process.pid, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
         if self._stopping:
             await self.stop()
@@ -147,6 +148,13 @@ class ServerProcess:
         for name, value in values.items():
             setattr(self.state, name, value)
         self._changed()
+
+
+def _yield_session(pid: int, nice: int) -> None:
+    """Linux with autogroups, as on most desktops: there `nice` counts within a session, and each server has its own."""
+    if nice:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def taken(port: int) -> bool:

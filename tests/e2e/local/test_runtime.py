@@ -331,6 +331,11 @@ def test_what_watches_comes_after_what_answers(runtime):
     own = os.getpriority(os.PRIO_PROCESS, 0)
     found = nice()
     assert (found.pop("prediction-log"), set(found.values())) == (min(own + 10, 19), {own})
+    watching = next(one.pid for one in runtime.state.processes if one.service == "prediction-log")
+    session = Path(
+        f"/proc/{watching}/autogroup"
+    )  # where there are some, a niceness within one's own counts for nothing
+    assert not session.is_file() or session.read_text().split()[-2:] == ["nice", "10"]
 
 
 def test_a_graph_sends_each_segment_to_its_model(runtime):
