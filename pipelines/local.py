@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from components.ingest.redaction import redacted
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive, sha256_text
 from millrace.errors import MillraceError
 from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
+from millrace.uris import redacted
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"Executing task '([^']+)'")

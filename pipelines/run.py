@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest.core import source_version
-from components.ingest.redaction import redacted
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.progress import log
 from millrace.registry import Registry, served
 from millrace.settings import Settings, settings
+from millrace.uris import redacted
 from pipelines.local import LocalRun, run_local
 from pipelines.source import IngestOptions, absolute, simulated
 from pipelines.summary import Summary

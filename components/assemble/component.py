@@ -24,5 +24,5 @@ def assemble(
     source = Manifest.read(Path(feature_set.path), "feature_set")
     spec = split_of(source, as_of, train_days=train_days, validation_days=validation_days)
     result = assemble(source, here.lake, spec, threads=here.threads, memory_limit_gb=here.memory_limit_gb)
-    result.write(Path(training_set.path))
+    result.hand_over(Path(training_set.path))
     training_set.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "splits": result.facts["splits"]}

@@ -103,8 +103,8 @@ def assemble(
     code = code_of(Path(__file__).parent)
     identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": code})
     folder = lake / "training_sets" / identity
-    if (folder / "manifest.json").is_file():
-        return Manifest.read(folder, "training_set")
+    if (done := Manifest.find(folder, "training_set")) is not None:
+        return done
     _require_days(feature_set, spec)
     with (
         exclusive(folder.with_name(f".{identity}.lock"), f"assembling training set {identity}"),

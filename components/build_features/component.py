@@ -23,5 +23,5 @@ def build_features(snapshot: dsl.Input[dsl.Artifact], feature_set: dsl.Output[ds
         memory_limit_gb=here.memory_limit_gb,
         spark_master=here.spark_master,
     )
-    result.write(Path(feature_set.path))
+    result.hand_over(Path(feature_set.path))
     feature_set.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "rows": result.facts["rows"]}

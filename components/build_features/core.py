@@ -47,8 +47,9 @@ def build_features(
     days = partitions.plan(snapshot, lake, root)
     identity = content_id({"snapshot": snapshot.id, "last": days[-1].terminal_state.stem})
     folder = lake / "feature_sets" / identity
-    if (folder / "manifest.json").is_file() and not any(day.missing for day in days):
-        return Manifest.read(folder, "feature_set")
+    done = Manifest.find(folder, "feature_set")
+    if done is not None and not any(day.missing for day in days):
+        return done
     with exclusive(folder.with_name(f".{identity}.lock"), f"building feature set {identity}"):
         missing = [day for day in days if day.missing]
         if missing:  # their rows only: those of the days before were hashed when their own features were computed
@@ -92,9 +93,12 @@ def _require_own_rows(day: Day, rows: pa.Table, computed: NDArray[np.int64]) -> 
         raise ArtifactCorrupt(f"{day.source}: holds other rows than those of {day.day}. Ingest the data again.")
 
 
+def _hash(path: Path, day: Day) -> str:
+    return sha256_file(path) if path.exists() else day.elsewhere[path]
+
+
 def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Day], history_length: int) -> Manifest:
-    """Hash the files, write the manifest."""
-    folder.mkdir(parents=True, exist_ok=True)  # first, so that paths relative to it can be followed
+    """Hash the files, write the manifest; a row of the snapshot is a row of `transactions`."""
     tables = {
         "transactions": {str(day.day): day.transactions for day in days if day.source is not None},
         "terminal_state": {str(day.day): day.terminal_state for day in days},
@@ -108,8 +112,8 @@ def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Da
         "history_length": history_length,
         "first_day": str(days[0].day),
         "last_day": str(days[-2].day),
-        "rows": sum(pq.read_metadata(path).num_rows for path in tables["transactions"].values()),
+        "rows": sum(pq.read_metadata(day.source).num_rows for day in days if day.source is not None),
     }
-    files = {name: sha256_file(folder / name) for paths in relative.values() for name in paths.values()}
+    files = {os.path.relpath(path, folder): _hash(path, day) for day in days for path in day.files}
     parents = {"snapshot": snapshot.id}
     return Manifest(kind="feature_set", id=identity, uri=str(folder), parents=parents, files=files, facts=facts).write()

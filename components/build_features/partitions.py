@@ -6,8 +6,8 @@ definition: a label that arrives late for an old day changes the key of that day
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
+from millrace.artifacts import Manifest, remote_hashes
 from millrace.atomic import replacing_file, sha256_text
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.fraud import features as f
@@ -53,6 +53,8 @@ class Day:
     """The snapshot's rows of this day; None when nothing happened."""
     transactions: Path
     terminal_state: Path
+    elsewhere: Mapping[Path, str] = field(default_factory=dict)
+    """Those files of all days that only the lake's remote has → their SHA-256."""
 
     @property
     def number(self) -> int:
@@ -61,8 +63,13 @@ class Day:
 
     @property
     def missing(self) -> bool:
-        """Whether one of the files has yet to be written."""
-        return not self.terminal_state.exists() or (self.source is not None and not self.transactions.exists())
+        """Whether one of the files has yet to be computed."""
+        return any(not path.exists() and path not in self.elsewhere for path in self.files)
+
+    @property
+    def files(self) -> list[Path]:
+        """What the day has in the feature tables."""
+        return [self.terminal_state] if self.source is None else [self.transactions, self.terminal_state]
 
 
 def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
@@ -76,18 +83,19 @@ def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
     first, last = date.fromisoformat(min(sources)), date.fromisoformat(max(sources))
     key, days = root, []
     for day in (first + timedelta(days=offset) for offset in range((last - first).days + 2)):
-        source = snapshot.folder / sources[str(day)] if str(day) in sources else None
+        source = Path(snapshot.uri) / sources[str(day)] if str(day) in sources else None
         # A partition's name is the hash of its rows (docs/architecture.md, The lake).
         before, key = key, sha256_text(key, str(day), source.stem if source else "")[:16]
         places = (lake / "features" / table / f"day={day}" for table in ("transactions", "terminal_state"))
         days.append(Day(day, source, next(places) / f"{key}.parquet", next(places) / f"{before}.parquet"))
-    return days
+    elsewhere = remote_hashes(path for day in days for path in day.files)
+    return [replace(day, elsewhere=elsewhere) for day in days]
 
 
 def carried_schema(sources: Sequence[Path]) -> pa.Schema:
     """Columns of the snapshot that are not ours; raises SchemaMismatch when one has the name of a column we add."""
     found = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in sources], promote_options="permissive")
-    carried = pa.schema([field for field in found if field.name not in _RAW])
+    carried = pa.schema([column for column in found if column.name not in _RAW])
     taken = sorted(set(carried.names) & set(LEADING_SCHEMA.names + FEATURES_SCHEMA.names))
     if taken:
         raise SchemaMismatch(f"columns {taken} of the snapshot have the names of features. Rename them in the source.")
@@ -99,10 +107,10 @@ def write_transactions(
 ) -> None:
     """`rows` of a day, any order, with `features[B, F]` and `risk[B]` beside them; written in order of time and id."""
     ours = rows.append_column("amount_cents", cents_of(rows["amount"])).append_column("terminal_risk", pa.array(risk))
-    columns = [ours[field.name] for field in LEADING_SCHEMA]
-    for field in carried:
-        known = field.name in rows.column_names
-        columns.append(rows[field.name].cast(field.type) if known else pa.nulls(len(rows), field.type))
+    columns = [ours[name] for name in LEADING_SCHEMA.names]
+    for column in carried:
+        known = column.name in rows.column_names
+        columns.append(rows[column.name].cast(column.type) if known else pa.nulls(len(rows), column.type))
     columns += [pa.array(column) for column in np.ascontiguousarray(features.T)]
     table = pa.table(columns, schema=pa.schema([*LEADING_SCHEMA, *carried, *FEATURES_SCHEMA]))
     order = np.lexsort((rows["transaction_id"].to_numpy(), rows["event_timestamp"].cast(pa.int64()).to_numpy()))

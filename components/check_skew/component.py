@@ -30,6 +30,6 @@ def check_skew(
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )
-    result.write(Path(skew_check.path))
+    result.hand_over(Path(skew_check.path))
     passed = result.facts["passed"]
     skew_check.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}

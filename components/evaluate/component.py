@@ -36,7 +36,7 @@ def evaluate(
         review_capacity=here.review_capacity,
         threads=here.threads,
     )
-    result.write(Path(evaluation.path))
+    result.hand_over(Path(evaluation.path))
     passed = result.facts["passed"]
     evaluation.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}
     for name, value in result.facts["metrics"].items():

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from components.ingest.core import IngestConfig, ingest, parse_column_map
-from components.ingest.redaction import redacted
 from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
 from millrace.settings import settings
+from millrace.uris import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,5 +36,5 @@ def ingest(
         threads=here.threads,
     )
     result = ingest(source, here.lake, config)
-    result.write(Path(snapshot.path))
+    result.hand_over(Path(snapshot.path))
     snapshot.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "rows": result.facts["rows"]}

@@ -20,15 +20,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from components.ingest.columns import check_column_map
 from components.ingest.index import Index
 from components.ingest.partitions import iso, partition_path
-from components.ingest.redaction import redacted, redacting
+from components.ingest.redaction import redacting
 from components.ingest.sources import SourceFile, canonical_uri, list_files
-from millrace.artifacts import MANIFEST, Manifest, content_id
+from millrace.artifacts import MANIFEST, Manifest, content_id, remote, remote_hashes
 from millrace.atomic import exclusive, replacing_folder, sha256_text
-from millrace.errors import InvalidInput, NotFound
+from millrace.errors import InvalidInput
 from millrace.fraud.schema import SCHEMA_VERSION
 from millrace.progress import log
 from millrace.provenance import code_version
 from millrace.pseudonyms import fingerprint
+from millrace.uris import redacted
 
 if TYPE_CHECKING:
     from components.ingest.refresh import Result
@@ -83,7 +84,10 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
     uri = canonical_uri(source)
     work = lake / "ingest" / sha256_text(uri, config.identity)[:16]
     with exclusive(work / "lock", f"ingest of {redacted(source)}"):
-        index = _usable(Index.read(work / "index.json"), lake)
+        held = remote()
+        if held is not None:
+            held.fetch_state(work / "index.json")
+        index = Index.read(work / "index.json")
         done = _finished(index, files, lake)
         if done is not None:
             log("ingest found its snapshot", snapshot=done.id, rows=done.facts["rows"])
@@ -91,11 +95,13 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
         from components.ingest.refresh import Refresh  # pandera and pandas: 2 s that a finished source does not pay
 
         with _scratch(work / "scratch") as scratch:
-            with redacting(), Refresh(lake, scratch, config, index) as refresh:
+            with redacting(), Refresh(lake, scratch, config, _usable(index, lake)) as refresh:
                 result = refresh.run(files)
             manifest = _publish(lake, result, redacted(uri))
         result.index.snapshot = manifest.id
         result.index.write(work / "index.json")
+        if held is not None:
+            held.push_state(work / "index.json")
     quarantined = sum(manifest.facts["quarantined"].values())
     log("ingest made a snapshot", snapshot=manifest.id, rows=manifest.facts["rows"], quarantined=quarantined)
     return manifest
@@ -131,8 +137,8 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
     if quarantined:
         with replacing_folder(lake / "quarantine" / snapshot) as aside:
             shutil.copytree(result.quarantine, aside, dirs_exist_ok=True, copy_function=shutil.move)
-    if (folder / MANIFEST).exists():
-        return Manifest.read(folder, "snapshot")
+    if (done := Manifest.find(folder, "snapshot")) is not None:
+        return done
     paths = {day: _relative(day, record.hash) for day, record in days.items()}
     manifest = Manifest(
         kind="snapshot",
@@ -157,13 +163,13 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
 
 
 def _finished(index: Index, files: list[SourceFile], lake: Path) -> Manifest | None:
-    """The snapshot of the last ingest, when the source is as it was then."""
+    """The snapshot of the last ingest, when the source is as it was then and nobody removed a part of it."""
     if {file.name: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
         return None
-    try:
-        return Manifest.read(lake / "snapshots" / index.snapshot, "snapshot") if index.snapshot else None
-    except NotFound:
-        return None
+    done = Manifest.find(lake / "snapshots" / index.snapshot, "snapshot") if index.snapshot else None
+    # What was ingested elsewhere is whole in the lake's remote, but for its quarantine, which stays where it was made.
+    here = done is not None and (done.folder / MANIFEST).is_file()
+    return done if not here or _usable(index, lake).files else None
 
 
 def _usable(index: Index, lake: Path) -> Index:
@@ -172,7 +178,8 @@ def _usable(index: Index, lake: Path) -> Index:
     rejected = any(segment.invalid for record in index.files.values() for segment in record.segments)
     rejected = rejected or any(record.repeated for record in index.days.values())
     kept = [lake / "quarantine" / index.snapshot] if rejected else []
-    return index if all(path.exists() for path in partitions + kept) else Index()
+    missing = [path for path in partitions + kept if not path.exists()]
+    return Index() if missing and len(remote_hashes(missing)) < len(missing) else index
 
 
 @contextmanager

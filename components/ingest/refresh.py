@@ -21,7 +21,7 @@ from components.ingest.quarantine import Quarantine, invalid_prefix, repeated_pr
 from components.ingest.raw import Reader
 from components.ingest.sources import SourceFile
 from components.ingest.staging import Staging
-from millrace.artifacts import content_id
+from millrace.artifacts import content_id, fetch
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.progress import track
 
@@ -187,6 +187,7 @@ class Refresh:
             for day, record in clean.items()
             if record.first_id <= span[1] and record.last_id >= span[0]
         }
+        fetch({path: clean[day].hash for day, path in overlapping.items()})
         elsewhere = [(row, day) for row, day in self.before.conflicts if day not in touched]
         return more | staging.days_touched_elsewhere(overlapping, elsewhere)
 

@@ -11,10 +11,11 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from components.ingest.redaction import redacted, redacting
+from components.ingest.redaction import redacting
 from millrace.artifacts import content_id
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.progress import log
+from millrace.uris import redacted
 
 PARQUET: Final = frozenset({".parquet", ".pq", ".parq"})
 DELIMITED: Final = frozenset({".csv", ".tsv", ".psv", ".txt"})

@@ -26,5 +26,5 @@ def materialize(feature_set: dsl.Input[dsl.Artifact], online_store: dsl.Output[d
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )
-    result.write(Path(online_store.path))
+    result.hand_over(Path(online_store.path))
     online_store.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "as_of": result.facts["as_of"]}

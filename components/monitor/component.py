@@ -25,7 +25,7 @@ def monitor(
 
     here = settings()
     result = verb(here, instant_of(as_of), MonitorConfig.load(overrides=overrides))
-    result.write(Path(outcomes.path))
+    result.hand_over(Path(outcomes.path))
     passed = result.facts["passed"]
     outcomes.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}
     for name, value in result.facts["metrics"].items():

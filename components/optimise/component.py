@@ -27,6 +27,6 @@ def optimise(
         config.lake,
         OptimiseConfig(review_capacity=config.review_capacity, cascade=CascadeConfig(in_use=config.cascade)),
     )
-    result.write(Path(optimised.path))
+    result.hand_over(Path(optimised.path))
     figures = {name: result.facts[name] for name in ("served_file", "decision_threshold")}
     optimised.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri} | figures

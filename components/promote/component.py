@@ -33,5 +33,5 @@ def promote(
         validation=Manifest.read(Path(validation.path), "validation"),
     )
     Path(model_card.path).write_text(result.path(MODEL_CARD).read_text())
-    result.write(Path(promotion.path))
+    result.hand_over(Path(promotion.path))
     promotion.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}

@@ -33,5 +33,5 @@ def score(
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )
-    result.write(Path(scores.path))
+    result.hand_over(Path(scores.path))
     scores.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "rows": result.facts["rows"]}

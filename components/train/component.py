@@ -20,5 +20,5 @@ def train(
 
     here = settings()
     result = train(Manifest.read(Path(training_set.path), "training_set"), here.lake, read_config(**overrides), here)
-    result.write(Path(model.path))
+    result.hand_over(Path(model.path))
     model.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}

@@ -32,7 +32,7 @@ def validate(
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )
-    result.write(Path(validation.path))
+    result.hand_over(Path(validation.path))
     passed = result.facts["passed"]
     validation.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}
     Path(report.path).write_bytes(result.path("report.html").read_bytes())

@@ -73,8 +73,8 @@ def validate(
         "code": code,
     }
     folder = lake / "validations" / content_id(inputs)
-    if (folder / "manifest.json").exists():
-        return Manifest.read(folder, "validation")
+    if (done := Manifest.find(folder, "validation")) is not None:
+        return done
     comparison, windows = compare(snapshot, previous, config, threads, memory_limit_gb)
     verdict = Verdict(GATE, rules.judge(comparison, config))
     facts = {"passed": verdict.passed, "previous": previous and previous.id} | windows
@@ -173,10 +173,10 @@ def _rows_lost(snapshot: Manifest, previous: Manifest) -> float | None:
     shared = before.keys() & now.keys()
     if not shared:
         return None
-    lost = 0
-    for day in (day for day in shared if before[day] != now[day]):
-        rows = pq.read_metadata(previous.folder / before[day]).num_rows
-        lost += max(rows - pq.read_metadata(snapshot.folder / now[day]).num_rows, 0)
+    changed = [day for day in shared if before[day] != now[day]]
+    old, new = previous.paths([before[day] for day in changed]), snapshot.paths([now[day] for day in changed])
+    rows = [[pq.read_metadata(path).num_rows for path in paths] for paths in (old, new)]
+    lost: int = sum(max(had - has, 0) for had, has in zip(*rows, strict=True))
     return lost / max(int(previous.facts["rows"]), 1)
 
 
@@ -215,7 +215,7 @@ def _files(manifest: Manifest | None, days: Any) -> list[Path]:
     if manifest is None:
         return []
     wanted = {str(as_day(day)) for day in days}
-    return [manifest.folder / path for day, path in sorted(manifest.facts["tables"][TABLE].items()) if day in wanted]
+    return manifest.paths([path for day, path in sorted(manifest.facts["tables"][TABLE].items()) if day in wanted])
 
 
 def _among(whole: Profile, days: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -15,25 +15,11 @@ from typing import Any, Final
 from rich.text import Text
 from rich.tree import Tree
 
-from millrace.artifacts import Manifest, list_manifests
+from millrace.artifacts import FOLDERS, Manifest, list_manifests
 from millrace.errors import InvalidInput, NotFound
 from millrace.model_artifact import MODEL_JSON
 from millrace.registry import ALIASES, Registry
 from millrace.settings import Settings
-
-FOLDERS: Final = {
-    "promotion": "promotions",
-    "evaluation": "evaluations",
-    "skew_check": "skew_checks",
-    "validation": "validations",
-    "model": "models",
-    "training_set": "training_sets",
-    "online_store": "online",
-    "feature_set": "feature_sets",
-    "snapshot": "snapshots",
-    "scores": "scores",
-}
-"""Kind of artifact → its folder in the lake."""
 
 JUDGEMENTS: Final = ("evaluation", "skew_check", "validation")
 MIN_PREFIX: Final = 4

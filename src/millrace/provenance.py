@@ -29,7 +29,17 @@ SOURCES: Final = ("millrace", "components", "pipelines", "serving", "feature_rep
 
 PLUMBING: Final = frozenset(
     f"millrace/{name}.py"
-    for name in ("__init__", "artifacts", "atomic", "errors", "progress", "provenance", "settings")
+    for name in (
+        "__init__",
+        "artifacts",
+        "atomic",
+        "errors",
+        "lake_remote",
+        "progress",
+        "provenance",
+        "settings",
+        "uris",
+    )
 )
 """Modules that say how a result is stored and spoken of, not what it is: an edit there changes no id."""
 

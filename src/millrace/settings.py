@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     feature_store: Path | None = None
     """feature_store.yaml of the online store that serves, where that is not the home's own: Redis on a cluster."""
 
+    lake_remote: str = ""
+    """Object store whose cache the lake is, such as s3://bucket/prefix; empty: the lake is all there is. Credentials
+    come from the environment (AWS_ACCESS_KEY_ID and so on), never from here."""
+
     history_length: int = Field(default=64, ge=1, le=512)
     """N: transactions kept in a customer's state."""
 

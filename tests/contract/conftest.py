@@ -1,4 +1,4 @@
-"""The manifests as the API server would get them: every overlay, built once."""
+"""The manifests as the API server would get them: every overlay, built once. A bucket on a real S3 server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from s3_server import make_bucket, running_server
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -60,3 +61,14 @@ def schemas() -> Path:
     if not SCHEMAS.is_dir():
         pytest.skip(f"no schemas at {SCHEMAS}; set MILLRACE_SCHEMAS to the folder that holds them")
     return SCHEMAS
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    with running_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return make_bucket(s3_server, tmp_path, monkeypatch)

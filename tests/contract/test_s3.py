@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -11,39 +10,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3_server import SECRET
 from s3fs import S3FileSystem
 
 from components.ingest.core import IngestConfig, ingest
 from millrace.artifacts import Manifest
-from millrace.atomic import sha256_text
 from millrace.errors import MillraceError
-
-SECRET = "wJalrXUtnFEMI-not-a-real-one"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        yield "http://{}:{}".format(*running.get_host_and_port())
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket; where it is and who may read it is in the environment, as it is in a pod."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    name = sha256_text(str(tmp_path))[:16]
-    S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir(name)
-    return name
 
 
 def put(bucket: str, day: pa.Table) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from components.ingest.__main__ import main
 from components.ingest.core import source_version
-from components.ingest.redaction import redacted, redacting
+from components.ingest.redaction import redacting
 from millrace.errors import MillraceError, Unavailable
+from millrace.uris import redacted
 
 
 @pytest.mark.parametrize(
