@@ -23,6 +23,8 @@ from serving.local.manifest import LOOPBACK
 HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length"}
 )
+OWN_HEADERS: Final = HOP_BY_HOP | {b"content-type", b"date", b"server"}
+"""Of an answer: the gateway writes them itself."""
 GRAPH_TIMEOUT_S: Final = 60.0
 STARTING: Final = "the service is starting; try again in a moment"
 OWN_ROUTES: Final = frozenset({"/healthz", "/metrics"})
@@ -149,5 +151,4 @@ def _content_type(headers: list[Header]) -> bytes:
 
 
 def _passed_on(headers: list[Header]) -> tuple[Header, ...]:
-    dropped = HOP_BY_HOP | {b"content-type", b"date", b"server"}
-    return tuple(item for item in headers if item[0] not in dropped)
+    return tuple(item for item in headers if item[0] not in OWN_HEADERS)

@@ -32,6 +32,7 @@ from serving.local.objects import Source, sources, stamp
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.services import Running, RunningProgram, RunningService
 from serving.local.state import LocalState, Place, ServiceState
+from serving.transport import OneWriteProtocol
 
 if TYPE_CHECKING:
     from serving.local.grpc_gateway import GrpcGateway
@@ -71,6 +72,8 @@ class Supervisor:
         self._gateway = _QuietServer(
             uvicorn.Config(
                 Gateway(self._find, self._metrics.text, self._graphs, self._authorization),
+                http=OneWriteProtocol,
+                proxy_headers=False,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
