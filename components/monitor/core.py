@@ -15,9 +15,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from components.monitor.config import MonitorConfig
+from components.monitor.episodes import Episodes, follow, state
 from components.monitor.evidence import Watched, gather
-from components.monitor.rules import DECAY, family, judge
-from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
+from components.monitor.rules import DECAY, family, judge, version_of
+from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files, list_manifests
 from millrace.atomic import replacing_folder, write_text
 from millrace.errors import InvalidInput
 from millrace.gates import Verdict
@@ -41,13 +42,14 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
     """
     config = config or MonitorConfig.load()
     rows, latest = read(settings, as_of, config)
-    folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings)
+    before = _episodes_before(settings, as_of)
+    folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings, before)
     if not (folder / MANIFEST).is_file():
         watched = gather(rows, latest, as_of, settings.lake, config, settings.review_capacity)
         verdict = Verdict(GATE, judge(watched, config))
         with replacing_folder(folder) as aside:
             _write_files(aside, watched, verdict, config, page=page)
-            facts = facts_of(watched, verdict, config, settings.model_name)
+            facts = facts_of(watched, verdict, config, settings.model_name, before)
             files = hash_files(aside)
             Manifest(kind="outcome_report", id=folder.name, uri=str(folder), files=files, facts=facts).write(
                 aside / MANIFEST
@@ -87,10 +89,13 @@ def instant_of(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def facts_of(watched: Watched, verdict: Verdict, config: MonitorConfig, model_name: str) -> dict[str, Any]:
-    """What the trigger and the pipeline's metrics need: the verdict in short, and since when."""
+def facts_of(
+    watched: Watched, verdict: Verdict, config: MonitorConfig, model_name: str, before: Episodes
+) -> dict[str, Any]:
+    """What the trigger and the pipeline's metrics need: the verdict in short, since when, and whether that is new."""
     failed = [rule.name for rule in verdict.failures]
     decayed = [name for name in failed if family(name) in DECAY]
+    episodes = follow(before, map(version_of, decayed), watched.serving, watched.as_of.date())
     since = [watched.alarm_day(version, config.mean_days_between_false_alarms) for version in watched.serving]
     metrics = {
         f"{name}_v{version}": figure.value
@@ -103,6 +108,8 @@ def facts_of(watched: Watched, verdict: Verdict, config: MonitorConfig, model_na
         "failed": failed,
         "retrain": bool(decayed),
         "reason": "; ".join(str(rule) for rule in verdict.failures if rule.name in decayed),
+        "episodes": episodes,
+        "episode": state(before, episodes),
         "alarm_day": str(min((day for day in since if day), default="")),
         "model_name": model_name,
         "model_versions": watched.serving,
@@ -111,7 +118,19 @@ def facts_of(watched: Watched, verdict: Verdict, config: MonitorConfig, model_na
     }
 
 
-def _identity(rows: pa.Table, latest: pa.Table, as_of: datetime, config: MonitorConfig, settings: Settings) -> str:
+def _episodes_before(settings: Settings, as_of: datetime) -> Episodes:
+    """Those that the last report before this one left open."""
+    reports = [
+        (datetime.fromisoformat(made.facts["as_of"]), made.facts.get("episodes", {}))
+        for made in list_manifests(settings.lake / "outcome_reports", "outcome_report")
+        if made.facts["model_name"] == settings.model_name
+    ]
+    return max((found for found in reports if found[0] < as_of), key=lambda found: found[0], default=(as_of, {}))[1]
+
+
+def _identity(
+    rows: pa.Table, latest: pa.Table, as_of: datetime, config: MonitorConfig, settings: Settings, before: Episodes
+) -> str:
     digest = hashlib.sha256()
     for table in (rows, latest):
         sink = pa.BufferOutputStream()
@@ -121,6 +140,7 @@ def _identity(rows: pa.Table, latest: pa.Table, as_of: datetime, config: Monitor
     made_from: dict[str, Any] = {"log": digest.hexdigest(), "as_of": as_of.isoformat(), "config": config.model_dump()}
     names = {path.name for path in (settings.lake / "feature_sets").glob("*")}
     made_from |= {"feature_sets": sorted(names), "k": settings.review_capacity, "model": settings.model_name}
+    made_from["episodes"] = before
     return content_id(made_from | {"code": code_of(Path(__file__).parent)})
 
 

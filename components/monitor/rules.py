@@ -45,6 +45,11 @@ def family(name: str) -> str:
     return name.partition("[")[0]
 
 
+def version_of(name: str) -> str:
+    """The version that a rule is about: `average_precision_kept[v2]` → `2`; empty for a rule about none."""
+    return name.partition("[v")[2].removesuffix("]")
+
+
 def _of_version(watched: Watched, version: str, config: MonitorConfig) -> list[Rule]:
     reference = watched.references.get(version)
     if reference is None:

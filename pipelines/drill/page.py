@@ -12,6 +12,8 @@ from pipelines.drill.story import Story
 
 MARKS = {
     "alarm": ("v", BAD),
+    "alarm_lasts": (".", BAD),
+    "recovered": ("P", GOOD),
     "silence": ("s", COLOURS[1]),
     "warning": (".", MUTED),
     "retraining": ("o", COLOURS[0]),

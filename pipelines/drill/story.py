@@ -26,6 +26,7 @@ from components.materialize.store import Aside
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
+from components.monitor.episodes import BEGAN, ENDED, LASTS
 from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file
 from millrace.errors import AlreadyRunning, Unavailable
@@ -43,6 +44,8 @@ STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
 RETRAINING_PATIENCE_S: Final = 1800.0
 DAY: Final = timedelta(days=1)
+OUTCOME_KINDS: Final = {BEGAN: "alarm", LASTS: "alarm_lasts", ENDED: "recovered"}
+"""What a report says of an episode of decay → what the drill calls it; all else that fails is a warning."""
 CANARY_KINDS: Final = {
     "canary_started": "canary",
     "canary_advance": "canary",
@@ -59,7 +62,7 @@ class Moment:
     day: float
     """Of the drill, with its fraction."""
     what: str
-    """alarm, silence, retraining, canary, promoted, rolled_back, chaos, day."""
+    """alarm, alarm_lasts, recovered, warning, silence, retraining, canary, promoted, rolled_back, chaos, day."""
     detail: str
     wall: float
     facts: dict[str, Any] = field(default_factory=dict)
@@ -252,14 +255,13 @@ class Story:
         as_of = self.script.instant(day + 1)
         report = monitor(self.settings, as_of, self.config, page=False)
         self._remember_precision(day, report.path("report.json"))
-        if report.facts["passed"]:
+        facts = report.facts
+        if facts["passed"] and facts["episode"] != ENDED:
             return
-        answer = ""
-        if report.facts["retrain"]:
-            answer = self._tell(event_of(report))
-        kind = "alarm" if report.facts["retrain"] else "warning"
-        detail = f"outcomes: {', '.join(report.facts['failed'])}"
-        self._note(day + 1, kind, detail, source="outcome", reason=report.facts["reason"], answer=answer)
+        answer = self._tell(event_of(report)) if facts["retrain"] or facts["episode"] == ENDED else ""
+        kind = OUTCOME_KINDS.get(facts["episode"], "warning")
+        detail = f"outcomes: {', '.join(facts['failed']) or 'as they should be again'}"
+        self._note(day + 1, kind, detail, source="outcome", reason=facts["reason"], answer=answer)
 
     def _tell(self, event: dict[str, Any]) -> str:
         assert event["type"] == TYPE

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from components.monitor.agreement import matrix
 from components.monitor.announce import announce, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import instant_of, monitor
+from components.monitor.episodes import CALM_REPORTS, follow, state
 from millrace.artifacts import Manifest, hash_files
 from millrace.errors import InvalidInput, Unavailable
 from millrace.fraud.features import FEATURE_NAMES
@@ -155,6 +156,41 @@ def test_the_same_finding_is_announced_under_the_same_id(log_of: Log, after: Aft
     assert event_of(a)["id"] == event_of(b)["id"]
     assert event_of(a)["type"] == "io.millrace.outcome"
     assert event_of(a)["data"]["retrain"] is True
+
+
+def test_decay_that_lasts_is_one_alarm(log_of: Log, after: After) -> None:
+    """Each day's event is another, so that the trigger may act on it, and all name the same episode."""
+    settings = log_of(21, burst_from=16)
+
+    reports = [monitor(settings, after(day), QUICK, page=False) for day in (23, 25, 26, 27)]
+
+    assert [report.facts["episode"] for report in reports] == ["", "began", "lasts", "lasts"]
+    events = [event_of(report) for report in reports[1:]]
+    assert len({event["id"] for event in events}) == 3
+    assert len({event["data"]["episode"] for event in events}) == 1
+    again = monitor(settings, after(26), QUICK, page=False)
+    assert again.id == reports[2].id  # an old instant is judged as it was, whatever came after it
+
+
+def test_an_episode_ends_after_calm_reports_and_with_its_version() -> None:
+    day = date(2018, 6, 1)
+    began = follow({}, ["1"], ["1"], day)
+    calm = [follow(began, [], ["1"], day)]
+    for _ in range(CALM_REPORTS - 1):
+        calm.append(follow(calm[-1], [], ["1"], day))
+
+    assert began == {"1": {"since": "2018-06-01", "calm": 0}}
+    assert [bool(episodes) for episodes in calm] == [True] * (CALM_REPORTS - 1) + [False]
+    assert follow(calm[0], ["1"], ["1"], date(2018, 6, 3)) == began  # the same one goes on
+    assert (state({}, began), state(began, began), state(calm[-2], calm[-1]), state({}, {})) == (
+        "began",
+        "lasts",
+        "ended",
+        "",
+    )
+    both = follow(began, ["2"], ["1", "2"], day)
+    assert state(began, both) == "began"
+    assert follow(both, [], ["2"], day).keys() == {"2"}  # version 1 serves no more
 
 
 def test_an_alarm_that_nobody_takes_is_an_error(log_of: Log, after: After) -> None:
