@@ -8,11 +8,13 @@ import math
 import os
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def world(tiny_model, tmp_path_factory) -> Iterator[World]:
         "MILLRACE_HOME": str(home),
         "MILLRACE_HISTORY_LENGTH": str(HISTORY_LENGTH),
         "MILLRACE_GATEWAY_PORT": "18080",
-        "MILLRACE_COMPANIONS": "",
+        "MILLRACE_COMPANIONS": "prediction-log",
         "PYTHONWARNINGS": "ignore",
         "PYTHONOPTIMIZE": "1",
         "PYTHONPATH": str(ROOT),
@@ -153,7 +155,7 @@ def test_a_replayed_day_scores_as_offline_and_again_the_second_time(world):
         assert report["max_difference"] < 1e-5
 
 
-def test_grpc_through_the_gateway_gives_what_rest_gives(world):
+def test_grpc_through_the_gateway_gives_what_rest_gives_and_is_logged(world):
     fields = transaction(transaction_id=10**12 + 77)
     kinds = {int: ("INT64", "int64_contents"), float: ("FP64", "fp64_contents"), str: ("BYTES", "bytes_contents")}
     tensors = []
@@ -169,7 +171,20 @@ def test_grpc_through_the_gateway_gives_what_rest_gives(world):
 
     raw = {output.name: raw for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)}
     assert ready
-    assert struct.unpack("<f", raw["score"])[0] == pytest.approx(world.predict(**fields)["score"], abs=1e-6)
+    wait("the call is in the prediction log", lambda: logged(world, fields["transaction_id"]))
+    (score,) = struct.unpack("<f", raw["score"])
+    assert logged(world, fields["transaction_id"]) == [pytest.approx(score, abs=1e-6)]
+    assert score == pytest.approx(world.predict(**fields)["score"], abs=1e-6)
+
+
+def logged(world: World, transaction_id: int) -> list[float]:
+    """Scores of a transaction in the prediction log; the gateway's logger does not see what comes over gRPC."""
+    database = world.place.home / "prediction_log" / "log.db"
+    if database.is_file():
+        with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):  # no table yet
+            rows = connection.execute("SELECT score FROM predictions WHERE transaction_id = ?", [transaction_id])
+            return [score for (score,) in rows]
+    return []
 
 
 def test_a_replay_against_another_model_is_not_equal(world, tiny_model):
