@@ -64,7 +64,7 @@ predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local predict $(ARGS)
 
 .PHONY: refresh
-refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does four times a day.
+refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every hour.
 	$(BIN)/python -O -m components.materialize.refresh $(ARGS)
 
 .PHONY: labels

@@ -69,7 +69,7 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
         log("this model has answered that day before", day=day)
         return report
     folder = Registry(settings).folder(champion.version)
-    refresh = shlex.join([sys.executable, "-m", "components.materialize", feature_set.uri])
+    refresh = shlex.join([sys.executable, "-m", "components.materialize", feature_set.uri, "--follow"])
     place = ("--feature-set", feature_set.uri, "--model", str(folder), "--day", day)
     _serving(settings, "replay", *place, "--refresh", refresh)
     return _replayed(settings)

@@ -1,6 +1,8 @@
 """`python -m components.materialize FEATURE_SET`: fill the online store as of an instant.
 
-An instant and a feature set that someone names; what a schedule runs is `refresh.py`.
+An instant and a feature set that someone names; what a schedule runs is `refresh.py`. With `--follow` it goes on: for
+each instant that a line of standard input names it brings the store there and answers with a line, so that Feast is
+imported once. A later instant renews terminals; an earlier one fills the store again.
 """
 
 from __future__ import annotations
@@ -8,13 +10,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 from components.materialize.core import materialize
+from components.materialize.store import Aside
+from components.materialize.terminals import renew_terminals, renewable
 from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
 from millrace.horizon import resolve_as_of
-from millrace.settings import settings
+from millrace.settings import Settings, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,24 +28,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m components.materialize", description=__doc__)
     parser.add_argument("feature_set", type=Path, help="folder of a feature set: lake/feature_sets/ID")
     parser.add_argument("--as-of", default="", help="ISO 8601 instant (default: the start of the last day)")
+    parser.add_argument("--follow", action="store_true", help="then to each instant of standard input, one a line")
     parsed = parser.parse_args(arguments)
     try:
         here = settings()
         source = Manifest.read(parsed.feature_set, "feature_set")
-        made = materialize(
-            source,
-            here.lake,
-            here.home,
-            resolve_as_of(source, parsed.as_of),
-            serving=here.feature_store,
-            threads=here.threads,
-            memory_limit_gb=here.memory_limit_gb,
-        )
+        if parsed.follow:
+            return _follow(source, here)
+        print(_fill(source, here, resolve_as_of(source, parsed.as_of)))
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _fill(source: Manifest, here: Settings, as_of: datetime, aside: Aside | None = None) -> str:
+    made = materialize(
+        source,
+        here.lake,
+        here.home,
+        as_of,
+        serving=here.feature_store,
+        aside=aside,
+        threads=here.threads,
+        memory_limit_gb=here.memory_limit_gb,
+    )
     facts = made.facts
-    print(f"online store as of {facts['as_of']}: {facts['customers']} customers, {facts['terminals']} terminals")
+    return f"online store as of {facts['as_of']}: {facts['customers']} customers, {facts['terminals']} terminals"
+
+
+def _follow(source: Manifest, here: Settings) -> int:
+    with closing(Aside(here.home)) as aside:
+        for line in sys.stdin:
+            as_of = resolve_as_of(source, line.strip())
+            if renewable(source, here.lake, here.home, as_of):
+                count = renew_terminals(source, here.lake, here.home, as_of, serving=here.feature_store, aside=aside)
+                print(f"online store as of {as_of.isoformat()}: {count} terminals changed", flush=True)
+            else:
+                print(_fill(source, here, as_of, aside), flush=True)
     return 0
 
 

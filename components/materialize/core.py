@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from millrace.artifacts import Manifest, content_id, hash_files
 from millrace.atomic import exclusive, replacing_folder
 from millrace.errors import InvalidInput
-from millrace.feast_home import filled_with, repository
+from millrace.feast_home import filled_with, repository, terminals_as_of
 from millrace.fraud import online_sql
 from millrace.fraud.features import last_refresh
 from millrace.fraud.stream import engine
@@ -54,7 +54,7 @@ def materialize(
     _require_inside(feature_set, as_of)
     with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
         manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
-        if filled_with(home) != manifest.id or not applied(home):
+        if (filled_with(home), terminals_as_of(home)) != (manifest.id, None) or not applied(home):
             fill(home, manifest.folder, manifest.id, aside)
             log("online store filled", online_store=manifest.id, **states_in(manifest))
         if serving is not None:

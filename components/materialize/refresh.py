@@ -1,6 +1,7 @@
 """`python -m components.materialize.refresh`: the online store as of now, from the newest feature set of the lake.
 
-For a schedule: terminal states are renewed four times a day. What has been pushed since is kept, in SQLite as in Redis.
+For a schedule, every hour. A store that knows all customers of that feature set gets the terminals that changed; any
+other is filled. What has been pushed since is kept, in SQLite as in Redis.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from components.materialize.core import sources_of, states_in
+from components.materialize.core import sources_of
+from components.materialize.terminals import knows_customers, renew_terminals
 from millrace.artifacts import Manifest, list_manifests
 from millrace.atomic import exclusive
 from millrace.errors import InvalidInput, MillraceError, NotFound
@@ -22,31 +25,66 @@ from millrace.progress import log
 from millrace.settings import Settings, settings
 
 
-def refresh(configured: Settings, now: datetime) -> Manifest | None:
-    """Fill the store that serves as of the last refresh that there is by `now`; returns what it was filled from.
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a store holds now: customers as of `filled`, and what was pushed since; terminals as of `terminals`."""
+
+    filled: Manifest
+    terminals: datetime
+
+
+def refresh(configured: Settings, now: datetime) -> Refreshed | None:
+    """Bring the store that serves to the last refresh that there is by `now`.
 
     None when the lake has no feature set yet and the store is not the home's own: then its definitions are registered,
     which servers wait for. Raises NotFound when it is the home's, InvalidInput when all data is later than `now`.
     """
+    from components.materialize import serving_store
+
+    home, serving, lake = configured.home, configured.feature_store, configured.lake
+    newest = newest_feature_set(lake)
+    if newest is None:
+        _register(home, serving, lake)
+        return None
+    as_of = newest_refresh(newest, now)
+    filled = knows_customers(newest, lake, home, as_of)
+    if filled is None or not (serving is None or serving_store.holds(serving, filled.folder)):
+        filled = _filled(newest, configured, as_of)
+    else:
+        renew_terminals(newest, lake, home, as_of, serving=serving)
+    behind_h = round((now - as_of) / timedelta(hours=1), 1)
+    log(
+        "online store refreshed",
+        terminals_as_of=as_of,
+        feature_set=newest.id,
+        behind_h=behind_h,
+        online_store=filled.id,
+    )
+    return Refreshed(filled, as_of)
+
+
+def _register(home: Path, serving: Path | None, lake: Path) -> None:
+    """Definitions alone, where there is nothing to fill from."""
+    from components.materialize import serving_store
+
+    if serving is None:
+        raise NotFound(f"no feature set of {FEATURE_SERVICE} in {lake}. Run a pipeline (make run).")
+    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
+        serving_store.fill(serving, home, None)
+
+
+def _filled(newest: Manifest, configured: Settings, as_of: datetime) -> Manifest:
+    """Customers and terminals as of a refresh, into the store that serves."""
     from components.materialize import serving_store, store
 
     home, serving = configured.home, configured.feature_store
     with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
-        newest = newest_feature_set(configured.lake)
-        if newest is None:
-            if serving is None:
-                raise NotFound(f"no feature set of {FEATURE_SERVICE} in {configured.lake}. Run a pipeline (make run).")
-            serving_store.fill(serving, home, None)
-            return None
-        as_of = newest_refresh(newest, now)
         made = sources_of(newest, configured.lake, as_of, configured.threads, configured.memory_limit_gb)
         if serving is not None:
             serving_store.fill(serving, home, made.folder)
         elif (filled := filled_with(home)) != made.id or not store.applied(home):
             put = store.fill if filled is None else store.renew
             put(home, made.folder, made.id)
-    behind_h = round((now - as_of) / timedelta(hours=1), 1)
-    log("online store refreshed", online_store=made.id, feature_set=newest.id, behind_h=behind_h, **states_in(made))
     return made
 
 
@@ -99,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if made is None:
         print("nothing to fill from: no pipeline has built features yet; the definitions are registered")
         return 0
-    facts = made.facts
-    print(f"online store as of {facts['as_of']}: {facts['customers']} customers, {facts['terminals']} terminals")
+    facts = made.filled.facts
+    print(f"online store as of {made.terminals}: {facts['customers']} customers, {facts['terminals']} terminals")
     return 0
 
 

@@ -59,6 +59,11 @@ def _into(
         put(aside.write(sources), online_database(home), identity)
 
 
+def merge_rows(home: Path, view: str, rows: pa.Table, identity: str, as_of: str, aside: Aside) -> None:
+    """Give a store that was filled from `identity` newer states of a view's entities, and no others, at once."""
+    _merge(aside.write_rows(view, rows), online_database(home), identity, as_of)
+
+
 class Aside:
     """An online store beside a home's, written by Feast, whose content then goes into the home's.
 
@@ -79,6 +84,19 @@ class Aside:
             self._change(sources)
         assert self._folder is not None
         return online_database(Path(self._folder.name))
+
+    def write_rows(self, view: str, rows: pa.Table) -> Path:
+        """Make it hold these states of a view and nothing else; its database."""
+        self._holds = None
+        store = self._store or self._anew()
+        assert self._folder is not None
+        path = online_database(Path(self._folder.name))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                connection.execute(f'DELETE FROM "{name}"')
+        if rows:
+            store.write_to_online_store(view, rows.to_pandas())
+        return path
 
     def close(self) -> None:
         if self._folder is not None:
@@ -174,7 +192,7 @@ def _swap(new: Path, live: Path, identity: str) -> None:
         record_fill(connection, identity)
 
 
-def _merge(new: Path, live: Path, identity: str) -> None:
+def _merge(new: Path, live: Path, identity: str, terminals_as_of: str | None = None) -> None:
     """Give `live` what `new` holds of entities that it does not know, or knows as of an earlier time."""
     with _writing(live, new) as connection:
         for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
@@ -183,7 +201,7 @@ def _merge(new: Path, live: Path, identity: str) -> None:
                 f'other.entity_key = "{name}".entity_key AND other.event_ts > "{name}".event_ts)'
             )
             connection.execute(f'INSERT OR IGNORE INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity)
+        record_fill(connection, identity, terminals_as_of)
 
 
 @contextmanager

@@ -30,7 +30,6 @@ from components.monitor.episodes import BEGAN, ENDED, LASTS
 from millrace.artifacts import Manifest
 from millrace.atomic import replacing_file
 from millrace.errors import AlreadyRunning, Unavailable
-from millrace.fraud.features import REFRESHES_PER_DAY
 from millrace.fraud.schema import LABEL_DELAY_DAYS
 from millrace.horizon import start_of
 from millrace.progress import log
@@ -38,7 +37,7 @@ from millrace.registry import Registry
 from millrace.settings import Settings
 from pipelines.drill import feed
 from pipelines.drill.live import DETECTOR, TRIGGER, Live
-from pipelines.drill.world import Script, by_refresh, seconds_of
+from pipelines.drill.world import REFRESH_S, Script, by_refresh, seconds_of
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
@@ -174,7 +173,7 @@ class Story:
         with self._timed("store"):
             materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
         self.filled = at
-        following = at + timedelta(days=1 / REFRESHES_PER_DAY)
+        following = at + timedelta(seconds=REFRESH_S)
         self.preparing = following, self.lake.submit(self._prepare, following)
 
     def _prepared(self, at: datetime) -> Manifest:

@@ -91,7 +91,9 @@ def _arguments() -> argparse.ArgumentParser:
     add.add_argument("--day", type=date.fromisoformat, required=True)
     add.add_argument("--limit", type=int, help="only the first so many transactions of the day")
     add.add_argument("--concurrency", type=int, default=8)
-    add.add_argument("--refresh", default="", help="command that fills the online store; gets --as-of=INSTANT")
+    add.add_argument(
+        "--refresh", default="", help="command that brings the online store to each instant it reads, one a line"
+    )
     add.set_defaults(run=_replay)
     return parser
 

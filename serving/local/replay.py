@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -104,8 +106,8 @@ def replay(
 ) -> Report:
     """Replay and compare; writes `<home>/serving/replay.json`. Raises Unavailable when nothing is running.
 
-    `refresh` is a command that fills the online store as of the `--as-of=` it is given: run at each refresh of the day
-    as a schedule would, and at the end for the start of the day again. Without it the day ends at its first refresh.
+    `refresh` is a command that reads instants, one a line, and answers a line when the online store is as of it: told
+    each refresh of the day as a schedule would, and at the end its start again. Without it the day ends at its first.
     """
     running = require_running(place)
     artifact = ModelArtifact.open(model)
@@ -114,9 +116,10 @@ def replay(
     if not refresh:
         batch = batch.until(first_refresh_us(day))
     log("replaying", rows=len(batch.rows), day=day, url=running.url)
-    served, seconds = asyncio.run(_send(batch.rows, running, concurrency, lambda as_of: _refresh(refresh, as_of)))
-    if refresh:
-        _refresh(refresh, datetime(day.year, day.month, day.day, tzinfo=UTC))
+    with _refreshing(refresh) as move:
+        served, seconds = asyncio.run(_send(batch.rows, running, concurrency, move))
+        if refresh:
+            move(datetime(day.year, day.month, day.day, tzinfo=UTC))
     report = compare(batch, served, artifact, seconds, day=str(day), feature_set=manifest.id)
     write_text(
         place.folder / "replay.json",
@@ -224,12 +227,37 @@ def first_refresh_us(day: date) -> int:
     return (day - date(1970, 1, 1)).days * DAY_US + DAY_US // REFRESHES_PER_DAY
 
 
-def _refresh(command: Sequence[str], as_of: datetime) -> None:
-    """Raises Unavailable with what the command said when it failed."""
-    done = subprocess.run([*command, f"--as-of={as_of.isoformat()}"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(f"the online store cannot be refreshed as of {as_of}: {done.stderr[-2000:]}")
-    log("online store refreshed", as_of=as_of.isoformat())
+@contextmanager
+def _refreshing(command: Sequence[str]) -> Iterator[Callable[[datetime], None]]:
+    """What brings the online store to an instant; raises Unavailable with what the command said when it failed."""
+    if not command:
+        yield _refused
+        return
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def move(as_of: datetime) -> None:
+            try:
+                asked.write(f"{as_of.isoformat()}\n")
+                asked.flush()
+                answer = answers.readline()
+            except BrokenPipeError:
+                answer = ""
+            if not answer:
+                process.wait()
+                errors.seek(0)
+                raise Unavailable(f"the online store cannot be refreshed as of {as_of}: {errors.read()[-2000:]}")
+
+        yield move
+
+
+def _refused(as_of: datetime) -> None:
+    raise Unavailable(f"the online store is not as of {as_of}, and no --refresh names the command that brings it there")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,11 @@ class KnownCustomers:
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
         return self._store.read(customers, terminals)
 
-    def fill(self) -> str | None:
+    def contents(self) -> str | None:
         now = self._clock()
         if now < self._fill_until:
             return self._fill
-        fill = self._store.fill()
+        fill = self._store.contents()
         if fill != self._fill:
             self.forget()
         self._fill, self._fill_until = fill, now + FILL_AGE_S

@@ -1,4 +1,4 @@
-"""What the online store was filled from: the id that `materialize` leaves in it, read in microseconds."""
+"""What the online store was filled from: what `materialize` leaves in it, read in microseconds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,21 @@ class Fill:
 
     def current(self) -> str | None:
         """The id of the `online_store` artifact, NEVER_FILLED, or None for a store that cannot tell (not SQLite)."""
+        row = self._row()
+        return None if row is None else row[0]
+
+    def contents(self) -> str | None:
+        """As `current`, and which refresh terminals were renewed to since: another word after each of both."""
+        row = self._row()
+        return None if row is None else "@".join(filter(None, row))
+
+    def _row(self) -> tuple[str, ...] | None:
         if self._connection is None:
             return None
         try:
-            row = self._connection.execute("SELECT id FROM filled_with").fetchone()
+            row = self._connection.execute("SELECT * FROM filled_with").fetchone()
         except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return NEVER_FILLED
-            raise
-        return str(row[0]) if row else NEVER_FILLED
+            if "no such table" not in str(error):
+                raise
+            row = None
+        return row or (NEVER_FILLED,)

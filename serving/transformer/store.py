@@ -90,6 +90,10 @@ class FeastStore:
         """What the store was filled from; None when it cannot tell."""
         return self._fill.current()
 
+    def contents(self) -> str | None:
+        """As `fill`, and to which refresh terminals were renewed since."""
+        return self._fill.contents()
+
     def read_customer_columns(self, customers: Sequence[str]) -> Response:
         return self._customers.read(customers)
 

@@ -1,4 +1,4 @@
-"""Terminal states in memory: they change a few times a day, and reading them is two thirds of a lookup's cost.
+"""Terminal states in memory: they change on the hour, and reading them is two thirds of a lookup's cost.
 
 An entry lives for `ttl_s`, never past the hour (refreshes are on the hour), and never past a refill: the store says
 what it was filled from, and that is asked after each lookup. While it is what it was when the entries were read, the
@@ -26,7 +26,7 @@ class DividedStore(Protocol):
     """A store that gives customers and terminals apart, and says what it was filled from."""
 
     def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response: ...
-    def fill(self) -> str | None: ...
+    def contents(self) -> str | None: ...
     def read_customer_columns(self, customers: Sequence[str]) -> Response: ...
     def read_terminal_columns(self, terminals: Sequence[str]) -> Response: ...
 
@@ -46,12 +46,12 @@ class CachedTerminals:
         """One row per pair; unknown entities are None."""
         for _ in range(_TRIES):
             if not self._fill:
-                self._fill = self._store.fill()
+                self._fill = self._store.contents()
             if self._fill == NEVER_FILLED:
                 return self._store.read(customers, terminals)  # which says so
             columns = dict(self._store.read_customer_columns(customers))
             states = self._read_terminals(terminals)
-            fill = self._store.fill()
+            fill = self._store.contents()
             if fill == self._fill:
                 break
             self._states.clear()  # swapped: customers of one day may have met terminals of another

@@ -29,8 +29,20 @@ def filled_with(home: Path) -> str | None:
     return str(row[0]) if row else None
 
 
-def record_fill(connection: sqlite3.Connection, identity: str) -> None:
-    """Note, within the caller's transaction, what the store is filled from."""
-    connection.execute("CREATE TABLE IF NOT EXISTS filled_with (id TEXT)")
-    connection.execute("DELETE FROM filled_with")
-    connection.execute("INSERT INTO filled_with VALUES (?)", [identity])
+def record_fill(connection: sqlite3.Connection, identity: str, terminals_as_of: str | None = None) -> None:
+    """Note, within the caller's transaction, what the store is filled from, and which refresh its terminals are of.
+
+    None: the refresh that the artifact was made for.
+    """
+    connection.execute("DROP TABLE IF EXISTS filled_with")
+    connection.execute("CREATE TABLE filled_with (id TEXT, terminals_as_of TEXT)")
+    connection.execute("INSERT INTO filled_with VALUES (?, ?)", [identity, terminals_as_of])
+
+
+def terminals_as_of(home: Path) -> str | None:
+    """The refresh, ISO 8601, that terminals were renewed to since the store was filled; None when they were not."""
+    if filled_with(home) is None:
+        return None
+    with closing(sqlite3.connect(online_database(home))) as connection:
+        row = connection.execute("SELECT * FROM filled_with").fetchone()
+    return row[1] if len(row) > 1 else None  # a store of before has no such column

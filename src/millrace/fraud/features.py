@@ -25,9 +25,9 @@ DAY_US: Final = 86_400_000_000
 CUSTOMER_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_VOLUME_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_LABEL_WINDOWS_DAYS: Final = (1, 3, 7, 14, 30)
-REFRESHES_PER_DAY: Final = 4
-"""Terminal states are as of 00:00, 06:00, 12:00 and 18:00 UTC. A label that comes back in the morning is seen by
-noon; waiting for midnight costs .02 of average precision (docs/model.md)."""
+REFRESHES_PER_DAY: Final = 24
+"""Terminal states are as of the full hour, UTC. A label that comes back in the morning is seen within the hour;
+waiting for midnight costs .02 of average precision, for the next quarter of the day .003 (docs/model.md)."""
 RATIO_HISTORY: Final = 64
 """Past transactions that tell what is usual for a customer, where a fraud's amount is held against it."""
 RISK_WINDOW_DAYS: Final = 30

@@ -170,7 +170,7 @@ def test_an_aside_is_written_only_what_changed(
     monkeypatch.setattr(
         FeatureStore, "write_to_online_store", lambda self, view, df: (written.append(len(df)), write(self, view, df))
     )
-    first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).folder for m in (0, 90))
+    first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).folder for m in (0, 50))
 
     with closing(Aside(tmp_path)) as aside:
         for sources in (first, second, second):

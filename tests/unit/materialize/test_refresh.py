@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,11 +16,12 @@ import pytest
 
 from components.build_features.core import build_features
 from components.materialize import refresh as module
-from components.materialize.core import materialize
+from components.materialize import terminals
+from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
 from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput, NotFound
-from millrace.feast_home import filled_with, repository
+from millrace.feast_home import filled_with, repository, terminals_as_of
 from millrace.fraud import features as f
 from millrace.fraud.online import CustomerState, customer_states, push_columns, terminal_states
 from millrace.settings import Settings
@@ -62,10 +67,10 @@ def push(home: Path, customer: str, state: CustomerState) -> None:
 @pytest.mark.parametrize(
     ("now", "wanted"),
     [
-        ("2018-05-10T11:59:59+00:00", "2018-05-10T06:00:00+00:00"),
+        ("2018-05-10T11:59:59+00:00", "2018-05-10T11:00:00+00:00"),
         ("2018-05-10T14:10:00+02:00", "2018-05-10T12:00:00+00:00"),
         ("2018-05-16T12:10:00+00:00", "2018-05-16T12:00:00+00:00"),  # the day after the last: its refreshes are known
-        ("2026-01-01T00:00:00+00:00", "2018-05-16T18:00:00+00:00"),  # data that ended long ago
+        ("2026-01-01T00:00:00+00:00", "2018-05-16T23:00:00+00:00"),  # data that ended long ago
     ],
 )
 def test_the_refresh_is_the_last_by_now_that_the_data_has(feature_set: Manifest, now: str, wanted: str) -> None:
@@ -90,14 +95,14 @@ def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, featur
     made = refresh(settings, LAST_DAY + timedelta(hours=36, minutes=10))
 
     assert made is not None
-    assert made.facts["as_of"] == "2018-05-16T12:00:00+00:00"
-    assert filled_with(home) == made.id
+    assert made.terminals.isoformat() == made.filled.facts["as_of"] == "2018-05-16T12:00:00+00:00"
+    assert filled_with(home) == made.filled.id
     after, counts = looked_up(home, customers[0], terminal)
     assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
     assert counts != old_counts
-    assert counts == _counts(made, terminal)
+    assert counts == _counts(made.filled, terminal)
     other, _ = looked_up(home, customers[1], terminal)
-    assert other.transaction_ids.tolist() == _transactions(made, customers[1])
+    assert other.transaction_ids.tolist() == _transactions(made.filled, customers[1])
 
 
 def test_a_second_refresh_of_the_same_hour_does_nothing(
@@ -111,7 +116,84 @@ def test_a_second_refresh_of_the_same_hour_does_nothing(
 
     assert first is not None
     assert second is not None
-    assert second.id == first.id
+    assert second == first
+
+
+def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
+    home: Path, tmp_path: Path, feature_set: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day after the last: what a fill from nothing would give, written for those alone that changed."""
+    (tmp_path / "lake").symlink_to(home / "lake")
+    settings, end = Settings(home=tmp_path), LAST_DAY + timedelta(days=1)
+    filled = materialize(feature_set, home / "lake", tmp_path, end)
+    written: list[int] = []
+    merge = terminals.merge_rows
+    monkeypatch.setattr(terminals, "merge_rows", lambda *rest: (written.append(len(rest[2])), merge(*rest)))
+
+    for hours in (9, 15, 15):
+        made = refresh(settings, end + timedelta(hours=hours, minutes=2))
+
+    assert made is not None
+    assert made.filled.id == filled.id
+    assert made.terminals == end + timedelta(hours=15)
+    assert (filled_with(tmp_path), terminals_as_of(tmp_path)) == (filled.id, made.terminals.isoformat())
+    assert len(written) == 2
+    assert 0 < max(written) < filled.facts["terminals"]
+    fresh = sources_of(feature_set, home / "lake", made.terminals)
+    for row in pq.read_table(fresh.path("terminal_state.parquet")).to_pylist():
+        _, counts = looked_up(tmp_path, "nobody", row["terminal_id"])
+        assert counts == [row[name] for name in f.TERMINAL_STATE_FIELDS]
+
+
+def test_a_store_of_renewed_terminals_goes_back_by_a_whole_fill(
+    home: Path, tmp_path: Path, feature_set: Manifest
+) -> None:
+    (tmp_path / "lake").symlink_to(home / "lake")
+    terminal = _changed_terminal(feature_set)
+    filled = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
+    before = looked_up(tmp_path, "nobody", terminal)[1]
+    assert terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
+    terminals.renew_terminals(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
+    assert looked_up(tmp_path, "nobody", terminal)[1] != before
+    assert not terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=1))
+
+    again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
+
+    assert again.id == filled.id == filled_with(tmp_path)
+    assert terminals_as_of(tmp_path) is None
+    assert looked_up(tmp_path, "nobody", terminal)[1] == before
+
+
+def test_what_changed_is_told_from_what_did_not() -> None:
+    def states(counts: dict[str, int]) -> pa.Table:
+        columns: dict[str, list[Any]] = {name: list(counts.values()) for name in f.TERMINAL_STATE_FIELDS}
+        return pa.table({"terminal_id": pa.array(counts, pa.string())} | columns)
+
+    rows = terminals.changed(states({"a": 1, "b": 2, "c": 3}), states({"c": 3, "new": 0, "b": 5}))
+
+    assert rows["terminal_id"].to_pylist() == ["new", "b"]
+    assert len(terminals.changed(states({}), states({"a": 1}))) == 1
+
+
+def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, feature_set: Manifest) -> None:
+    instants = ["2018-05-14T00:00:00", "2018-05-14T01:00:00+00:00", "2018-05-14T00:00:00Z", "yesterday"]
+    command = [sys.executable, "-m", "components.materialize", feature_set.uri, "--follow"]
+
+    done = subprocess.run(
+        command,
+        input="".join(f"{instant}\n" for instant in instants),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MILLRACE_HOME": str(home)},
+    )
+
+    assert done.returncode == 2
+    first, second, third = done.stdout.splitlines()
+    assert first == third
+    assert "customers" in first
+    assert second.startswith("online store as of 2018-05-14T01:00:00+00:00: ")
+    assert "as_of is 'yesterday'" in done.stderr
 
 
 def test_a_store_that_was_never_filled_is_filled(tmp_path: Path, home: Path) -> None:
@@ -120,7 +202,7 @@ def test_a_store_that_was_never_filled_is_filled(tmp_path: Path, home: Path) -> 
     made = refresh(Settings(home=tmp_path), LAST_DAY)
 
     assert made is not None
-    assert filled_with(tmp_path) == made.id
+    assert filled_with(tmp_path) == made.filled.id
 
 
 def test_a_feature_set_of_another_source_is_not_served(

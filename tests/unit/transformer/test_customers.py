@@ -19,7 +19,7 @@ class Store:
     def __init__(self) -> None:
         self.filled, self.asked, self.fills = 1, [], 0
 
-    def fill(self) -> str:
+    def contents(self) -> str:
         self.fills += 1
         return f"fill-{self.filled}"
 

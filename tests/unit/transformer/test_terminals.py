@@ -20,7 +20,7 @@ class Store:
         self.filled, self.asked, self.reads = 1, [], 0
         self.swap_at: set[int] = set()
 
-    def fill(self):
+    def contents(self):
         return f"fill-{self.filled}"
 
     def read_customer_columns(self, customers):
