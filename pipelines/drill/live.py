@@ -157,11 +157,17 @@ class Live:
         return sum(int(watch["seen"]) for watch in document["watches"].values())
 
     def wait_logged(self) -> None:
-        """Until the log has every answer; raises Unavailable with what is missing."""
+        """Until the log has its tables and every answer; raises Unavailable with what is missing."""
         deadline = time.monotonic() + PATIENCE_S
-        while (rows := self.logged()[0]) < self.sent:
+        while True:
+            try:
+                found = f"holds {(rows := self.logged()[0])} of {self.sent} answers"
+                if rows >= self.sent:
+                    return
+            except Unavailable as error:  # it takes events before its tables are made
+                found = f"cannot be read: {error}"
             if time.monotonic() > deadline:
-                raise Unavailable(f"the prediction log holds {rows} of {self.sent} answers after {PATIENCE_S:g} s")
+                raise Unavailable(f"the prediction log {found} after {PATIENCE_S:g} s")
             time.sleep(0.05)
 
     def kill(self, names: Sequence[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,9 @@ from components.monitor.config import MonitorConfig
 from millrace import audit
 from millrace.errors import InvalidInput, NotFound
 from millrace.fraud.features import last_refresh
+from millrace.prediction_log import engine, migrate
 from millrace.registry import Registry
-from millrace.settings import settings
+from millrace.settings import Settings, settings
 from pipelines.drill.__main__ import environment, kills, shortened
 from pipelines.drill.figures import figures
 from pipelines.drill.live import Live, require
@@ -103,6 +105,22 @@ def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="the prediction log"):
         require(tmp_path)
+
+
+def test_a_log_whose_tables_are_not_made_yet_is_waited_for(tmp_path: Path) -> None:
+    """It is ready for events before it has migrated its database."""
+    here = Settings(home=tmp_path)
+    live = Live(tmp_path, {}, here)
+    log = engine(here)
+
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(live.wait_logged)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        migrate(log)
+        waiting.result(30)
+
+    log.dispose()
 
 
 def story_of(*moments: Moment) -> SimpleNamespace:
