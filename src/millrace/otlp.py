@@ -39,7 +39,7 @@ from millrace.tracing import CURRENT, OFF, TRACEPARENT, TRACESTATE, Header, Span
 FLUSH_S: Final = 2.0
 """What the end of the process waits for the collector."""
 SWITCH_INTERVAL_S: Final = 0.0005
-"""The thread that encodes spans need not hold up a request for 5 ms (Python's default)."""
+"""While the thread encodes spans: it need not hold up a request for 5 ms (Python's default)."""
 MAX_LINKS: Final = 100
 SAMPLED: Final = 0.1
 """Share of the requests that are traced where no caller decided, unless OTEL_TRACES_SAMPLER says another sampler."""
@@ -55,7 +55,6 @@ _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 def start(service: str) -> SDKTracer:
     """A tracer for this process; what is queued is sent when it ends."""
     tracer = SDKTracer(service)
-    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
     atexit.register(tracer.stop)
     log("tracing_on", service=service)
     return tracer
@@ -279,10 +278,14 @@ class _Exporter(SpanExporter):
         self._away_since: float | None = None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(min(usual, SWITCH_INTERVAL_S))
         try:
             result = self._inner.export(spans)
         except Exception:  # noqa: BLE001 - an address that is none, for one; whatever it is, requests go on
             result = SpanExportResult.FAILURE
+        finally:
+            sys.setswitchinterval(usual)
         if result is SpanExportResult.SUCCESS:
             self._back()
         else:

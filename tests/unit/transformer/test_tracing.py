@@ -361,6 +361,19 @@ def test_a_collector_that_is_away_costs_no_answer_and_one_line(lab, options, tra
     assert lab.metric("millrace_spans_lost_total") >= lost + 10
 
 
+def test_threads_switch_as_they_did_once_spans_are_encoded(collector, traced):
+    usual = sys.getswitchinterval()
+    traced(collector.url)
+    configured = sys.getswitchinterval()
+
+    with tracing.server_span("POST /x", {b"traceparent": SAMPLED.encode()}):
+        pass
+    tracing.stop()
+
+    assert (configured, sys.getswitchinterval()) == (usual, usual)
+    assert len(collector.spans) == 1
+
+
 def test_a_collector_that_hangs_does_not_hold_up_the_end(collector, traced, monkeypatch):
     monkeypatch.setattr(otlp, "FLUSH_S", 0.3)
     traced(collector.url)
