@@ -135,8 +135,8 @@ def cluster(
         registry = server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", "/feast?")
         build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N)
         (repository(folder)).mkdir()
-        filled = refresh(Settings(home=folder), datetime.now(UTC))
-        assert filled is not None
+        refreshed = refresh(Settings(home=folder), datetime.now(UTC))
+        assert refreshed is not None
         pod = folder / "pod" / "feast"
         pod.mkdir(parents=True)
         shutil.copy(FEATURE_STORE / "feature_store.yaml", pod)
@@ -150,7 +150,7 @@ def cluster(
             "FEAST_REGISTRY_URL": registry,
             "FEAST_REDIS": redis.address,
         }
-        made = Cluster(folder, pod, redis, registry, pods, filled)
+        made = Cluster(folder, pod, redis, registry, pods, refreshed.filled)
         ended = made.refresh()
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert RedisServer.PASSWORD not in ended.stdout + ended.stderr
@@ -238,6 +238,19 @@ def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: Feas
     assert ended.returncode == 0, ended.stderr
     assert store.read_customers([customer])[0].transaction_ids.tolist() == [number]
     assert len(store.read_customers(names(cluster, "customer")[1:2])[0]) == N
+
+
+def test_a_store_that_was_emptied_is_filled_whole(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home's store knows every customer and the last refresh, so that there is nothing that changed."""
+    with redis_server(tmp_path) as empty:
+        ended = replace(cluster, environment=cluster.environment | {"FEAST_REDIS": empty.address}).refresh()
+
+        assert ended.returncode == 0, ended.stderr
+        monkeypatch.setenv("FEAST_REDIS", f"{empty.address},{OPTIONS}")
+        with opened(cluster.repository) as store:
+            assert len(store.read_customers(names(cluster, "customer")[:1])[0]) == N
 
 
 def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
