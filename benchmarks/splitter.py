@@ -22,9 +22,10 @@ import uvloop
 
 from millrace.model_artifact import ModelSpec
 from serving.connections import Connections
+from serving.local.exchange import Upstream
 from serving.local.processes import free_port
 from serving.local.revision_metrics import RevisionMetrics
-from serving.local.splitter import Splitter, Upstream
+from serving.local.splitter import Splitter
 from serving.protocol import JSON_LENGTH_HEADER, encode_v2_request
 
 ROUNDS = 20

@@ -15,9 +15,9 @@ import grpc
 from grpc import StatusCode, aio
 
 from serving.lean import MAX_BODY_BYTES
+from serving.local.exchange import Upstream
 from serving.local.gateway import STARTING
 from serving.local.manifest import LOOPBACK
-from serving.local.splitter import Upstream
 
 TAG: Final = "knative-serving-tag"
 OPTIONS: Final = (

@@ -1,7 +1,8 @@
 """An InferenceService, Deployment or StatefulSet as commands to run on this machine. YAML in, `Service` out.
 
 What a field means to a process is kept (command, args, env, storage, readiness, timeout). What only a cluster can give
-(image, resources, security context, replicas) is known and has no effect here. Everything else is refused by name.
+(image, resources, security context, replicas) is known and has no effect here. Everything else is refused by name
+(`fields.py`).
 Which of a predictor's revisions run is `revisions.py`'s business, where services find each other `addresses.py`'s.
 """
 
@@ -20,6 +21,22 @@ import yaml
 
 from millrace.atomic import sha256_text
 from millrace.errors import ConfigError, NotFound
+from serving.local.fields import (
+    CLUSTER_COMPONENT,
+    CLUSTER_CONTAINER,
+    CLUSTER_ENV,
+    CLUSTER_POD,
+    CLUSTER_PROGRAM,
+    CLUSTER_PROGRAM_CONTAINER,
+    USED_COMPONENT,
+    USED_CONTAINER,
+    USED_ENV,
+    USED_LOGGER,
+    USED_PROGRAM,
+    USED_SPEC,
+    refuse,
+    refuse_volumes,
+)
 
 MODEL_MOUNT: Final = "/mnt/models"
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,58 +52,8 @@ LOCAL_ENV: Final = {
     "MILLRACE_RETRAINING_LAUNCHER": "local",  # there is no Kubeflow Pipelines here
 }
 """Set for the servers unless the environment of `up` has them."""
-
-USED_SPEC: Final = {"predictor", "transformer"}
-USED_COMPONENT: Final = {"containers", "timeout", "logger", "canaryTrafficPercent"}
-USED_LOGGER: Final = {"url", "mode"}
 LOGGER_MODES: Final = ("all", "request", "response")
 PROGRAMS: Final = ("Deployment", "StatefulSet")
-USED_PROGRAM: Final = {"template"}
-CLUSTER_PROGRAM: Final = {
-    "replicas",
-    "selector",
-    "strategy",
-    "revisionHistoryLimit",
-    "progressDeadlineSeconds",
-    "serviceName",
-    "updateStrategy",
-    "podManagementPolicy",
-    "volumeClaimTemplates",
-    "persistentVolumeClaimRetentionPolicy",
-}
-CLUSTER_POD: Final = {"restartPolicy"}
-CLUSTER_COMPONENT: Final = {
-    "minReplicas",
-    "maxReplicas",
-    "volumes",
-    "serviceAccountName",
-    "securityContext",
-    "automountServiceAccountToken",
-    "labels",
-    "annotations",
-    "scaleTarget",
-    "scaleMetric",
-    "deploymentStrategy",
-    "terminationGracePeriodSeconds",
-    "affinity",
-    "priorityClassName",
-    "topologySpreadConstraints",
-}
-USED_CONTAINER: Final = {"name", "command", "args", "env", "readinessProbe"}
-CLUSTER_CONTAINER: Final = {
-    "image",
-    "imagePullPolicy",
-    "ports",
-    "resources",
-    "livenessProbe",
-    "startupProbe",
-    "securityContext",
-    "volumeMounts",
-}
-CLUSTER_PROGRAM_CONTAINER: Final = {"lifecycle"}
-CLUSTER_ENV: Final = {"HOME", "NUMBA_CACHE_DIR", "TMPDIR"}
-"""A container's file system is read-only; a laptop's is not."""
-USED_ENV: Final = {"name", "value", "valueFrom"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +118,7 @@ def read_service(path: Path, home: Path, rewrite: Rewrite = str) -> Service:
     hash_ = sha256_text(text)[:16]
     if kind in PROGRAMS:
         return Service(kind, name, "", hash_, document, _program(document, home, rewrite), None, 60.0)
-    _refuse(spec, USED_SPEC, set(), "spec")
+    refuse(spec, USED_SPEC, set(), "spec")
     if "predictor" not in spec:
         raise ConfigError(f"{path}: spec.predictor is missing")
     outer = "transformer" if "transformer" in spec else "predictor"
@@ -189,7 +156,7 @@ def component(role: str, document: Mapping[str, Any], home: Path, rewrite: Rewri
     """The predictor or transformer of an InferenceService as a command."""
     where, name = f"spec.{role}", document["metadata"]["name"]
     found = document["spec"][role]
-    _refuse(found, USED_COMPONENT, CLUSTER_COMPONENT, where)
+    refuse(found, USED_COMPONENT, CLUSTER_COMPONENT, where)
     container = _container(found, where)
     env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
     storage = env.pop("STORAGE_URI", None)
@@ -200,10 +167,10 @@ def component(role: str, document: Mapping[str, Any], home: Path, rewrite: Rewri
 def _program(document: Mapping[str, Any], home: Path, rewrite: Rewrite) -> Command:
     """The container of a Deployment or StatefulSet as a command; as our servers do, it takes --host and --http_port."""
     spec = document.get("spec") or {}
-    _refuse(spec, USED_PROGRAM, CLUSTER_PROGRAM, "spec")
+    refuse(spec, USED_PROGRAM, CLUSTER_PROGRAM, "spec")
     pod = (spec.get("template") or {}).get("spec") or {}
     where = "spec.template.spec"
-    _refuse(pod, {"containers"}, CLUSTER_COMPONENT | CLUSTER_POD, where)
+    refuse(pod, {"containers"}, CLUSTER_COMPONENT | CLUSTER_POD, where)
     container = _container(pod, where, CLUSTER_CONTAINER | CLUSTER_PROGRAM_CONTAINER)
     env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
     words = _rewrite("program", _words(container), None, f"{where}.containers[0]")
@@ -212,12 +179,12 @@ def _program(document: Mapping[str, Any], home: Path, rewrite: Rewrite) -> Comma
 
 def _container(pod: Mapping[str, Any], where: str, without_effect: set[str] = CLUSTER_CONTAINER) -> Mapping[str, Any]:
     """The only container of a pod, with nothing in it that cannot be honoured."""
-    _refuse_volumes(pod.get("volumes") or [], where)
+    refuse_volumes(pod.get("volumes") or [], where)
     containers = pod.get("containers") or []
     if len(containers) != 1:
         raise ConfigError(f"{where}.containers has {len(containers)} entries; the local runtime wants exactly 1")
     container: Mapping[str, Any] = containers[0]
-    _refuse(container, USED_CONTAINER, without_effect, f"{where}.containers[0]")
+    refuse(container, USED_CONTAINER, without_effect, f"{where}.containers[0]")
     if not container.get("command"):
         raise ConfigError(f"{where}.containers[0].command is missing; the local runtime starts commands, not images")
     return container
@@ -246,7 +213,7 @@ def _logger(spec: Mapping[str, Any], outer: str, rewrite: Rewrite) -> Logger | N
     if logger is None:
         return None
     where = f"spec.{outer}.logger"
-    _refuse(logger, USED_LOGGER, set(), where)
+    refuse(logger, USED_LOGGER, set(), where)
     mode = logger.get("mode", "all")
     if mode not in LOGGER_MODES or not logger.get("url"):
         raise ConfigError(f"{where} is {dict(logger)}; wanted a url and a mode of {', '.join(LOGGER_MODES)}")
@@ -292,9 +259,9 @@ def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str, r
     env: dict[str, str] = {}
     for entry in entries:
         name = entry.get("name", "?")
-        _refuse(entry, USED_ENV, set(), f"{where}.env[{name}]")
+        refuse(entry, USED_ENV, set(), f"{where}.env[{name}]")
         if "valueFrom" in entry:
-            _refuse(entry["valueFrom"], {"secretKeyRef", "configMapKeyRef"}, set(), f"{where}.env[{name}].valueFrom")
+            refuse(entry["valueFrom"], {"secretKeyRef", "configMapKeyRef"}, set(), f"{where}.env[{name}].valueFrom")
             if name in os.environ:
                 env[name] = os.environ[name]
         elif name not in CLUSTER_ENV:
@@ -309,21 +276,3 @@ def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str, r
 def _readiness(container: Mapping[str, Any], default: str) -> str:
     probe = container.get("readinessProbe") or {}
     return str((probe.get("httpGet") or {}).get("path", default))
-
-
-def _refuse_volumes(volumes: Sequence[Mapping[str, Any]], where: str) -> None:
-    for volume in volumes:
-        kinds = volume.keys() - {"name", "emptyDir", "persistentVolumeClaim"}
-        if kinds:
-            raise ConfigError(
-                f"{where}.volumes[{volume.get('name')}]: {min(kinds)} is not supported by the local runtime"
-            )
-
-
-def _refuse(mapping: Mapping[str, Any], used: set[str], cluster: set[str], where: str) -> None:
-    unknown = sorted(mapping.keys() - used - cluster)
-    if unknown:
-        raise ConfigError(
-            f"{where}.{unknown[0]} is not supported by the local runtime; it honours {', '.join(sorted(used))}. "
-            "Remove it, or deploy to a cluster."
-        )

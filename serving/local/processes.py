@@ -150,6 +150,22 @@ class ServerProcess:
         self._changed()
 
 
+class Watched:
+    """A process and the task that watches it."""
+
+    def __init__(self, process: ServerProcess) -> None:
+        self.process = process
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, predictor: str = "") -> None:
+        self._task = asyncio.create_task(self.process.watch(predictor))
+
+    async def stop(self) -> None:
+        await self.process.stop()
+        if self._task is not None:
+            await self._task
+
+
 def _yield_session(pid: int, nice: int) -> None:
     """Linux with autogroups, as on most desktops: there `nice` counts within a session, and each server has its own."""
     if nice:

@@ -1,4 +1,4 @@
-"""An object of the manifests as running processes, brought to what its manifest says now without a failed request.
+"""An InferenceService as running processes, brought to what its manifest says now without a failed request.
 
 A predictor has the revision that was last rolled out and, while traffic moves, a newer one; the splitter stands before
 both. A new revision starts beside the old one, which answers until the new one is ready and is drained afterwards. The
@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from millrace.progress import log
 from serving.connections import Connections
+from serving.local.exchange import Upstream
 from serving.local.logger import EventLogger
 from serving.local.manifest import LOOPBACK, Command, Logger, Rewrite, Service, component
-from serving.local.processes import ServerProcess, free_port
+from serving.local.processes import ServerProcess, Watched, free_port
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.revisions import Revision, Revisions
-from serving.local.splitter import Splitter, Upstream
+from serving.local.splitter import Splitter
 from serving.local.state import Place, ProcessState, RevisionState, ServiceState
 
 DRAIN_S: Final = 30.0
@@ -28,26 +29,18 @@ SWITCH_S: Final = 30.0
 """How long requests wait for a transformer that is being replaced."""
 
 
-class _Running:
-    """A process and the task that watches it; of a predictor also the place that the splitter sends to."""
+class _Predictor(Watched):
+    """A revision's process, and the place that the splitter sends to."""
 
-    def __init__(self, process: ServerProcess, upstream: Upstream | None = None) -> None:
-        self.process = process
-        self.upstream = upstream
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self, predictor: str = "") -> _Running:
-        self._task = asyncio.create_task(self.process.watch(predictor))
-        return self
+    def __init__(self, process: ServerProcess, revision: str) -> None:
+        super().__init__(process)
+        self.upstream = Upstream(revision)
 
     async def stop(self) -> None:
         """Wait for what is under way, then end it."""
-        if self.upstream is not None:
-            await self.upstream.drained(DRAIN_S)
-            self.upstream.close()
-        await self.process.stop()
-        if self._task is not None:
-            await self._task
+        await self.upstream.drained(DRAIN_S)
+        self.upstream.close()
+        await super().stop()
 
 
 class RunningService:
@@ -64,8 +57,8 @@ class RunningService:
         self._changed, self._nice = changed, nice
         self._splitter = Splitter(service.name, metrics)
         self._revisions: Revisions | None = None
-        self._predictors: dict[int, _Running] = {}
-        self._transformer: _Running | None = None
+        self._predictors: dict[int, _Predictor] = {}
+        self._transformer: Watched | None = None
         self._transformer_port = free_port() if service.transformer else 0
         self._background: set[asyncio.Task[None]] = set()
         self._swap = asyncio.Lock()
@@ -154,7 +147,7 @@ class RunningService:
 
     # Predictors
 
-    def _in_order(self) -> Iterator[tuple[Revision, _Running]]:
+    def _in_order(self) -> Iterator[tuple[Revision, _Predictor]]:
         """The revision last rolled out, then a newer one."""
         if self._revisions is None:
             return
@@ -181,16 +174,16 @@ class RunningService:
             revision=revision.name,
             model_version=revision.model_version,
         )
-        self._predictors[revision.number] = _Running(process, Upstream(revision.name)).begin()
+        running = self._predictors[revision.number] = _Predictor(process, revision.name)
+        running.begin()
 
     def _route(self) -> None:
         """Traffic as the manifest says, among the revisions that are ready; one that is no longer wanted is retired."""
         if self._revisions is None:
             return
         for running in self._predictors.values():
-            if running.upstream is not None:
-                running.upstream.port = running.process.state.http_port
-                running.upstream.grpc_port = running.process.state.grpc_port
+            running.upstream.port = running.process.state.http_port
+            running.upstream.grpc_port = running.process.state.grpc_port
         percent = self.service.canary_percent
         newest = self._predictors[self._revisions.newest.number]
         if percent in (None, 100) and newest.process.was_ready:
@@ -228,11 +221,11 @@ class RunningService:
         process = ServerProcess(
             command, path, self._changed, self._transformer_port, nice=self._nice, service=self.name
         )
-        self._transformer = _Running(process)
+        self._transformer = Watched(process)
         self._replaced = old is not None
         self._later(self._swap_transformer(old, self._transformer))
 
-    async def _swap_transformer(self, old: _Running | None, new: _Running) -> None:
+    async def _swap_transformer(self, old: Watched | None, new: Watched) -> None:
         """The old one answers what it has and goes, then the new one starts: the journal has one writer."""
         async with self._swap:
             if old is not None:
@@ -254,64 +247,3 @@ class RunningService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-class RunningProgram:
-    """A Deployment's process: started again where its command has changed."""
-
-    logger = None
-    timeout_s = 60.0
-
-    def __init__(self, service: Service, place: Place, changed: Callable[[], None], nice: int = 0) -> None:
-        self.name = service.name
-        self.service = service
-        self.error = ""
-        self._place = place
-        self._changed, self._nice = changed, nice
-        self._port = free_port()
-        self._running: _Running | None = None
-
-    async def listen(self) -> None:
-        """Its server does."""
-
-    @property
-    def ports(self) -> dict[str, int]:
-        return {self.name: self._running.process.state.http_port if self._running else self._port}
-
-    async def follow(self, service: Service, rewrite: Rewrite) -> None:  # noqa: ARG002
-        self.service = service
-        if self._running is not None and self._running.process.command == service.predictor:
-            return
-        if self._running is not None:
-            await self._running.stop()
-        path = self._place.logs / f"{self.name}.log"
-        self._running = _Running(
-            ServerProcess(service.predictor, path, self._changed, self._port, nice=self._nice, service=self.name)
-        ).begin()
-
-    async def connections(self) -> Connections | None:
-        process = self._running.process if self._running else None
-        return process.connections if process is not None and process.ready.is_set() else None
-
-    async def grpc_target(self, tag: bytes) -> None:
-        """A Deployment has no gRPC here."""
-
-    def record(self, upstream: Upstream, status: int, seconds: float) -> None:
-        """Nothing to count."""
-
-    def state(self) -> ServiceState:
-        state = "ready" if self._running is not None and self._running.process.ready.is_set() else "starting"
-        hash_ = self.service.hash
-        return ServiceState(
-            self.name, self.service.kind, hash_, state=state, error=self.error, port=self.ports[self.name]
-        )
-
-    def processes(self) -> list[ProcessState]:
-        return [self._running.process.state] if self._running else []
-
-    async def stop(self) -> None:
-        if self._running is not None:
-            await self._running.stop()
-
-
-Running = RunningService | RunningProgram

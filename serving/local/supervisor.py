@@ -29,8 +29,9 @@ from serving.local.gateway import Gateway
 from serving.local.graph import Graph, is_graph, read_graph
 from serving.local.manifest import LOOPBACK, PROGRAMS, Service, read_service
 from serving.local.objects import Source, sources, stamp
+from serving.local.programs import RunningProgram
 from serving.local.revision_metrics import RevisionMetrics
-from serving.local.services import Running, RunningProgram, RunningService
+from serving.local.services import RunningService
 from serving.local.state import LocalState, Place, ServiceState
 from serving.transport import OneWriteProtocol
 
@@ -44,6 +45,8 @@ LOOK_S = 0.25
 """How often the manifests are looked at; SIGHUP makes it look at once."""
 COMPANION_NICE = 10
 """What watches comes after what answers where both want a core; on a cluster each has its own share."""
+
+Running = RunningService | RunningProgram
 
 
 class Supervisor:

@@ -12,9 +12,10 @@ import pytest
 from grpc import StatusCode, aio
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
+from serving.local.exchange import Upstream
 from serving.local.grpc_gateway import GrpcGateway, model_name
 from serving.local.revision_metrics import RevisionMetrics
-from serving.local.splitter import Splitter, Upstream
+from serving.local.splitter import Splitter
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 REQUEST = pb.ModelInferRequest(model_name="fraud", id="7").SerializeToString()

@@ -11,8 +11,9 @@ from itertools import count
 import pytest
 
 from serving.connections import Connections
+from serving.local.exchange import Upstream
 from serving.local.revision_metrics import RevisionMetrics
-from serving.local.splitter import Splitter, Upstream
+from serving.local.splitter import Splitter
 
 Answer = Callable[[bytes], Awaitable[bytes] | bytes]
 
