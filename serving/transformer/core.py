@@ -100,17 +100,17 @@ def prepare(
     else:
         stored, terminals = customer_states(response), terminal_states(response)
     risks = terminal_risk(terminals).tolist()
+    columns = (requests.transaction_id, requests.event_us, requests.amount_cents)
+    ids, event_us, cents = (column.tolist() for column in columns)
     after: dict[str, CustomerState] = {}
     customers, entries = [], []
     for row, name in enumerate(pseudonyms):
         state = after[name] if name in after else overlay.fold(stored[row], pending.get(name, ()))
         customers.append(state)
-        id_ = int(requests.transaction_id[row])
-        if id_ not in state.transaction_ids:
-            entry = Entry(id_, name, int(requests.event_us[row]), int(requests.amount_cents[row]), risks[row])
+        entry = Entry(ids[row], name, event_us[row], cents[row], risks[row])
+        after[name] = overlay.fold(state, (entry,))
+        if after[name] is not state:  # it was not in it already
             entries.append(entry)
-            state = overlay.fold(state, (entry,))
-        after[name] = state
     features, history = model_inputs(
         requests.transaction_id,
         requests.event_us,
@@ -140,7 +140,7 @@ def require_rows(scored: Scored, rows: int) -> None:
 
 def flagged(scored: Scored) -> list[int]:
     """Places at or above the threshold."""
-    return [int(place) for place in np.flatnonzero(scored.scores >= scored.decision_threshold)]
+    return [place for place, score in enumerate(scored.scores.tolist()) if score >= scored.decision_threshold]
 
 
 def decision(score: float, scored: Scored) -> str:
