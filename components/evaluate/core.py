@@ -57,9 +57,9 @@ def evaluate(
     config = config or EvaluateConfig.load()
     champion = None if champion is None or champion.id == model.id else champion
     folder = lake.resolve() / "evaluations" / _identity(model, training_set, champion, config, review_capacity)
-    if (folder / MANIFEST).is_file():
+    if (done := Manifest.find(folder, "evaluation")) is not None:
         log("evaluate: already done", evaluation=folder.name)
-        return Manifest.read(folder, "evaluation")
+        return done
     training_set.verify()
     artifact = ModelArtifact.open(model.folder, threads=threads)
     week = open_test_week(training_set, lake)
@@ -94,8 +94,8 @@ def find_model(settings: Settings, identity: str) -> Manifest | None:
     Raises NotFound when it is in neither place.
     """
     folder = settings.lake / "models" / identity
-    if not identity or (folder / MANIFEST).is_file():
-        return Manifest.read(folder, "model") if identity else None
+    if not identity or (found := Manifest.find(folder, "model")) is not None:
+        return found if identity else None
     champion = served(settings)
     if champion is None or champion.artifact_id != identity:
         raise NotFound(f"no model {identity} in {folder.parent}, and it is not what is served. Name another champion.")

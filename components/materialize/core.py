@@ -71,7 +71,7 @@ def sources_of(
     code = code_of(Path(__file__).parent)
     identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "code": code})
     folder = lake / "online" / identity
-    if not (folder / "manifest.json").is_file():
+    if Manifest.find(folder, "online_store") is None:
         _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
     return Manifest.read(folder, "online_store")
 

@@ -106,9 +106,8 @@ def newest_feature_set(lake: Path) -> Manifest | None:
 def _source_of(lake: Path, made: Manifest) -> str | None:
     """URI that the snapshot behind an artifact was read from; None when the lake has lost that."""
     folder = lake / "snapshots" / made.parents.get("snapshot", "")
-    if not (folder / "manifest.json").is_file():
-        return None
-    source = Manifest.read(folder, "snapshot").facts.get("source", {}).get("uri")
+    snapshot = Manifest.find(folder, "snapshot")
+    source = snapshot.facts.get("source", {}).get("uri") if snapshot is not None else None
     return str(source) if source else None
 
 

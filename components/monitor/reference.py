@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.monitor.config import MonitorConfig
-from millrace.artifacts import Manifest, list_manifests
+from millrace.artifacts import FOLDERS, MANIFEST, Manifest, list_manifests
 from millrace.bootstrap import Interval, card_weights, with_intervals
+from millrace.errors import NotFound
 from millrace.metrics import Floats, Judged, judged
 from millrace.outcomes import Calibration, calibrate, day_of, judge_rows
 from millrace.sequential import Baseline, baseline
@@ -54,9 +55,14 @@ def _evaluated(promotion: Manifest | None, lake: Path) -> tuple[str, Judged, Flo
     if promotion is None:
         return nothing
     names = {kind: promotion.parents.get(kind, "") for kind in ("evaluation", "training_set")}
-    scores_path = lake / "evaluations" / names["evaluation"] / "scores.parquet"
-    rows_path = lake / "training_sets" / names["training_set"] / "rows.parquet"
-    if not all(names.values()) or not scores_path.is_file() or not rows_path.is_file():
+    try:
+        rows_path, scores_path = (
+            Manifest.read(lake / FOLDERS[kind] / names[kind] / MANIFEST, kind).path(file)
+            for kind, file in (("training_set", "rows.parquet"), ("evaluation", "scores.parquet"))
+        )
+    except NotFound:
+        return nothing
+    if not scores_path.is_file() or not rows_path.is_file():
         return nothing
     table = pq.read_table(rows_path, columns=COLUMNS, partitioning=None).join(
         pq.read_table(scores_path, partitioning=None), "transaction_id", join_type="inner"

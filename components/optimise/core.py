@@ -53,9 +53,9 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
     code = code_of(Path(__file__).parent)
     inputs = {"model": model.id, "training_set": training_set.id, "config": asdict(config), "code": code}
     folder = lake.resolve() / "models" / content_id(inputs)
-    if (folder / MANIFEST).is_file():
+    if (done := Manifest.find(folder, "model")) is not None:
         log("optimise: already done", model=folder.name)
-        return Manifest.read(folder, "model")
+        return done
     model.verify()
     training_set.verify()
     spec = ModelSpec.read(model.folder)

@@ -130,9 +130,10 @@ def copy_version(model: Manifest, card: str, folder: Path) -> None:
 
 def _finished(folder: Path, registry: Registry) -> bool:
     """Whether this promotion ran to its end and its version is still in place; asked without loading MLflow."""
-    if not (folder / MANIFEST).is_file() or not registry.served_path.is_file():
+    done = Manifest.find(folder, "promotion")
+    if done is None or not registry.served_path.is_file():
         return False
-    version = Manifest.read(folder, "promotion").facts["model_version"]
+    version = done.facts["model_version"]
     return registry.settled and registry.was_admitted(version) and registry.folder(version).is_dir()
 
 

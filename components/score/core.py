@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.score.pool import Pool, read_pool
-from millrace.artifacts import MANIFEST, Manifest, content_id
+from millrace.artifacts import Manifest, content_id, fetch, remote_hashes
 from millrace.atomic import exclusive, replacing_file, sha256_file
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.fraud.features import FEATURE_NAMES
@@ -42,10 +42,12 @@ class Day:
     name: str
     features: Path
     scores: Path
+    elsewhere: str = ""
+    """SHA-256 of the scores where only the lake's remote has them."""
 
     @property
     def missing(self) -> bool:
-        return not self.scores.is_file()
+        return not self.elsewhere and not self.scores.is_file()
 
 
 def model_to_score_with(settings: Settings, version: str) -> tuple[Manifest, str]:
@@ -80,9 +82,10 @@ def score(
     days = plan(feature_set, model, version, lake, first_day, last_day)
     identity = content_id({"scores": [day.scores.stem for day in days], "version": version})
     folder = lake.resolve() / "scores" / identity
-    if (folder / MANIFEST).is_file() and not any(day.missing for day in days):
+    done = Manifest.find(folder, "scores")
+    if done is not None and not any(day.missing for day in days):
         log("score: already done", scores=identity)
-        return Manifest.read(folder, "scores")
+        return done
     with exclusive(folder.with_name(f".{identity}.lock"), f"scoring {identity}"):
         missing = [day for day in days if day.missing]
         start = time.perf_counter()
@@ -109,11 +112,10 @@ def plan(
     root = lake.resolve() / "scores"
     # The name of a day's features stands for its own rows and for every day before it.
     keys = {day: content_id(decides | {"features": Path(table[day]).stem, "day": day}) for day in wanted}
-    return [
-        Day(day, feature_set.table("transactions", date.fromisoformat(day), date.fromisoformat(day))[0],
-            root / f"day={day}" / f"{keys[day]}.parquet")
-        for day in wanted
-    ]  # fmt: skip
+    places = {day: root / f"day={day}" / f"{keys[day]}.parquet" for day in wanted}
+    elsewhere = remote_hashes(places.values())
+    folder = Path(feature_set.uri)  # its files are fetched for days that are missing
+    return [Day(day, folder / table[day], place, elsewhere.get(place, "")) for day, place in places.items()]
 
 
 def _score(
@@ -170,6 +172,7 @@ def _manifest(
     seconds: float,
 ) -> Manifest:
     paths = {day.name: f"../day={day.name}/{day.scores.name}" for day in days}
+    fetch({day.scores: day.elsewhere for day in days if day.elsewhere})
     facts = {
         "tables": {TABLE: paths},
         "model_version": version,

@@ -152,8 +152,8 @@ def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Set
 
     identity = model_id(training_set, config, settings.processes)
     folder = lake / "models" / identity
-    if (folder / "manifest.json").is_file():
-        return Manifest.read(folder, "model")
+    if (done := Manifest.find(folder, "model")) is not None:
+        return done
     require_trainable(TrainingSet(training_set), config)
     work = folder.with_name(f".{identity}.run")
     with exclusive(folder.with_name(f".{identity}.lock"), f"training model {identity}"):

@@ -90,12 +90,12 @@ class Lake:
         """The artifact whose id is, or starts with, `identity`; raises InvalidInput when several do."""
         if len(identity) < MIN_PREFIX or not identity.isalnum():
             return None
-        paths = [path for kind in FOLDERS for path in self._folder(kind).glob(f"{identity}*/manifest.json")]
-        exact = [path for path in paths if path.parent.name == identity] or paths
+        begins = [m for kind in FOLDERS for m in list_manifests(self._folder(kind), kind) if m.id.startswith(identity)]
+        exact = [manifest for manifest in begins if manifest.id == identity] or begins
         if len(exact) > 1:
-            ids = sorted(path.parent.name for path in exact)
+            ids = sorted(manifest.id for manifest in exact)
             raise InvalidInput(f"{identity!r} is the start of {len(ids)} ids: {', '.join(ids)}. Give more of it.")
-        return Manifest.read(exact[0]) if exact else None
+        return exact[0] if exact else None
 
     def version(self, number: int) -> Node:
         """A model version: the model it is a copy of, and the verdicts that let it in."""
@@ -158,8 +158,7 @@ class Lake:
                 yield Node(kind, promotion.parents[kind], facts)
 
     def _read(self, kind: str, identity: str) -> Manifest | None:
-        folder = self._folder(kind) / identity
-        return Manifest.read(folder) if (folder / "manifest.json").is_file() else None
+        return Manifest.find(self._folder(kind) / identity, kind)
 
 
 def tree(node: Node) -> Tree:
@@ -182,9 +181,12 @@ def _label(node: Node) -> Text:
 
 def _configuration(manifest: Manifest) -> dict[str, Any]:
     """Of a model: the hyper-parameters and seeds in its `model.json`; the inputs are named by the feature set."""
-    if manifest.kind != "model" or not manifest.path(MODEL_JSON).is_file():
+    if manifest.kind != "model":
         return {}
-    document = json.loads(manifest.path(MODEL_JSON).read_text())
+    try:
+        document = json.loads(manifest.path(MODEL_JSON).read_text())
+    except (FileNotFoundError, NotFound):  # cleaned away, here or in the lake's remote
+        return {}
     parameters = document.get("parameters", {})
     named = ("feature_names", "history_channels")
     return {
