@@ -21,6 +21,7 @@ SETTINGS: Final = (
     "MILLRACE_HOME",
     "MILLRACE_FEATURE_STORE",
     "MILLRACE_HISTORY_LENGTH",
+    "MILLRACE_LAKE_REMOTE",
     "MILLRACE_LOG_FORMAT",
     "MILLRACE_MLFLOW_TRACKING_URI",
     "MILLRACE_MODEL_STORE_URI",
@@ -30,7 +31,13 @@ SETTINGS: Final = (
 )
 """Keys of the ConfigMap that steps see; one that it lacks keeps its default."""
 REQUIRED_SECRETS: Final = {"millrace-pseudonym": {"key": "MILLRACE_PSEUDONYM_KEY"}}
-OPTIONAL_SECRETS: Final = {"millrace-prediction-log": {"url": "MILLRACE_PREDICTION_LOG_URL"}}
+STORAGE_CONFIG_MAP: Final = "millrace-storage"
+STORAGE: Final = ("AWS_ENDPOINT_URL", "AWS_REGION")
+"""Keys of the ConfigMap that says where a bucket is: of raw events, and of the lake where that has a remote."""
+OPTIONAL_SECRETS: Final = {
+    "millrace-prediction-log": {"url": "MILLRACE_PREDICTION_LOG_URL"},
+    "millrace-s3": {"access-key-id": "AWS_ACCESS_KEY_ID", "secret-access-key": "AWS_SECRET_ACCESS_KEY"},
+}
 """Secret → its key → environment variable; a step does not start without a required one."""
 FEATURE_STORE_CONFIG_MAP: Final = "feature-store-of-steps"
 FEATURE_STORE_FOLDER: Final = "/etc/feast"
@@ -85,6 +92,7 @@ def on_cluster(*tasks: PipelineTask) -> None:
             kubernetes.add_pod_label(task, key, value)
         kubernetes.mount_pvc(task, HOME_CLAIM, HOME)
         kubernetes.use_config_map_as_env(task, SETTINGS_CONFIG_MAP, {name: name for name in SETTINGS}, optional=True)
+        kubernetes.use_config_map_as_env(task, STORAGE_CONFIG_MAP, {name: name for name in STORAGE}, optional=True)
         for name, keys in REQUIRED_SECRETS.items():
             kubernetes.use_secret_as_env(task, name, keys, optional=False)
         for name, keys in OPTIONAL_SECRETS.items():

@@ -238,6 +238,7 @@ def test_what_pipeline_steps_ask_for_is_there(overlays, overlay):
     assert named(objects, "ConfigMap")[cluster.SETTINGS_CONFIG_MAP]["data"]["MILLRACE_HOME"] == cluster.HOME
     for name, keys in (cluster.REQUIRED_SECRETS | cluster.OPTIONAL_SECRETS).items():
         assert set(keys) <= secrets[name]
+    assert cluster.STORAGE_CONFIG_MAP in named(objects, "ConfigMap")
     assert jobs.SERVICE_ACCOUNT in named(objects, "ServiceAccount")
     assert IMAGE.split(":") == ["millrace/pipeline", VERSION]
 

@@ -1,5 +1,8 @@
 """Manifests: identity, hashes, and clear words when something is not what it should be."""
 
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -39,6 +42,24 @@ def test_a_copy_of_a_manifest_that_travels_keeps_pointing_at_the_artifact(tmp_pa
 
     assert Manifest.read(tmp_path / "run" / "snapshot") == manifest
     assert Manifest.read(tmp_path / "run" / "step") == manifest
+
+
+def test_without_a_remote_nothing_of_it_is_imported(tmp_path: Path) -> None:
+    an_artifact(tmp_path / "abc")
+    code = (
+        "import sys\n"
+        "import components.assemble.core, components.build_features.core\n"
+        "from millrace.artifacts import Manifest, list_manifests\n"
+        "made = Manifest.read(sys.argv[1]).hand_over(__import__('pathlib').Path(sys.argv[1]) / 'out')\n"
+        "made.verify(), made.folder, made.path('rows.parquet'), list(list_manifests(made.folder.parent, 'snapshot'))\n"
+        "print(*({'millrace.lake_remote', 's3fs', 'botocore'} & set(sys.modules)))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MILLRACE_LAKE_REMOTE"}
+
+    arguments = [sys.executable, "-c", code, str(tmp_path / "abc")]
+    run = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == []
 
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
