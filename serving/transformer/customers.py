@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS
 from millrace.fraud.online import CustomerState, Response
+from serving.transformer.fill import fill_of
 from serving.transformer.terminals import DividedStore
 
 MAX_CUSTOMERS: Final = 10_000
@@ -62,7 +63,7 @@ class KnownCustomers:
         if now < self._fill_until:
             return self._fill
         fill = self._store.contents()
-        if fill != self._fill:
+        if fill_of(fill) != fill_of(self._fill):  # terminals alone may be renewed
             self.forget()
         self._fill, self._fill_until = fill, now + FILL_AGE_S
         return fill

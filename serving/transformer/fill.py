@@ -9,6 +9,12 @@ from typing import Final
 from millrace.feast_home import online_database
 
 NEVER_FILLED: Final = ""
+_RENEWED: Final = "@"
+
+
+def fill_of(contents: str | None) -> str | None:
+    """What `Fill.contents` says that `Fill.current` says too."""
+    return contents and contents.partition(_RENEWED)[0]
 
 
 class Fill:
@@ -26,7 +32,7 @@ class Fill:
     def contents(self) -> str | None:
         """As `current`, and which refresh terminals were renewed to since: another word after each of both."""
         row = self._row()
-        return None if row is None else "@".join(filter(None, row))
+        return None if row is None else _RENEWED.join(filter(None, row))
 
     def _row(self) -> tuple[str, ...] | None:
         if self._connection is None:

@@ -149,3 +149,14 @@ def test_memory_is_bounded_and_keeps_who_was_answered_last(known, store, monkeyp
 
     assert len(known) == 2
     assert ids(ask(known, "a", "c", "b")) == [[7], [7], [1]]
+
+
+def test_a_renewal_of_terminals_forgets_no_customer(store, clock, known):
+    (state,) = ask(known, "a")
+    known.keep({"a": state}, known.generation)
+    store.contents = lambda: "fill-1@2018-05-10T13:00:00+00:00"
+    clock.now += FILL_AGE_S
+
+    ask(known, "a")
+
+    assert store.asked == ["a"]
