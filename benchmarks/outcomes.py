@@ -1,8 +1,8 @@
 """How soon outcome monitoring notices a new fraud pattern, and how often it is wrong: `python -m benchmarks.outcomes`.
 
 The drill's world under many seeds: gradient-boosted trees learn 24 warm days, their loss on a labelled week is the
-baseline, and the sequential test follows the days after. Half the worlds have the drill's pattern, half have none;
-amounts rise with neither. One JSON object on stdout. Two seconds of one core for a world.
+baseline, and the sequential test follows the days after. Half the worlds have the drill's larger amounts and pattern,
+half have neither. One JSON object on stdout. Two seconds of one core for a world.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def first_alarm(one: World, days: int, tolerance: float, limit: float) -> int:
 def measured(worlds: int, tolerance: float, limit: float) -> dict[str, Any]:
     from scipy.stats import beta, chi2
 
-    usual = replace(Script(), shift_pct=0.0)
-    planted = replace(usual, days=usual.pattern_day + PATTERN_DAYS)
-    healthy = replace(usual, days=HEALTHY_DAYS, outage_day=HEALTHY_DAYS + 1, pattern_day=HEALTHY_DAYS + 2)
+    planted = replace(Script(), days=Script().pattern_day + PATTERN_DAYS)
+    never = {"outage_day": HEALTHY_DAYS + 1, "pattern_day": HEALTHY_DAYS + 2}
+    healthy = Script(days=HEALTHY_DAYS, shift_pct=0.0, **never)
     noticed = [
         first_alarm(world(replace(planted, seed=100 + seed)), planted.days, tolerance, limit) - planted.pattern_day + 1
         for seed in range(worlds)
