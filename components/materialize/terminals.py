@@ -97,10 +97,7 @@ def changed(before: pa.Table, after: pa.Table) -> pa.Table:
 def _held(feature_set: Manifest, lake: Path, home: Path) -> datetime | None:
     """The refresh that the store's terminals are of; None when it was filled from something else."""
     identity = filled_with(home)
-    folder = lake / "online" / str(identity)
-    if identity is None or not applied(home) or not (folder / "manifest.json").is_file():
-        return None
-    filled = Manifest.read(folder, "online_store")
-    if filled.parents.get("feature_set") != feature_set.id:
+    filled = Manifest.find(lake / "online" / identity, "online_store") if identity and applied(home) else None
+    if filled is None or filled.parents.get("feature_set") != feature_set.id:
         return None
     return last_refresh(datetime.fromisoformat(terminals_as_of(home) or filled.facts["as_of"]).astimezone(UTC))

@@ -44,7 +44,7 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
     rows, latest = read(settings, as_of, config)
     before = _episodes_before(settings, as_of)
     folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings, before)
-    if not (folder / MANIFEST).is_file():
+    if Manifest.find(folder, "outcome_report") is None:
         watched = gather(rows, latest, as_of, settings.lake, config, settings.review_capacity)
         verdict = Verdict(GATE, judge(watched, config))
         with replacing_folder(folder) as aside:
