@@ -44,6 +44,8 @@ SMALL = {
     "min_gain_over_logistic_regression": -0.02,
     "max_loss_to_xgboost": 0.15,
     "max_calibration_error": 0.05,
+    "min_brier_skill": 0.3,
+    "min_threshold_precision": 0.1,
     "min_average_precision": 0.4,
     "stress_floors": {"no_state": 0.02},
     "attack_ceilings": {"as_it_was": 0.7, "split_in_four": 0.9, "split_over_four_days": 0.9, "waits_a_month": 0.8},
