@@ -185,7 +185,7 @@ async def _send(
     headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
     ask = _Ask(connections, f"/v1/models/{running.service}:predict".encode(), headers, answers)
     seconds = 0.0
-    for place, (as_of, part) in enumerate(_by_refresh(event_us)):
+    for place, (as_of, part) in enumerate(track(list(_by_refresh(event_us)), "replay")):
         if place:
             await asyncio.to_thread(refresh, as_of)
         start = time.perf_counter()
@@ -217,9 +217,7 @@ async def _play(
             for row in mine:
                 await ask(requests[row], row)
 
-    tasks = [asyncio.create_task(one_customer(mine)) for mine in by_customer.values()]
-    for task in track(tasks, "replay"):
-        await task
+    await asyncio.gather(*(one_customer(mine) for mine in by_customer.values()))
 
 
 def first_refresh_us(day: date) -> int:
