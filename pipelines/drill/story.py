@@ -23,6 +23,7 @@ from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
 from components.materialize.core import materialize, sources_of
 from components.materialize.store import Aside
+from components.materialize.terminals import renew_terminals, renewable
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
@@ -37,7 +38,7 @@ from millrace.registry import Registry
 from millrace.settings import Settings
 from pipelines.drill import feed
 from pipelines.drill.live import DETECTOR, TRIGGER, Live
-from pipelines.drill.world import REFRESH_S, Script, by_refresh, seconds_of
+from pipelines.drill.world import Script, by_refresh, seconds_of
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
@@ -89,7 +90,10 @@ class Story:
     """Wall seconds by what was waited for."""
     filled: datetime | None = None
     """The online store holds states as of then, and what came since."""
+    filled_from: Manifest | None = None
+    """The feature set behind it; it knows the terminals of the whole day."""
     aside: Aside = field(init=False)
+    renewals: Aside = field(init=False)
     preparing: tuple[datetime, Future[Manifest]] | None = None
     """The states of the next refresh, put together while what comes before it is sent."""
     audited: int = 0
@@ -98,12 +102,13 @@ class Story:
     precision: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.aside = Aside(self.settings.home)
+        self.aside, self.renewals = Aside(self.settings.home), Aside(self.settings.home)
 
     def close(self) -> None:
         """Wait for what the threads do, and tidy up."""
         self.lake.shutdown(cancel_futures=True)
         self.aside.close()
+        self.renewals.close()
 
     def run(self, day: int, rows: pa.Table) -> None:
         """One simulated day."""
@@ -163,8 +168,11 @@ class Story:
                 time.sleep(0.5)
 
     def _fill(self, at: datetime) -> None:
-        """What the refresh job does: states as of `at` into the online store, once everything sent has settled."""
+        """What pipeline and refresh job do: a fill at midnight, once everything sent has settled; then terminals alone."""
         if at == self.filled:
+            return
+        if at != start_of(at.date()) and self._renewed(at):
+            self.filled = at
             return
         with self._timed("log"):
             self.live.wait_logged()
@@ -172,9 +180,18 @@ class Story:
             features = self._prepared(at)
         with self._timed("store"):
             materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
-        self.filled = at
-        following = at + timedelta(seconds=REFRESH_S)
+        self.filled, self.filled_from = at, features
+        following = start_of(at.date() + DAY)
         self.preparing = following, self.lake.submit(self._prepare, following)
+
+    def _renewed(self, at: datetime) -> bool:
+        """Whether terminals were all that the store lacked; a retraining may have filled it from something else."""
+        lake, home, known = self.settings.lake, self.settings.home, self.filled_from
+        if known is None or not renewable(known, lake, home, at):
+            return False
+        with self._timed("store"):
+            renew_terminals(known, lake, home, at, aside=self.renewals)
+        return True
 
     def _prepared(self, at: datetime) -> Manifest:
         """The feature set that `at` is filled from, its states being aside."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millrace.errors import InvalidInput
+from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.fraud.planted import Planted
 from millrace.fraud.schema import LABEL_DELAY_DAYS
 from millrace.fraud.simulator import SimulationConfig, simulate
@@ -107,12 +107,9 @@ def seconds_of(table: pa.Table) -> np.ndarray:
     return table["event_timestamp"].cast(pa.int64()).to_numpy() / 1e6
 
 
-REFRESH_S: Final = 6 * 3600
-"""Between two refreshes of the store, as a cron line may have it; the states are hourly, so up to six hours old."""
-
-
 def by_refresh(rows: pa.Table) -> Iterator[tuple[datetime, pa.Table]]:
     """(instant of the refresh of terminal states, the rows from it on until the next), in order."""
-    number = seconds_of(rows) // REFRESH_S
+    every = DAY_US // 1_000_000 // REFRESHES_PER_DAY
+    number = seconds_of(rows) // every
     for refresh in np.unique(number):
-        yield datetime.fromtimestamp(int(refresh) * REFRESH_S, UTC), rows.filter(pa.array(number == refresh))
+        yield datetime.fromtimestamp(int(refresh) * every, UTC), rows.filter(pa.array(number == refresh))

@@ -24,7 +24,7 @@ from pipelines.drill.__main__ import environment, kills, shortened
 from pipelines.drill.figures import figures
 from pipelines.drill.live import Live, require
 from pipelines.drill.story import Moment, Story
-from pipelines.drill.world import REFRESH_S, WARM_DAYS, Script, by_refresh, seconds_of, tables
+from pipelines.drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 
 SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
 
@@ -70,7 +70,7 @@ def test_rows_come_by_the_refresh_of_terminal_states_that_they_see(days: dict[in
     assert parts[0][0] == SMALL.instant(3)
     assert pa.concat_tables(part for _, part in parts).equals(days[3])
     for at, part in parts:
-        assert all(at <= moment < at + timedelta(seconds=REFRESH_S) for moment in part["event_timestamp"].to_pylist())
+        assert {last_refresh(moment) for moment in part["event_timestamp"].to_pylist()} == {at}
 
 
 def test_the_new_pattern_begins_on_its_day(days: dict[int, pa.Table]) -> None:
