@@ -168,7 +168,7 @@ class Story:
                 time.sleep(0.5)
 
     def _fill(self, at: datetime) -> None:
-        """As pipeline and refresh job do: a fill at midnight, once all that was sent has settled; then terminals alone."""
+        """As pipeline and refresh job do: a fill at midnight, once everything sent has settled; then terminals."""
         if at == self.filled:
             return
         if at != start_of(at.date()) and self._renewed(at):
