@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ QUICK = {"resamples": 20, "estimate_draws": 20}
 def main(argv: Sequence[str] | None = None) -> int:
     """0: it ran to its end, whatever was noticed; 1: an error."""
     options = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what it started ends with it
     try:
         script = Script(days=options.days, customers=options.customers, terminals=2 * options.customers)
         if options.days != Script().days:
