@@ -112,17 +112,24 @@ def terminal_states(
     _, revealed = _steps(labels.pop("refresh"), refreshes)
     labels["ratio"] = ratios[labels.pop("position")]
     known = Terminals(len(transactions.terminals))
-    state = np.empty((len(f.TERMINAL_STATE_FIELDS), len(transactions.terminals), per_day), np.int64)
+    by_field = np.empty((per_day, len(f.TERMINAL_STATE_FIELDS), len(transactions.terminals)), np.int64)
     seen, told = [0, *happened], [0, *revealed]
     for number, refresh in enumerate(refreshes):
         new = {name: values[told[number] : told[number + 1]] for name, values in labels.items()}
         known.step(terminal[by_refresh[seen[number] : seen[number + 1]]], **new)
         day, place = divmod(refresh, per_day)
         if day >= first_day:
-            known.write(state[:, :, place])
+            known.write(by_field[place])
             if place == per_day - 1:
-                yield day, known.appeared, np.moveaxis(state, 0, 2)
-                state = np.empty_like(state)
+                yield day, known.appeared, _by_terminal(by_field)
+
+
+def _by_terminal(by_field: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[R, S, T] → [T, R, S], a field's values side by side, as files want them."""
+    state = np.empty(by_field.shape[1:] + by_field.shape[:1], np.int64)
+    for place in range(len(state)):
+        state[place] = by_field[:, place].T
+    return np.moveaxis(state, 0, 2)
 
 
 def labels_sql() -> str:
