@@ -8,6 +8,7 @@ nothing else is retried.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,20 @@ class Response:
         return next((value for key, value in self.headers if key == name), None)
 
 
-class Connections:
+class Drainable:
+    """Something that requests are sent to, which knows how many are under way."""
+
+    in_flight: int = 0
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until no request is under way; False when some still are after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return self.in_flight == 0
+
+
+class Connections(Drainable):
     """A pool of connections to `host:port`; at most `limit` requests are under way, others wait for their turn."""
 
     def __init__(self, host: str, port: int, *, limit: int = 64, connect_timeout_s: float = 2.0) -> None:
@@ -50,6 +64,7 @@ class Connections:
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         data = b"".join([*parts, b"\r\n", body])
+        self.in_flight += 1
         try:
             async with asyncio.timeout(timeout_s), self._slots:
                 return await self._send(data)
@@ -57,6 +72,8 @@ class Connections:
             raise Unavailable(f"{self.host}:{self.port} did not answer within {timeout_s:g} s") from error
         except OSError as error:
             raise Unavailable(f"{self.host}:{self.port} cannot be reached: {error}") from error
+        finally:
+            self.in_flight -= 1
 
     def close(self) -> None:
         """Close idle connections; those in use close after their answer."""

@@ -13,31 +13,24 @@ from typing import Any, Final
 
 import httptools
 
+from serving.connections import Drainable
 from serving.local.manifest import LOOPBACK
 
 CONNECT_TIMEOUT_S: Final = 2.0
 
 
-class Upstream:
+class Upstream(Drainable):
     """A revision as a place to send requests to; its ports move when its server is started again elsewhere."""
 
     def __init__(self, revision: str) -> None:
         self.revision = revision
         self.port = self.grpc_port = 0
-        self.in_flight = 0
         self.idle: list[ServerSide] = []
 
     def close(self) -> None:
         """Close idle connections; those in use close after their answer."""
         while self.idle:
             self.idle.pop().close()
-
-    async def drained(self, timeout_s: float) -> bool:
-        """Wait until no request is under way; False when some still are after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while self.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return self.in_flight == 0
 
 
 Record = Callable[[Upstream, int, float], None]

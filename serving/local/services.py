@@ -230,6 +230,7 @@ class RunningService:
         async with self._swap:
             if old is not None:
                 log("transformer_replaced", service=self.name)
+                await old.process.connections.drained(DRAIN_S)
                 await old.stop()
             new.begin(f"{LOOPBACK}:{self._splitter.port}")
 

@@ -27,7 +27,13 @@ pytestmark = [pytest.mark.e2e]
 
 
 def inference_service(
-    version: str, *, name: str = "m", percent: int | None = None, transformer: bool = True, **env: str
+    version: str,
+    *,
+    name: str = "m",
+    percent: int | None = None,
+    transformer: bool = True,
+    slow_s: str = "0",
+    **env: str,
 ) -> dict[str, Any]:
     def container(**more: str) -> dict[str, Any]:
         pairs = [{"name": key, "value": value} for key, value in more.items()]
@@ -37,7 +43,9 @@ def inference_service(
     if percent is not None:
         predictor["canaryTrafficPercent"] = percent
     metadata = {"name": name, "annotations": {"millrace.io/model-version": version}}
-    spec = {"predictor": predictor} | ({"transformer": {"containers": [container()]}} if transformer else {})
+    spec = {"predictor": predictor} | (
+        {"transformer": {"containers": [container(DELAY_S=slow_s)]}} if transformer else {}
+    )
     return {"kind": "InferenceService", "metadata": metadata, "spec": spec}
 
 
@@ -198,12 +206,12 @@ def test_a_runtime_that_starts_in_the_middle_of_a_canary_runs_both_revisions(run
     wait("the split again", lambda: runtime.revisions() == [("1", 70), ("2", 30)])
 
 
-def test_a_changed_transformer_follows_the_old_one_and_requests_wait(runtime):
-    runtime.write(inference_service("1"))
+def test_a_changed_transformer_follows_the_old_one_which_answers_what_it_has_and_requests_wait(runtime):
+    """The stub ends at once on SIGTERM, so that a request which it still had would be lost."""
+    runtime.write(inference_service("1", slow_s="0.2"))
     runtime.up()
     pid = runtime.state.processes[1].pid
-    changed = inference_service("1")
-    changed["spec"]["transformer"]["containers"][0]["env"] = [{"name": "X", "value": "1"}]
+    changed = inference_service("1", slow_s="0.1")
 
     with Asking(runtime) as users:
         runtime.write(changed)
