@@ -2,7 +2,7 @@
 
 An instant and a feature set that someone names; what a schedule runs is `refresh.py`. With `--follow` it goes on: for
 each instant that a line of standard input names it brings the store there and answers with a line, so that Feast is
-imported once. A later instant renews terminals; an earlier one fills the store again.
+imported once. An instant after the one that the store was filled as of renews terminals; an earlier one fills it again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from millrace.artifacts import Manifest, content_id, hash_files
 from millrace.atomic import exclusive, replacing_folder
 from millrace.errors import InvalidInput
-from millrace.feast_home import filled_with, repository, terminals_as_of
+from millrace.feast_home import filled_with, repository
 from millrace.fraud import online_sql
 from millrace.fraud.features import last_refresh
 from millrace.fraud.stream import engine
@@ -42,21 +42,25 @@ def materialize(
 ) -> Manifest:
     """Customers' transactions before `as_of` and the last terminal refresh at or before it, in files and in the store.
 
-    A store that was filled from the same feature set and instant is left alone, with what has been pushed since; any
-    other is replaced as a whole, in one transaction. `serving` is the feature_store.yaml of a store that serves and is
-    not the home's own: it is live, and gets what is newer than what it holds. `aside` is kept by who fills often, and
-    may hold the states already. Raises InvalidInput when `as_of` has no time zone or lies outside the feature set,
-    AlreadyRunning when another process fills the same store, Unavailable when the serving one does not answer.
+    A store that was filled from the same feature set and instant keeps what has been pushed since; terminals that were
+    renewed since go back to that instant. Any other is replaced as a whole, in one transaction. `serving` is the
+    feature_store.yaml of a store that serves and is not the home's own: it is live, and gets what is newer than what it
+    holds. `aside` is kept by who fills often, and may hold the states already. Raises InvalidInput when `as_of` has no
+    time zone or lies outside the feature set, AlreadyRunning when another process fills the same store, Unavailable
+    when the serving one does not answer.
     """
     from components.materialize import serving_store
     from components.materialize.store import applied, fill
+    from components.materialize.terminals import put_terminals
 
     _require_inside(feature_set, as_of)
     with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
         manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
-        if (filled_with(home), terminals_as_of(home)) != (manifest.id, None) or not applied(home):
+        if filled_with(home) != manifest.id or not applied(home):
             fill(home, manifest.folder, manifest.id, aside)
             log("online store filled", online_store=manifest.id, **states_in(manifest))
+        else:
+            put_terminals(feature_set, manifest, home, as_of, aside=aside)  # where they were renewed since
         if serving is not None:
             serving_store.fill(serving, home, manifest.folder)
             log("serving store filled", online_store=manifest.id, **states_in(manifest))

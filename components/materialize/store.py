@@ -59,9 +59,13 @@ def _into(
         put(aside.write(sources), online_database(home), identity)
 
 
-def merge_rows(home: Path, view: str, rows: pa.Table, identity: str, as_of: str, aside: Aside) -> None:
-    """Give a store that was filled from `identity` newer states of a view's entities, and no others, at once."""
-    _merge(aside.write_rows(view, rows), online_database(home), identity, as_of)
+def replace_rows(home: Path, view: str, rows: pa.Table, identity: str, as_of: str | None, aside: Aside) -> None:
+    """Put states of a view's entities in place of theirs in a store that was filled from `identity`, at once."""
+    with _writing(online_database(home), aside.write_rows(view, rows)) as connection:
+        for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f'DELETE FROM main."{name}" WHERE entity_key IN (SELECT entity_key FROM aside."{name}")')
+            connection.execute(f'INSERT INTO main."{name}" SELECT * FROM aside."{name}"')
+        record_fill(connection, identity, as_of)
 
 
 class Aside:
@@ -192,7 +196,7 @@ def _swap(new: Path, live: Path, identity: str) -> None:
         record_fill(connection, identity)
 
 
-def _merge(new: Path, live: Path, identity: str, terminals_as_of: str | None = None) -> None:
+def _merge(new: Path, live: Path, identity: str) -> None:
     """Give `live` what `new` holds of entities that it does not know, or knows as of an earlier time."""
     with _writing(live, new) as connection:
         for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
@@ -201,7 +205,7 @@ def _merge(new: Path, live: Path, identity: str, terminals_as_of: str | None = N
                 f'other.entity_key = "{name}".entity_key AND other.event_ts > "{name}".event_ts)'
             )
             connection.execute(f'INSERT OR IGNORE INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity, terminals_as_of)
+        record_fill(connection, identity)
 
 
 @contextmanager

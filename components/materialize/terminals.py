@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.materialize.store import Aside, applied, merge_rows
+from components.materialize.store import Aside, applied, replace_rows
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive
 from millrace.feast_home import filled_with, repository, terminals_as_of
@@ -30,17 +30,16 @@ KEY = "terminal_id"
 
 def knows_customers(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> Manifest | None:
     """What the home's store was filled from, where that is all of this feature set's transactions before `as_of`."""
-    if not renewable(feature_set, lake, home, as_of):
-        return None
-    filled = Manifest.read(lake / "online" / str(filled_with(home)), "online_store")
+    filled = _filled(feature_set, lake, home)
     end = start_of(date.fromisoformat(feature_set.facts["last_day"])) + timedelta(days=1)
-    return filled if datetime.fromisoformat(filled.facts["as_of"]) >= min(as_of, end) else None
+    known = filled is not None and datetime.fromisoformat(filled.facts["as_of"]) >= min(as_of, end)
+    return filled if known else None
 
 
 def renewable(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> bool:
     """Whether the home's store was filled from this feature set, as of then or before: terminals are all it lacks."""
-    held = _held(feature_set, lake, home)
-    return held is not None and held <= last_refresh(as_of.astimezone(UTC))
+    filled = _filled(feature_set, lake, home)
+    return filled is not None and _own(filled) <= last_refresh(as_of.astimezone(UTC))
 
 
 def renew_terminals(
@@ -57,22 +56,35 @@ def renew_terminals(
     A reader sees the states of before or those of after. `serving` as in `materialize`: it gets the same rows.
     Raises AlreadyRunning when another process fills the store, Unavailable when the serving one does not answer.
     """
+    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
+        filled = _filled(feature_set, lake, home)
+        assert filled is not None, "ask `renewable` first"
+        return put_terminals(feature_set, filled, home, as_of, serving=serving, aside=aside)
+
+
+def put_terminals(
+    feature_set: Manifest,
+    filled: Manifest,
+    home: Path,
+    as_of: datetime,
+    *,
+    serving: Path | None = None,
+    aside: Aside | None = None,
+) -> int:
+    """As `renew_terminals`, also back to an earlier refresh, for who holds the lock of a store `filled` with that."""
     from components.materialize import serving_store
 
-    refresh = last_refresh(as_of.astimezone(UTC))
-    with exclusive(repository(home) / ".lock", f"filling the online store of {home}"):
-        held = _held(feature_set, lake, home)
-        assert held is not None, "ask `renewable` first"
-        if held == refresh:
-            return 0
-        rows = changed(states(feature_set, held), states(feature_set, refresh))
-        if serving is not None:
-            serving_store.write(serving, VIEW, rows)
-        with ExitStack() as stack:
-            kept = aside or stack.enter_context(closing(Aside(home)))
-            identity = filled_with(home)
-            assert identity is not None
-            merge_rows(home, VIEW, rows, identity, refresh.isoformat(), kept)
+    refresh, own = last_refresh(as_of.astimezone(UTC)), _own(filled)
+    renewed = terminals_as_of(home)
+    held = own if renewed is None else datetime.fromisoformat(renewed)
+    if held == refresh:
+        return 0
+    rows = changed(states(feature_set, held), states(feature_set, refresh))
+    if serving is not None and rows:
+        serving_store.write(serving, VIEW, rows)
+    with ExitStack() as stack:
+        kept = aside or stack.enter_context(closing(Aside(home)))
+        replace_rows(home, VIEW, rows, filled.id, None if refresh == own else refresh.isoformat(), kept)
     log("terminals renewed", as_of=refresh.isoformat(), changed=len(rows))
     return len(rows)
 
@@ -84,20 +96,27 @@ def states(feature_set: Manifest, refresh: datetime) -> pa.Table:
 
 
 def changed(before: pa.Table, after: pa.Table) -> pa.Table:
-    """The rows of `after` that are new, or whose state is not what it was in `before`."""
+    """The rows of `after` that are new, or not what they were in `before`; zeros, which say unknown, for those gone."""
     place = pc.index_in(after[KEY], before[KEY]).combine_chunks()
     differs: NDArray[np.bool_] = place.is_null().to_numpy(zero_copy_only=False)
     known = np.flatnonzero(~differs)
     at = place.drop_null().to_numpy()
     for name in TERMINAL_STATE_FIELDS:
         differs[known] |= after[name].to_numpy()[known] != before[name].to_numpy()[at]
-    return after.filter(pa.array(differs))
+    gone = before.filter(pc.invert(pc.is_in(before[KEY], after[KEY])))
+    for name in TERMINAL_STATE_FIELDS:
+        at_name = gone.schema.get_field_index(name)
+        gone = gone.set_column(at_name, gone.schema.field(name), pa.array(np.zeros(len(gone), np.int64)))
+    return pa.concat_tables([after.filter(pa.array(differs)), gone])
 
 
-def _held(feature_set: Manifest, lake: Path, home: Path) -> datetime | None:
-    """The refresh that the store's terminals are of; None when it was filled from something else."""
+def _filled(feature_set: Manifest, lake: Path, home: Path) -> Manifest | None:
+    """What the home's store was filled from; None when that is another feature set's, or was never."""
     identity = filled_with(home)
     filled = Manifest.find(lake / "online" / identity, "online_store") if identity and applied(home) else None
-    if filled is None or filled.parents.get("feature_set") != feature_set.id:
-        return None
-    return last_refresh(datetime.fromisoformat(terminals_as_of(home) or filled.facts["as_of"]).astimezone(UTC))
+    return filled if filled is not None and filled.parents.get("feature_set") == feature_set.id else None
+
+
+def _own(filled: Manifest) -> datetime:
+    """The refresh that a fill itself is of."""
+    return last_refresh(datetime.fromisoformat(filled.facts["as_of"]).astimezone(UTC))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,8 +127,8 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
     settings, end = Settings(home=tmp_path), LAST_DAY + timedelta(days=1)
     filled = materialize(feature_set, home / "lake", tmp_path, end)
     written: list[int] = []
-    merge = terminals.merge_rows
-    monkeypatch.setattr(terminals, "merge_rows", lambda *rest: (written.append(len(rest[2])), merge(*rest)))
+    put = terminals.replace_rows
+    monkeypatch.setattr(terminals, "replace_rows", lambda *rest: (written.append(len(rest[2])), put(*rest)))
 
     for hours in (9, 15, 15):
         made = refresh(settings, end + timedelta(hours=hours, minutes=2))
@@ -145,9 +145,10 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
         assert counts == [row[name] for name in f.TERMINAL_STATE_FIELDS]
 
 
-def test_a_store_of_renewed_terminals_goes_back_by_a_whole_fill(
+def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
     home: Path, tmp_path: Path, feature_set: Manifest
 ) -> None:
+    """`make run`, a prediction, `make refresh`, `make run`: the store's name is the same, so nobody pushes again."""
     (tmp_path / "lake").symlink_to(home / "lake")
     terminal = _changed_terminal(feature_set)
     filled = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
@@ -155,24 +156,33 @@ def test_a_store_of_renewed_terminals_goes_back_by_a_whole_fill(
     assert terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
     terminals.renew_terminals(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
     assert looked_up(tmp_path, "nobody", terminal)[1] != before
-    assert not terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=1))
+    assert not terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY - timedelta(hours=1))
+    customer = pq.read_table(filled.path("customer_state.parquet"))["customer_id"][0].as_py()
+    kept = looked_up(tmp_path, customer, terminal)[0]
+    pushed = kept.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 5, 1234, 0.5, N + 32)
+    push(tmp_path, customer, pushed)
 
     again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
 
     assert again.id == filled.id == filled_with(tmp_path)
     assert terminals_as_of(tmp_path) is None
-    assert looked_up(tmp_path, "nobody", terminal)[1] == before
+    after, counts = looked_up(tmp_path, customer, terminal)
+    assert counts == before
+    assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
 
 
 def test_what_changed_is_told_from_what_did_not() -> None:
     def states(counts: dict[str, int]) -> pa.Table:
-        columns: dict[str, list[Any]] = {name: list(counts.values()) for name in f.TERMINAL_STATE_FIELDS}
+        values = pa.array(counts.values(), pa.int64())
+        columns = dict.fromkeys(f.TERMINAL_STATE_FIELDS, values)
         return pa.table({"terminal_id": pa.array(counts, pa.string())} | columns)
 
     rows = terminals.changed(states({"a": 1, "b": 2, "c": 3}), states({"c": 3, "new": 0, "b": 5}))
 
-    assert rows["terminal_id"].to_pylist() == ["new", "b"]
+    assert rows["terminal_id"].to_pylist() == ["new", "b", "a"]
     assert len(terminals.changed(states({}), states({"a": 1}))) == 1
+    (gone,) = terminals.changed(states({"a": 1, "b": 2}), states({"a": 1})).to_pylist()
+    assert gone == {"terminal_id": "b"} | dict.fromkeys(f.TERMINAL_STATE_FIELDS, 0)
 
 
 def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, feature_set: Manifest) -> None:
@@ -189,10 +199,10 @@ def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, featu
     )
 
     assert done.returncode == 2
-    first, second, third = done.stdout.splitlines()
-    assert first == third
-    assert "customers" in first
-    assert second.startswith("online store as of 2018-05-14T01:00:00+00:00: ")
+    first, *renewed = done.stdout.splitlines()
+    assert first == "online store as of 2018-05-14T00:00:00+00:00: 40 customers, 60 terminals"
+    for line, hour in zip(renewed, (1, 0), strict=True):
+        assert re.fullmatch(rf"online store as of 2018-05-14T0{hour}:00:00\+00:00: \d+ terminals changed", line)
     assert "as_of is 'yesterday'" in done.stderr
 
 
