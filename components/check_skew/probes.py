@@ -1,4 +1,4 @@
-"""The transactions that the paths are compared on: a seeded sample of the hours after `as_of`, one per customer.
+"""The transactions that the paths are compared on: a seeded sample of the hour after `as_of`, one per customer.
 
 Real ones are the first of their customer after `as_of`, since later ones need a state that has seen the first. The
 others issue a customer's last transaction again, a little later; one is of a customer and a terminal unknown to all.
@@ -17,7 +17,6 @@ from millrace.errors import InvalidInput
 from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.horizon import microseconds
 
-REISSUED_WITHIN_US: Final = 6 * 3_600_000_000
 ACTIVE_DAYS: Final = 30
 """A customer's last transaction is issued again when it is not older than this."""
 UNSEEN: Final = "nobody has seen this one"
@@ -41,7 +40,7 @@ def draw(
         "seed": str(seed),
         "as_of": as_of_us,
         "refresh": refresh,
-        "latest": min(as_of_us + REISSUED_WITHIN_US, refresh) - 1,
+        "latest": refresh - 1,
         "size": size,
         "unseen": UNSEEN,
     }

@@ -95,7 +95,7 @@ class Story:
     aside: Aside = field(init=False)
     renewals: Aside = field(init=False)
     preparing: tuple[datetime, Future[Manifest]] | None = None
-    """The states of the next refresh, put together while what comes before it is sent."""
+    """The states of the next midnight, put together while the day before it is sent."""
     audited: int = 0
     """Records of the audit log that have been looked at."""
     jobs: int = 0

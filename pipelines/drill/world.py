@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millrace.errors import InvalidInput
-from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
+from millrace.fraud.features import REFRESHES_PER_DAY
 from millrace.fraud.planted import Planted
 from millrace.fraud.schema import LABEL_DELAY_DAYS
 from millrace.fraud.simulator import SimulationConfig, simulate
@@ -109,7 +109,7 @@ def seconds_of(table: pa.Table) -> np.ndarray:
 
 def by_refresh(rows: pa.Table) -> Iterator[tuple[datetime, pa.Table]]:
     """(instant of the refresh of terminal states, the rows from it on until the next), in order."""
-    every = DAY_US // 1_000_000 // REFRESHES_PER_DAY
+    every = 86_400 // REFRESHES_PER_DAY
     number = seconds_of(rows) // every
     for refresh in np.unique(number):
         yield datetime.fromtimestamp(int(refresh) * every, UTC), rows.filter(pa.array(number == refresh))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
+from millrace.artifacts import MANIFEST
 from millrace.atomic import replacing_file, replacing_folder, sha256_file, write_text
 from millrace.errors import ArtifactCorrupt, ConfigError, MillraceError, NotFound, Unavailable
 from millrace.progress import log, track
@@ -27,7 +28,6 @@ from millrace.uris import redacted
 if TYPE_CHECKING:
     from millrace.artifacts import Manifest
 
-MANIFEST: Final = "manifest.json"
 VARIABLE: Final = "MILLRACE_LAKE_REMOTE"
 AT_ONCE: Final = 16
 """Transfers: a day's partition is small, and most of its time is waiting."""

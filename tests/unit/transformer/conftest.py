@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,3 +223,17 @@ def lab() -> SimpleNamespace:
     names = ("NAME", "N", "HTTPServer", "MemoryStore", "predictor", "sink", "scores_for", "events_of")
     more = ("serving", "transaction", "until", "metric")
     return SimpleNamespace(**{name: globals()[name] for name in (*names, *more)})
+
+
+class Clock:
+    """Stands still, at noon, until a test moves it."""
+
+    now = datetime(2018, 5, 10, 12, tzinfo=UTC).timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -42,21 +42,9 @@ class Store:
 FIELDS = TERMINAL_STATE_FIELDS
 
 
-class Clock:
-    now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def store() -> Store:
     return Store()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def test_a_terminal_is_asked_for_once_and_answers_keep_their_order(store, clock):
