@@ -185,7 +185,8 @@ def options(tmp_path: Path) -> Callable[..., Settings]:
     """`options(event_sinks=…)`: settings of a home of its own."""
 
     def make(**changes: Any) -> Settings:
-        return Settings(home=tmp_path, history_length=N, pseudonym_key="key", lookup_timeout_s=0.2, **changes)
+        usual = {"history_length": N, "pseudonym_key": "key", "lookup_timeout_s": 30.0, "deadline_ms": 60_000}
+        return Settings(home=tmp_path, **usual | changes)
 
     return make
 
@@ -202,7 +203,7 @@ async def serving(predictor: Any, settings: Settings, store: Any = None):
         await model.finished()
 
 
-async def until(what: str, condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+async def until(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             while not condition():

@@ -105,11 +105,13 @@ def test_a_store_that_is_down_degrades_answers_and_is_soon_not_asked(lab, option
 
 def test_a_store_that_hangs_costs_the_lookup_timeout_until_the_breaker_opens(lab, options):
     gate = threading.Event()
-    store = lab.MemoryStore(gate=lambda: gate.wait(10))
+    store = lab.MemoryStore(gate=lambda: gate.wait(60))
+    before = lab.metric("millrace_lookup_failures_total")
 
     async def scenario():
         took = []
-        async with lab.predictor().running() as model, lab.serving(model.address, options(), store) as path:
+        settings = options(lookup_timeout_s=0.2)
+        async with lab.predictor().running() as model, lab.serving(model.address, settings, store) as path:
             for number in range(breaker.FAILURES + 3):
                 began = time.perf_counter()
                 reply = await path.predict(lab.transaction(number))
@@ -121,7 +123,7 @@ def test_a_store_that_hangs_costs_the_lookup_timeout_until_the_breaker_opens(lab
     took = run(scenario())
 
     assert min(took[: breaker.FAILURES]) >= 0.19  # lookup_timeout_s is 0.2
-    assert max(took[breaker.FAILURES :]) < 0.1
+    assert lab.metric("millrace_lookup_failures_total") - before == breaker.FAILURES
 
 
 def test_an_unknown_customer_or_terminal_is_answered_from_defaults_and_not_degraded(lab, options):
@@ -146,12 +148,12 @@ def test_degraded_answers_are_counted_by_model_version(lab, options):
 
 def test_a_slow_store_leaves_half_of_the_deadline_to_the_predictor(lab, options):
     gate = threading.Event()
-    store = lab.MemoryStore(gate=lambda: gate.wait(10))
+    store = lab.MemoryStore(gate=lambda: gate.wait(60))
 
     async def scenario():
         async with lab.predictor().running() as model, lab.serving(model.address, options(), store) as path:
             began = time.perf_counter()
-            reply = await path.predict(lab.transaction(), x_deadline_ms="150")
+            reply = await path.predict(lab.transaction(), x_deadline_ms="3000")
             took = time.perf_counter() - began
             gate.set()
         return reply, took
@@ -159,7 +161,8 @@ def test_a_slow_store_leaves_half_of_the_deadline_to_the_predictor(lab, options)
     reply, took = run(scenario())
 
     assert reply.status == 200
-    assert 0.07 < took < 0.15
+    assert reply.document["predictions"][0]["degraded"] is True
+    assert took > 1.4
 
 
 @pytest.mark.parametrize(
@@ -175,16 +178,13 @@ def test_past_its_deadline_a_request_gets_504_and_leaves_no_trace(lab, options, 
             lab.serving(model.address, options(deadline_ms=setting)) as path,
         ):
             headers = {"x_deadline_ms": header} if header else {}
-            began = time.perf_counter()
-            reply = await path.predict(lab.transaction(), **headers)
-            return reply, time.perf_counter() - began, len(path.model._overlay)
+            return await path.predict(lab.transaction(), **headers), len(path.model._overlay)
 
-    reply, took, remembered = run(scenario())
+    reply, remembered = run(scenario())
 
     assert reply.status == 504
     assert f"no answer within {names}" in reply.document["error"]
     assert "x-request-id" in reply.headers
-    assert took < 0.5
     assert remembered == 0
 
 
