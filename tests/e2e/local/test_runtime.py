@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -297,16 +299,18 @@ def test_a_server_whose_port_was_taken_meanwhile_comes_back_on_another(runtime):
     runtime.write(inference_service("1"))
     runtime.up()
     process = runtime.state.processes[0]
-    os.kill(process.pid, 9)
     with socket.socket() as taker:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        deadline = time.monotonic() + 5
-        while True:
-            try:
+
+        def took_the_port() -> bool:
+            with suppress(ProcessLookupError):  # again, where it was back before we were here
+                os.kill(runtime.state.processes[0].pid or process.pid, signal.SIGKILL)
+            with suppress(OSError):
                 taker.bind(("127.0.0.1", process.http_port))
-                break
-            except OSError:
-                assert time.monotonic() < deadline
+                return True
+            return False
+
+        wait("the port", took_the_port)
         taker.listen()
         wait("readiness", lambda: runtime.state.state == "ready" and runtime.state.processes[0].pid != process.pid)
 
@@ -340,9 +344,8 @@ def test_what_watches_comes_after_what_answers(runtime):
     found = nice()
     assert (found.pop("prediction-log"), set(found.values())) == (min(own + 10, 19), {own})
     watching = next(one.pid for one in runtime.state.processes if one.service == "prediction-log")
-    session = Path(
-        f"/proc/{watching}/autogroup"
-    )  # where there are some, a niceness within one's own counts for nothing
+    # Where sessions are grouped, a niceness within one's own counts for nothing.
+    session = Path(f"/proc/{watching}/autogroup")
     assert not session.is_file() or session.read_text().split()[-2:] == ["nice", "10"]
 
 
