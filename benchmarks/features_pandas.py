@@ -2,8 +2,8 @@
 
 Two ways. Plain: a function of one customer's or one terminal's rows with rolling windows in it, applied group by group,
 as published code and most notebooks have it. `vectorised`: pandas' own grouped rolling over all groups at once, which
-is the best pandas can do. Both give every column that `build_features` gives, at every refresh (a test holds them to
-it), but for two corners: windows are not cut to the last N, and of a customer's transactions at one instant the later
+is the best pandas can do. Both give every column and row that `build_features` gives (a test holds them to it),
+but for two corners: windows are not cut to the last N, and of a customer's transactions at one instant the later
 ones do not see the earlier ones.
 """
 
@@ -58,7 +58,7 @@ def build(files: Sequence[Path], folder: Path, history_length: int, *, vectorise
         rows = rows.join(by_customer[rows.columns.tolist()].apply(customer_windows, history_length))
         last = int(rows["day"].max())
         states = rows.groupby("terminal_id").apply(terminal_states, last, include_groups=False).reset_index()
-    _write(states.assign(day=states["refresh"] // REFRESHES_PER_DAY), folder / "terminal_state")
+    _write(_changes(states.assign(day=states["refresh"] // REFRESHES_PER_DAY)), folder / "terminal_state")
     rows = rows.merge(states, how="left", on=["terminal_id", "refresh"]).fillna(dict.fromkeys(TERMINAL_STATE_FIELDS, 0))
     _write(add_formulas(rows), folder / "transactions")
     return len(rows)
@@ -185,6 +185,12 @@ def _terminals(rows: pd.DataFrame) -> pd.DataFrame:
     dense = dense.merge(latest, how="left", on=["terminal_id", "refresh"])
     dense[LATEST] = dense.groupby("terminal_id")[LATEST].ffill().fillna(0)
     return dense.drop(columns=list(new)).assign(**rolled).astype(dict.fromkeys(TERMINAL_STATE_FIELDS, "int64"))
+
+
+def _changes(states: pd.DataFrame) -> pd.DataFrame:
+    """Of each day's states, by terminal and refresh, those of midnight and those that are not what they were."""
+    fields = states[list(TERMINAL_STATE_FIELDS)]
+    return states[(states["refresh"] % REFRESHES_PER_DAY == 0) | (fields != fields.shift()).any(axis=1)]
 
 
 def _next_midnight(rows: pd.DataFrame) -> pd.Series:

@@ -77,10 +77,9 @@ def _compute(
         computed = sql.daily_features(connection, transactions, history_length, *span)
         for day, new in zip(track(days[first:], "computing features"), computed, strict=True):
             if not day.terminal_state.exists():
-                there = np.flatnonzero(new.appeared)
-                fields = np.moveaxis(new.terminal_state, 2, 0).take(there, axis=1)  # as they lie in memory
-                state = np.moveaxis(fields, 0, 2)
-                partitions.write_terminal_state(day.terminal_state, day.day, terminals.take(pa.array(there)), state)
+                known = new.terminals
+                names = terminals.take(pa.array(known.terminal))
+                partitions.write_terminal_state(day.terminal_state, day.day, names, known.refresh, known.state)
             if day.source is not None and not day.transactions.exists():
                 rows = pq.read_table(day.source)
                 _require_own_rows(day, rows, ids[new.position])

@@ -114,23 +114,32 @@ def write_transactions(
     columns += [pa.array(column) for column in np.ascontiguousarray(features.T)]
     table = pa.table(columns, schema=pa.schema([*LEADING_SCHEMA, *carried, *FEATURES_SCHEMA]))
     order = np.lexsort((rows["transaction_id"].to_numpy(), rows["event_timestamp"].cast(pa.int64()).to_numpy()))
-    _write(path, table if (np.diff(order) == 1).all() else table.take(pa.array(order)))
+    table = table if (np.diff(order) == 1).all() else table.take(pa.array(order))
+    _write(path, table, dictionary=["customer_id", "terminal_id", "is_fraud"])
 
 
-def write_terminal_state(path: Path, day: date, terminals: pa.Array, state: NDArray[np.int64]) -> None:
-    """`state[T, R, S]` of `terminals[T]` as of the R refreshes of the day, the first at the midnight that begins it."""
-    count, refreshes, fields = state.shape
-    first = (day - _EPOCH).days * f.DAY_US
-    refresh_us = np.tile(first + np.arange(refreshes) * (f.DAY_US // refreshes), count)
-    names = terminals.take(pa.array(np.repeat(np.arange(count), refreshes)))
-    columns = [names, pa.array(refresh_us).cast(TERMINAL_STATE_SCHEMA.types[1])]
-    columns += [pa.array(column) for column in np.ascontiguousarray(state.reshape(-1, fields).T)]
-    _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA))
+def write_terminal_state(
+    path: Path, day: date, terminals: pa.Array | pa.ChunkedArray, refresh: NDArray[np.int64], state: NDArray[np.int64]
+) -> None:
+    """`state[S, C]` of `terminals[C]` as of `refresh[C]` of the day; in order of terminal and refresh."""
+    first, every = (day - _EPOCH).days * f.DAY_US, f.DAY_US // f.REFRESHES_PER_DAY
+    columns = [terminals, pa.array(first + refresh * every).cast(TERMINAL_STATE_SCHEMA.types[1])]
+    columns += [pa.array(column) for column in state]
+    counts = [name for name in f.TERMINAL_STATE_FIELDS if name.startswith(("count_", "labelled_"))]
+    _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA), dictionary=["event_timestamp"], delta=counts)
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, table: pa.Table, *, dictionary: list[str], delta: Sequence[str] = ()) -> None:
+    """Ids and few values want a `dictionary`, small steps `delta`: elsewhere they cost more CPU than all the rest."""
+    encoding = dict.fromkeys(delta, "DELTA_BINARY_PACKED")
     with replacing_file(path) as aside:
-        # Dictionaries pay for ids; for the rest they cost more CPU than all other encoding together. Statistics serve
-        # only to skip row groups, and a file is one day.
-        ids = ["customer_id", "terminal_id", "is_fraud"]
-        pq.write_table(table, aside, compression="snappy", use_dictionary=ids, write_statistics=["event_timestamp"])
+        # Statistics serve only to skip row groups, and a file is one day.
+        statistics = ["event_timestamp"]
+        pq.write_table(
+            table,
+            aside,
+            compression="snappy",
+            use_dictionary=dictionary,
+            column_encoding=encoding or None,
+            write_statistics=statistics,
+        )

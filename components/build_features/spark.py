@@ -26,6 +26,7 @@ from millrace.fraud import features_sql as sql
 from millrace.fraud import histories
 from millrace.fraud.schema import TRANSACTION_SCHEMA
 from millrace.fraud.stream import Transactions, engine
+from millrace.fraud.terminals import DayStates
 from millrace.progress import log
 
 if TYPE_CHECKING:
@@ -142,13 +143,13 @@ def _terminal_side(first_day: int, last_day: int) -> Callable[[pa.Table], pa.Tab
         transactions = _transactions(rows)
         names = ("event_us", "amount_cents", "terminal", "transaction_id")
         now_us, cents, terminal, ids = (transactions.column(name) for name in names)
-        refresh = now_us % f.DAY_US * f.REFRESHES_PER_DAY // f.DAY_US
         parts = []
-        for day, _, state in _states_of(transactions, rows, first_day, last_day):
-            at = np.flatnonzero(now_us // f.DAY_US == day)
-            now, mine = now_us[at], state[terminal[at], refresh[at]]
+        for states in _states_of(transactions, rows, first_day, last_day):
+            at = np.flatnonzero(now_us // f.DAY_US == states.day)
+            now = now_us[at]
+            mine = states.at(terminal[at], now)
             block = np.concatenate([f.request_features(now, cents[at]), f.terminal_features(now, mine)], axis=1)
-            columns = [ids[at], np.full(len(at), day), *np.ascontiguousarray(block.T), f.terminal_risk(mine)]
+            columns = [ids[at], np.full(len(at), states.day), *np.ascontiguousarray(block.T), f.terminal_risk(mine)]
             parts.append(pa.table(columns, schema=TERMINAL_SIDE))
         return pa.concat_tables(parts) if parts else TERMINAL_SIDE.empty_table()
 
@@ -159,20 +160,15 @@ def _terminal_states(first_day: int, last_day: int) -> Callable[[pa.Table], pa.T
     def compute_shard(rows: pa.Table) -> pa.Table:
         transactions = _transactions(rows)
         ids, parts = pa.array(transactions.terminals, pa.string()), []
-        for day, appeared, state in _states_of(transactions, rows, first_day, last_day):
-            there = np.flatnonzero(appeared)
-            for refresh in range(f.REFRESHES_PER_DAY):
-                fields = np.ascontiguousarray(state[there, refresh].T)
-                labels = [np.full(len(there), value) for value in (day, refresh)]
-                parts.append(pa.table([*labels, ids.take(pa.array(there)), *fields], schema=STATE_SIDE))
+        for states in _states_of(transactions, rows, first_day, last_day):
+            labels = [np.full(len(states.key), states.day), states.refresh]
+            parts.append(pa.table([*labels, ids.take(pa.array(states.terminal)), *states.state], schema=STATE_SIDE))
         return pa.concat_tables(parts) if parts else STATE_SIDE.empty_table()
 
     return compute_shard
 
 
-def _states_of(
-    transactions: Transactions, rows: pa.Table, first_day: int, last_day: int
-) -> Iterator[tuple[int, Any, Any]]:
+def _states_of(transactions: Transactions, rows: pa.Table, first_day: int, last_day: int) -> Iterator[DayStates]:
     ratios = pc.fill_null(rows["amount_ratio"], 0).to_numpy()
     with engine(1, 1.0) as connection:
         yield from sql.terminal_states(connection, transactions, first_day, last_day, ratios)
@@ -185,10 +181,9 @@ def _write_states(days: Sequence[Day]) -> Callable[[pa.Table], pa.Table]:
         day = places[rows["day"][0].as_py()]
         if not day.terminal_state.exists():
             rows = rows.sort_by([("terminal_id", "ascending"), ("refresh", "ascending")])
-            state = np.stack([rows[name].to_numpy() for name in f.TERMINAL_STATE_FIELDS], axis=1)
-            terminals = rows["terminal_id"].combine_chunks()[:: f.REFRESHES_PER_DAY]
-            state = state.reshape(len(terminals), f.REFRESHES_PER_DAY, -1)
-            partitions.write_terminal_state(day.terminal_state, day.day, terminals, state)
+            state = np.stack([rows[name].to_numpy() for name in f.TERMINAL_STATE_FIELDS])
+            refresh = rows["refresh"].to_numpy()
+            partitions.write_terminal_state(day.terminal_state, day.day, rows["terminal_id"], refresh, state)
         return pa.table([[day.number], [len(rows)]], schema=WRITTEN)
 
     return write_day
@@ -196,10 +191,10 @@ def _write_states(days: Sequence[Day]) -> Callable[[pa.Table], pa.Table]:
 
 def _write_empty_states(days: Sequence[Day]) -> None:
     """Of days before which no terminal had appeared: no shard has a row of them."""
-    none = np.zeros((0, f.REFRESHES_PER_DAY, len(f.TERMINAL_STATE_FIELDS)), np.int64)
+    none = np.zeros((len(f.TERMINAL_STATE_FIELDS), 0), np.int64)
     for day in days:
         if not day.terminal_state.exists():
-            partitions.write_terminal_state(day.terminal_state, day.day, pa.array([], pa.string()), none)
+            partitions.write_terminal_state(day.terminal_state, day.day, pa.array([], pa.string()), none[0], none)
 
 
 def _write_transactions(days: Sequence[Day], carried: pa.Schema) -> Callable[[pa.Table], pa.Table]:

@@ -20,7 +20,7 @@ from components.feast_store import answering, opened
 from millrace.artifacts import Manifest
 from millrace.errors import NotFound
 from millrace.fraud import features as f
-from millrace.fraud import online
+from millrace.fraud import online, online_sql
 from millrace.fraud.online import CustomerState
 from millrace.gates import Rule
 from millrace.horizon import microseconds
@@ -117,7 +117,7 @@ def _terminal_rules(
     yield Rule(
         "terminals of an earlier refresh in the serving store", float(len(older)), "==", 0.0, _first(older, since)
     )
-    known = _known(feature_set, {at.date() for at, _ in terminals.values()}, names)
+    known = _known(feature_set, {at for at, _ in terminals.values()}, names)
     compared = {name: found for name, (at, found) in terminals.items() if (name, at) in known}
     differ = [name for name, found in compared.items() if known[name, terminals[name][0]] != found]
     detail = _first(differ, compared) or f"{len(terminals) - len(compared)} are of a refresh after this feature set"
@@ -125,10 +125,10 @@ def _terminal_rules(
     yield Rule("terminals that differ in the serving store", value, "<=", share, detail)
 
 
-def _known(feature_set: Manifest, days: set[Any], names: list[str]) -> dict[tuple[str, datetime], Counts]:
+def _known(feature_set: Manifest, refreshes: set[datetime], names: list[str]) -> dict[tuple[str, datetime], Counts]:
     """(terminal, refresh) → counts, as the feature set has them."""
-    files = [path for day in sorted(days) for path in feature_set.table("terminal_state", day, day)]
-    rows = (row for path in files for row in _rows(pq.read_table(path, columns=list(TIMED)), names))
+    files = [(path, at) for at in refreshes for path in feature_set.table("terminal_state", at.date(), at.date())]
+    rows = (row for path, at in files for row in _rows(online_sql.terminal_states(path, at), names))
     return {(name, at): tuple(counts) for name, at, *counts in rows}
 
 

@@ -96,7 +96,7 @@ def _write_sources(
         with engine(threads, memory_limit_gb) as connection:
             customers = online_sql.customer_states(connection, past, microseconds(as_of), history_length)
         _write(customers, aside / "customer_state.parquet")
-        states = pq.read_table(terminals, filters=[("event_timestamp", "=", last_refresh(as_of))])
+        states = online_sql.terminal_states(terminals, last_refresh(as_of))
         pq.write_table(states, aside / "terminal_state.parquet")
         facts = {
             "as_of": as_of.isoformat(),

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.materialize.store import Aside, applied, replace_rows
 from millrace.artifacts import Manifest
 from millrace.atomic import exclusive
 from millrace.feast_home import filled_with, repository, terminals_as_of
+from millrace.fraud import online_sql
 from millrace.fraud.features import TERMINAL_STATE_FIELDS, last_refresh
 from millrace.horizon import start_of
 from millrace.progress import log
@@ -92,7 +92,7 @@ def put_terminals(
 def states(feature_set: Manifest, refresh: datetime) -> pa.Table:
     """Every terminal as of a refresh: terminal_id, event_timestamp, TERMINAL_STATE_FIELDS."""
     (path,) = feature_set.table(VIEW, refresh.date(), refresh.date())
-    return pq.read_table(path, filters=[("event_timestamp", "=", refresh)])
+    return online_sql.terminal_states(path, refresh)
 
 
 def changed(before: pa.Table, after: pa.Table) -> pa.Table:

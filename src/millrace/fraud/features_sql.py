@@ -25,7 +25,7 @@ from millrace.fraud import histories as h
 from millrace.fraud import stream, terminals
 from millrace.fraud.histories import Histories
 from millrace.fraud.stream import Transactions
-from millrace.fraud.terminals import LONGEST_WINDOW_DAYS, Terminals
+from millrace.fraud.terminals import DayStates, Events, Labels, Terminals
 
 HISTORIES_SQL: Final = """
     SELECT position, customer, event_us, amount_cents, coalesce(is_fraud = 1, false) AS fraud
@@ -42,20 +42,15 @@ def definition_version(*modules: ModuleType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DayFeatures:
-    """One day's transactions with their features, and the terminals as of each of the day's refreshes."""
+    """One day's transactions with their features, and the terminals from one of its refreshes to the next."""
 
-    day: int
-    """Days since 1970."""
     position: NDArray[np.int64]
     """[B] places of the day's transactions in `Transactions`, ascending."""
     features: NDArray[np.float32]
     """[B, F] in the order of FEATURE_NAMES."""
     terminal_risk: NDArray[np.float32]
     """[B], what a customer's history remembers."""
-    appeared: NDArray[np.bool_]
-    """[T] terminals that had a transaction before the day."""
-    terminal_state: NDArray[np.int64]
-    """[T, R, S] at each of the day's R refreshes, in the order of TERMINAL_STATE_FIELDS; zeros for those without."""
+    terminals: DayStates
 
 
 def daily_features(
@@ -75,13 +70,13 @@ def daily_features(
     del ordered
     now_us, amount_cents, terminal = (transactions.column(name) for name in ("event_us", "amount_cents", "terminal"))
     by_day, ends = _steps(now_us // f.DAY_US, range(first_day - 1, last_day + 1))
-    states = terminal_states(connection, transactions, first_day, last_day, ratios)
-    for (day, appeared, state), (begin, end) in zip(states, pairwise(ends), strict=True):
+    days = terminal_states(connection, transactions, first_day, last_day, ratios)
+    for states, (begin, end) in zip(days, pairwise(ends), strict=True):
         rows = by_day[begin:end]
         now = now_us[rows]
-        mine = state[terminal[rows], now % f.DAY_US * f.REFRESHES_PER_DAY // f.DAY_US]
+        mine = states.at(terminal[rows], now)
         parts = [f.request_features(now, amount_cents[rows]), customer[rows], f.terminal_features(now, mine)]
-        yield DayFeatures(day, rows, np.concatenate(parts, axis=1), f.terminal_risk(mine), appeared, state)
+        yield DayFeatures(rows, np.concatenate(parts, axis=1), f.terminal_risk(mine), states)
 
 
 def histories(connection: duckdb.DuckDBPyConnection, transactions: Transactions) -> Histories:
@@ -97,39 +92,20 @@ def terminal_states(
     first_day: int,
     last_day: int,
     ratios: NDArray[np.int64] | None = None,
-) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-    """For every day first_day … last_day (days since 1970): the day, which terminals have appeared before it, and
-    `state[terminals, REFRESHES_PER_DAY, len(TERMINAL_STATE_FIELDS)]`, zeros for those that have not.
+) -> Iterator[DayStates]:
+    """The terminals on every day first_day … last_day (days since 1970).
 
     `ratios[T]` are `amount_ratios` of the transactions, where these are not whole histories of their customers.
     """
     ratios = h.amount_ratios(histories(connection, transactions)) if ratios is None else ratios
-    per_day, terminal = f.REFRESHES_PER_DAY, transactions.column("terminal")
-    # The first step is everything before the windows of the first day.
-    refreshes = range((first_day - LONGEST_WINDOW_DAYS) * per_day, (last_day + 1) * per_day)
-    by_refresh, happened = _steps((transactions.column("event_us") // f.DAY_US + 1) * per_day, refreshes)
-    labels = _query(connection, transactions, labels_sql())
-    _, revealed = _steps(labels.pop("refresh"), refreshes)
-    labels["ratio"] = ratios[labels.pop("position")]
-    known = Terminals(len(transactions.terminals))
-    by_field = np.empty((per_day, len(f.TERMINAL_STATE_FIELDS), len(transactions.terminals)), np.int64)
-    seen, told = [0, *happened], [0, *revealed]
-    for number, refresh in enumerate(refreshes):
-        new = {name: values[told[number] : told[number + 1]] for name, values in labels.items()}
-        known.step(terminal[by_refresh[seen[number] : seen[number + 1]]], **new)
-        day, place = divmod(refresh, per_day)
-        if day >= first_day:
-            known.write(by_field[place])
-            if place == per_day - 1:
-                yield day, known.appeared, _by_terminal(by_field)
-
-
-def _by_terminal(by_field: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[R, S, T] → [T, R, S], a field's values side by side, as files want them."""
-    state = np.empty(by_field.shape[1:] + by_field.shape[:1], np.int64)
-    for place in range(len(state)):
-        state[place] = by_field[:, place].T
-    return np.moveaxis(state, 0, 2)
+    day, terminal = transactions.column("event_us") // f.DAY_US, transactions.column("terminal")
+    by_day = np.argsort(day, kind="stable")
+    happened = Events((day[by_day] + 1) * f.REFRESHES_PER_DAY, terminal[by_day])
+    rows = _query(connection, transactions, labels_sql())
+    labels = Labels(ratio=ratios[rows.pop("position")], **rows)
+    known = Terminals(len(transactions.terminals), happened, labels, first_day)
+    for _ in range(first_day, last_day + 1):
+        yield known.next_day()
 
 
 def labels_sql() -> str:

@@ -1,12 +1,16 @@
-"""What the online store holds of customers at an instant, derived from the feature tables."""
+"""What the online store holds of customers and terminals at an instant, derived from the feature tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from millrace.fraud.features import CUSTOMER_STATE_FIELDS
 from millrace.fraud.stream import as_utc
@@ -43,3 +47,17 @@ def customer_states(
     """
     parameters = [[str(path) for path in transactions], as_of_us, history_length]
     return as_utc(connection.sql(query, params=parameters).to_arrow_table())
+
+
+def terminal_states(day: Path, refresh: datetime) -> pa.Table:
+    """Every terminal as of a refresh, by the `terminal_state` of its day, where a row holds until the terminal's next.
+
+    terminal_id, event_timestamp (the refresh), TERMINAL_STATE_FIELDS; sorted by terminal, as the file is.
+    """
+    rows = pq.read_table(day, filters=[("event_timestamp", "<=", refresh)])
+    names = rows["terminal_id"]
+    newest = np.append(pc.not_equal(names[:-1], names[1:]), True)[: len(rows)]
+    states = rows.filter(pa.array(newest))
+    column = states.schema.get_field_index("event_timestamp")
+    field = states.schema.field(column)
+    return states.set_column(column, field, pa.repeat(pa.scalar(refresh, field.type), len(states)))

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.build_features.core import build_features
 from millrace.artifacts import Manifest
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, SchemaMismatch
 from millrace.fraud import features as f
+from millrace.fraud.online_sql import terminal_states
 
 SnapshotOf = Callable[..., Manifest]
 
@@ -75,7 +77,8 @@ def test_a_feature_set_is_what_the_contract_says(
 def test_terminal_state_covers_every_day_and_the_one_after(
     tmp_path: Path, simulated_days: list[pa.Table], snapshot_of: SnapshotOf
 ) -> None:
-    """Terminals that have not yet appeared have no row; a day without transactions has a state nevertheless."""
+    """Terminals that have not yet appeared have no row; a day without transactions has a state nevertheless. After
+    midnight only what changes has a row."""
     days = [day for index, day in enumerate(simulated_days[:8]) if index != 4]
 
     result = build(snapshot_of(tmp_path, days), tmp_path)
@@ -85,12 +88,24 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     assert "2018-04-05" not in result.facts["tables"]["transactions"]
     first, second, last = (pq.read_table(result.folder / states[f"2018-04-0{day}"]) for day in (1, 2, 9))
     assert len(first) == 0
+    assert len(terminal_states(result.folder / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
     assert sorted(set(second["terminal_id"].to_pylist())) == sorted(set(days[0]["terminal_id"].to_pylist()))
     midnight = datetime.fromisoformat("2018-04-09T00:00:00+00:00")
     refreshes = {midnight + timedelta(days=1) / f.REFRESHES_PER_DAY * number for number in range(f.REFRESHES_PER_DAY)}
-    assert set(last["event_timestamp"].to_pylist()) == refreshes
+    assert set(last["event_timestamp"].to_pylist()) <= refreshes
     assert last.column_names == ["terminal_id", "event_timestamp", *f.TERMINAL_STATE_FIELDS]
-    assert pc.sum(last["count_30d"]).as_py() == f.REFRESHES_PER_DAY * sum(map(len, days))
+    rows = last.to_pylist()
+    assert [row["event_timestamp"] == midnight for row in rows] == [
+        index == 0 or row["terminal_id"] != rows[index - 1]["terminal_id"] for index, row in enumerate(rows)
+    ]
+    later = [(old, row) for old, row in pairwise(rows) if row["event_timestamp"] > midnight]
+    assert 0 < len(later) < (len(rows) - len(later)) * (f.REFRESHES_PER_DAY - 1) / 4
+    assert all(any(old[name] != row[name] for name in f.TERMINAL_STATE_FIELDS) for old, row in later)
+    for refresh in refreshes:
+        state = terminal_states(result.folder / states["2018-04-09"], refresh)
+        newest = {row["terminal_id"]: row for row in rows if row["event_timestamp"] <= refresh}
+        assert state.to_pylist() == [row | {"event_timestamp": refresh} for row in newest.values()]
+        assert pc.sum(state["count_30d"]).as_py() == sum(map(len, days))
 
 
 def test_building_twice_does_nothing(tmp_path: Path, simulated_days: list[pa.Table], snapshot_of: SnapshotOf) -> None:

@@ -259,8 +259,7 @@ def _changed_terminal(feature_set: Manifest) -> str:
     states = [
         {
             row["terminal_id"]: [row[name] for name in f.TERMINAL_STATE_FIELDS]
-            for row in pq.read_table(feature_set.table("terminal_state", at.date(), at.date())[0]).to_pylist()
-            if row["event_timestamp"] == at
+            for row in terminals.states(feature_set, at).to_pylist()
         }
         for at in (midnight, noon)
     ]
