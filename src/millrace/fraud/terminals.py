@@ -114,25 +114,37 @@ class Terminals:
         self._day += 1
         self._appeared[happened.terminal[happened.on(day)]] = True
         there = np.flatnonzero(self._appeared)
+        key = self._touched(day, there * f.REFRESHES_PER_DAY)
+        row = np.empty(len(self._appeared) * f.REFRESHES_PER_DAY, np.int64)
+        row[key] = np.arange(len(key))
+        state = self._steps(day, row, len(key))
+        changed = self._sum_up(state, there, row[there * f.REFRESHES_PER_DAY])
+        # Few were touched and are what they were: as many labels came as left every window.
+        return DayStates(day, key, state) if changed.all() else DayStates(day, key[changed], state[:, changed])
+
+    def _touched(self, day: int, midnight: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Keys where something happens to a terminal, and those of `midnight`; ascending."""
         touched = np.zeros(len(self._appeared) * f.REFRESHES_PER_DAY, np.bool_)
-        touched[there * f.REFRESHES_PER_DAY] = True
+        touched[midnight] = True
         for days in (0, *f.TERMINAL_LABEL_WINDOWS_DAYS):
             touched[self._labels.keys(day - days)] = True
-        key, row = np.flatnonzero(touched), np.empty(len(touched), np.int64)
-        row[key] = np.arange(len(key))
-        state, midnight = self._steps(day, row, len(key)), row[there * f.REFRESHES_PER_DAY]
-        changed = np.zeros(len(key), np.bool_)
+        return np.flatnonzero(touched)
+
+    def _sum_up(
+        self, steps: NDArray[np.int64], there: NDArray[np.int64], midnight: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Make states of `steps`, in place; which are of midnight or another than the row before."""
+        changed = np.zeros(steps.shape[1], np.bool_)
         changed[midnight] = True
         owner, last = np.cumsum(changed) - 1, np.roll(midnight, -1) - 1
-        for field, step in zip(self._state, state, strict=True):
+        for field, step in zip(self._state, steps, strict=True):
             changed |= step != 0
             np.cumsum(step, out=step)  # over all terminals: each begins where the one before it ended
             begin = np.roll(step[last], 1)
             begin[:1] = 0
             step += (field[there] - begin)[owner]
             field[there] = step[last]
-        # Few were touched and are what they were: as many labels came as left every window.
-        return DayStates(day, key, state) if changed.all() else DayStates(day, key[changed], state[:, changed])
+        return changed
 
     def _steps(self, day: int, row: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """[S, count] by how much each field changes; `row[T * REFRESHES_PER_DAY]` is where."""
