@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from millrace.atomic import replacing_file, write_text
 from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
 from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS, NO_EVENT_DAYS, TYPICAL_WITHIN
+from millrace.fraud.segments import edges_of
 
 WEIGHTS: Final = "weights.safetensors"
 DESCRIPTION: Final = "model.json"
@@ -97,7 +98,7 @@ class PiecewiseLinear(nn.Module):
     """x[B, F] → [B, F · K]: per feature, how far x has come through each of K segments, each in [0, 1].
 
     Values beyond the outermost edges saturate, so no input however wild can leave the range seen in training
-    (Gorishniy et al. 2022, "On Embeddings for Numerical Features").
+    (Gorishniy et al. 2022, "On Embeddings for Numerical Features"; `millrace.fraud.segments` chooses the edges).
     """
 
     low: Tensor
@@ -113,12 +114,9 @@ class PiecewiseLinear(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, label: Tensor) -> None:
-        """Edges at quantiles of the genuine and of the fraudulent rows, half of each, so that rare ranges that matter
-        are resolved. x[n, F], label[n]; unused segments are constant 0."""
-        bins = self.low.shape[1]
-        classes = [rows for rows in (x[label == 0], x[label == 1]) if len(rows)]
+        """Segments between `edges_of` each column: x[n, F], label[n]; unused ones are constant 0."""
         for index in range(x.shape[1]):
-            edges = _edges([rows[:, index] for rows in classes], bins)
+            edges = edges_of(x[:, index], label, self.low.shape[1])
             width = edges.diff()
             self.low[index], self.scale[index] = edges[-1], 0.0
             self.low[index, : len(width)] = edges[:-1]
@@ -335,18 +333,3 @@ def load_model(folder: Path) -> FraudModel:
 
 def _signed_log(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.log1p(x.abs())
-
-
-def _edges(classes: list[Tensor], bins: int) -> Tensor:
-    """Distinct quantiles of every class, at most bins + 1 of them, ascending; at least two."""
-    share = max((bins + 1) // len(classes), 2)
-    levels = torch.linspace(0.0, 1.0, share, dtype=torch.float64)
-    quantiles = [_quantiles(values, levels) for values in classes]
-    edges = torch.unique(torch.cat(quantiles))[: bins + 1]
-    return edges if len(edges) > 1 else torch.stack([edges[0], edges[0] + 1.0])
-
-
-def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
-    """Order statistics at `levels`; torch.quantile refuses more than 16 million elements and interpolates."""
-    ordered = values.sort().values
-    return ordered[(levels * (len(ordered) - 1)).round().long()]
