@@ -60,7 +60,7 @@ class SmallNetwork(nn.Module):
     def forward(self, features: Tensor, history: Tensor) -> Tensor:
         columns = self._columns(features, history)
         scaled = ((_signed_log(columns) - self.centre) / self.spread).clamp(-5.0, 5.0)
-        return self.body(torch.cat([self.piecewise(columns), scaled], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+        return self.body(torch.cat([self.piecewise(columns).flatten(1), scaled], dim=1)).squeeze(1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fit_preprocessing(self, features: Tensor, history: Tensor, target: Tensor) -> None:

@@ -35,6 +35,7 @@ class ModelConfig(Config):
     sequence_length: StrictInt = Field(ge=1, le=512)
     attended: StrictInt = Field(ge=1, le=512)
     bins: StrictInt = Field(ge=1, le=256)
+    embedding: StrictInt = Field(ge=0, le=256)
     width: StrictInt = Field(ge=1, le=4096)
     blocks: StrictInt = Field(ge=0, le=16)
     members: StrictInt = Field(ge=1, le=64)

@@ -12,7 +12,7 @@ from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
 from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.fraud.model import FraudModel, ModelSpec, load_model, save_model
 
-SPEC = ModelSpec(sequence_length=4, bins=5, width=16, blocks=1, members=2, history_width=8, heads=2)
+SPEC = ModelSpec(sequence_length=4, bins=5, embedding=3, width=16, blocks=1, members=2, history_width=8, heads=2)
 
 
 def rows(count: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -41,6 +41,22 @@ def test_a_loaded_model_gives_the_same_logits(tmp_path: Path) -> None:
     assert not loaded.training
     torch.testing.assert_close(loaded(features, history), model(features, history), rtol=0, atol=0)
     assert json.loads((tmp_path / "model.json").read_text())["seeds"] == {"seed": 1}
+
+
+def test_a_model_from_before_columns_had_embeddings_loads_without_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = FraudModel(ModelSpec.from_dict(SPEC.to_dict() | {"embedding": 0})).eval()
+    features, history, label = rows()
+    model.fit_preprocessing(features, history, label, 0.25)
+    save_model(model, tmp_path)
+    content = json.loads((tmp_path / "model.json").read_text())
+    del content["parameters"]["embedding"]
+    (tmp_path / "model.json").write_text(json.dumps(content))
+
+    loaded = load_model(tmp_path)
+
+    assert loaded.spec.embedding == 0
+    torch.testing.assert_close(loaded(features, history), model(features, history), rtol=0, atol=0)
 
 
 def test_logits_are_one_per_row_and_the_mean_of_the_members(tmp_path: Path) -> None:
@@ -106,7 +122,9 @@ def test_a_spec_survives_json_and_unknown_keys_do_not() -> None:
         ModelSpec.from_dict(SPEC.to_dict() | {"depth": 3})
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 3}, {"width": 0}, {"dropout": 1.0}, {"blocks": -1}, {"members": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"heads": 3}, {"width": 0}, {"dropout": 1.0}, {"blocks": -1}, {"members": 0}, {"embedding": -1}]
+)
 def test_sizes_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         ModelSpec(**wrong)

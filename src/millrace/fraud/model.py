@@ -57,6 +57,8 @@ class ModelSpec:
     """The newest of them that attention looks at; the rest only tell what is typical."""
     bins: int = 24
     """Segments of the piecewise-linear encoding of each scalar feature."""
+    embedding: int = 0
+    """Units that each feature's segments become before they meet the other features'; 0 joins them as they are."""
     width: int = 128
     """Units of a residual block."""
     blocks: int = 2
@@ -75,8 +77,9 @@ class ModelSpec:
             for name in ("sequence_length", "attended", "bins", "width", "members", "history_width", "heads")
         }
         wrong = {name: size for name, size in sizes.items() if size < 1}
-        if wrong or self.blocks < 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"model spec {self}: {wrong or 'blocks or dropout'} out of range. Correct the YAML.")
+        if wrong or self.blocks < 0 or self.embedding < 0 or not 0 <= self.dropout < 1:
+            named = wrong or "blocks, embedding or dropout"
+            raise ConfigError(f"model spec {self}: {named} out of range. Correct the YAML.")
         if self.history_width % self.heads:
             raise ConfigError(f"history_width {self.history_width} is not a multiple of heads {self.heads}")
 
@@ -95,7 +98,7 @@ class ModelSpec:
 
 
 class PiecewiseLinear(nn.Module):
-    """x[B, F] → [B, F · K]: per feature, how far x has come through each of K segments, each in [0, 1].
+    """x[B, F] → [B, F, K]: per feature, how far x has come through each of K segments, each in [0, 1].
 
     Values beyond the outermost edges saturate, so no input however wild can leave the range seen in training
     (Gorishniy et al. 2022, "On Embeddings for Numerical Features"; `millrace.fraud.segments` chooses the edges).
@@ -110,7 +113,7 @@ class PiecewiseLinear(nn.Module):
         self.register_buffer("scale", torch.ones(features, bins))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x.unsqueeze(-1) - self.low) * self.scale).clamp(0.0, 1.0).flatten(1)
+        return ((x.unsqueeze(-1) - self.low) * self.scale).clamp(0.0, 1.0)
 
     @torch.no_grad()
     def fit(self, x: Tensor, label: Tensor) -> None:
@@ -124,7 +127,7 @@ class PiecewiseLinear(nn.Module):
 
 
 class MemberLinear(nn.Module):
-    """One linear layer per member: x[M, B, I] → [M, B, O]."""
+    """One linear layer per member, or per column: x[M, B, I] → [M, B, O]."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -224,7 +227,9 @@ class FraudModel(nn.Module):
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
         self.piecewise = PiecewiseLinear(count, spec.bins)
-        encoded = count * (spec.bins + 1)
+        encoded = count * (spec.embedding or spec.bins + 1)
+        if spec.embedding:
+            self.embed = MemberLinear(count, spec.bins + 1, spec.embedding)
         self.query = nn.Linear(encoded, spec.history_width)
         self.history = HistoryAttention(_TOKEN_CHANNELS, spec.history_width, spec.heads)
         members, width = spec.members, spec.width
@@ -242,13 +247,21 @@ class FraudModel(nn.Module):
     def member_logits(self, features: Tensor, history: Tensor) -> Tensor:
         """What each member says: [M, B]. Training takes the loss of each, so that they stay different."""
         columns = self.columns(features, history)
-        scaled = ((_signed_log(columns) - self.centre) / self.spread).clamp(-5.0, 5.0)
-        encoded = torch.cat([self.piecewise(columns), scaled], dim=1)
+        encoded = self.encoded(columns)
         tokens, present = self.tokens(columns, history[:, -self.spec.attended :])
         past = self.history(tokens, self.query(encoded), present)
         # Expanded, not broadcast: gradients then have the layout that DistributedDataParallel wants, without a copy.
         joined = torch.cat([encoded, past], dim=1).expand(self.spec.members, -1, -1)
         return self.head(self.blocks(self.join(joined))).squeeze(2)  # type: ignore[no-any-return]
+
+    def encoded(self, columns: Tensor) -> Tensor:
+        """Each column's segments and scaled logarithm, or what its own small layer makes of them: [B, encoded]."""
+        segments = self.piecewise(columns)
+        scaled = ((_signed_log(columns) - self.centre) / self.spread).clamp(-5.0, 5.0)
+        if not self.spec.embedding:
+            return torch.cat([segments.flatten(1), scaled], dim=1)
+        together = torch.cat([segments, scaled.unsqueeze(2)], dim=2).transpose(0, 1)
+        return torch.relu(self.embed(together)).transpose(0, 1).flatten(1)
 
     def columns(self, features: Tensor, history: Tensor) -> Tensor:
         """All scalars that the model encodes: `features`, then DERIVED; [B, F + len(DERIVED)]."""

@@ -65,7 +65,9 @@ def write_training_set(folder: Path, customers: int = 30, per_customer: int = 20
 def write_trained_model(folder: Path) -> Manifest:
     """An untrained `FraudModel`, its scales fitted, in the folder that `train` would write."""
     torch.manual_seed(0)
-    model = FraudModel(ModelSpec(sequence_length=LENGTH, bins=4, width=16, blocks=1, history_width=8, heads=2))
+    model = FraudModel(
+        ModelSpec(sequence_length=LENGTH, bins=4, embedding=3, width=16, blocks=1, history_width=8, heads=2)
+    )
     features = torch.rand(500, len(FEATURE_NAMES))
     features[:, 0] *= 300
     history = torch.rand(500, LENGTH, len(HISTORY_CHANNELS))
