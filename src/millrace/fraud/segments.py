@@ -20,9 +20,7 @@ def edges_of(values: Tensor, label: Tensor, bins: int) -> Tensor:
     splits = splits_of(values, label, bins // 2)
     classes = [rows for rows in (values[label == 0], values[label == 1]) if len(rows)]
     quantiles = [_quantiles(rows, max((bins + 1 - len(splits)) // len(classes), 2)) for rows in classes]
-    outer = torch.unique(torch.cat(quantiles))
-    inner = splits[~torch.isin(splits, outer)]
-    edges = torch.cat([outer, inner])[: bins + 1].sort().values
+    edges = torch.unique(torch.cat([*quantiles, splits])[: bins + 1])  # two splits may round to one float32
     return edges if len(edges) > 1 else torch.stack([edges[0], edges[0] + 1.0])
 
 

@@ -39,6 +39,18 @@ def test_a_constant_column_and_one_class_still_give_a_segment(bins: int, label: 
         assert (edges.diff() > 0).all()
 
 
+def test_values_that_differ_in_the_last_bit_only_still_give_distinct_edges() -> None:
+    one = torch.tensor(1.0)
+    two, three = torch.nextafter(one, torch.tensor(2.0)), torch.nextafter(one, torch.tensor(2.0)) + one * 2**-23
+    values = torch.stack([one, two, three]).repeat(100)
+    label = (values == two).long()
+
+    edges = edges_of(values, label, 8)
+
+    assert len(edges) >= 2
+    assert (edges.diff() > 0).all()
+
+
 def test_the_same_rows_give_the_same_edges() -> None:
     values, label = torch.randn(3000, generator=torch.Generator().manual_seed(1)), torch.arange(3000) % 7 == 0
 
