@@ -38,7 +38,8 @@ def _card_precision(rows: Judged, scores: Floats, weights: Floats | None) -> Flo
 
 
 STATISTICS: Final[dict[str, Statistic]] = {"AP": average_precision, "AUC": roc_auc, "CP@100": _card_precision}
-SERVED: Final = "served"
+NETWORK, TREES, SERVED, TUNED = "network", "trees", "served", "tuned XGBoost"
+PAIRS: Final = ((SERVED, NETWORK), (SERVED, TREES), (SERVED, TUNED), (NETWORK, TREES), (NETWORK, TUNED))
 CHUNK_ROWS: Final = 8192
 
 
@@ -67,10 +68,10 @@ def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
     rows = week.judged_rows
     baseline = fit_baselines(week.data, rows, EvaluateConfig.load())[XGBOOST]
     return {
-        "network": network_logits(network, week, rows),
-        "trees": logits(booster, columns_of(network, week.data, rows)).astype(np.float64),
+        NETWORK: network_logits(network, week, rows),
+        TREES: logits(booster, columns_of(network, week.data, rows)).astype(np.float64),
         SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
-        "tuned XGBoost": baseline.scores,
+        TUNED: baseline.scores,
     }
 
 
@@ -96,14 +97,12 @@ def figures_of(contenders: Mapping[str, NDArray[Any]], rows: Judged, resamples: 
 
 
 def summary(folds: list[dict[str, dict[str, Figure]]]) -> dict[str, dict[str, Interval]]:
-    """Means over folds, and `served` less every other, each with an interval."""
-    table: dict[str, dict[str, Interval]] = {}
-    for name in folds[0]:
-        table[name] = {key: _mean([fold[name][key] for fold in folds]) for key in STATISTICS}
-        if name != SERVED:
-            table[f"{SERVED} less {name}"] = {
-                key: _mean([_less(fold[SERVED][key], fold[name][key]) for fold in folds]) for key in STATISTICS
-            }
+    """Means over folds, and PAIRS of them, one less the other, each with an interval."""
+    table = {name: {key: _mean([fold[name][key] for fold in folds]) for key in STATISTICS} for name in folds[0]}
+    for one, other in PAIRS:
+        table[f"{one} less {other}"] = {
+            key: _mean([_less(fold[one][key], fold[other][key]) for fold in folds]) for key in STATISTICS
+        }
     return table
 
 
