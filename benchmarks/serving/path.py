@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import psutil
@@ -35,8 +35,13 @@ BELOW: Final = 10
 
 
 def figures(home: Path, model: Served, seconds: float) -> dict[str, float]:
-    """At half the saturation rate: latency, beside the predictor alone at that rate, and beside a tenth of the load."""
+    """At half the saturation rate: latency, beside the predictor alone at that rate, and beside a tenth of the load.
+
+    `path_steal_share` is the part of the processors' time that the host took for other machines meanwhile (Linux): what
+    it takes is most of the latest answers.
+    """
     rounds: list[dict[str, float]] = []
+    before = psutil.cpu_times()
     with _runtime(home) as state:
         transformer, predictor = state.services[0].port, _predictor_port(state)
         path, transactions = f"/v1/models/{state.service}:predict", _transactions(home)
@@ -49,7 +54,7 @@ def figures(home: Path, model: Served, seconds: float) -> dict[str, float]:
             quiet = _fresh(path, transactions, int(rate / BELOW * seconds * 3) + 1)
             unloaded = _load(paced(transformer, quiet, rate / BELOW, seconds * 3))
             rounds.append(_round(saturated, busy, alone, unloaded))
-        found = _transformer(state)
+        found = _transformer(state) | {"path_steal_share": _stolen(before, psutil.cpu_times())}
     return found | {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 
@@ -62,6 +67,12 @@ def _round(saturated: Measured, busy: Measured, alone: Measured, unloaded: Measu
         "path_vs_predictor_p99": busy.percentile_ms(99) / alone.percentile_ms(99),
         "path_p50_loaded_vs_unloaded": busy.percentile_ms(50) / unloaded.percentile_ms(50),
     }
+
+
+def _stolen(before: Any, after: Any) -> float:
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    stolen = getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)
+    return float(stolen / max(sum(spent), 1e-9))
 
 
 def _transformer(state: LocalState) -> dict[str, float]:
