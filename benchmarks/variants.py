@@ -73,9 +73,9 @@ def write_graphs(model: Manifest, data: TrainingSet, folder: Path, steps: int) -
         return folder / file
 
     shutil.copyfile(model.path(FLOAT), add("float32", FLOAT, parameter_count(network)))
-    flat = _flattened(folder / FLOAT, folder / "flat.onnx")
+    flat = flattened(folder / FLOAT, folder / "flat.onnx")
     _half(flat, add("float16", "fp16.onnx"))
-    _dynamic(flat, add("int8, dynamic", DYNAMIC))
+    dynamic(flat, add("int8, dynamic", DYNAMIC))
     export.quantise(flat, *calibration, add("int8, static, Gemm only", "int8-gemm.onnx"))
     export.quantise(flat, *calibration, add("int8, static, all products", "int8.onnx"), PRODUCTS)
     if STUDENT in model.files:
@@ -177,7 +177,7 @@ def show(result: dict[str, Any]) -> None:
     print(result["left_out"])
 
 
-def _flattened(graph: Path, path: Path) -> Path:
+def flattened(graph: Path, path: Path) -> Path:
     """Weights of one member, [1, I, O], as [I, O]: what the quantiser takes for a layer."""
     proto = onnx.load(str(graph))
     constants = {item.name: item for item in proto.graph.initializer}
@@ -195,14 +195,19 @@ def _half(graph: Path, path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(str(graph)), keep_io_types=True, op_block_list=WIDE), str(path))
 
 
-def _dynamic(graph: Path, path: Path) -> None:
+def dynamic(graph: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = path.with_suffix(".prepared.onnx")
     quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
     quantize_dynamic(
-        str(prepared), str(path), op_types_to_quantize=PRODUCTS, per_channel=True, weight_type=QuantType.QInt8
+        str(prepared),
+        str(path),
+        op_types_to_quantize=PRODUCTS,
+        nodes_to_exclude=export.stacked(prepared),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
     )
 
 

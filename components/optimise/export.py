@@ -120,10 +120,20 @@ def quantise(
             _OneBatch({"features": features, "history": history}),
             quant_format=QuantFormat.QOperator,
             op_types_to_quantize=list(operators),
+            nodes_to_exclude=stacked(prepared),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def stacked(graph: Path) -> list[str]:
+    """Products with a matrix for each column or member at once: ONNX Runtime has no int8 kernel for them."""
+    import onnx
+
+    proto = onnx.load(str(graph)).graph
+    dims = {item.name: item.dims for item in proto.initializer}
+    return [node.name for node in proto.node if node.op_type == "MatMul" and len(dims.get(node.input[1], ())) > 2]
 
 
 class _OneBatch:
