@@ -49,7 +49,7 @@ def rules(
             "(on a cluster: kubectl -n millrace create job --from=cronjob/feast-materialize refill)."
         )
     yield from _customer_rules(customers, filled_from, share)
-    yield from _terminal_rules(terminals, sample["terminal_id"].to_pylist(), feature_set, filled_from, share)
+    yield from terminal_rules(terminals, sample["terminal_id"].to_pylist(), feature_set, filled_from, share)
 
 
 def _looked_up(configuration: Path, sample: pa.Table) -> Mapping[str, list[Any]]:
@@ -101,7 +101,7 @@ def _terminals(names: list[str], answer: Mapping[str, list[Any]]) -> dict[str, t
     }
 
 
-def _terminal_rules(
+def terminal_rules(
     terminals: Mapping[str, tuple[datetime, Counts]],
     names: list[str],
     feature_set: Manifest,
