@@ -75,6 +75,7 @@ RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app &&
 FROM code AS pipeline-code
 COPY components /app/components
 COPY pipelines /app/pipelines
+COPY run /app/run
 COPY feature_repo /app/feature_repo
 COPY manifests/base/serving/fraud-detector.yaml /app/manifests/base/serving/fraud-detector.yaml
 RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app && find /app -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +

@@ -26,7 +26,7 @@ help: ## List the targets.
 
 .PHONY: run
 run: setup ## Raw events to live predictions [DATA=uri]; without DATA on simulated data.
-	$(BIN)/python -m pipelines.run $(if $(DATA),--data '$(DATA)') $(ARGS)
+	$(BIN)/python -m run $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
@@ -73,7 +73,7 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 
 .PHONY: score
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
-	$(BIN)/python -m pipelines.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
+	$(BIN)/python -m run.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
@@ -111,13 +111,13 @@ rollback: setup ## Make the previous champion the champion again.
 
 .PHONY: compare
 compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
-	$(BIN)/python -m pipelines.compare '$(A)' '$(B)' $(ARGS)
+	$(BIN)/python -m run.compare '$(A)' '$(B)' $(ARGS)
 
 ##@ Watch and retrain
 
 .PHONY: monitor
 monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
-	$(BIN)/python -m pipelines.monitoring $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
+	$(BIN)/python -m run.monitor $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
 
 .PHONY: drift-report
 drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/drift.html
@@ -129,21 +129,21 @@ retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if
 
 .PHONY: drill
 drill: setup drift-env ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
-	$(BIN)/python -m pipelines.drill $(ARGS)
+	$(BIN)/python -m drill $(ARGS)
 
 ##@ Judge it
 
 .PHONY: backtest
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
-	$(BIN)/python -m pipelines.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
+	$(BIN)/python -m run.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
 
 .PHONY: search
 search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; the same command goes on [ARGS=--help].
-	$(BIN)/python -m pipelines.search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].
-	$(BIN)/python -m pipelines.edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(ARGS)
+	$(BIN)/python -m edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 .PHONY: variants
 variants: setup ## What would make the newest model cheaper: fp16, int8, pruning, students, AOTInductor; size, latency, AP [ARGS=--help].
@@ -208,7 +208,7 @@ check-images: setup ## Each image's environment from its lock, its entry points 
 
 .PHONY: submit
 submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=url ARGS="--param source=uri" (ARGS=--help for all)
-	$(BIN)/python -m pipelines.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
+	$(BIN)/python -m run.submit $(or $(PIPELINE),training) $(if $(HOST),--host '$(HOST)') $(ARGS)
 
 .PHONY: sbom
 sbom: setup ## A bill of materials (CycloneDX) for each image into .millrace/sbom.
@@ -224,7 +224,7 @@ audit: setup ## Known vulnerabilities of every image's packages (pip-audit; need
 lint: setup ## ruff, mypy (strict on src and every core.py), compiled pipelines up to date.
 	$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	$(BIN)/mypy --strict src $(STRICT)
-	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/python -m run.compile --check
 
 .PHONY: format
 format: setup ## Format and fix what can be fixed.
@@ -232,7 +232,7 @@ format: setup ## Format and fix what can be fixed.
 
 .PHONY: compile
 compile: setup ## Compile the pipelines to pipelines/compiled.
-	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m run.compile
 
 .PHONY: lock
 lock: setup ## Resolve the locks again from pyproject.toml.

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.atomic import write_text
-from millrace.fraud import features as f
-from millrace.fraud.simulator import SimulationConfig, simulate
+from fraud import features as f
+from fraud.simulator import SimulationConfig, simulate
+from millrace.lake.atomic import write_text
 from millrace.settings import settings
 
 REQUESTS_A_DAY: Final = 9_600
@@ -54,8 +54,8 @@ def simulated_stream(
     import duckdb
     import pyarrow as pa
 
-    from millrace.fraud.features_sql import daily_features
-    from millrace.fraud.stream import Transactions
+    from fraud.features_sql import daily_features
+    from fraud.stream import Transactions
 
     config = SimulationConfig(
         customers=customers,

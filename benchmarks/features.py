@@ -22,8 +22,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
 from millrace.settings import Settings, settings
 
 ROUNDS: Final = 3
@@ -39,7 +39,7 @@ DAYS: Final = {False: 183, True: 60}
 def snapshot(here: Settings, customers: int, days: int) -> Manifest:
     """Simulated and ingested once, then kept under `bench/`."""
     from components.ingest.core import IngestConfig, ingest
-    from millrace.fraud.simulator import SimulationConfig, write
+    from fraud.simulator import SimulationConfig, write
 
     folder = here.home.resolve() / "bench"
     raw = folder / "data" / f"{customers}x{days}"

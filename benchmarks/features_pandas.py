@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from millrace.fraud.features import (
+from fraud.features import (
     CUSTOMER_WINDOWS_DAYS,
     DAY_US,
     MAX_RATIO,

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from benchmarks.model import served_models
 from components.evaluate.core import evaluate
-from millrace.atomic import write_text
-from millrace.gates import Rule, Verdict
-from millrace.progress import track
+from millrace.judge.gates import Rule, Verdict
+from millrace.lake.atomic import write_text
+from millrace.observe.progress import track
 from millrace.settings import settings
 
 

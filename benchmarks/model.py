@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from components.evaluate.baselines import XGBOOST, fit_baselines
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
-from millrace.artifacts import Manifest, list_manifests
-from millrace.atomic import write_text
-from millrace.bootstrap import Interval, Statistic, card_weights, interval
-from millrace.fraud.boosting import BoostConfig, columns_of, fit, logits
-from millrace.fraud.model import FraudModel, load_model
-from millrace.metrics import Floats, Judged, average_precision, card_precision, roc_auc
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import track
+from fraud.boosting import BoostConfig, columns_of, fit, logits
+from fraud.model import FraudModel, load_model
+from millrace.judge.bootstrap import Interval, Statistic, card_weights, interval
+from millrace.judge.ranking import Floats, Judged, average_precision, card_precision, roc_auc
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest, list_manifests
+from millrace.observe.progress import track
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
 
 

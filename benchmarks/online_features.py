@@ -29,11 +29,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from millrace.atomic import write_text
-from millrace.feast_home import repository
-from millrace.fraud import features as f
-from millrace.fraud.online import CustomerState, push_columns
-from millrace.provenance import code_version, hardware
+from fraud import features as f
+from fraud.online import CustomerState, push_columns
+from millrace.lake.atomic import write_text
+from millrace.lake.feast_home import repository
+from millrace.lake.provenance import code_version, hardware
 from millrace.settings import settings
 from serving.local.processes import free_port
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.monitor.config import MonitorConfig
-from millrace.fraud import features as f
-from millrace.metrics import Floats, Judged
-from millrace.sequential import baseline, watch
-from pipelines.drill.world import WARM_DAYS, Script, tables
+from drill.world import WARM_DAYS, Script, tables
+from fraud import features as f
+from millrace.judge.ranking import Floats, Judged
+from millrace.judge.sequential import baseline, watch
 
 TRAIN_DAYS: Final = (-42, -18)
 REFERENCE_DAYS: Final = (-14, -7)
@@ -48,8 +48,8 @@ def world(script: Script) -> World:
     import duckdb
     from xgboost import XGBClassifier
 
-    from millrace.fraud.features_sql import daily_features
-    from millrace.fraud.stream import Transactions
+    from fraud.features_sql import daily_features
+    from fraud.stream import Transactions
 
     transactions = Transactions(pa.concat_tables(table for _, table in tables(script)))
     event_us = transactions.column("event_us")

@@ -25,9 +25,9 @@ import orjson
 import psutil
 import sqlalchemy as sa
 
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.prediction_log import PREDICTIONS, engine, migrate, transaction
-from millrace.provenance import code_version, hardware
+from fraud.features import FEATURE_NAMES
+from millrace.events.log import PREDICTIONS, engine, migrate, transaction
+from millrace.lake.provenance import code_version, hardware
 from millrace.settings import Settings, settings
 
 CONNECTIONS: Final = 32

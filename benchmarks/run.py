@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from millrace.atomic import write_text
+from millrace.lake.atomic import write_text
 from millrace.settings import settings
 
 SAMPLE_S: Final = 0.5
@@ -30,7 +30,7 @@ TARGETS: Final = {"wall_s": 480, "peak_rss_mb": 6144, "again_wall_s": 30}
 def measured(environment: dict[str, str], arguments: list[str]) -> tuple[float, float]:
     """Wall seconds and peak MiB of one run."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.run", *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "run", *arguments], env=environment)
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, memory_mb(environment["MILLRACE_HOME"]))

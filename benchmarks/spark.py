@@ -22,9 +22,9 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.features import CUSTOMERS, DAYS, snapshot
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
-from millrace.provenance import hardware
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.lake.provenance import hardware
 from millrace.settings import settings
 
 SHARES: Final = (1, 2, 4)

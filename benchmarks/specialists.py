@@ -24,12 +24,12 @@ from rich.table import Table
 
 from benchmarks.model import SERVED, STATISTICS, Figure, figures_of, network_logits, served_models, summary
 from components.evaluate.test_week import TestWeek, open_test_week
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
-from millrace.fraud.boosting import BoostConfig, columns_of, fitted, logits, sampled
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.model import load_model
-from millrace.progress import track
+from fraud.boosting import BoostConfig, columns_of, fitted, logits, sampled
+from fraud.features import FEATURE_NAMES
+from fraud.model import load_model
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import track
 from millrace.settings import settings
 
 if TYPE_CHECKING:

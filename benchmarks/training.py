@@ -44,11 +44,11 @@ from components.train.core import TrainConfig, epoch_rows, read_config, shard
 from components.train.feed import Feed
 from components.train.parallel import processes
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
-from millrace.atomic import write_text
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
-from millrace.fraud.model import FraudModel
-from millrace.fraud.training_set import SPLITS, TrainingSet
+from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.model import FraudModel
+from fraud.training_set import SPLITS, TrainingSet
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.settings import Settings, settings
 
 ROUNDS: Final = 9

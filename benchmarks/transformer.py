@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.requests import from_rows
 from millrace.errors import Unavailable
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.fraud.requests import from_rows
-from millrace.model_artifact import ModelArtifact
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
 from serving.connections import Connections
 from serving.local.processes import free_port

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import prune
 
-from millrace.fraud.model import DERIVED, FraudModel, MemberLinear, PiecewiseLinear, Residual
-from millrace.fraud.training_set import TrainingSet
+from fraud.model import DERIVED, FraudModel, MemberLinear, PiecewiseLinear, Residual
+from fraud.training_set import TrainingSet
 
 BATCH_ROWS = 512
 

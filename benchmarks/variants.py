@@ -31,13 +31,13 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.graphs import FLOAT, choose, measure_graphs, scorer_of
 from components.optimise.rows import calibration_rows, validation_rows
 from components.optimise.student import STUDENT, StudentConfig
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
-from millrace.bootstrap import card_weights
-from millrace.fraud.boosting import BoostConfig, fit, sampled
-from millrace.fraud.model import FraudModel, load_model
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import ModelSpec
+from fraud.boosting import BoostConfig, fit, sampled
+from fraud.model import FraudModel, load_model
+from fraud.training_set import TrainingSet
+from millrace.judge.bootstrap import card_weights
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelSpec
 from millrace.settings import settings
 
 BATCHES: Final = (1, 8, 64)

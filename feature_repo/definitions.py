@@ -1,4 +1,4 @@
-"""What Feast serves: two entities, two feature views, one versioned service. Names come from `millrace.fraud.features`.
+"""What Feast serves: two entities, two feature views, one versioned service. Names come from `fraud.features`.
 
 `feast -c feature_repo apply` and `components/materialize` both read this file. The batch sources are what materialise
 wrote last; `<home>/feast/sources` always leads there.
@@ -12,7 +12,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSo
 from feast.data_format import ParquetFormat
 from feast.types import Array, FeastType, Float32, Int64
 
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
 from millrace.settings import settings
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING)

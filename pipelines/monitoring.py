@@ -1,19 +1,14 @@
-"""Watch the served model, once: scheduled on a cluster, `make monitor` here (`python -m pipelines.monitoring`).
+"""Watch the served model, once: scheduled on a cluster, `make monitor` here (`run.monitor`).
 
 Composition only: what is measured is in components/monitor.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from kfp import dsl
 from kfp.dsl import Dataset
 
 from components.monitor.component import announce, monitor
-from millrace.errors import MillraceError
-from millrace.settings import Settings, settings
 from pipelines.cluster import on_cluster
 
 
@@ -38,32 +33,3 @@ def monitoring(as_of: str = "", monitor_overrides: dict = {}) -> Outputs:  # noq
     announced.set_caching_options(False)  # tells others
     on_cluster(monitored, announced)
     return Outputs(outcomes=outcomes)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run it here; 0 when all is well, 3 for an alarm, 1 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.monitoring", description=__doc__)
-    parser.add_argument("--as-of", default="", help="what was known then counts, ISO 8601 (default: now)")
-    options = parser.parse_args(argv)
-    try:
-        return _run(settings(), options.as_of)
-    except MillraceError as error:
-        print(f"\nmonitor: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(here: Settings, as_of: str) -> int:
-    from millrace.gates import Verdict
-    from millrace.report_index import link
-    from pipelines.local import run_local
-
-    done = run_local(lambda: monitoring, {"as_of": as_of}, here)
-    report = done.outputs["outcomes"]
-    index = link(here.home, "outcomes.html")
-    print(Verdict.read(report.path("verdict.json")).summary())
-    print(f"Report: {index.with_name('outcomes.html')}")
-    return 0 if report.facts["passed"] else 3
-
-
-if __name__ == "__main__":
-    sys.exit(main())

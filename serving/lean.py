@@ -15,9 +15,9 @@ from typing import Any, Final
 import orjson
 
 from millrace.errors import InvalidInput, NotFound, Unavailable
-from millrace.progress import REQUEST, log
-from millrace.telemetry import REQUEST_SECONDS, REQUESTS
-from millrace.tracing import server_span
+from millrace.observe.progress import REQUEST, log
+from millrace.observe.telemetry import REQUEST_SECONDS, REQUESTS
+from millrace.observe.tracing import server_span
 from serving.tensors import TooLarge
 
 MAX_BODY_BYTES: Final = 8 << 20

@@ -26,8 +26,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServi
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 
 from millrace.errors import InvalidInput, Unavailable
-from millrace.progress import REQUEST
-from millrace.tracing import Span, Value, server_span
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import Span, Value, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Measure, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
 from serving.repository import RepositoryServicer, repository_routes
@@ -37,7 +37,7 @@ from serving.transport import OneWriteProtocol
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"lines": {"()": "millrace.progress.LogLines"}},
+    "formatters": {"lines": {"()": "millrace.observe.progress.LogLines"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "lines"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     # Four lines a request otherwise: a third of the CPU of a small model.

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from millrace.artifacts import Manifest, content_id, hash_files
-from millrace.atomic import sha256_file
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
-from millrace.fraud.simulator import SimulationConfig, simulate
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from fraud.simulator import SimulationConfig, simulate
+from millrace.lake.atomic import sha256_file
+from millrace.lake.manifest import Manifest, content_id, hash_files
 
 
 def build_tiny_model(

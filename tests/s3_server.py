@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 from s3fs import S3FileSystem
 
-from millrace.atomic import sha256_text
+from millrace.lake.atomic import sha256_text
 
 SECRET: Final = "wJalrXUtnFEMI-not-a-real-one"
 

@@ -26,7 +26,7 @@ from benchmarks.serving import path
 from benchmarks.serving.load import Measured, Request, closed
 from benchmarks.serving.models import Served, heavy, promoted, small_home
 from benchmarks.serving.servers import Contender, Running, bare_asgi, others, ours, running, stock_kserve
-from millrace.atomic import write_text
+from millrace.lake.atomic import write_text
 from millrace.settings import settings
 
 ROUNDS: Final = 5

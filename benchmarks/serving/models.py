@@ -15,11 +15,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
+from fraud.simulator import SimulationConfig, write
+from fraud.training_set import TrainingSet
 from millrace.errors import MillraceError, NotFound
-from millrace.fraud.simulator import SimulationConfig, write
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import ModelArtifact, ModelSpec
+from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.registry.model_artifact import ModelArtifact, ModelSpec
 
 ROOT: Final = Path(__file__).parents[2]
 WORLD: Final = SimulationConfig(customers=400, terminals=800, days=60, seed=3)
@@ -53,7 +53,7 @@ def small_home(folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         print(f"training a small model in {folder}", file=sys.stderr)
         write(WORLD, folder / "raw")
-        command = [sys.executable, "-m", "pipelines.run", "--data", str(folder / "raw"), "--train-days", "21"]
+        command = [sys.executable, "-m", "run", "--data", str(folder / "raw"), "--train-days", "21"]
         settings = {"MILLRACE_HOME": str(folder), "PYTHONWARNINGS": "ignore"}
         command += ["--overrides", str(OVERRIDES), "--no-serve"]
         done = subprocess.run(command, env=os.environ | settings, cwd=ROOT, capture_output=True, text=True, check=False)

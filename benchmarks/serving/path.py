@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.serving.load import Measured, Request, closed, paced
 from benchmarks.serving.models import ROOT, Served
-from millrace.artifacts import list_manifests
+from millrace.lake.manifest import list_manifests
 from serving.local.state import LocalState, Place
 
 ROUNDS: Final = 3

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
+from fraud.features import FEATURE_NAMES
+from fraud.training_set import ROWS, SPLITS, UNKNOWN
 from millrace.errors import InvalidInput
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.training_set import ROWS, SPLITS, UNKNOWN
-from millrace.horizon import start_of
+from millrace.lake.horizon import start_of
+from millrace.lake.manifest import Manifest
 
 if TYPE_CHECKING:
     from components.assemble.core import SplitSpec

@@ -17,7 +17,7 @@ def assemble(
     from pathlib import Path
 
     from components.assemble.core import assemble, split_of
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

@@ -1,6 +1,6 @@
 """Build a training set: rows, labels known in time, and the pool of transactions their histories are slices of.
 
-In: a feature set. Out: the folder of arrays that `millrace.fraud.training_set` opens. The join is ours, by position in
+In: a feature set. Out: the folder of arrays that `fraud.training_set` opens. The join is ours, by position in
 the sorted pool, not Feast's: docs/adr/0004 has the measurement, tests/contract proves them equal.
 """
 
@@ -11,14 +11,14 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from components.assemble.arrays import engine_within, write_arrays
-from millrace.artifacts import Manifest, content_id, hash_files
-from millrace.atomic import exclusive, replacing_folder
+from fraud.schema import LABEL_DELAY_DAYS
+from fraud.training_set import SPLITS
 from millrace.errors import InvalidInput
-from millrace.fraud.schema import LABEL_DELAY_DAYS
-from millrace.fraud.training_set import SPLITS
-from millrace.horizon import TEST_DAYS, resolve_as_of, start_of, test_start
-from millrace.progress import log
-from millrace.provenance import code_of
+from millrace.lake.atomic import exclusive, replacing_folder
+from millrace.lake.horizon import TEST_DAYS, resolve_as_of, start_of, test_start
+from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

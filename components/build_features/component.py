@@ -11,7 +11,7 @@ def build_features(snapshot: dsl.Input[dsl.Artifact], feature_set: dsl.Output[ds
     from pathlib import Path
 
     from components.build_features.core import build_features
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

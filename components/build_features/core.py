@@ -1,7 +1,7 @@
 """Turn a snapshot into feature tables, one file a day; days that are there already are not computed again.
 
-In: a snapshot. Out: a feature set (docs/architecture.md). What a feature is: `millrace.fraud.features`; the windows
-over a whole stream: `millrace.fraud.features_sql`; names and Parquet of the days: `partitions.py`.
+In: a snapshot. Out: a feature set (docs/architecture.md). What a feature is: `fraud.features`; the windows
+over a whole stream: `fraud.features_sql`; names and Parquet of the days: `partitions.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from components.build_features import partitions
 from components.build_features.partitions import Day
-from millrace.artifacts import Manifest, content_id
-from millrace.atomic import exclusive, sha256_file, sha256_text
+from fraud import features_sql as sql
+from fraud.features import FEATURE_SERVICE
+from fraud.stream import Transactions, engine
 from millrace.errors import ArtifactCorrupt
-from millrace.fraud import features_sql as sql
-from millrace.fraud.features import FEATURE_SERVICE
-from millrace.fraud.stream import Transactions, engine
-from millrace.progress import log, track
+from millrace.lake.atomic import exclusive, sha256_file, sha256_text
+from millrace.lake.manifest import Manifest, content_id
+from millrace.observe.progress import log, track
 
 
 def build_features(

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest, remote_hashes
-from millrace.atomic import replacing_file, sha256_text
+from fraud import features as f
+from fraud.schema import TRANSACTION_SCHEMA
+from fraud.stream import cents_of
 from millrace.errors import InvalidInput, SchemaMismatch
-from millrace.fraud import features as f
-from millrace.fraud.schema import TRANSACTION_SCHEMA
-from millrace.fraud.stream import cents_of
+from millrace.lake.atomic import replacing_file, sha256_text
+from millrace.lake.manifest import Manifest, remote_hashes
 
 _RAW = {field.name: field for field in TRANSACTION_SCHEMA}
 LEADING_SCHEMA: Final = pa.schema(

@@ -2,7 +2,7 @@
 
 A customer's features depend on that customer's transactions only; a terminal's on those at it, and on how usual the
 frauds' amounts were for their customers. So Spark shuffles by customer, then by terminal; each shard runs the very
-functions of `millrace.fraud.features_sql`; the halves meet by transaction, and each day is written by the writer of
+functions of `fraud.features_sql`; the halves meet by transaction, and each day is written by the writer of
 `partitions.py`. Executors need this project, DuckDB and the lake.
 """
 
@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from components.build_features import partitions
 from components.build_features.partitions import Day
-from millrace.fraud import features as f
-from millrace.fraud import features_sql as sql
-from millrace.fraud import histories
-from millrace.fraud.schema import TRANSACTION_SCHEMA
-from millrace.fraud.stream import Transactions, engine
-from millrace.fraud.terminals import DayStates
-from millrace.progress import log
+from fraud import features as f
+from fraud import features_sql as sql
+from fraud import histories
+from fraud.schema import TRANSACTION_SCHEMA
+from fraud.stream import Transactions, engine
+from fraud.terminals import DayStates
+from millrace.observe.progress import log
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

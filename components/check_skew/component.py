@@ -16,7 +16,7 @@ def check_skew(
     from pathlib import Path
 
     from components.check_skew.core import SkewConfig, check_skew
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from components.check_skew import paths, probes, served
 from components.check_skew.paths import Inputs
-from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
-from millrace.atomic import replacing_folder
+from fraud import features as f
+from fraud.stream import engine
 from millrace.errors import InvalidInput
-from millrace.feast_home import filled_with
-from millrace.fraud import features as f
-from millrace.fraud.stream import engine
-from millrace.gates import Rule, Verdict
-from millrace.horizon import microseconds
-from millrace.progress import log
-from millrace.provenance import code_of
+from millrace.judge.gates import Rule, Verdict
+from millrace.lake.atomic import replacing_folder
+from millrace.lake.feast_home import filled_with
+from millrace.lake.horizon import microseconds
+from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 

@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud import features_sql, online
+from fraud.stream import Transactions, as_utc
 from millrace.errors import NotFound
-from millrace.feast_home import repository
-from millrace.fraud import features as f
-from millrace.fraud import features_sql, online
-from millrace.fraud.stream import Transactions, as_utc
-from millrace.horizon import microseconds
+from millrace.lake.feast_home import repository
+from millrace.lake.horizon import microseconds
+from millrace.lake.manifest import Manifest
 
 if TYPE_CHECKING:
     from feast import FeatureStore

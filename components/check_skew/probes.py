@@ -12,10 +12,10 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from millrace.artifacts import Manifest
+from fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.errors import InvalidInput
-from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
-from millrace.horizon import microseconds
+from millrace.lake.horizon import microseconds
+from millrace.lake.manifest import Manifest
 
 ACTIVE_DAYS: Final = 30
 """A customer's last transaction is issued again when it is not older than this."""

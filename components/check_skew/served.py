@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.feast_store import answering, opened
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud import online, online_sql
+from fraud.online import CustomerState
 from millrace.errors import NotFound
-from millrace.fraud import features as f
-from millrace.fraud import online, online_sql
-from millrace.fraud.online import CustomerState
-from millrace.gates import Rule
-from millrace.horizon import microseconds
+from millrace.judge.gates import Rule
+from millrace.lake.horizon import microseconds
+from millrace.lake.manifest import Manifest
 
 TIME: Final = f"{f.TERMINAL_STATE_FIELDS[0]}__ts"
 """Feast's name for the time of a terminal's state, seconds since 1970."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.inputs import Inputs
-from millrace.fraud.features import DAY_US
-from millrace.model_artifact import ModelArtifact
+from fraud.features import DAY_US
+from millrace.registry.model_artifact import ModelArtifact
 
 PARTS: Final = 4
 PAUSE_US: Final = 600_000_000

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.config import BaselineParameters, EvaluateConfig
+from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput
-from millrace.fraud.training_set import TrainingSet
-from millrace.metrics import Floats
-from millrace.progress import log
+from millrace.judge.ranking import Floats
+from millrace.observe.progress import log
 
 LOGISTIC_REGRESSION, XGBOOST = "logistic_regression", "xgboost"
 BASE_SCORE: Final = 0.5

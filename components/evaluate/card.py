@@ -6,8 +6,8 @@ from typing import Any
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evidence import Evidence
-from millrace.gates import Verdict
-from millrace.metrics import KNOWN_FRAUD_DAYS
+from millrace.judge.gates import Verdict
+from millrace.judge.ranking import KNOWN_FRAUD_DAYS
 
 
 def model_card(

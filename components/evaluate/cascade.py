@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.evaluate.test_week import CHUNK_ROWS, TestWeek, model_scores
-from millrace.bootstrap import Interval, difference
-from millrace.metrics import Floats, average_precision
-from millrace.model_artifact import CHEAP, ModelArtifact
+from millrace.judge.bootstrap import Interval, difference
+from millrace.judge.ranking import Floats, average_precision
+from millrace.registry.model_artifact import CHEAP, ModelArtifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def evaluate(
     from components.evaluate.config import EvaluateConfig
     from components.evaluate.core import evaluate as verb
     from components.evaluate.core import find_model
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

@@ -22,16 +22,16 @@ from components.evaluate.curves import curve
 from components.evaluate.evidence import Evidence, gather
 from components.evaluate.rules import judge
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
-from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
-from millrace.atomic import replacing_folder
+from fraud.slices import slice_masks
 from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.fraud.slices import slice_masks
-from millrace.gates import Verdict
-from millrace.metrics import Floats
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log
-from millrace.provenance import code_of
-from millrace.registry import Registry, served
+from millrace.judge.gates import Verdict
+from millrace.judge.ranking import Floats
+from millrace.lake.atomic import replacing_folder
+from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.models import Registry, served
 from millrace.settings import Settings, settings
 
 GATE: Final = "evaluation"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from millrace.metrics import Floats, Judged
+from millrace.judge.ranking import Floats, Judged
 
 
 @dataclass(frozen=True, slots=True)

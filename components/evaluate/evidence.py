@@ -19,8 +19,8 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.inputs import inputs_of
 from components.evaluate.stress import STRESSES
 from components.evaluate.test_week import TestWeek
-from millrace.bootstrap import Interval, card_weights, difference, interval, with_intervals
-from millrace.metrics import (
+from millrace.judge.bootstrap import Interval, card_weights, difference, interval, with_intervals
+from millrace.judge.ranking import (
     Floats,
     Judged,
     Mask,
@@ -30,8 +30,8 @@ from millrace.metrics import (
     judged_metrics,
     roc_auc,
 )
-from millrace.model_artifact import ModelArtifact, load_graph
-from millrace.progress import track
+from millrace.observe.progress import track
+from millrace.registry.model_artifact import ModelArtifact, load_graph
 
 WARM_UP_CALLS: Final = 30
 SLICE_RESAMPLES: Final = 60

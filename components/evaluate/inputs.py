@@ -1,6 +1,6 @@
 """What test transactions looked like when they were scored, in a form that can be changed and scored again.
 
-Features that follow from what is changed are computed by `millrace.fraud.features`, the code that serves.
+Features that follow from what is changed are computed by `fraud.features`, the code that serves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.fraud.features import (
+from fraud.features import (
     CUSTOMER_FEATURES,
     DAY_US,
     FEATURE_NAMES,
@@ -26,7 +26,7 @@ from millrace.fraud.features import (
     request_features,
     terminal_features,
 )
-from millrace.fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet
 
 _TERMINAL: Final = slice(len(REQUEST_FEATURES) + len(CUSTOMER_FEATURES), len(FEATURE_NAMES))
 _SINCE: Final = ("terminal_days_since_streak_start", "terminal_days_since_fraud")

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from components.evaluate.curves import curve
 from components.evaluate.evidence import Comparison, Evidence
-from millrace.calibration import reliability
-from millrace.gates import Verdict
-from millrace.metrics import Floats, Judged
-from millrace.report import BAD, COLOURS, MUTED, Page, figure, legend
+from millrace.judge.calibration import reliability
+from millrace.judge.gates import Verdict
+from millrace.judge.ranking import Floats, Judged
+from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
 
 NAMES = {
     "auc_roc": "AUC ROC",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from components.evaluate.baselines import LOGISTIC_REGRESSION, XGBOOST
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evidence import Evidence
-from millrace.gates import Rule
+from millrace.judge.gates import Rule
 
 
 def judge(evidence: Evidence, config: EvaluateConfig) -> tuple[Rule, ...]:

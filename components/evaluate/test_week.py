@@ -1,6 +1,6 @@
 """The rows of the test week, as the protocol wants them, and their scores.
 
-A training set and its feature set in; arrays out. Which rows count is decided by `millrace.metrics`.
+A training set and its feature set in; arrays out. Which rows count is decided by `millrace.judge.ranking`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
-from millrace.fraud.training_set import TrainingSet
-from millrace.metrics import KNOWN_FRAUD_DAYS, ROW_COLUMNS, Floats, Judged, Mask, drop_known_cards, judged
-from millrace.model_artifact import ModelArtifact
+from fraud.training_set import TrainingSet
+from millrace.judge.ranking import KNOWN_FRAUD_DAYS, ROW_COLUMNS, Floats, Judged, Mask, drop_known_cards, judged
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelArtifact
 
 COLUMNS: Final = [*ROW_COLUMNS, "amount_cents"]
 CHUNK_ROWS: Final = 8192

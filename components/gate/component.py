@@ -11,7 +11,7 @@ def gate_data(validation: dsl.Input[dsl.Artifact]) -> str:
     from pathlib import Path
 
     from components.gate.core import require
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
 
     verdicts = require([Manifest.read(Path(validation.path), "validation")])
     return ", ".join(verdict.gate for verdict in verdicts)
@@ -23,7 +23,7 @@ def gate_model(evaluation: dsl.Input[dsl.Artifact], skew_check: dsl.Input[dsl.Ar
     from pathlib import Path
 
     from components.gate.core import require
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
 
     verdicts = require(
         [Manifest.read(Path(evaluation.path), "evaluation"), Manifest.read(Path(skew_check.path), "skew_check")]
@@ -37,6 +37,6 @@ def gate_challenger(evaluation: dsl.Input[dsl.Artifact]) -> str:
     from pathlib import Path
 
     from components.gate.core import require_gain
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
 
     return require_gain(Manifest.read(Path(evaluation.path), "evaluation")).gate

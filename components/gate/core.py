@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
-from millrace.gates import Rule, Verdict, require_all
-from millrace.progress import log
+from millrace.judge.gates import Rule, Verdict, require_all
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 
 JUDGED_KINDS = frozenset({"validation", "evaluation", "skew_check"})
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from components.ingest.core import IngestConfig, ingest, parse_column_map
-from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
+from millrace.lake.manifest import Manifest
 from millrace.settings import settings
 from millrace.uris import redacted
 

@@ -13,8 +13,8 @@ from typing import Final
 import pyarrow as pa
 
 from components.ingest.columns import Shape
+from fraud.schema import CARRIED_TYPES, LABEL_DELAY_DAYS, TRANSACTION_SCHEMA
 from millrace.errors import SchemaMismatch
-from millrace.fraud.schema import CARRIED_TYPES, LABEL_DELAY_DAYS, TRANSACTION_SCHEMA
 
 UNREADABLE: Final = "__unreadable"
 LABEL_DELAY: Final = "__label_delay_us"

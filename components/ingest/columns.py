@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from fraud.schema import ALIASES, CARRIED_TYPES, REQUIRED, TRANSACTION_SCHEMA
 from millrace.errors import InvalidInput, SchemaMismatch
-from millrace.fraud.schema import ALIASES, CARRIED_TYPES, REQUIRED, TRANSACTION_SCHEMA
 
 OURS = frozenset(TRANSACTION_SCHEMA.names) | frozenset(CARRIED_TYPES)
 _BY_UPPER = {name.upper(): ours for name, ours in ALIASES.items()} | {name.upper(): name for name in sorted(OURS)}

@@ -22,12 +22,12 @@ from components.ingest.index import Index
 from components.ingest.partitions import iso, partition_path
 from components.ingest.redaction import redacting
 from components.ingest.sources import SourceFile, canonical_uri, list_files
-from millrace.artifacts import MANIFEST, Manifest, content_id, remote, remote_hashes
-from millrace.atomic import exclusive, replacing_folder, sha256_text
+from fraud.schema import SCHEMA_VERSION
 from millrace.errors import InvalidInput
-from millrace.fraud.schema import SCHEMA_VERSION
-from millrace.progress import log
-from millrace.provenance import code_version
+from millrace.lake.atomic import exclusive, replacing_folder, sha256_text
+from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remote_hashes
+from millrace.lake.provenance import code_version
+from millrace.observe.progress import log
 from millrace.pseudonyms import fingerprint
 from millrace.uris import redacted
 

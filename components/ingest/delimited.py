@@ -22,7 +22,7 @@ from components.ingest.index import Segment
 from components.ingest.raw import RawRows, Stretch
 from components.ingest.sources import SourceFile
 from millrace.errors import InvalidInput
-from millrace.progress import log
+from millrace.observe.progress import log
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 SEGMENT_BYTES: Final = 16 << 20

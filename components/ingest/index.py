@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from millrace.atomic import write_text
+from millrace.lake.atomic import write_text
 
 INDEX_VERSION: Final = 1
 """Raised when the rules of ingest change: an index of another version is not used."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.ingest.index import DayRecord
-from millrace.atomic import sha256_file
+from millrace.lake.atomic import sha256_file
 
 
 def iso(day: int) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from millrace.atomic import sha256_text
+from millrace.lake.atomic import sha256_text
 
 OURS: Final = ("reason", "source_file", "source_row")
 RAW_LINE: Final = "raw_line"

@@ -21,9 +21,9 @@ from components.ingest.quarantine import Quarantine, invalid_prefix, repeated_pr
 from components.ingest.raw import Reader
 from components.ingest.sources import SourceFile
 from components.ingest.staging import Staging
-from millrace.artifacts import content_id, fetch
 from millrace.errors import InvalidInput, SchemaMismatch
-from millrace.progress import track
+from millrace.lake.manifest import content_id, fetch
+from millrace.observe.progress import track
 
 if TYPE_CHECKING:
     from components.ingest.core import IngestConfig

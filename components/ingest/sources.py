@@ -12,9 +12,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from components.ingest.redaction import redacting
-from millrace.artifacts import content_id
 from millrace.errors import ConfigError, InvalidInput, NotFound
-from millrace.progress import log
+from millrace.lake.manifest import content_id
+from millrace.observe.progress import log
 from millrace.uris import redacted
 
 PARQUET: Final = frozenset({".parquet", ".pq", ".parq"})

@@ -17,7 +17,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from millrace.fraud.schema import TRANSACTION_SCHEMA
+from fraud.schema import TRANSACTION_SCHEMA
 
 DAY_US: Final = 86_400_000_000
 _ROWS_AT_ONCE: Final = 1_000_000

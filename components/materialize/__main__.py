@@ -17,9 +17,9 @@ from pathlib import Path
 from components.materialize.core import materialize
 from components.materialize.store import Aside
 from components.materialize.terminals import renew_terminals, renewable
-from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
-from millrace.horizon import resolve_as_of
+from millrace.lake.horizon import resolve_as_of
+from millrace.lake.manifest import Manifest
 from millrace.settings import Settings, settings
 
 

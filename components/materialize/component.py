@@ -11,8 +11,8 @@ def materialize(feature_set: dsl.Input[dsl.Artifact], online_store: dsl.Output[d
     from pathlib import Path
 
     from components.materialize.core import materialize
-    from millrace.artifacts import Manifest
-    from millrace.horizon import resolve_as_of
+    from millrace.lake.horizon import resolve_as_of
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

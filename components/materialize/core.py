@@ -1,7 +1,7 @@
 """Fill the online store with the state of every customer and terminal as of an instant.
 
 In: a feature set. Out: an online store (docs/architecture.md) and a filled `<home>/feast`, which is a Feast repository
-that anyone may open. What the states are: `millrace.fraud.online_sql`; Feast itself: `store.py`; the store that serves,
+that anyone may open. What the states are: `fraud.online_sql`; Feast itself: `store.py`; the store that serves,
 where that is another (Redis): `serving_store.py`; keeping one fresh between runs: `refresh.py`.
 """
 
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from millrace.artifacts import Manifest, content_id, hash_files
-from millrace.atomic import exclusive, replacing_folder
+from fraud import online_sql
+from fraud.features import last_refresh
+from fraud.stream import engine
 from millrace.errors import InvalidInput
-from millrace.feast_home import filled_with, repository
-from millrace.fraud import online_sql
-from millrace.fraud.features import last_refresh
-from millrace.fraud.stream import engine
-from millrace.horizon import microseconds, start_of
-from millrace.progress import log
-from millrace.provenance import code_of
+from millrace.lake.atomic import exclusive, replacing_folder
+from millrace.lake.feast_home import filled_with, repository
+from millrace.lake.horizon import microseconds, start_of
+from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log
 
 if TYPE_CHECKING:
     from components.materialize.store import Aside

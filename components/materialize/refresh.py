@@ -15,13 +15,13 @@ from pathlib import Path
 
 from components.materialize.core import sources_of
 from components.materialize.terminals import knows_customers, renew_terminals
-from millrace.artifacts import Manifest, list_manifests
-from millrace.atomic import exclusive
+from fraud.features import FEATURE_SERVICE, last_refresh
 from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.feast_home import filled_with, repository
-from millrace.fraud.features import FEATURE_SERVICE, last_refresh
-from millrace.horizon import start_of
-from millrace.progress import log
+from millrace.lake.atomic import exclusive
+from millrace.lake.feast_home import filled_with, repository
+from millrace.lake.horizon import start_of
+from millrace.lake.manifest import Manifest, list_manifests
+from millrace.observe.progress import log
 from millrace.settings import Settings, settings
 
 

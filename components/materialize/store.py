@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from millrace.atomic import sha256_text, write_text
-from millrace.feast_home import online_database, record_fill, repository
-from millrace.fraud import features
-from millrace.fraud.stream import engine
+from fraud import features
+from fraud.stream import engine
+from millrace.lake.atomic import sha256_text, write_text
+from millrace.lake.feast_home import online_database, record_fill, repository
 
 if TYPE_CHECKING:
     from feast import FeatureStore

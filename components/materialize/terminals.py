@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.materialize.store import Aside, applied, replace_rows
-from millrace.artifacts import Manifest
-from millrace.atomic import exclusive
-from millrace.feast_home import filled_with, repository, terminals_as_of
-from millrace.fraud import online_sql
-from millrace.fraud.features import TERMINAL_STATE_FIELDS, last_refresh
-from millrace.horizon import start_of
-from millrace.progress import log
+from fraud import online_sql
+from fraud.features import TERMINAL_STATE_FIELDS, last_refresh
+from millrace.lake.atomic import exclusive
+from millrace.lake.feast_home import filled_with, repository, terminals_as_of
+from millrace.lake.horizon import start_of
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 
 VIEW = "terminal_state"
 KEY = "terminal_id"

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from millrace.artifacts import Manifest, list_manifests
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE
-from millrace.outcomes import day_of
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
+from millrace.judge.outcomes import day_of
+from millrace.lake.manifest import Manifest, list_manifests
 
 
 @dataclass(frozen=True, slots=True)

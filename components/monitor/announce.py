@@ -12,10 +12,10 @@ import urllib.request
 from typing import Any, Final
 
 from components.monitor.episodes import ENDED
-from millrace.artifacts import Manifest
-from millrace.atomic import sha256_text
 from millrace.errors import Unavailable
-from millrace.progress import log
+from millrace.lake.atomic import sha256_text
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 
 TYPE: Final = "io.millrace.outcome"
 TIMEOUT_S: Final = 10.0

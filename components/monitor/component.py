@@ -42,7 +42,7 @@ def announce(outcomes: dsl.Input[dsl.Artifact]) -> str:
     from pathlib import Path
 
     from components.monitor.announce import announce as verb
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     return verb(Manifest.read(Path(outcomes.path), "outcome_report"), settings().retraining_trigger_url)

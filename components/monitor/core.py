@@ -18,15 +18,15 @@ from components.monitor.config import MonitorConfig
 from components.monitor.episodes import Episodes, follow, state
 from components.monitor.evidence import Watched, gather
 from components.monitor.rules import DECAY, family, judge, version_of
-from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files, list_manifests
-from millrace.atomic import replacing_folder, write_text
 from millrace.errors import InvalidInput
-from millrace.gates import Verdict
-from millrace.outcomes import COLUMNS, answers, with_labels
-from millrace.prediction_log import engine
-from millrace.prediction_table import read_labels, read_predictions
-from millrace.progress import log
-from millrace.provenance import code_of
+from millrace.events.log import engine
+from millrace.events.table import read_labels, read_predictions
+from millrace.judge.gates import Verdict
+from millrace.judge.outcomes import COLUMNS, answers, with_labels
+from millrace.lake.atomic import replacing_folder, write_text
+from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log
 from millrace.settings import Settings
 
 GATE: Final = "outcomes"

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from components.monitor.agreement import Agreement, agreement, matrix
 from components.monitor.config import MonitorConfig
 from components.monitor.reference import Reference, references
-from millrace import volume
-from millrace.bootstrap import Interval
-from millrace.calibration import reliability
-from millrace.outcomes import Stretch, as_numbers, complete_days, day_of, expected, judge_rows, stretch
-from millrace.sequential import Evidence, watch
+from millrace.judge import volume
+from millrace.judge.bootstrap import Interval
+from millrace.judge.calibration import reliability
+from millrace.judge.outcomes import Stretch, as_numbers, complete_days, day_of, expected, judge_rows, stretch
+from millrace.judge.sequential import Evidence, watch
 
 SERVING_SHARE = 0.02
 """A version with at least this part of the last day's answers serves."""

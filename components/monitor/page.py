@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from components.monitor.config import MonitorConfig
 from components.monitor.evidence import Watched
-from millrace.gates import Verdict
-from millrace.report import BAD, COLOURS, MUTED, Page, figure, legend
+from millrace.judge.gates import Verdict
+from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
 
 LABELS = {
     "average_precision": "average precision",

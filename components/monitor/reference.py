@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.monitor.config import MonitorConfig
-from millrace.artifacts import FOLDERS, MANIFEST, Manifest, list_manifests
-from millrace.bootstrap import Interval, card_weights, with_intervals
 from millrace.errors import NotFound
-from millrace.metrics import Floats, Judged, judged
-from millrace.outcomes import Calibration, calibrate, day_of, judge_rows
-from millrace.sequential import Baseline, baseline
+from millrace.judge.bootstrap import Interval, card_weights, with_intervals
+from millrace.judge.outcomes import Calibration, calibrate, day_of, judge_rows
+from millrace.judge.ranking import Floats, Judged, judged
+from millrace.judge.sequential import Baseline, baseline
+from millrace.lake.manifest import FOLDERS, MANIFEST, Manifest, list_manifests
 
 COLUMNS = ["transaction_id", "event_timestamp", "customer_id", "amount_cents", "is_fraud", "label_timestamp"]
 

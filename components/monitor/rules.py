@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from components.monitor.config import MonitorConfig
 from components.monitor.evidence import Watched
-from millrace.gates import Rule
+from millrace.judge.gates import Rule
 
 CONCEPT_DRIFT = "concept_drift_evidence"
 PRECISION_KEPT = "average_precision_kept"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from millrace.artifacts import Manifest
-from millrace.mlflow_home import experiment_id, mlflow_client
+from millrace.lake.manifest import Manifest
+from millrace.registry.mlflow_home import experiment_id, mlflow_client
 from millrace.settings import Settings
 
 EXPERIMENT: Final = "monitoring"

@@ -1,7 +1,7 @@
 """Boosted trees beside the deep model, in one graph: what either has not learned, the other often has.
 
 Trees read the model's own columns (the features, and what it derives from the history), so both know the same. They are
-fitted on the training rows (`millrace.fraud.boosting`); how much they say is chosen on the validation rows. Their node
+fitted on the training rows (`fraud.boosting`); how much they say is chosen on the validation rows. Their node
 in the graph: `tree_graph.py`.
 """
 
@@ -15,9 +15,9 @@ import torch
 
 from components.optimise.measure import ranking
 from components.optimise.rows import ValidationRows, chunks
-from millrace.fraud.boosting import BoostConfig, Floats, fit, logits
-from millrace.fraud.model import FraudModel
-from millrace.fraud.training_set import TrainingSet
+from fraud.boosting import BoostConfig, Floats, fit, logits
+from fraud.model import FraudModel
+from fraud.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from xgboost import Booster

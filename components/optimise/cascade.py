@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.optimise.measure import ranking, ranking_loss
-from millrace.bootstrap import card_weights
-from millrace.metrics import Floats, Judged
-from millrace.model_artifact import Cascade
+from millrace.judge.bootstrap import card_weights
+from millrace.judge.ranking import Floats, Judged
+from millrace.registry.model_artifact import Cascade
 
 CASCADE: Final = "cascade.onnx"
 

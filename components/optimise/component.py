@@ -17,7 +17,7 @@ def optimise(
     from components.optimise.cascade import CascadeConfig
     from components.optimise.config import OptimiseConfig
     from components.optimise.core import optimise as verb
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     config = settings()

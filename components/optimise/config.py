@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from components.optimise.cascade import CascadeConfig
 from components.optimise.student import StudentConfig
-from millrace.fraud.boosting import BoostConfig
+from fraud.boosting import BoostConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

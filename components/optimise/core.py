@@ -33,14 +33,14 @@ from components.optimise.student import (
     write_cheap,
     write_student,
 )
-from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
-from millrace.atomic import replacing_folder
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.model import FraudModel, load_model
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import MODEL_JSON, ModelSpec
-from millrace.progress import log
-from millrace.provenance import code_of, code_version
+from fraud.features import FEATURE_NAMES
+from fraud.model import FraudModel, load_model
+from fraud.training_set import TrainingSet
+from millrace.lake.atomic import replacing_folder
+from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.lake.provenance import code_of, code_version
+from millrace.observe.progress import log
+from millrace.registry.model_artifact import MODEL_JSON, ModelSpec
 
 REFERENCE: Final = "reference_window.parquet"
 

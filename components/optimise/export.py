@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from components.optimise.boosted import Trees
 from components.optimise.tree_graph import OPSET, append_trees
-from millrace.fraud.model import FraudModel
+from fraud.model import FraudModel
 
 QUANTISED: Final = ("Gemm",)
 """The large layers. The rest loses more on the way in and out of eight bits than it gains."""

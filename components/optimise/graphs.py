@@ -19,10 +19,10 @@ from components.optimise.boosted import Trees
 from components.optimise.config import OptimiseConfig
 from components.optimise.export import export_onnx, quantise, torch_scores
 from components.optimise.rows import Inputs, ValidationRows, score_all, spread
-from millrace.bootstrap import card_weights
-from millrace.fraud.model import FraudModel
-from millrace.gates import Rule, Verdict
-from millrace.model_artifact import load_graph
+from fraud.model import FraudModel
+from millrace.judge.bootstrap import card_weights
+from millrace.judge.gates import Rule, Verdict
+from millrace.registry.model_artifact import load_graph
 
 FLOAT: Final = "model.onnx"
 INT8: Final = "model.int8.onnx"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.bootstrap import Interval, difference, interval
-from millrace.calibration import calibration_error, reliability
-from millrace.metrics import Floats, Judged, average_precision
+from millrace.judge.bootstrap import Interval, difference, interval
+from millrace.judge.calibration import calibration_error, reliability
+from millrace.judge.ranking import Floats, Judged, average_precision
 
 Scorer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """features[B, F], history[B, L, C] → scores[B]."""
@@ -74,7 +74,7 @@ def ranking(rows: Judged, scores: NDArray[np.float32]) -> float | None:
 
 
 def ranking_interval(rows: Judged, scores: NDArray[np.float32], weights: Floats) -> Interval:
-    """Average precision with its interval; weights[B, cards] of `millrace.bootstrap`."""
+    """Average precision with its interval; weights[B, cards] of `millrace.judge.bootstrap`."""
     values = scores.astype(np.float64)
     return interval(average_precision(rows, values).item(), average_precision(rows, values, weights))
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.optimise.measure import Scorer
+from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput
-from millrace.fraud.training_set import TrainingSet
-from millrace.metrics import ROW_COLUMNS, Judged, judged
+from millrace.judge.ranking import ROW_COLUMNS, Judged, judged
 
 CHUNK_ROWS: Final = 1024
 

@@ -18,10 +18,10 @@ from components.optimise.export import export_columns
 from components.optimise.measure import Scorer
 from components.optimise.rows import CHUNK_ROWS
 from components.optimise.tree_graph import append_tree_score, write_tree_graph
-from millrace.fraud.boosting import BoostConfig, Floats, sampled
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.model import FraudModel
-from millrace.fraud.training_set import TrainingSet
+from fraud.boosting import BoostConfig, Floats, sampled
+from fraud.features import FEATURE_NAMES
+from fraud.model import FraudModel
+from fraud.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from xgboost import Booster

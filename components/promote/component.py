@@ -21,7 +21,7 @@ def promote(
 
     from components.promote.core import MODEL_CARD, PromoteConfig
     from components.promote.core import promote as verb
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     result = verb(

@@ -1,8 +1,8 @@
 """Let a judged model in: model and verdicts in, a version of its own with a rendered InferenceService out.
 
-Refuses unless every verdict passed and is about this very model. Which alias a version gets, and the audit record, are
-the business of `millrace.registry`; the documents are made in `render.py`. Every step may be repeated: a promotion that
-was killed is finished by running it again.
+Refuses unless every verdict passed and is about this very model. Which alias a version gets, and the audit record,
+are the business of `millrace.registry.models`; the documents are made in `render.py`. Every step may be repeated: a
+promotion that was killed is finished by running it again.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from components.promote.render import inference_service, model_card
-from millrace.artifacts import MANIFEST, Manifest, content_id, hash_files
-from millrace.atomic import replacing_folder, sha256_text, write_text
 from millrace.errors import ConfigError, GateBlocked
-from millrace.gates import Rule, Verdict, require_all
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log
-from millrace.registry import CHALLENGER, Registry
+from millrace.judge.gates import Rule, Verdict, require_all
+from millrace.lake.atomic import replacing_folder, sha256_text, write_text
+from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.observe.progress import log
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.models import CHALLENGER, Registry
+from millrace.registry.version_store import ModelVersion
 from millrace.settings import Settings
-from millrace.version_store import ModelVersion
 
 BASE_MANIFEST: Final = Path(__file__).parents[2] / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 MODEL_CARD: Final = "model_card.md"

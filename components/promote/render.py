@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from millrace.artifacts import Manifest
-from millrace.canary import VERSION_ANNOTATION
 from millrace.errors import ConfigError
-from millrace.gates import Verdict
+from millrace.judge.gates import Verdict
+from millrace.lake.manifest import Manifest
+from millrace.rollout.canary import VERSION_ANNOTATION
 
 PREDICTOR = "kserve-container"
 

@@ -18,7 +18,7 @@ def score(
 
     from components.score.core import model_to_score_with
     from components.score.core import score as verb
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

@@ -2,7 +2,7 @@
 
 A day's file is named by all that decides its scores (the features of that day and those before it, the model, this
 code), so days that are there are not scored again, and a killed run goes on with the day it was at. What a model reads
-is made by `pool.py` and `millrace.fraud.features`; the graph is run by `ModelArtifact`.
+is made by `pool.py` and `fraud.features`; the graph is run by `ModelArtifact`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.score.pool import Pool, read_pool
-from millrace.artifacts import Manifest, content_id, fetch, remote_hashes
-from millrace.atomic import exclusive, replacing_file, sha256_file
+from fraud.features import FEATURE_NAMES
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log, track
-from millrace.provenance import code_of
-from millrace.registry import Registry, served
+from millrace.lake.atomic import exclusive, replacing_file, sha256_file
+from millrace.lake.manifest import Manifest, content_id, fetch, remote_hashes
+from millrace.lake.provenance import code_of
+from millrace.observe.progress import log, track
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.models import Registry, served
 from millrace.settings import Settings
 
 CHUNK_ROWS: Final = 1024

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fraud.features import HISTORY_CHANNELS, history_tensor, states_before
 from millrace.errors import ArtifactCorrupt
-from millrace.fraud.features import HISTORY_CHANNELS, history_tensor, states_before
 
 GATHER_ROWS: Final = 256
 """Rows gathered at a time: what lies between pool and tensor stays in the cache."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from millrace.atomic import replacing_file, write_text
+from millrace.lake.atomic import replacing_file, write_text
 
 CHECKPOINT: Final = "checkpoint.pt"
 CURVE: Final = "training_curve.json"

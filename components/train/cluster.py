@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from components.train.jobs import KINDS, JobKind
 from millrace.errors import Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 from millrace.settings import Settings
 
 POLL_S: Final = 5.0

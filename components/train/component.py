@@ -15,7 +15,7 @@ def train(
     from pathlib import Path
 
     from components.train.core import read_config, train
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

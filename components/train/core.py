@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictFloat, StrictInt
 
-from millrace.artifacts import Manifest, content_id
-from millrace.atomic import exclusive
+from fraud.model import ModelSpec
+from fraud.training_set import TrainingSet
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
-from millrace.fraud.model import ModelSpec
-from millrace.fraud.training_set import TrainingSet
-from millrace.provenance import code_of
+from millrace.lake.atomic import exclusive
+from millrace.lake.manifest import Manifest, content_id
+from millrace.lake.provenance import code_of
 from millrace.settings import Settings
 
 DEFAULT_CONFIG: Final = Path(__file__).with_name("train.yaml")
@@ -30,7 +30,7 @@ MIN_FRAUDS: Final = 2
 
 
 class ModelConfig(Config):
-    """Architecture; each field is explained by `millrace.fraud.model.ModelSpec`."""
+    """Architecture; each field is explained by `fraud.model.ModelSpec`."""
 
     sequence_length: StrictInt = Field(ge=1, le=512)
     attended: StrictInt = Field(ge=1, le=512)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from millrace.fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """features[B, F], history[B, L, C], label[B], all float32."""

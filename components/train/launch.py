@@ -20,11 +20,11 @@ from components.train.core import TrainConfig
 from components.train.launcher import launcher
 from components.train.tracking import Tracking
 from components.train.worker import JOB, MODEL
-from millrace.artifacts import Manifest, hash_files
-from millrace.atomic import replacing_folder, write_text
+from fraud.features import FEATURE_SERVICE
 from millrace.errors import MillraceError
-from millrace.fraud.features import FEATURE_SERVICE
-from millrace.progress import log
+from millrace.lake.atomic import replacing_folder, write_text
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.observe.progress import log
 from millrace.settings import Settings
 
 TAIL_LINES: Final = 30

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from millrace.fraud.model import FraudModel
+from fraud.model import FraudModel
 
 SILENCE: Final = timedelta(minutes=5)
 """A process that waits this long for another one gives up, and all are started again."""

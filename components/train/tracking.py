@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from components.train.core import TrainConfig
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
-from millrace.mlflow_home import experiment_id, mlflow_client
-from millrace.provenance import code_version, hardware, package_versions
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.lake.provenance import code_version, hardware, package_versions
+from millrace.registry.mlflow_home import experiment_id, mlflow_client
 from millrace.settings import Settings
 
 EXPERIMENT: Final = "training"

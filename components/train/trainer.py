@@ -20,9 +20,9 @@ from components.train.core import TrainConfig, epoch_rows, rate_at, shard, steps
 from components.train.feed import Feed, Inputs
 from components.train.meter import Meter
 from components.train.parallel import Process
-from millrace.fraud.model import FraudModel
-from millrace.fraud.training_set import TrainingSet
-from millrace.metrics import Judged, average_precision
+from fraud.model import FraudModel
+from fraud.training_set import TrainingSet
+from millrace.judge.ranking import Judged, average_precision
 
 SCORE_ROWS: Final = 1024
 """Rows per forward pass when nothing is learnt."""

@@ -19,11 +19,11 @@ from components.train import checkpoint, parallel
 from components.train.core import Progress, TrainConfig
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest
-from millrace.atomic import exclusive, write_text
-from millrace.fraud.model import FraudModel, save_model
-from millrace.fraud.training_set import TrainingSet
-from millrace.progress import log
+from fraud.model import FraudModel, save_model
+from fraud.training_set import TrainingSet
+from millrace.lake.atomic import exclusive, write_text
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 
 JOB: Final = "job.json"
 MODEL: Final = "model"

@@ -18,7 +18,7 @@ def validate(
     from components.validate.config import ValidateConfig
     from components.validate.core import find_previous
     from components.validate.core import validate as verb
-    from millrace.artifacts import Manifest
+    from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()

@@ -27,12 +27,12 @@ from components.validate.profile import (
     first_seen,
     profile,
 )
-from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
-from millrace.atomic import replacing_folder
 from millrace.errors import InvalidInput
-from millrace.gates import Verdict
-from millrace.progress import log
-from millrace.provenance import hash_sources
+from millrace.judge.gates import Verdict
+from millrace.lake.atomic import replacing_folder
+from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.provenance import hash_sources
+from millrace.observe.progress import log
 
 GATE = "data"
 TABLE = "transactions"

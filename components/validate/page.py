@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from components.validate.config import ValidateConfig
 from components.validate.profile import MINUTES, Profile
 from components.validate.rules import Comparison, expected_rows
-from millrace.artifacts import Manifest
-from millrace.gates import Verdict
-from millrace.report import COLOURS, Page, figure, legend
+from millrace.judge.gates import Verdict
+from millrace.lake.manifest import Manifest
+from millrace.report.page import COLOURS, Page, figure, legend
 
 WIDE = {"width": 4.9, "height": 2.7}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
 from components.validate.profile import Counts, Profile, as_day
-from millrace.gates import Rule
+from millrace.judge.gates import Rule
 
 Floats = NDArray[np.float64]
 LABEL_COLUMNS: Final = ("is_fraud", "label_timestamp")

@@ -8,9 +8,9 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from millrace import telemetry
-from millrace.progress import log
-from millrace.tracing import Span, Value, work_span
+from millrace.observe import telemetry
+from millrace.observe.progress import log
+from millrace.observe.tracing import Span, Value, work_span
 from serving.drift_detector.service import DriftService
 
 TYPE: Final = "io.millrace.drift"

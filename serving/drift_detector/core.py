@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.drift import HOUR_FEATURE, ROLES, WEEKEND_FEATURE
 from millrace.errors import InvalidInput
-from millrace.fraud.drift import HOUR_FEATURE, ROLES, WEEKEND_FEATURE
 from serving.drift_detector.backends import Backend
 from serving.drift_detector.judgement import DECISION, SCORE, Comparison, Finding, Judgement, Reference, Window
 from serving.drift_detector.season import matched_rows, season_bins, seasonal_columns

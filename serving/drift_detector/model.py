@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from millrace import telemetry
+from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.progress import REQUEST
-from millrace.tracing import Span, Value, server_span
+from millrace.observe import telemetry
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import Span, Value, server_span
 from serving.drift_detector.alarms import deliver
 from serving.drift_detector.events import Events
 from serving.drift_detector.judgement import Judgement, Window, as_document

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.lake.manifest import Manifest
 from serving.drift_detector.judgement import Reference
 
 FILE: Final = "reference_window.parquet"

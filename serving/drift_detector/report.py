@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.drift import PER_REQUEST_FEATURES
 from millrace.errors import MillraceError, NotFound
-from millrace.fraud.drift import PER_REQUEST_FEATURES
-from millrace.report import BAD, COLOURS, Page, figure, legend
-from millrace.report_index import link
+from millrace.report.index import link
+from millrace.report.page import BAD, COLOURS, Page, figure, legend
 from millrace.settings import settings
 from serving.drift_detector.judgement import DECISION, SCORE, Reference
 from serving.drift_detector.references import ModelStore

@@ -9,7 +9,7 @@ import os
 import sys
 
 from millrace.errors import MillraceError
-from millrace.progress import log
+from millrace.observe.progress import log
 from serving.startup import skip_unused_imports
 
 NICENESS = 10
@@ -30,9 +30,9 @@ def serve() -> None:
     """Until SIGTERM; what was accepted is judged and saved before this returns."""
     os.nice(NICENESS)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from millrace.fraud.features import FEATURE_NAMES
+    from fraud.features import FEATURE_NAMES
+    from millrace.observe.tracing import configure
     from millrace.settings import settings
-    from millrace.tracing import configure
     from serving.drift_detector.backends import backend_of
     from serving.drift_detector.events import Events
     from serving.drift_detector.references import ModelStore

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from millrace import telemetry
 from millrace.errors import InvalidInput, MillraceError
-from millrace.progress import log
+from millrace.observe import telemetry
+from millrace.observe.progress import log
 from serving.drift_detector.backends import Backend
 from serving.drift_detector.core import Detector, DriftConfig, fit
 from serving.drift_detector.events import Scored

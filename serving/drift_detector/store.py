@@ -19,9 +19,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from millrace.atomic import replacing_file
 from millrace.errors import Unavailable
-from millrace.progress import log
+from millrace.lake.atomic import replacing_file
+from millrace.observe.progress import log
 from serving.drift_detector.events import Scored
 
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]

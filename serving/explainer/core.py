@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
-from millrace.fraud.online import EMPTY_STATE, CustomerState, model_inputs
+from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
+from fraud.online import EMPTY_STATE, CustomerState, model_inputs
 
 INPUTS: Final = ("amount", "time", "customer_history", "terminal")
 """The players, in the order of a coalition's columns."""

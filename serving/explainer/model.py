@@ -13,10 +13,10 @@ from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.errors import ServerNotReady
 from numpy.typing import NDArray
 
+from fraud.online import CustomerState, Response, customer_states, terminal_states
+from fraud.requests import Transactions, from_rows
 from millrace.errors import InvalidInput, Unavailable
-from millrace.fraud.online import CustomerState, Response, customer_states, terminal_states
-from millrace.fraud.requests import Transactions, from_rows
-from millrace.model_artifact import ModelArtifact
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
 from serving.explainer.core import (
     INPUTS,

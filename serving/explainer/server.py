@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from millrace.feast_home import repository
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log
+from millrace.lake.feast_home import repository
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from millrace.errors import NotFound, Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 from millrace.settings import settings
 from serving.local.manifest import read_service
 from serving.local.state import LocalState, Place, ProcessState

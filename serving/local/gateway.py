@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from millrace.errors import NotFound, Unavailable
-from millrace.progress import REQUEST
-from millrace.tracing import OFF, Span, server_span
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import OFF, Span, server_span
 from serving.connections import Connections, Header, Response
 from serving.lean import Receive, Reply, Send, error_reply, read_body, respond
 from serving.local.graph import Graph

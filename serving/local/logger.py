@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from millrace.errors import Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 from serving.connections import Connections, Header
 from serving.local.manifest import Logger
 

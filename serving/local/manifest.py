@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlparse
 
 import yaml
 
-from millrace.atomic import sha256_text
 from millrace.errors import ConfigError, NotFound
+from millrace.lake.atomic import sha256_text
 from serving.local.fields import (
     CLUSTER_COMPONENT,
     CLUSTER_CONTAINER,

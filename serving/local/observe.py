@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import yaml
 
-from millrace.atomic import write_text
 from millrace.errors import MillraceError, NotFound
+from millrace.lake.atomic import write_text
 from millrace.settings import settings
 from serving.local.state import LocalState, Place
 

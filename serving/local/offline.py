@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
+from fraud.features import FEATURE_NAMES, history_tensor, states_before
 from millrace.errors import NotFound
-from millrace.fraud.features import FEATURE_NAMES, history_tensor, states_before
+from millrace.lake.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)

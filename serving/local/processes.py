@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from millrace.errors import Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 from serving.connections import Connections
 from serving.local.manifest import LOOPBACK, Command
 from serving.local.state import ProcessState

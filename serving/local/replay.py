@@ -23,12 +23,12 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from millrace.artifacts import Manifest
-from millrace.atomic import write_text
+from fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.errors import Unavailable
-from millrace.fraud.features import DAY_US, REFRESHES_PER_DAY
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log, track
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log, track
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
 from serving.connections import Connections, Header
 from serving.local.commands import require_running

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from millrace.atomic import sha256_text, write_text
+from millrace.lake.atomic import sha256_text, write_text
 from serving.local.manifest import VERSION_ANNOTATION
 
 NOT_THE_TEMPLATE: Final = {"canaryTrafficPercent", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "logger"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from millrace.progress import log
+from millrace.observe.progress import log
 from serving.connections import Connections
 from serving.local.exchange import Upstream
 from serving.local.logger import EventLogger

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from millrace.atomic import write_text
+from millrace.lake.atomic import write_text
 
 
 @dataclass(slots=True)

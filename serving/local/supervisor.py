@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from millrace.atomic import exclusive
 from millrace.errors import MillraceError, Unavailable
-from millrace.progress import log
+from millrace.lake.atomic import exclusive
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
-from millrace.tracing import configure
 from serving.local.addresses import rewritten
 from serving.local.gateway import Gateway
 from serving.local.graph import Graph, is_graph, read_graph

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from millrace.errors import MillraceError
-from millrace.prediction_log import engine, migrate
+from millrace.events.log import engine, migrate
 from millrace.settings import settings
 from serving.prediction_log.labels import load
 

@@ -18,11 +18,11 @@ import orjson
 import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from millrace import telemetry
 from millrace.errors import InvalidInput, NotFound
-from millrace.prediction_table import find_predictions
-from millrace.progress import REQUEST
-from millrace.tracing import CURRENT, OFF, server_span
+from millrace.events.table import find_predictions
+from millrace.observe import telemetry
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import CURRENT, OFF, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.prediction_log.core import decode, decode_labels
 from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed

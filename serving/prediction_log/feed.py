@@ -1,7 +1,7 @@
 """Is the feed still there? A look every minute at what was scored, against what this hour usually brings.
 
-The looking is `millrace.volume`'s; here are its inputs from the log, the metric, and the thread. A feed that has not
-brought something on each of the last three days has no usual hour, and is not watched.
+The looking is `millrace.judge.volume`'s; here are its inputs from the log, the metric, and the thread. A feed that
+has not brought something on each of the last three days has no usual hour, and is not watched.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 import sqlalchemy as sa
 
-from millrace import telemetry
 from millrace.errors import MillraceError
-from millrace.prediction_log import PREDICTIONS, microseconds, reading
-from millrace.prediction_table import plain, within
-from millrace.progress import log
-from millrace.volume import DAY_US, HOUR_US, WINDOWS_MIN, Profile, Silence, profile, silences
+from millrace.events.log import PREDICTIONS, microseconds, reading
+from millrace.events.table import plain, within
+from millrace.judge.volume import DAY_US, HOUR_US, WINDOWS_MIN, Profile, Silence, profile, silences
+from millrace.observe import telemetry
+from millrace.observe.progress import log
 
 LOOK_EVERY_S: Final = 60.0
 MOST_DAYS: Final = 28

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 
-from millrace.prediction_log import HALVES, IDS_PER_QUERY, add_halves
+from millrace.events.log import HALVES, IDS_PER_QUERY, add_halves
 
 GRACE: Final = timedelta(minutes=10)
 """What a half waits for the other. KServe's agent sends both within seconds, unless it had to retry."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from millrace.errors import AlreadyRunning, Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 
 SEGMENT_BYTES: Final = 16 << 20
 MAX_WAITING_BYTES: Final = 32 << 20

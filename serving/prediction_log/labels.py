@@ -19,9 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from fraud.schema import ALIASES
 from millrace.errors import InvalidInput, NotFound, SchemaMismatch
-from millrace.fraud.schema import ALIASES
-from millrace.prediction_log import insert_labels, news, transaction
+from millrace.events.log import insert_labels, news, transaction
 
 REQUIRED: Final = ("transaction_id", "is_fraud")
 INSTANT: Final = pa.timestamp("us", tz="UTC")

@@ -13,10 +13,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from millrace import telemetry
 from millrace.errors import MillraceError
-from millrace.prediction_log import prune, transaction
-from millrace.progress import log
+from millrace.events.log import prune, transaction
+from millrace.observe import telemetry
+from millrace.observe.progress import log
 
 BATCH_ROWS: Final = 5_000
 LOOK_EVERY_S: Final = 60.0

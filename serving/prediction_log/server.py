@@ -10,10 +10,10 @@ from pathlib import Path
 import uvicorn
 
 from millrace.errors import MillraceError
-from millrace.prediction_log import engine
-from millrace.progress import log
+from millrace.events.log import engine
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
-from millrace.tracing import configure
 from serving.prediction_log.app import App
 from serving.prediction_log.feed import Feed, FeedWatch
 from serving.prediction_log.inference import Payloads

@@ -17,10 +17,10 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 
-from millrace import telemetry
 from millrace.errors import Unavailable
-from millrace.prediction_log import insert_labels, insert_predictions, migrate, news, transaction
-from millrace.progress import log
+from millrace.events.log import insert_labels, insert_predictions, migrate, news, transaction
+from millrace.observe import telemetry
+from millrace.observe.progress import log
 from serving.prediction_log.halves import expire, join
 from serving.prediction_log.journal import Journal, Position
 from serving.prediction_log.retention import Retention

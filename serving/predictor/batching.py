@@ -18,10 +18,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace import telemetry
 from millrace.errors import Unavailable
-from millrace.model_artifact import CACHE, STAGES
-from millrace.tracing import CURRENT, OFF, Span
+from millrace.observe import telemetry
+from millrace.observe.tracing import CURRENT, OFF, Span
+from millrace.registry.model_artifact import CACHE, STAGES
 from serving.predictor.cache import ScoreCache
 from serving.predictor.core import Inputs, Scorer, Scores
 from serving.tensors import require_finite

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
-from millrace.model_artifact import STAGES, ModelArtifact
+from millrace.registry.model_artifact import STAGES, ModelArtifact
 from serving.protocol import V2Answer, V2Request, decode_v1
 from serving.tensors import TensorSpec, kind, numbers, require_finite
 
@@ -22,7 +22,7 @@ FLOAT32: Final = np.dtype(np.float32)
 Inputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """features[B, F], history[B, L, C]."""
 Scores = tuple[NDArray[np.float32], NDArray[np.uint8]]
-"""scores[B] in [0, 1], and where each came from: places in `millrace.model_artifact.STAGES`."""
+"""scores[B] in [0, 1], and where each came from: places in `millrace.registry.model_artifact.STAGES`."""
 
 
 class Scorer:

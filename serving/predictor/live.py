@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from millrace import telemetry
 from millrace.errors import MillraceError, Unavailable
-from millrace.model_artifact import ModelArtifact
-from millrace.progress import log
+from millrace.observe import telemetry
+from millrace.observe.progress import log
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
 from serving.predictor.batching import Batcher
 from serving.predictor.cache import ScoreCache

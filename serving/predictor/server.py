@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from millrace.progress import log
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
 from millrace.settings import settings
-from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 

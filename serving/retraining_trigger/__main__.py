@@ -17,12 +17,12 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import Any
 
-from millrace.atomic import exclusive
 from millrace.errors import MillraceError, Unavailable
-from millrace.progress import log
-from millrace.retraining import DECLINED, PROMOTED
+from millrace.lake.atomic import exclusive
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
+from millrace.registry.retraining import DECLINED, PROMOTED
 from millrace.settings import Settings, settings
-from millrace.tracing import configure
 from serving.retraining_trigger.events import ask
 from serving.retraining_trigger.service import Trigger, launcher_of
 

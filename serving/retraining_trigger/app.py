@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from millrace import telemetry
 from millrace.errors import NotFound
-from millrace.progress import REQUEST
-from millrace.tracing import CURRENT, OFF, server_span
+from millrace.observe import telemetry
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import CURRENT, OFF, server_span
 from serving.lean import Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.retraining_trigger.events import alarms, ask
 from serving.retraining_trigger.service import Trigger

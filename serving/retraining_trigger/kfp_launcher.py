@@ -1,7 +1,7 @@
 """Retrainings as runs of the pipeline `fraud-retraining` at a Kubeflow Pipelines host.
 
 The run's name is made from the retraining's id and looked up before it is started, so that starting twice starts once;
-and nothing is started while any run of the experiment goes on. Credentials are kfp's, as in `pipelines/kfp_host.py`.
+and nothing is started while any run of the experiment goes on. Credentials are kfp's, as in `run/kfp_host.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from millrace.atomic import sha256_text
 from millrace.errors import NotFound, Unavailable
-from millrace.registry import Registry, served
-from millrace.retraining import DECLINED, FAILED, GATES, PROMOTED, source_of
+from millrace.lake.atomic import sha256_text
+from millrace.registry.models import Registry, served
+from millrace.registry.retraining import DECLINED, FAILED, GATES, PROMOTED, source_of
 from millrace.settings import Settings
 from serving.retraining_trigger.launcher import Status
 

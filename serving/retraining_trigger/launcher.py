@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from millrace.atomic import sha256_text
-from millrace.retraining import lock_path, outcome_of
+from millrace.lake.atomic import sha256_text
+from millrace.registry.retraining import lock_path, outcome_of
 from millrace.settings import Settings
 
 
@@ -41,7 +41,7 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """`python -m pipelines.retraining` in a session of its own: it outlives a trigger that is killed."""
+    """`python -m run.retrain` in a session of its own: it outlives a trigger that is killed."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = settings.home
@@ -50,7 +50,7 @@ class LocalLauncher:
     def start(self, identity: str, reason: str) -> None:
         log_path = self.log_path(identity)
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pipelines.retraining", f"--reason={reason}", f"--event-id={identity}"]
+        command = [sys.executable, "-m", "run.retrain", f"--reason={reason}", f"--event-id={identity}"]
         with log_path.open("ab") as stream:
             self._child = subprocess.Popen(
                 command,

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from millrace.atomic import write_text
 from millrace.errors import ArtifactCorrupt
+from millrace.lake.atomic import write_text
 from serving.retraining_trigger.core import Job, State
 
 INSTANTS = ("asked_at", "came_at", "started_at", "last_asked_at", "last_ended_at")

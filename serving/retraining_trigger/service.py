@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from millrace.errors import MillraceError
-from millrace.progress import log
-from millrace.registry import Registry
-from millrace.retraining import FAILED
+from millrace.observe.progress import log
+from millrace.observe.tracing import Value, work_span
+from millrace.registry.models import Registry
+from millrace.registry.retraining import FAILED
 from millrace.settings import Settings
-from millrace.tracing import Value, work_span
 from serving.retraining_trigger import core, memory
 from serving.retraining_trigger.core import MAX_ATTEMPTS, Job, Policy, Request, State
 from serving.retraining_trigger.launcher import Launcher
@@ -104,7 +104,10 @@ class Trigger:
         if job.attempts == 0:
             Registry(self._settings).note("retraining_asked", reason=job.reason, events=list(job.asked_by), id=job.id)
         log("retraining_starts", id=job.id, reason=job.reason, attempt=job.attempts + 1)
-        about: dict[str, Value] = {"millrace.retraining.id": job.id, "millrace.retraining.attempt": job.attempts + 1}
+        about: dict[str, Value] = {
+            "millrace.registry.retraining.id": job.id,
+            "millrace.registry.retraining.attempt": job.attempts + 1,
+        }
         with work_span("retraining.start", job.traceparent, about):
             self._launcher.start(job.id, job.reason)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from millrace.config import load_config
 from millrace.errors import MillraceError
-from millrace.progress import log
-from millrace.registry import Registry
-from millrace.rollout import Action, RolloutPolicy
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
+from millrace.registry.models import Registry
+from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings, settings
-from millrace.tracing import configure
 from serving.rollout import core
 from serving.rollout.alerts import AlertSource
 from serving.rollout.controller import Controller, serve_health

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pyarrow.compute as pc
 from sqlalchemy import Engine
 
-from millrace import prediction_log
 from millrace.errors import MillraceError
-from millrace.prediction_table import read_predictions
-from millrace.progress import log
+from millrace.events import log as prediction_log
+from millrace.events.table import read_predictions
+from millrace.observe.progress import log
 from millrace.settings import Settings
 
 

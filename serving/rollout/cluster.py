@@ -17,9 +17,9 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from millrace.canary import Document, Rollout
 from millrace.errors import NotFound, Unavailable
-from millrace.rollout import Histogram, Observations, Observed
+from millrace.rollout.canary import Document, Rollout
+from millrace.rollout.policy import Histogram, Observations, Observed
 from serving.rollout.alerts import AlertSource
 from serving.rollout.core import Change, RevisionNames
 from serving.rollout.local import histogram

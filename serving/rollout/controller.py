@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from millrace.canary import Rollout
-from millrace.progress import log
-from millrace.registry import Registry
-from millrace.rollout import Action, Decision, RolloutPolicy
+from millrace.observe.progress import log
+from millrace.registry.models import Registry
+from millrace.rollout.canary import Rollout
+from millrace.rollout.policy import Action, Decision, RolloutPolicy
 from serving.rollout import core
 from serving.rollout.core import MetricsSource, Target
 

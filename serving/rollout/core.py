@@ -1,7 +1,7 @@
 """One look at a rollout: what was observed and decided, and what that makes of target, registry and audit log.
 
-The policy is `millrace.rollout`, what a canary looks like in a document `millrace.canary`. Every step may be repeated:
-a controller that was killed anywhere goes on from the annotations and the registry.
+The policy is `millrace.rollout.policy`, what a canary looks like in a document `millrace.rollout.canary`. Every step
+may be repeated: a controller that was killed anywhere goes on from the annotations and the registry.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from millrace import canary
-from millrace.canary import Document, Rollout
 from millrace.errors import AlreadyRunning, InvalidInput, NotFound, Unavailable
-from millrace.registry import CHALLENGER, CHAMPION, Registry
-from millrace.rollout import Action, Decision, Observations, Phase, RolloutPolicy, decide
-from millrace.tracing import Value, span, work_span
+from millrace.observe.tracing import Value, span, work_span
+from millrace.registry.models import CHALLENGER, CHAMPION, Registry
+from millrace.rollout import canary
+from millrace.rollout.canary import Document, Rollout
+from millrace.rollout.policy import Action, Decision, Observations, Phase, RolloutPolicy, decide
 
 NOTE_TIMEOUT_S: Final = 30.0
 
@@ -79,7 +79,7 @@ def start(
     registry.version(number)
     percent = policy.steps[0]
     new = (number, registry.uri(number))
-    about: dict[str, Value] = {"millrace.rollout.canary": number, "millrace.rollout.percent": percent}
+    about: dict[str, Value] = {"millrace.rollout.policy.canary": number, "millrace.rollout.policy.percent": percent}
     with work_span("rollout.start", attributes=about):
         made = canary.read(target.change(lambda found: canary.started(found, new, percent, clock())))
         if made is None:
@@ -134,7 +134,10 @@ def judge(target: Target, metrics: MetricsSource, rollout: Rollout, policy: Roll
 
 def carry_out(target: Target, registry: Registry, rollout: Rollout, decision: Decision, now: float) -> None:
     """Traffic first, since that protects answers; then the audit record and the registry."""
-    about: dict[str, Value] = {"millrace.rollout.canary": rollout.canary, "millrace.rollout.percent": decision.percent}
+    about: dict[str, Value] = {
+        "millrace.rollout.policy.canary": rollout.canary,
+        "millrace.rollout.policy.percent": decision.percent,
+    }
     with work_span(f"rollout.{decision.action}", attributes=about):
         now_is = _moved(target, rollout, decision, now)
         if now_is is None or now_is.canary != rollout.canary:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import yaml
 
-from millrace.atomic import exclusive, write_text
-from millrace.canary import Document, Rollout
 from millrace.errors import NotFound, Unavailable
-from millrace.rollout import Histogram, Observations, Observed
+from millrace.lake.atomic import exclusive, write_text
+from millrace.rollout.canary import Document, Rollout
+from millrace.rollout.policy import Histogram, Observations, Observed
 from serving.local.state import LocalState, Place
 from serving.rollout.alerts import AlertSource
 from serving.rollout.core import Change, RevisionNames

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import Unavailable
-from millrace.progress import log
-from millrace.telemetry import CHALLENGER_FALLBACKS
+from millrace.observe.progress import log
+from millrace.observe.telemetry import CHALLENGER_FALLBACKS
 from serving.transformer.assignment import challenged
 from serving.transformer.context import Context
 from serving.transformer.core import CHALLENGER, CHAMPION, Part, require_length

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from millrace.progress import log
-from millrace.telemetry import BREAKER_OPEN
+from millrace.observe.progress import log
+from millrace.observe.telemetry import BREAKER_OPEN
 
 FAILURES: Final = 5
 """Lookups in a row that fail before the breaker opens."""

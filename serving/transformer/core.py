@@ -13,9 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from millrace.errors import Unavailable
-from millrace.fraud.features import TERMINAL_STATE_FIELDS, terminal_risk
-from millrace.fraud.online import (
+from fraud.features import TERMINAL_STATE_FIELDS, terminal_risk
+from fraud.online import (
     EMPTY_STATE,
     CustomerState,
     Response,
@@ -23,8 +22,9 @@ from millrace.fraud.online import (
     model_inputs,
     terminal_states,
 )
-from millrace.fraud.reasons import GROUPS, reasons, variants
-from millrace.fraud.requests import FIELDS, OPTIONAL, Transactions, from_columns
+from fraud.reasons import GROUPS, reasons, variants
+from fraud.requests import FIELDS, OPTIONAL, Transactions, from_columns
+from millrace.errors import Unavailable
 from serving.protocol import V2Answer, V2Request
 from serving.tensors import MAX_ROWS, TensorSpec
 from serving.transformer.journal import Entry

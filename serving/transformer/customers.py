@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS
-from millrace.fraud.online import CustomerState, Response
+from fraud.features import CUSTOMER_STATE_FIELDS
+from fraud.online import CustomerState, Response
 from serving.transformer.fill import fill_of
 from serving.transformer.terminals import DividedStore
 

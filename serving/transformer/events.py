@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from millrace.fraud.features import FEATURE_SERVICE
-from millrace.fraud.requests import Transactions
+from fraud.features import FEATURE_SERVICE
+from fraud.requests import Transactions
 from serving.transformer.context import Context
 from serving.transformer.core import CHAMPION, Part, decision
 

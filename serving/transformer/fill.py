@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from millrace.feast_home import online_database
+from millrace.lake.feast_home import online_database
 
 NEVER_FILLED: Final = ""
 _RENEWED: Final = "@"

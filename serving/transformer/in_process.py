@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, Unavailable
-from millrace.model_artifact import STAGES
+from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
+from millrace.registry.model_artifact import STAGES
 from millrace.settings import Settings
-from millrace.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from serving.connections import Header
 from serving.predictor.batching import Batcher
 from serving.predictor.live import LiveModel

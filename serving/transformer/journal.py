@@ -18,7 +18,7 @@ from typing import Final
 import orjson
 
 from millrace.errors import AlreadyRunning, Unavailable
-from millrace.progress import log
+from millrace.observe.progress import log
 
 SYNC_INTERVAL_S: Final = 0.2
 

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from fraud.online import Response
+from fraud.requests import Transactions, from_rows
 from millrace.errors import Unavailable
-from millrace.fraud.online import Response
-from millrace.fraud.requests import Transactions, from_rows
-from millrace.progress import log
-from millrace.settings import Settings
-from millrace.telemetry import (
+from millrace.observe.progress import log
+from millrace.observe.telemetry import (
     DEADLINES_EXCEEDED,
     JOURNAL_PENDING,
     LOOKUP_FAILURES,
@@ -26,7 +25,8 @@ from millrace.telemetry import (
     PREDICTIONS,
     SCORES,
 )
-from millrace.tracing import span
+from millrace.observe.tracing import span
+from millrace.settings import Settings
 from serving.lean import Headers
 from serving.protocol import V2Answer, V2Request, decode_v1
 from serving.server import HotModel

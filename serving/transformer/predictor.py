@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
-from millrace.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
-from millrace.tracing import span
+from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
+from millrace.observe.tracing import span
 from serving.connections import Connections, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
 from serving.transformer.core import Scored, require_rows, scored_from

@@ -15,8 +15,8 @@ from typing import Final
 
 import orjson
 
-from millrace.artifacts import Manifest
-from millrace.progress import log
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 from serving.transformer.journal import Entry, read_entries
 
 MAX_BYTES: Final = 256 << 20

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from millrace.fraud.online import CustomerState
-from millrace.progress import log
+from fraud.online import CustomerState
+from millrace.observe.progress import log
 from serving.transformer.journal import SYNC_INTERVAL_S, Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.state import Overlay

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from millrace.progress import REQUEST
-from millrace.tracing import CURRENT, OFF
+from millrace.observe.progress import REQUEST
+from millrace.observe.tracing import CURRENT, OFF
 from serving.lean import Handler, Headers, Reply, error_reply
 from serving.server import HotServer
 from serving.transformer.context import REQUEST_ID, DeadlineExceeded, request_id_of

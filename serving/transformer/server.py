@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from millrace.artifacts import Manifest
 from millrace.errors import ConfigError
-from millrace.feast_home import filled_with, repository
-from millrace.progress import log
+from millrace.lake.feast_home import filled_with, repository
+from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
+from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
-from millrace.tracing import configure
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005

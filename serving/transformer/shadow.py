@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.progress import log
-from millrace.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
+from millrace.observe.progress import log
+from millrace.observe.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
 from serving.transformer.core import SHADOW, Part, Scored, require_length
 from serving.transformer.events import Record
 from serving.transformer.predictor import Predictor

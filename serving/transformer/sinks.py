@@ -17,8 +17,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from millrace.errors import ConfigError, Unavailable
-from millrace.progress import log
-from millrace.telemetry import EVENTS_DROPPED
+from millrace.observe.progress import log
+from millrace.observe.telemetry import EVENTS_DROPPED
 from serving.connections import Connections, Response
 from serving.transformer.events import CONTENT_TYPE, Record, encode
 

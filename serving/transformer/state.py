@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from millrace.fraud.online import CustomerState
+from fraud.online import CustomerState
 from serving.transformer.journal import Entry
 
 SLACK: Final = 32

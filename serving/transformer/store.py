@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol
 
 import yaml
 
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
+from fraud.online import CustomerState, Response, customer_states, push_columns
 from millrace.errors import Unavailable
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import CustomerState, Response, customer_states, push_columns
 from serving.transformer.fill import NEVER_FILLED, Fill
 from serving.transformer.rows import Rows
 from serving.transformer.terminals import DividedStore

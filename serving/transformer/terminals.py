@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from millrace.fraud.features import TERMINAL_STATE_FIELDS
-from millrace.fraud.online import Response
+from fraud.features import TERMINAL_STATE_FIELDS
+from fraud.online import Response
 from serving.transformer.fill import NEVER_FILLED
 
 MAX_TERMINALS: Final = 50_000

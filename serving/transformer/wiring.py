@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from millrace.errors import ConfigError
-from millrace.progress import log
+from millrace.observe.progress import log
 from millrace.settings import Settings
 from serving.transformer.arms import Arms
 from serving.transformer.customers import KnownCustomers

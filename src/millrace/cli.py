@@ -1,7 +1,7 @@
 """`millrace`: what is served, where it came from, and changing it.
 
-What a command does lives in `millrace.registry` and `millrace.lineage`. An error raised on purpose is one message on
-stderr, without a traceback: status 2 for wrong input, 1 for everything else.
+What a command does lives in `millrace.registry.models` and `millrace.registry.lineage`. An error raised on purpose is
+one message on stderr, without a traceback: status 2 for wrong input, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rich.table import Table
 
 from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.lineage import FindVersion, trace, tree
-from millrace.registry import Registry, served
+from millrace.registry.lineage import FindVersion, trace, tree
+from millrace.registry.models import Registry, served
+from millrace.registry.version_store import ModelVersion
 from millrace.settings import Settings, settings
-from millrace.version_store import ModelVersion
 
 FOLLOWS = "The local runtime follows it by itself where it runs."
 
@@ -89,7 +89,7 @@ def _find_version(here: Settings) -> FindVersion | None:
     """Looks predictions up in the log; None where this home has none."""
     if not here.prediction_log_url.get_secret_value() and not (here.prediction_log / "log.db").is_file():
         return None
-    from millrace.prediction_log import engine, find_version  # SQLAlchemy: not for the other commands
+    from millrace.events.log import engine, find_version  # SQLAlchemy: not for the other commands
 
     def version_of(prediction_id: str) -> int | None:
         log = engine(here)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from millrace.gates import Verdict
+    from millrace.judge.gates import Verdict
 
 
 class MillraceError(Exception):

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".millrace"), validate_default=True)
     """Folder of all local state; absolute once read, so that manifests hold in every working directory."""
 
+    workload: str = "fraud"
+    """What is modelled: a name of the entry point group `millrace.workloads`."""
+
     feature_store: Path | None = None
     """feature_store.yaml of the online store that serves, where that is not the home's own: Redis on a cluster."""
 
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
     """Raw events that a retraining reads, any fsspec URI; empty: what the champion's snapshot was read from."""
 
     retraining_overrides: Path | None = None
-    """YAML of a retraining's limits and hyper-parameters, as `pipelines.run --overrides` takes; absent: none."""
+    """YAML of a retraining's limits and hyper-parameters, as `run.loop --overrides` takes; absent: none."""
 
     retraining_train_days: int = Field(default=28, ge=5)
     """Training window of a retraining, days."""

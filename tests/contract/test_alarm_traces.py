@@ -14,8 +14,8 @@ from collector import Collector, collecting, tracing_to
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from millrace import tracing
-from millrace.fraud.features import FEATURE_NAMES
+from fraud.features import FEATURE_NAMES
+from millrace.observe import tracing
 from millrace.settings import Settings
 from serving.drift_detector.alarms import deliver
 from serving.drift_detector.events import BATCH, PREDICTION, Events

@@ -16,9 +16,8 @@ import pytest
 import feature_repo
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
-from millrace.artifacts import Manifest
-from millrace.fraud import simulator
-from millrace.fraud.features import (
+from fraud import simulator
+from fraud.features import (
     CUSTOMER_STATE_FIELDS,
     FEATURE_NAMES,
     NEVER_US,
@@ -28,7 +27,8 @@ from millrace.fraud.features import (
     history_tensor,
     terminal_features,
 )
-from millrace.fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import orjson
 import pytest
 
-from millrace.fraud.features import FEATURE_NAMES
+from fraud.features import FEATURE_NAMES
 from serving.drift_detector.alarms import TYPE, cloud_event
 from serving.drift_detector.events import BATCH, PREDICTION, Events
 from serving.drift_detector.watch import Alarm

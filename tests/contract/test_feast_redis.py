@@ -34,12 +34,12 @@ from stores import RedisServer, free_port, postgres_server, redis_server
 from components.build_features.core import build_features
 from components.check_skew import served
 from components.materialize.refresh import refresh
-from millrace.artifacts import Manifest, list_manifests
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
+from fraud.online import CustomerState, customer_states
 from millrace.errors import ConfigError, NotFound, Unavailable
-from millrace.feast_home import repository
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import CustomerState, customer_states
-from millrace.gates import Rule
+from millrace.judge.gates import Rule
+from millrace.lake.feast_home import repository
+from millrace.lake.manifest import Manifest, list_manifests
 from millrace.settings import Settings
 from serving.transformer.store import FeastStore, Lookups
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millrace.fraud import features as f
+from fraud import features as f
 
 REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
 

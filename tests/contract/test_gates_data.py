@@ -13,11 +13,11 @@ from components.gate.core import require
 from components.validate.config import ValidateConfig
 from components.validate.core import GATE, compare, validate
 from components.validate.rules import judge
-from millrace.artifacts import Manifest
+from fraud.planted import Planted
+from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import GateBlocked
-from millrace.fraud.planted import Planted
-from millrace.fraud.simulator import SimulationConfig, simulate
-from millrace.gates import Verdict
+from millrace.judge.gates import Verdict
+from millrace.lake.manifest import Manifest
 
 START = date(2018, 4, 1)
 DAYS = 42

@@ -20,14 +20,14 @@ from components.evaluate.evidence import gather
 from components.evaluate.rules import family, judge
 from components.evaluate.test_week import model_scores, open_test_week
 from components.gate.core import require
-from millrace.artifacts import Manifest, hash_files
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from fraud.simulator import SimulationConfig, simulate
+from fraud.slices import slice_masks
 from millrace.errors import GateBlocked, InvalidInput
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
-from millrace.fraud.simulator import SimulationConfig, simulate
-from millrace.fraud.slices import slice_masks
-from millrace.gates import Verdict
-from millrace.horizon import start_of
-from millrace.model_artifact import ModelArtifact
+from millrace.judge.gates import Verdict
+from millrace.lake.horizon import start_of
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.model_artifact import ModelArtifact
 
 START = date(2018, 4, 1)
 DAYS = 48

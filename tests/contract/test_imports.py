@@ -1,4 +1,4 @@
-"""Arrows between packages point one way: pipelines → components → millrace ← serving; feature_repo → millrace."""
+"""Arrows between packages point one way: run → pipelines → components → millrace ← serving; workloads → millrace."""
 
 import ast
 import subprocess
@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = {"millrace", "components", "pipelines", "serving", "feature_repo"}
+WORKLOADS = {"fraud"}
+STEPS = {"millrace", "components", "pipelines"}
 MAY_IMPORT = {
-    "src/millrace": {"millrace"},
-    "components": {"millrace", "components"},
-    "pipelines": {"millrace", "components", "pipelines"},
-    "serving": {"millrace", "serving"},
-    "feature_repo": {"millrace", "feature_repo"},
+    "src/millrace": {"millrace"} | WORKLOADS,
+    "src/fraud": {"millrace", "fraud"},
+    "components": {"millrace", "components"} | WORKLOADS,
+    "pipelines": STEPS | WORKLOADS,
+    "run": STEPS | WORKLOADS | {"run"},
+    "edge": STEPS | WORKLOADS | {"run", "edge"},
+    "search": STEPS | WORKLOADS | {"run", "search"},
+    "drill": STEPS | WORKLOADS | {"run", "drill"},
+    "serving": {"millrace", "serving"} | WORKLOADS,
+    "feature_repo": {"millrace", "feature_repo"} | WORKLOADS,
 }
+OURS = set.union(*MAY_IMPORT.values()) | {"serving", "feature_repo"}
 HEAVY = {"kfp", "kserve", "feast"}
 
 

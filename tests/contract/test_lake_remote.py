@@ -26,8 +26,8 @@ from components.gate.component import gate_data
 from components.ingest.component import ingest
 from components.validate.component import validate
 from components.validate.core import find_previous
-from millrace.artifacts import Manifest, hash_files, list_manifests
 from millrace.errors import ArtifactCorrupt, ConfigError, MillraceError, NotFound, Unavailable
+from millrace.lake.manifest import Manifest, hash_files, list_manifests
 
 
 class Cluster:
@@ -204,7 +204,7 @@ def test_a_push_that_was_killed_shows_nothing_and_is_finished_by_the_next(
         cluster.enter(home)
         manifest = an_artifact(home, count=100, identity=identity)
         act = f"Manifest.read({str(manifest.uri)!r}).hand_over({str(home / 'out')!r})"
-        code = f"from millrace.artifacts import Manifest; {act}"
+        code = f"from millrace.lake.manifest import Manifest; {act}"
         pushing = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while pushing.poll() is None and not any(identity in key for key in objects(remote)):

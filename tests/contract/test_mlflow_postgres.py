@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from stores import postgres_server
 
-from millrace.artifacts import Manifest, hash_files
 from millrace.errors import Unavailable
-from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from millrace.settings import Settings
 
 

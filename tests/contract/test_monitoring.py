@@ -49,7 +49,7 @@ def metrics_of(query: str) -> set[str]:
 
 def exported() -> set[str]:
     """What our servers and those we scrape export, as Prometheus stores it."""
-    from millrace import telemetry
+    from millrace.observe import telemetry
 
     assert telemetry.REQUESTS
     names = set()

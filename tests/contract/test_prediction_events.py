@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE
-from millrace.fraud.requests import from_rows
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
+from fraud.requests import from_rows
 from serving.prediction_log.core import decode
 from serving.prediction_log.inference import Payloads
 from serving.transformer.context import Context

@@ -25,9 +25,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millrace.artifacts import Manifest
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.model_artifact import ModelArtifact
+from fraud.features import FEATURE_NAMES
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelArtifact
 from serving.protocol import encode_v2_request
 
 F, C, L = len(FEATURE_NAMES), 4, 8

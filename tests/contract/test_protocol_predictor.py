@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.model_artifact import ModelArtifact
+from fraud.features import FEATURE_NAMES
+from millrace.registry.model_artifact import ModelArtifact
 from serving.protocol import encode_v2_request
 
 F, C, L, N = len(FEATURE_NAMES), 4, 8, 64

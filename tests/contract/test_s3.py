@@ -14,8 +14,8 @@ from s3_server import SECRET
 from s3fs import S3FileSystem
 
 from components.ingest.core import IngestConfig, ingest
-from millrace.artifacts import Manifest
 from millrace.errors import MillraceError
+from millrace.lake.manifest import Manifest
 
 
 def put(bucket: str, day: pa.Table) -> str:

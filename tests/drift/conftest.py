@@ -34,8 +34,8 @@ def model_store(tmp_path: Path, stream: Stream) -> Callable[..., Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from millrace.artifacts import Manifest, content_id, hash_files
-    from millrace.fraud.features import FEATURE_NAMES
+    from fraud.features import FEATURE_NAMES
+    from millrace.lake.manifest import Manifest, content_id, hash_files
 
     def build(*versions: str) -> Path:
         for version in versions:

@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from benchmarks.drift import inflated
+from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
-from millrace.fraud.features import FEATURE_NAMES
 from serving.drift_detector.backends import Streaming
 from serving.drift_detector.events import BATCH, Events, Scored
 from serving.drift_detector.references import ModelStore

@@ -15,10 +15,10 @@ from components.build_features.core import build_features
 from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest
-from millrace.fraud import simulator
-from millrace.fraud.model import FraudModel
-from millrace.fraud.training_set import TrainingSet
+from fraud import simulator
+from fraud.model import FraudModel
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 START = date(2026, 1, 1)
 DAYS = 60

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 
 AMOUNT = FEATURE_NAMES.index("amount")
 PRESENT = HISTORY_CHANNELS.index("present")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.model import FraudModel, ModelSpec, load_model, save_model
 from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.fraud.model import FraudModel, ModelSpec, load_model, save_model
 
 SPEC = ModelSpec(sequence_length=4, bins=5, embedding=3, width=16, blocks=1, members=2, history_width=8, heads=2)
 

@@ -19,9 +19,9 @@ from components.optimise.export import torch_scores
 from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest
-from millrace.fraud import boosting, simulator
-from millrace.fraud.training_set import TrainingSet
+from fraud import boosting, simulator
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 START, DAYS = date(2026, 1, 1), 45
 TEST_START = START + timedelta(days=DAYS - 14)

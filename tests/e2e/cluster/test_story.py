@@ -168,7 +168,7 @@ def test_the_servers_become_ready() -> None:
 def test_a_training_run_puts_a_model_into_service(host: str, gateway: str) -> None:
     source = given("SOURCE", "raw events that steps can read")
 
-    python("-m", "pipelines.submit", "training", f"--host={host}", f"--param=source={source}", timeout_s=TRAIN_S)
+    python("-m", "run.submit", "training", f"--host={host}", f"--param=source={source}", timeout_s=TRAIN_S)
     until(lambda: served_version() == "1", START_S, "the controller serves version 1")
     kubectl(
         "-n",
@@ -205,7 +205,7 @@ def test_a_challenger_gets_a_canary_that_goes_back_when_told(host: str) -> None:
     source = given("SOURCE", "raw events that steps can read")
     arguments = (f"--param=source={source}", "--param=as_of=", "--no-cache")
 
-    python("-m", "pipelines.submit", "training", f"--host={host}", *arguments, timeout_s=TRAIN_S)
+    python("-m", "run.submit", "training", f"--host={host}", *arguments, timeout_s=TRAIN_S)
     until(lambda: rollout_phase() == "progressing", CANARY_S, "the canary began")
     kubectl("-n", NAMESPACE, "exec", "deployment/rollout", "--", *ABORT)
 

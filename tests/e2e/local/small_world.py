@@ -7,7 +7,7 @@ from pathlib import Path
 from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
 from components.materialize.core import materialize
-from millrace.fraud.simulator import SimulationConfig, write
+from fraud.simulator import SimulationConfig, write
 from millrace.settings import Settings
 
 home = Path(sys.argv[1])

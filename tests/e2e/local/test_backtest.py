@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from millrace.fraud.simulator import SimulationConfig, write
+from fraud.simulator import SimulationConfig, write
 
 
 @pytest.mark.e2e
@@ -18,7 +18,7 @@ def test_every_transaction_of_the_test_week_is_scored_under_its_own_id(tmp_path:
     raw = tmp_path / "raw"
     write(SimulationConfig(customers=300, terminals=600, days=40, seed=5), raw)
     out = tmp_path / "scores.parquet"
-    command = [sys.executable, "-m", "pipelines.backtest", "--data", str(raw), "--from", "2018-05-02"]
+    command = [sys.executable, "-m", "run.backtest", "--data", str(raw), "--from", "2018-05-02"]
     command += ["--weeks", "1", "--days", "14", "--out", str(out)]
 
     done = subprocess.run(

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from millrace.fraud.simulator import SimulationConfig, write
-from millrace.prediction_log import engine
-from millrace.prediction_table import read_predictions
+from fraud.simulator import SimulationConfig, write
+from millrace.events.log import engine
+from millrace.events.table import read_predictions
 from millrace.settings import Settings
 
 SMALL = Path(__file__).with_name("small.yaml")
@@ -45,7 +45,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(home: Path) -> Iterator[Program]:
-    """`program("pipelines.run", …)` runs a module in the home, as make does."""
+    """`program("run.loop", …)` runs a module in the home, as make does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,7 +61,7 @@ def program(home: Path) -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def first_run(program: Program, raw: Path) -> str:
-    done = program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+    done = program("run.loop", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -145,9 +145,9 @@ def test_a_wrong_request_is_told_what_was_wanted(url: str) -> None:
 
 
 def test_a_second_run_does_nothing_again(program: Program, raw: Path, first_run: str) -> None:
-    program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+    program("run.loop", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
 
-    again = program("pipelines.run", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
+    again = program("run.loop", "--data", str(raw), "--overrides", str(SMALL), "--train-days", "21")
 
     assert again.returncode == 0, again.stderr
     for step in ("ingest", "validate", "build-features", "assemble", "train", "optimise", "evaluate"):
@@ -167,8 +167,8 @@ def test_days_scored_in_batch_have_the_scores_that_were_served(
 ) -> None:
     day = json.loads((home / "serving" / "replay.json").read_text())["day"]
 
-    done = program("pipelines.score", "--data", str(raw), "--day", day)
-    again = program("pipelines.score", "--data", str(raw), "--day", day)
+    done = program("run.score", "--data", str(raw), "--day", day)
+    again = program("run.score", "--data", str(raw), "--day", day)
 
     assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
     assert "scored by version 1" in done.stdout
@@ -186,7 +186,7 @@ def test_a_model_that_is_not_good_enough_is_not_promoted(
 ) -> None:
     strict = overrides(tmp_path, evaluate={"min_average_precision": 0.999})
 
-    blocked = program("pipelines.run", "--data", str(raw), "--overrides", strict, "--train-days", "21")
+    blocked = program("run.loop", "--data", str(raw), "--overrides", strict, "--train-days", "21")
 
     assert blocked.returncode == 1
     assert "gate 'evaluation' blocked" in blocked.stderr
@@ -205,7 +205,7 @@ def test_data_in_another_unit_is_stopped_before_features_are_built(
             table = table.set_column(table.column_names.index("amount"), "amount", in_cents)
         pq.write_table(table, tmp_path / path.name)
 
-    blocked = program("pipelines.run", "--data", str(tmp_path), "--overrides", str(SMALL), "--train-days", "21")
+    blocked = program("run.loop", "--data", str(tmp_path), "--overrides", str(SMALL), "--train-days", "21")
 
     assert blocked.returncode == 1
     assert "gate 'data' blocked" in blocked.stderr
@@ -218,7 +218,7 @@ def test_a_challenger_waits_is_promoted_and_rolled_back(
 ) -> None:
     other = overrides(tmp_path, train={"seed": 7})
 
-    second = program("pipelines.run", "--data", str(raw), "--overrides", other, "--train-days", "21", "--no-serve")
+    second = program("run.loop", "--data", str(raw), "--overrides", other, "--train-days", "21", "--no-serve")
     waiting = served_version(home)
     promoted = program("millrace.cli", "promote", "2")
     live = served_version(home)
@@ -247,7 +247,7 @@ def test_two_versions_are_compared_from_the_prediction_log_once_labels_are_in(
     until("version 2 answers", lambda: versions() == {"2"})
     until("its predictions are in the log", lambda: sum(row["model_version"] == "2" for row in logged(home)) >= 100)
     loaded = program("serving.prediction_log", "labels", labels)
-    compared = program("pipelines.compare", "1", "2")
+    compared = program("run.compare", "1", "2")
     back = program("millrace.cli", "rollback", "--reason", "a test")
 
     assert (loaded.returncode, compared.returncode, back.returncode) == (0, 0, 0), loaded.stderr + compared.stderr

@@ -28,11 +28,11 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from components.promote.render import inference_service
-from millrace import canary
-from millrace.artifacts import Manifest, hash_files
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, served
-from millrace.rollout import Action, RolloutPolicy
+from fraud.features import FEATURE_NAMES
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry, served
+from millrace.rollout import canary
+from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings
 from serving.local.state import LocalState, Place
 from serving.rollout import core

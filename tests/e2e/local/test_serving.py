@@ -26,7 +26,7 @@ import yaml
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from millrace.feast_home import repository
+from millrace.lake.feast_home import repository
 from millrace.pseudonyms import pseudonym
 from millrace.settings import Settings
 from serving.local import commands

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from millrace.artifacts import Manifest, content_id
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from millrace.lake.manifest import Manifest, content_id
 
 FIRST_DAY = date(2026, 1, 1)
 DAYS = 60

@@ -18,11 +18,11 @@ import pytest
 
 from components.assemble import core
 from components.assemble.core import SplitSpec, assemble, split_of
-from millrace.artifacts import Manifest
-from millrace.atomic import exclusive
+from fraud.features import DAY_US, FEATURE_NAMES
+from fraud.training_set import SPLITS, TrainingSet
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound
-from millrace.fraud.features import DAY_US, FEATURE_NAMES
-from millrace.fraud.training_set import SPLITS, TrainingSet
+from millrace.lake.atomic import exclusive
+from millrace.lake.manifest import Manifest
 
 SPEC = SplitSpec(test_start=date(2026, 2, 15), train_days=20, validation_days=4)
 
@@ -222,7 +222,7 @@ def test_two_at_once_are_refused(feature_set: Manifest, lake: Path) -> None:
     other_lake = lake.parent / "second"
     lock = other_lake / "training_sets" / f".{identity}.lock"
     code = (
-        "import sys, pathlib; from millrace.atomic import exclusive\n"
+        "import sys, pathlib; from millrace.lake.atomic import exclusive\n"
         "with exclusive(pathlib.Path(sys.argv[1]), 'holder'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import features_pandas
 from components.build_features.core import build_features
-from millrace.artifacts import Manifest
-from millrace.fraud import features
+from fraud import features
+from millrace.lake.manifest import Manifest
 
 KEY = ["terminal_id", "event_timestamp"]
 INSTANT = "datetime64[us, UTC]"

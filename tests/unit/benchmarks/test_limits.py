@@ -1,7 +1,7 @@
 """The week nearest to a limit is the worst, whichever side the limit is on."""
 
 from benchmarks.limits import distances
-from millrace.gates import Rule, Verdict
+from millrace.judge.gates import Rule, Verdict
 
 
 def week(ap, latency, stress):

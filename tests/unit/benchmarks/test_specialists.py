@@ -3,8 +3,8 @@
 import numpy as np
 
 from benchmarks.specialists import MIN_FRAUDS, ROUTERS, _specialists
-from millrace.fraud.boosting import BoostConfig, fitted, logits
-from millrace.fraud.features import FEATURE_NAMES
+from fraud.boosting import BoostConfig, fitted, logits
+from fraud.features import FEATURE_NAMES
 
 
 def test_a_segment_with_few_frauds_is_left_to_the_booster_that_knows_all():

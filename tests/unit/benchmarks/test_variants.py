@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.variants import PRODUCTS, dynamic, flattened
 from components.optimise import export
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.fraud.model import FraudModel, ModelSpec
-from millrace.model_artifact import load_graph
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.model import FraudModel, ModelSpec
+from millrace.registry.model_artifact import load_graph
 
 
 @pytest.mark.parametrize("embedding", [0, 3])

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud.online_sql import terminal_states
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, SchemaMismatch
-from millrace.fraud import features as f
-from millrace.fraud.online_sql import terminal_states
+from millrace.lake.manifest import Manifest
 
 SnapshotOf = Callable[..., Manifest]
 
@@ -176,7 +176,7 @@ def test_a_killed_build_goes_on_where_it_was(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from components.build_features import core, partitions\n"
-        "from millrace.artifacts import Manifest\n"
+        "from millrace.lake.manifest import Manifest\n"
         "write, left = partitions.write_transactions, [7]\n"
         "def dying(*args):\n"
         "    left[0] -= 1\n"

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 
 PYTHON = Path(os.environ.get("MILLRACE_SPARK_PYTHON", Path(__file__).parents[3] / ".venv-spark/bin/python"))
 BUILD = """
 import json, sys
 from pathlib import Path
 from components.build_features.core import build_features
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 job = json.loads(sys.argv[1])
 snapshot = Manifest.read(job["snapshot"], "snapshot")
 made = build_features(snapshot, Path(job["lake"]), history_length=job["history_length"], spark_master="local[2]")

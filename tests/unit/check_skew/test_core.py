@@ -20,12 +20,12 @@ from components.build_features.core import build_features
 from components.check_skew import core
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud import features_sql, online
 from millrace.errors import GateBlocked, InvalidInput, NotFound
-from millrace.feast_home import online_database, repository
-from millrace.fraud import features as f
-from millrace.fraud import features_sql, online
-from millrace.gates import Rule, Verdict
+from millrace.judge.gates import Rule, Verdict
+from millrace.lake.feast_home import online_database, repository
+from millrace.lake.manifest import Manifest
 
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)

@@ -13,9 +13,9 @@ import pytest
 from components.build_features.core import build_features
 from components.check_skew.served import terminal_rules
 from components.materialize.core import sources_of
-from millrace.artifacts import Manifest
-from millrace.fraud.features import TERMINAL_STATE_FIELDS
-from millrace.fraud.online_sql import terminal_states
+from fraud.features import TERMINAL_STATE_FIELDS
+from fraud.online_sql import terminal_states
+from millrace.lake.manifest import Manifest
 
 AS_OF = datetime(2018, 5, 14, 5, tzinfo=UTC)
 Held = dict[str, tuple[datetime, tuple[int, ...]]]

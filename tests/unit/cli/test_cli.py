@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from millrace.artifacts import Manifest, hash_files
 from millrace.cli import main
-from millrace.prediction_log import engine, migrate, write_predictions
-from millrace.registry import Registry
+from millrace.events.log import engine, migrate, write_predictions
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 SERVED = """\

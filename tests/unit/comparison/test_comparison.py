@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from millrace.comparison import compare, stability_index
 from millrace.errors import NotFound
-from millrace.prediction_log import engine, migrate, write_labels, write_predictions
+from millrace.events.log import engine, migrate, write_labels, write_predictions
+from millrace.judge.comparison import compare, stability_index
 from millrace.settings import Settings
-from pipelines.compare import main
+from run.compare import main
 
 START = datetime(2018, 9, 1, tzinfo=UTC)
 ROWS = 3_000

@@ -5,7 +5,7 @@ import pytest
 
 from components.evaluate.adversary import ATTACKS, PARTS, PAUSE_US, outcome
 from components.evaluate.inputs import Inputs
-from millrace.fraud.features import (
+from fraud.features import (
     DAY_US,
     FEATURE_NAMES,
     NEVER_US,

@@ -11,10 +11,10 @@ import pytest
 
 from components.evaluate.cascade import measure_cascade
 from components.evaluate.test_week import TestWeek, model_scores
-from millrace.bootstrap import card_weights
-from millrace.fraud.training_set import TrainingSet
-from millrace.metrics import ROW_COLUMNS, average_precision, judged
-from millrace.model_artifact import ModelArtifact
+from fraud.training_set import TrainingSet
+from millrace.judge.bootstrap import card_weights
+from millrace.judge.ranking import ROW_COLUMNS, average_precision, judged
+from millrace.registry.model_artifact import ModelArtifact
 
 from ..optimise.conftest import write_training_set
 

@@ -7,10 +7,10 @@ import pytest
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.curves import curve
 from components.evaluate.evidence import at_threshold
+from fraud.features import FEATURE_NAMES
+from fraud.slices import slice_masks
 from millrace.errors import ConfigError
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.slices import slice_masks
-from millrace.metrics import Judged
+from millrace.judge.ranking import Judged
 
 
 def rows_of(labels, cards=None, days=None):

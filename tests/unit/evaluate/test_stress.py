@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.evaluate.stress import STRESSES, Inputs
-from millrace.fraud.features import (
+from fraud.features import (
     DAY_US,
     FEATURE_NAMES,
     NEVER_US,

@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import pytest
 
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
+from fraud.online import EMPTY_STATE, model_inputs
 from millrace.errors import InvalidInput
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import EMPTY_STATE, model_inputs
-from millrace.model_artifact import ModelArtifact
 from millrace.pseudonyms import pseudonym
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
 from serving.explainer.core import INPUTS, Background, Transaction, history_of, value_function
 from serving.explainer.model import Explainer, shapley

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.fraud import features as f
-from millrace.fraud import features_sql as sql
-from millrace.fraud.online import EMPTY_STATE, CustomerState, model_inputs
-from millrace.fraud.stream import Transactions
+from fraud import features as f
+from fraud import features_sql as sql
+from fraud.online import EMPTY_STATE, CustomerState, model_inputs
+from fraud.stream import Transactions
 
 DAY = f.DAY_US
 START = 17_622 * DAY  # 2018-04-01

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fraud import features as f
+from fraud import online
+from fraud.online import EMPTY_STATE, CustomerState
 from millrace.errors import SchemaMismatch
-from millrace.fraud import features as f
-from millrace.fraud import online
-from millrace.fraud.online import EMPTY_STATE, CustomerState
 
 NOW = 17_622 * f.DAY_US
 

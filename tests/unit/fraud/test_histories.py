@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from millrace.fraud import features as f
-from millrace.fraud.histories import Histories, history_totals
+from fraud import features as f
+from fraud.histories import Histories, history_totals
 
 ROWS = 400
 

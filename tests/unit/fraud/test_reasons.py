@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from millrace.fraud.features import FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import EMPTY_STATE, CustomerState
-from millrace.fraud.reasons import GROUPS, MAX_REASONS, reasons, variants
+from fraud.features import FEATURE_NAMES, TERMINAL_STATE_FIELDS
+from fraud.online import EMPTY_STATE, CustomerState
+from fraud.reasons import GROUPS, MAX_REASONS, reasons, variants
 
 NOON_US = 1_538_308_800_000_000
 STATE = CustomerState(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fraud.requests import FIELDS, from_rows
 from millrace.errors import InvalidInput
-from millrace.fraud.requests import FIELDS, from_rows
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from millrace.fraud.segments import edges_of
+from fraud.segments import edges_of
 
 
 def test_edges_span_the_column_in_ascending_order() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fraud.simulator import RAW_SCHEMA, SimulationConfig, World, main, simulate, write
 from millrace.errors import InvalidInput
-from millrace.fraud.simulator import RAW_SCHEMA, SimulationConfig, World, main, simulate, write
 
 CONFIG = SimulationConfig(customers=1500, terminals=3000, days=60, seed=11)
 

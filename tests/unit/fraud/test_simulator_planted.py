@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from fraud.planted import RENAMED_AMOUNT, Planted
+from fraud.simulator import RAW_SCHEMA, SimulationConfig, simulate
 from millrace.errors import InvalidInput
-from millrace.fraud.planted import RENAMED_AMOUNT, Planted
-from millrace.fraud.simulator import RAW_SCHEMA, SimulationConfig, simulate
 
 
 def days(count: int = 6, customers: int = 400, **planted: Any) -> list[pa.Table]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from millrace.artifacts import Manifest, hash_files
+from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest, hash_files
 
 HISTORY = 4
 

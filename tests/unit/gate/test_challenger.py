@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.gate.core import require_gain
-from millrace.artifacts import Manifest, hash_files
 from millrace.errors import ArtifactCorrupt, GateBlocked
+from millrace.lake.manifest import Manifest, hash_files
 
 
 def evaluation(folder: Path, champion: object) -> Manifest:

@@ -3,9 +3,9 @@
 import pytest
 
 from components.gate.core import require
-from millrace.artifacts import Manifest, hash_files
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
-from millrace.gates import Rule, Verdict
+from millrace.judge.gates import Rule, Verdict
+from millrace.lake.manifest import Manifest, hash_files
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from millrace.errors import GateBlocked, InvalidInput
-from millrace.gates import Rule, Verdict, require_all
+from millrace.judge.gates import Rule, Verdict, require_all
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.ingest.core import IngestConfig, ingest
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 
 KEY = b"a key of tests"
 NAMES = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount", "is_fraud")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from components.ingest.core import IngestConfig, ingest
-from millrace.artifacts import Manifest
+from fraud.simulator import SimulationConfig, write
 from millrace.errors import AlreadyRunning
-from millrace.fraud.simulator import SimulationConfig, write
+from millrace.lake.manifest import Manifest
 
 PROGRAM = """
 import resource, sys

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fraud.schema import ALIASES, TRANSACTION_SCHEMA
 from millrace.errors import ConfigError, InvalidInput, NotFound, SchemaMismatch
-from millrace.fraud.schema import ALIASES, TRANSACTION_SCHEMA
 from millrace.pseudonyms import pseudonym
 
 PUBLIC = {ours: public for public, ours in ALIASES.items()}

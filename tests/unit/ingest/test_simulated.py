@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from components.ingest.component import ingest as face
-from millrace.artifacts import Manifest
+from fraud.planted import RENAMED_AMOUNT, Planted
+from fraud.simulator import SimulationConfig, write
 from millrace.errors import SchemaMismatch
-from millrace.fraud.planted import RENAMED_AMOUNT, Planted
-from millrace.fraud.simulator import SimulationConfig, write
+from millrace.lake.manifest import Manifest
 
 CONFIG = SimulationConfig(customers=300, terminals=800, days=4)
 

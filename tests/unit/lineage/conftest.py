@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from millrace import audit
-from millrace.artifacts import Manifest, hash_files
-from millrace.lineage import FOLDERS
-from millrace.registry import Registry
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry import audit
+from millrace.registry.lineage import FOLDERS
+from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 SNAPSHOT, FEATURES, TRAINING, TRAINED, MODEL = "5a" * 8, "fe" * 8, "7a" * 8, "30" * 8, "31" * 8

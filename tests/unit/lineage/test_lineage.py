@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from millrace.errors import InvalidInput, NotFound
-from millrace.lineage import Node, trace, tree
+from millrace.registry.lineage import Node, trace, tree
 from millrace.settings import Settings
 
 from .conftest import FEATURES, MODEL, SNAPSHOT, TRAINED, TRAINING, write

@@ -21,11 +21,11 @@ from components.build_features.core import build_features
 from components.materialize import core
 from components.materialize.core import materialize, sources_of
 from components.materialize.store import VIEWS, Aside
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud.online import CustomerState, customer_states, push_columns, terminal_states
 from millrace.errors import InvalidInput
-from millrace.feast_home import filled_with, online_database, repository
-from millrace.fraud import features as f
-from millrace.fraud.online import CustomerState, customer_states, push_columns, terminal_states
+from millrace.lake.feast_home import filled_with, online_database, repository
+from millrace.lake.manifest import Manifest
 
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
@@ -189,7 +189,7 @@ def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lak
         "from datetime import datetime\n"
         "from pathlib import Path\n"
         "from components.materialize import core, store\n"
-        "from millrace.artifacts import Manifest\n"
+        "from millrace.lake.manifest import Manifest\n"
         "store.record_fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "lake, home = map(Path, sys.argv[2:4])\n"
         "core.materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
@@ -212,7 +212,7 @@ def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set:
         "from datetime import datetime\n"
         "from pathlib import Path\n"
         "from components.materialize.core import materialize\n"
-        "from millrace.artifacts import Manifest\n"
+        "from millrace.lake.manifest import Manifest\n"
         "lake, home = map(Path, sys.argv[2:4])\n"
         "materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
         "print('feast' in sys.modules)\n"

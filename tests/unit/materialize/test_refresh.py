@@ -19,11 +19,11 @@ from components.materialize import refresh as module
 from components.materialize import terminals
 from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
-from millrace.artifacts import Manifest
+from fraud import features as f
+from fraud.online import CustomerState, customer_states, push_columns, terminal_states
 from millrace.errors import InvalidInput, NotFound
-from millrace.feast_home import filled_with, repository, terminals_as_of
-from millrace.fraud import features as f
-from millrace.fraud.online import CustomerState, customer_states, push_columns, terminal_states
+from millrace.lake.feast_home import filled_with, repository, terminals_as_of
+from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
 
 N = 6

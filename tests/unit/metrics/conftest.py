@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from millrace.metrics import Judged
+from millrace.judge.ranking import Judged
 
 TEST_START = date(2018, 6, 1)
 

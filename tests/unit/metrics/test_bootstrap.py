@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from millrace.bootstrap import card_weights, difference, interval, with_intervals
 from millrace.errors import InvalidInput
-from millrace.metrics import average_precision, cost_ratio, review
+from millrace.judge.bootstrap import card_weights, difference, interval, with_intervals
+from millrace.judge.ranking import average_precision, cost_ratio, review
 
 
 def test_an_interval_holds_its_figure(random_week):
@@ -43,7 +43,7 @@ def test_the_same_seed_draws_the_same_cards(random_week):
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """AUC of N(1,1) against N(0,1) is Φ(1/√2) = .760; 95 % intervals over clustered rows should hold it."""
-    from millrace.metrics import Judged, roc_auc
+    from millrace.judge.ranking import Judged, roc_auc
 
     rng, held = np.random.default_rng(0), 0
     for _ in range(60):
@@ -92,7 +92,7 @@ def test_a_review_of_no_cards_is_refused(simple):
 
 
 def test_two_hundred_resamples_of_a_full_test_week_are_quick():
-    from millrace.metrics import Judged
+    from millrace.judge.ranking import Judged
 
     rng = np.random.default_rng(0)
     n = 60_000

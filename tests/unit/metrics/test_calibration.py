@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from millrace.calibration import brier, brier_skill, calibration_error, reliability
+from millrace.judge.calibration import brier, brier_skill, calibration_error, reliability
 
 
 def test_scores_that_are_true_shares_are_calibrated(simple):

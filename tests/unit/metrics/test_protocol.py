@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from millrace.errors import InvalidInput, SchemaMismatch
-from millrace.metrics import (
+from millrace.judge.ranking import (
     average_precision,
     card_precision,
     drop_known_cards,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.artifacts import Manifest, content_id, hash_files, list_manifests
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 
 
 def an_artifact(folder: Path) -> Manifest:
@@ -49,10 +49,10 @@ def test_without_a_remote_nothing_of_it_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "import components.assemble.core, components.build_features.core\n"
-        "from millrace.artifacts import Manifest, list_manifests\n"
+        "from millrace.lake.manifest import Manifest, list_manifests\n"
         "made = Manifest.read(sys.argv[1]).hand_over(__import__('pathlib').Path(sys.argv[1]) / 'out')\n"
         "made.verify(), made.folder, made.path('rows.parquet'), list(list_manifests(made.folder.parent, 'snapshot'))\n"
-        "print(*({'millrace.lake_remote', 's3fs', 'botocore'} & set(sys.modules)))\n"
+        "print(*({'millrace.lake.remote', 's3fs', 'botocore'} & set(sys.modules)))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MILLRACE_LAKE_REMOTE"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.atomic import exclusive, replacing_file, replacing_folder, write_text
 from millrace.errors import AlreadyRunning
+from millrace.lake.atomic import exclusive, replacing_file, replacing_folder, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_first_of_two_writers_of_one_folder_wins(tmp_path: Path) -> None:
 
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    code = "import pathlib, millrace.atomic as atomic\n"
+    code = "import pathlib, millrace.lake.atomic as atomic\n"
     code += f"with atomic.exclusive(pathlib.Path({str(lock)!r}), 'a run'): pass"
 
     with exclusive(lock, "a run"):

@@ -4,10 +4,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from millrace.artifacts import Manifest
 from millrace.errors import InvalidInput
-from millrace.horizon import resolve_as_of
-from millrace.horizon import test_start as first_test_day
+from millrace.lake.horizon import resolve_as_of
+from millrace.lake.horizon import test_start as first_test_day
+from millrace.lake.manifest import Manifest
 
 SNAPSHOT = Manifest(kind="snapshot", id="a", uri=".", facts={"first_day": "2018-04-01", "last_day": "2018-09-30"})
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from millrace.errors import Unavailable
-from millrace.mlflow_home import mlflow_client
+from millrace.registry.mlflow_home import mlflow_client
 
 OPEN = """
-from millrace.mlflow_home import experiment_id, mlflow_client
+from millrace.registry.mlflow_home import experiment_id, mlflow_client
 from millrace.settings import settings
 client = mlflow_client(settings().tracking_uri)
 print(client.create_run(experiment_id(client, "together", settings())).info.experiment_id)

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from millrace.artifacts import Manifest, hash_files
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from millrace.lake.manifest import Manifest, hash_files
 
 LENGTH = 4
 

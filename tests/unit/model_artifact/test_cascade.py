@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.artifacts import Manifest, hash_files
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound, SchemaMismatch
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.model_artifact import CHEAP, CHUNK_ROWS, FULL, ModelArtifact
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.model_artifact import CHEAP, CHUNK_ROWS, FULL, ModelArtifact
 
 Tiny = Callable[..., Path]
 LOWER, UPPER = 0.2, 0.7

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound, SchemaMismatch
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.model_artifact import CHUNK_ROWS, ModelArtifact
+from millrace.registry.model_artifact import CHUNK_ROWS, ModelArtifact
 
 from .conftest import LENGTH, write_graph
 
@@ -144,7 +144,7 @@ def test_a_served_file_that_is_not_in_the_manifest_is_not_found(make_model: Make
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"name": "x"}'])
 def test_a_broken_description_is_named(make_model: Make, text: str):
-    from millrace.model_artifact import ModelSpec
+    from millrace.registry.model_artifact import ModelSpec
 
     folder = make_model()
     (folder / "model.json").write_text(text)
@@ -167,7 +167,7 @@ def test_scoring_needs_no_torch(make_model: Make):
     folder = make_model()
     code = f"""
 import sys, json
-from millrace.model_artifact import ModelArtifact
+from millrace.registry.model_artifact import ModelArtifact
 ModelArtifact.open({str(folder)!r})
 print(json.dumps([name for name in ("torch", "mlflow", "feast", "kfp", "kserve") if name in sys.modules]))
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace import provenance
+from millrace.lake import provenance
 
 
 def test_the_variable_of_an_image_wins(monkeypatch: pytest.MonkeyPatch):
@@ -54,9 +54,9 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     sources = {
         "components/judge/core.py": "def judge():\n    from millrace import (\n        figures as f,\n    )\n",
         "millrace/__init__.py": "",
-        "millrace/figures.py": "from millrace.deep import sums\nfrom millrace.atomic import x\n",
+        "millrace/figures.py": "from millrace.deep import sums\nfrom millrace.lake.atomic import x\n",
         "millrace/deep/sums.py": "import millrace.figures\n",
-        "millrace/atomic.py": "",
+        "millrace/lake/atomic.py": "",
         "millrace/cli.py": "",
     }
     for name, text in sources.items():
@@ -73,7 +73,7 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("components/judge/judge.yaml", True),
         ("millrace/figures.py", True),
         ("millrace/deep/sums.py", True),
-        ("millrace/atomic.py", False),
+        ("millrace/lake/atomic.py", False),
         ("millrace/cli.py", False),
     ],
 )
@@ -90,12 +90,12 @@ def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Pa
 @pytest.mark.parametrize(
     ("component", "module"),
     [
-        ("check_skew", "millrace.fraud.online"),
-        ("evaluate", "millrace.bootstrap"),
-        ("optimise", "millrace.model_artifact"),
-        ("materialize", "millrace.fraud.online_sql"),
-        ("assemble", "millrace.horizon"),
-        ("train", "millrace.fraud.training_set"),
+        ("check_skew", "fraud.online"),
+        ("evaluate", "millrace.judge.bootstrap"),
+        ("optimise", "millrace.registry.model_artifact"),
+        ("materialize", "fraud.online_sql"),
+        ("assemble", "millrace.lake.horizon"),
+        ("train", "fraud.training_set"),
     ],
 )
 def test_the_code_of_a_real_component_reaches_what_decides_its_result(component: str, module: str):

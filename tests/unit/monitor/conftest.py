@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE
-from millrace.prediction_log import engine, migrate, write_labels, write_predictions
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
+from millrace.events.log import engine, migrate, write_labels, write_predictions
 from millrace.settings import Settings
 
 START = datetime(2018, 6, 1, tzinfo=UTC)

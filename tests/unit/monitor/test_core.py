@@ -15,10 +15,10 @@ from components.monitor.announce import announce, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import instant_of, monitor
 from components.monitor.episodes import CALM_REPORTS, follow, state
-from millrace.artifacts import Manifest, hash_files
+from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput, Unavailable
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.prediction_log import engine, migrate, write_labels
+from millrace.events.log import engine, migrate, write_labels
+from millrace.lake.manifest import Manifest, hash_files
 from millrace.settings import Settings
 
 QUICK = MonitorConfig.load(overrides={"resamples": 20, "estimate_draws": 20, "loss_tolerance": 0.3})

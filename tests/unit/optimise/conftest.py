@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from millrace.artifacts import Manifest, hash_files
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
-from millrace.fraud.model import FraudModel, ModelSpec, save_model
+from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from fraud.model import FraudModel, ModelSpec, save_model
+from millrace.lake.manifest import Manifest, hash_files
 
 LENGTH = 8
 DAYS = 6

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.optimise.cascade import CascadeConfig, choose_band
-from millrace.metrics import Judged
+from millrace.judge.ranking import Judged
 
 ROWS = 2000
 CONFIG = CascadeConfig(resamples=20)

@@ -8,7 +8,7 @@ import pytest
 from kfp import dsl
 
 from components.optimise.component import optimise
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 
 
 def test_the_face_hands_manifests_to_the_verb(

@@ -18,13 +18,13 @@ from components.optimise.core import optimise
 from components.optimise.export import export_onnx, torch_scores
 from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choose
 from components.optimise.student import STUDENT, StudentConfig
-from millrace.artifacts import Manifest
+from fraud.boosting import BoostConfig, fit
+from fraud.features import FEATURE_NAMES
+from fraud.model import load_model
+from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
-from millrace.fraud.boosting import BoostConfig, fit
-from millrace.fraud.features import FEATURE_NAMES
-from millrace.fraud.model import load_model
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import ModelArtifact, load_graph
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelArtifact, load_graph
 
 from .conftest import LENGTH, write_trained_model, write_training_set
 

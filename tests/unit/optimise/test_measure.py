@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.optimise.measure import latency_us, ranking, review_threshold
-from millrace.metrics import Judged
+from millrace.judge.ranking import Judged
 
 
 def rows(card: list[int], day: list[int], label: list[int] | None = None) -> Judged:

@@ -24,11 +24,11 @@ from components.optimise.student import (
     write_cheap,
     write_student,
 )
-from millrace.artifacts import Manifest
-from millrace.fraud.boosting import BoostConfig
-from millrace.fraud.model import load_model
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import CHEAP, ModelArtifact
+from fraud.boosting import BoostConfig
+from fraud.model import load_model
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import CHEAP, ModelArtifact
 
 from .conftest import LENGTH
 

@@ -8,7 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from millrace.outcomes import Calibration, answers, calibrate, complete_days, day_of, expected, judge_rows, stretch
+from millrace.judge.outcomes import (
+    Calibration,
+    answers,
+    calibrate,
+    complete_days,
+    day_of,
+    expected,
+    judge_rows,
+    stretch,
+)
 
 Stream = Callable[..., pa.Table]
 

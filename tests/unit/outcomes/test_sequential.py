@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import beta
 
 from millrace.errors import InvalidInput
-from millrace.metrics import Judged
-from millrace.outcomes import judge_rows
-from millrace.sequential import LossDetector, baseline, card_day_losses, watch
+from millrace.judge.outcomes import judge_rows
+from millrace.judge.ranking import Judged
+from millrace.judge.sequential import LossDetector, baseline, card_day_losses, watch
 
 LIMIT = 365.0
 Stream = Callable[..., pa.Table]

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import pdtr
 
 from millrace.errors import InvalidInput
-from millrace.volume import DAY_US, HOUR_US, MINUTE_US, Profile, _chance, profile, silences
+from millrace.judge.volume import DAY_US, HOUR_US, MINUTE_US, Profile, _chance, profile, silences
 
 MIDNIGHT = datetime(2018, 6, 15, tzinfo=UTC)
 TERMINALS = 1000

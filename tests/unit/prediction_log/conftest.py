@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from stores import postgres_server
 
-from millrace.prediction_log import engine, migrate
+from millrace.events.log import engine, migrate
 from millrace.settings import Settings
 
 

@@ -11,7 +11,7 @@ import prometheus_client
 import pytest
 import sqlalchemy as sa
 
-from millrace.prediction_log import write_predictions
+from millrace.events.log import write_predictions
 from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed, FeedWatch
 
 MIDNIGHT = datetime(2018, 6, 15, tzinfo=UTC)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from millrace.prediction_log import HALVES, insert_predictions, transaction
-from millrace.prediction_table import read_predictions
+from millrace.events.log import HALVES, insert_predictions, transaction
+from millrace.events.table import read_predictions
 from serving.prediction_log.halves import GRACE, expire, join
 
 NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)

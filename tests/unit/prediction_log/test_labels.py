@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from millrace.errors import InvalidInput, MillraceError
-from millrace.prediction_table import read_labels
+from millrace.events.table import read_labels
 from serving.prediction_log.labels import checked, load, read, read_csv
 
 NOW = datetime(2018, 10, 10, tzinfo=UTC)

@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from millrace.prediction_log import write_predictions
-from millrace.prediction_table import read_predictions
+from millrace.events.log import write_predictions
+from millrace.events.table import read_predictions
 from millrace.settings import Settings
 from serving.prediction_log import retention
 from serving.prediction_log.core import decode

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from millrace.prediction_log import engine, migrate
-from millrace.prediction_table import read_predictions
+from millrace.events.log import engine, migrate
+from millrace.events.table import read_predictions
 from millrace.settings import Settings
 from serving.local.processes import free_port
 

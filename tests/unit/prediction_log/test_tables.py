@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
-from millrace.prediction_log import engine, find_version, migrate, prune, transaction, write_labels, write_predictions
-from millrace.prediction_table import SCHEMA, read_labels, read_predictions
+from millrace.events.log import engine, find_version, migrate, prune, transaction, write_labels, write_predictions
+from millrace.events.table import SCHEMA, read_labels, read_predictions
 from millrace.settings import Settings
 
 NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)
@@ -180,7 +180,7 @@ def test_the_migrations_make_the_tables_that_the_code_reads(log: sa.Engine) -> N
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from millrace.prediction_log import TABLES
+    from millrace.events.log import TABLES
 
     with log.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), TABLES) == []

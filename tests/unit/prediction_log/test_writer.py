@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from millrace.prediction_table import read_labels, read_predictions
+from millrace.events.table import read_labels, read_predictions
 from serving.prediction_log.core import decode, decode_labels
 from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal

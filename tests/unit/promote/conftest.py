@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from millrace.artifacts import Manifest, hash_files
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
-from millrace.gates import Rule, Verdict
-from millrace.registry import Registry
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
+from millrace.judge.gates import Rule, Verdict
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 LENGTH = 4

@@ -9,7 +9,7 @@ import pytest
 from kfp import dsl
 
 from components.promote.component import promote
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
 
 

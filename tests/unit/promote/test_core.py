@@ -14,11 +14,11 @@ import yaml
 from components.evaluate.core import find_model
 from components.promote import core
 from components.promote.core import BASE_MANIFEST, PromoteConfig, promote
-from millrace import canary
-from millrace.artifacts import Manifest
 from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
-from millrace.model_artifact import ModelArtifact
-from millrace.registry import CHALLENGER, CHAMPION, Registry, served
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.models import CHALLENGER, CHAMPION, Registry, served
+from millrace.rollout import canary
 from millrace.settings import Settings
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.artifacts import Manifest, hash_files
-from millrace.registry import ModelVersion, Registry
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import ModelVersion, Registry
 from millrace.settings import Settings
 
 

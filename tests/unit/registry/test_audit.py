@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace import audit
 from millrace.errors import ArtifactCorrupt
+from millrace.registry import audit
 
 
 @pytest.fixture

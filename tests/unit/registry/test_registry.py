@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from millrace import audit
-from millrace.atomic import exclusive
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound, Unavailable
-from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, Registry, served
+from millrace.lake.atomic import exclusive
+from millrace.registry import audit
+from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, Registry, served
 from millrace.settings import Settings
 
 Register = Callable[[str], ModelVersion]

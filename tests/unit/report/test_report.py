@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from millrace.gates import Rule, Verdict
-from millrace.report import Page, data_uri, figure, show
+from millrace.judge.gates import Rule, Verdict
+from millrace.report.page import Page, data_uri, figure, show
 
 
 def test_everything_on_a_page_is_escaped():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.report_index import link, pages
+from millrace.report.index import link, pages
 
 
 def test_a_page_is_linked_once_from_an_index_that_is_there(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from kfp_api import Host, kfp_api
 
 from millrace.errors import NotFound, Unavailable
-from millrace.registry import Served
+from millrace.registry.models import Served
 from millrace.settings import Settings
 from serving.retraining_trigger import kfp_launcher
 from serving.retraining_trigger.kfp_launcher import EXPERIMENT, PIPELINE, KfpLauncher, name_of

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from millrace.atomic import exclusive
 from millrace.errors import Unavailable
-from millrace.retraining import Outcome, lock_path, now
+from millrace.lake.atomic import exclusive
+from millrace.registry.retraining import Outcome, lock_path, now
 from millrace.settings import Settings
 from serving.retraining_trigger.core import PERSON, Request
 from serving.retraining_trigger.launcher import LocalLauncher, Status
@@ -24,8 +24,8 @@ from serving.retraining_trigger.service import Trigger
 Alarm = Callable[..., Request]
 PROGRAM = """
 import pathlib, sys, time
-from millrace.atomic import exclusive
-from millrace.retraining import Outcome, lock_path, now
+from millrace.lake.atomic import exclusive
+from millrace.registry.retraining import Outcome, lock_path, now
 home, identity, seconds, runs = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
 with exclusive(lock_path(home), "a retraining"):
     with open(runs, "a") as stream:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from millrace.artifacts import Manifest, hash_files
-from millrace.registry import Registry
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 ROOT = Path(__file__).parents[3]

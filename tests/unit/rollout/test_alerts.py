@@ -11,10 +11,11 @@ from unittest.mock import ANY
 import pytest
 from kubernetes import client
 
-from millrace import canary, prediction_log
-from millrace.prediction_log import write_labels, write_predictions
-from millrace.registry import Registry
-from millrace.rollout import Action, RolloutPolicy
+from millrace.events import log as prediction_log
+from millrace.events.log import write_labels, write_predictions
+from millrace.registry.models import Registry
+from millrace.rollout import canary
+from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings
 from serving.rollout import core
 from serving.rollout.alerts import AlertSource

@@ -12,11 +12,11 @@ import pytest
 from collector import collecting, tracing_to
 from kubernetes import client
 
-from millrace import canary
-from millrace.atomic import exclusive
 from millrace.errors import InvalidInput, NotFound, Unavailable
-from millrace.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from millrace.rollout import Action, RolloutPolicy
+from millrace.lake.atomic import exclusive
+from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from millrace.rollout import canary
+from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings
 from serving.rollout import core
 from serving.rollout.cluster import ClusterTarget, PrometheusMetrics
@@ -97,7 +97,7 @@ def test_every_move_of_traffic_is_a_trace(make, target, registry, prometheus, cl
     spans = {item.name: item for item in collector.spans}
     assert set(spans) == {"rollout.start", "rollout.roll_back", "traffic", "registry"}
     assert spans["traffic"].span.parent_span_id == spans["rollout.roll_back"].span.span_id
-    assert spans["rollout.roll_back"].attributes["millrace.rollout.canary"].int_value == 2
+    assert spans["rollout.roll_back"].attributes["millrace.rollout.policy.canary"].int_value == 2
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from millrace import canary
-from millrace.atomic import exclusive
 from millrace.errors import ConfigError, NotFound, Unavailable
-from millrace.rollout import Histogram
+from millrace.lake.atomic import exclusive
+from millrace.rollout import canary
+from millrace.rollout.policy import Histogram
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.state import LocalState, Place, RevisionState, ServiceState
 from serving.rollout.core import RevisionNames

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from millrace.rollout import (
+from millrace.rollout.policy import (
     Action,
     Decision,
     Histogram,

@@ -16,10 +16,10 @@ from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
 from components.evaluate.test_week import model_scores
 from components.score.core import model_to_score_with, plan, score
-from millrace.artifacts import Manifest
+from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
-from millrace.fraud.training_set import TrainingSet
-from millrace.model_artifact import ModelArtifact
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
 
 

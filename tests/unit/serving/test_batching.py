@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import InvalidInput
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.model_artifact import STAGES, ModelArtifact
+from millrace.registry.model_artifact import STAGES, ModelArtifact
 from serving.lean import error_reply
 from serving.predictor.batching import Batcher, Overloaded
 from serving.predictor.cache import ScoreCache

@@ -15,10 +15,10 @@ import pytest
 from feast import FeatureStore
 
 from components.materialize.store import fill
+from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS
+from fraud.online import CustomerState, customer_states, push_columns
 from millrace.errors import Unavailable
-from millrace.feast_home import online_database, repository
-from millrace.fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import CustomerState, customer_states, push_columns
+from millrace.lake.feast_home import online_database, repository
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from millrace.model_artifact import ModelArtifact
+from millrace.registry.model_artifact import ModelArtifact
 from serving.local.offline import Day
 from serving.local.replay import Answers, compare
 

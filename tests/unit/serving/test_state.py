@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from millrace.artifacts import Manifest
+from fraud.online import EMPTY_STATE, CustomerState
 from millrace.errors import AlreadyRunning, Unavailable
-from millrace.fraud.online import EMPTY_STATE, CustomerState
+from millrace.lake.manifest import Manifest
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher

@@ -9,11 +9,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from millrace.artifacts import Manifest
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
+from fraud.requests import from_rows
 from millrace.errors import ConfigError, Unavailable
-from millrace.feast_home import online_database, record_fill, repository
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from millrace.fraud.requests import from_rows
+from millrace.lake.feast_home import online_database, record_fill, repository
+from millrace.lake.manifest import Manifest
 from serving.transformer import core
 from serving.transformer.server import require_history_length
 from serving.transformer.state import Overlay

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from components.train.core import TrainConfig, read_config
-from millrace.artifacts import Manifest, content_id, hash_files
-from millrace.fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from millrace.lake.manifest import Manifest, content_id, hash_files
 
 HISTORY = 8
 SMALL_MODEL = {

@@ -21,9 +21,9 @@ from components.train.core import (
     shard,
     steps_of,
 )
-from millrace.artifacts import Manifest
+from fraud.training_set import TrainingSet
 from millrace.errors import ConfigError, InvalidInput
-from millrace.fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 
 def labelled(rows: int = 1_000, frauds: int = 20) -> tuple[np.ndarray, np.ndarray]:

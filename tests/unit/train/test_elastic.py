@@ -19,7 +19,7 @@ import pytest
 from components.train.core import TrainConfig
 from components.train.launcher import WORKER
 from components.train.torchrun import ENVIRONMENT, torchrun
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 
 DEADLINE_S = 300
 EPOCHS = 12

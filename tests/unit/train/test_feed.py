@@ -14,8 +14,8 @@ from components.train.feed import Feed, Inputs, ahead
 from components.train.meter import Meter
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest
-from millrace.fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

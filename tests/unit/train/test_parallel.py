@@ -18,9 +18,9 @@ from components.train.core import TrainConfig, model_id
 from components.train.parallel import Process
 from components.train.torchrun import ENVIRONMENT
 from components.train.trainer import Trainer
-from millrace.artifacts import Manifest
-from millrace.fraud.model import load_model
-from millrace.fraud.training_set import TrainingSet
+from fraud.model import load_model
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 ALONE = Process(0, 1, torch.device("cpu"))
 JOBS = {

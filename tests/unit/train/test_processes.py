@@ -19,11 +19,11 @@ from components.train import torchrun as local
 from components.train.core import TrainConfig, model_id, train
 from components.train.launch import TrainingFailed
 from components.train.torchrun import ENVIRONMENT, torchrun
-from millrace.artifacts import Manifest
-from millrace.atomic import exclusive
+from fraud.model import load_model
 from millrace.errors import AlreadyRunning
-from millrace.fraud.model import load_model
-from millrace.model_artifact import ModelSpec
+from millrace.lake.atomic import exclusive
+from millrace.lake.manifest import Manifest
+from millrace.registry.model_artifact import ModelSpec
 from millrace.settings import Settings
 
 # MLflow 3.17 asks SQLAlchemy 2.1 for a loader that is deprecated there.
@@ -34,7 +34,7 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 from components.train.core import TrainConfig, train
-from millrace.artifacts import Manifest
+from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
 job = json.loads(sys.argv[1])
 settings = Settings(**job["settings"])

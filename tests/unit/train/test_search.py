@@ -20,12 +20,12 @@ import yaml
 from mlflow import MlflowClient
 
 from components.train.core import read_config
-from millrace.artifacts import Manifest, hash_files
 from millrace.errors import ConfigError
+from millrace.lake.manifest import Manifest, hash_files
 from millrace.settings import Settings
-from pipelines.run import overrides as run_overrides
-from pipelines.search.space import SearchSpace, read_space
-from pipelines.search.study import search, study_name
+from run.loop import overrides as run_overrides
+from search.space import SearchSpace, read_space
+from search.study import search, study_name
 
 MODEL = {"sequence_length": 8, "bins": 6, "width": 16, "blocks": 1, "members": 1, "history_width": 8, "heads": 2}
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # MLflow's
@@ -72,7 +72,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(training_set: Manifest, 
     space.write_text(yaml.safe_dump(json.loads(SPACE.model_dump_json())))
     base.write_text(yaml.safe_dump({"train": slow}))
     options = ["--training-set", str(training_set.folder), "--space", str(space), "--overrides", str(base)]
-    command = [sys.executable, "-m", "pipelines.search", "--minutes", "5", *options]
+    command = [sys.executable, "-m", "search", "--minutes", "5", *options]
     process = subprocess.Popen(command, env=os.environ | {"MILLRACE_HOME": str(home)}, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: reported(home) > 0)

@@ -14,9 +14,9 @@ from components.train.core import TrainConfig
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from components.train.worker import run
-from millrace.artifacts import Manifest
-from millrace.fraud.model import load_model
-from millrace.fraud.training_set import TrainingSet
+from fraud.model import load_model
+from fraud.training_set import TrainingSet
+from millrace.lake.manifest import Manifest
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

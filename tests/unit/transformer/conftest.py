@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 import pytest
 
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import EMPTY_STATE, CustomerState
+from fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
+from fraud.online import EMPTY_STATE, CustomerState
 from millrace.settings import Settings
 from serving.lean import LeanRoutes
 from serving.protocol import decode_json

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from millrace.fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
-from millrace.fraud.online import EMPTY_STATE, CustomerState, customer_states
+from fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
+from fraud.online import EMPTY_STATE, CustomerState, customer_states
 from serving.transformer import customers
 from serving.transformer.customers import FILL_AGE_S, KnownCustomers
 from serving.transformer.terminals import CachedTerminals

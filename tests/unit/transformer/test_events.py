@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from kserve import InferInput, InferRequest, InferResponse
 
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.errors import ConfigError
-from millrace.fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.pseudonyms import pseudonym
 from serving.transformer import sinks
 from serving.transformer.sinks import Address

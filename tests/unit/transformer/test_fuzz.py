@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud.requests import FIELDS
 from millrace.errors import InvalidInput
-from millrace.fraud.requests import FIELDS
 from millrace.settings import Settings
 from serving.protocol import decode_json, decode_v1
 from serving.transformer.in_process import InProcess

@@ -8,8 +8,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import ConfigError, Unavailable
-from millrace.fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from serving.transformer.in_process import InProcess
 from serving.transformer.server import require_predictor
 

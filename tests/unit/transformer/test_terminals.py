@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from millrace.fraud.features import TERMINAL_STATE_FIELDS
+from fraud.features import TERMINAL_STATE_FIELDS
 from serving.transformer import terminals
 from serving.transformer.terminals import CachedTerminals
 

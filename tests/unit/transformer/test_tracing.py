@@ -22,10 +22,10 @@ import uvicorn
 from collector import Collector, collecting, tracing_to
 from kserve import InferInput, InferRequest
 
-from millrace import otlp, tracing
 from millrace.errors import Unavailable
-from millrace.prediction_log import engine
-from millrace.progress import REQUEST, LogLines
+from millrace.events.log import engine
+from millrace.observe import otlp, tracing
+from millrace.observe.progress import REQUEST, LogLines
 from serving.connections import Connections
 from serving.local.gateway import Gateway
 from serving.local.processes import free_port

@@ -5,8 +5,8 @@ from datetime import date, timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from millrace.artifacts import Manifest
-from millrace.fraud.simulator import SimulationConfig, simulate
+from fraud.simulator import SimulationConfig, simulate
+from millrace.lake.manifest import Manifest
 
 START = date(2018, 4, 1)
 
@@ -17,7 +17,7 @@ def simulated():
     made = {}
 
     def tables(days=42, seed=0, **planted):
-        from millrace.fraud.planted import Planted
+        from fraud.planted import Planted
 
         key = (days, seed, tuple(sorted(planted.items())))
         if key not in made:

@@ -5,8 +5,8 @@ from kfp import dsl
 
 from components.gate.component import gate_data
 from components.validate.component import validate as face
-from millrace.artifacts import Manifest
 from millrace.errors import GateBlocked
+from millrace.lake.manifest import Manifest
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from components.validate.config import ValidateConfig
 from components.validate.core import choose_windows, find_previous, validate
 from millrace.errors import ConfigError, InvalidInput
-from millrace.gates import Verdict
+from millrace.judge.gates import Verdict
 
 CONFIG = ValidateConfig.load()
 

@@ -1,0 +1,157 @@
+"""Sixty simulated days through live servers: `python -m drill [--chaos]`, which is `make drill`.
+
+A first champion is trained and served; then days pass: healthy ones, larger amounts, an outage of the feed, a new fraud
+pattern. What noticed what, and what followed, is `<home>/bench/drill.json` and `<home>/report/drill.html`. The drill
+has a home of its own inside the given one, and leaves the model that is served there alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from components.monitor.config import MonitorConfig
+from drill import live as servers
+from drill.figures import write
+from drill.live import DETECTOR, LOG, TRIGGER, Live
+from drill.story import Story
+from drill.world import WARM_DAYS, Script, tables
+from millrace.errors import MillraceError
+from millrace.lake.atomic import exclusive
+from millrace.observe.progress import log
+from millrace.report.index import link
+from millrace.settings import Settings, settings
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TRAIN_DAYS = 24
+COOLDOWN_DAYS = 18
+"""A challenger is trained on days that ended 18 before it is asked for: gap, test week and their labels. One that is
+asked for sooner after an alarm has not seen what the alarm was about, and costs minutes to be declined.
+"""
+QUICK = {"resamples": 20, "estimate_draws": 20}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: it ran to its end, whatever was noticed; 1: an error."""
+    options = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what it started ends with it
+    try:
+        script = Script(days=options.days, customers=options.customers, terminals=2 * options.customers)
+        if options.days != Script().days:
+            script = shortened(script)
+        return drill(script, settings(), chaos=options.chaos)
+    except MillraceError as error:
+        print(f"\ndrill: {error}", file=sys.stderr)
+        return 1
+
+
+def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
+    """Run it; the servers are stopped at the end, whatever happens."""
+    began = time.perf_counter()
+    servers.require(ROOT)
+    home = outer.home / "drill"
+    with exclusive(outer.home / "drill.lock", f"a drill in {outer.home}"):
+        shutil.rmtree(home, ignore_errors=True)
+        raw = home / "raw"
+        raw.mkdir(parents=True)
+        env = environment(home, raw)
+        os.environ.update({name: value for name, value in env.items() if name.startswith("MILLRACE_")})
+        here = settings()
+        days = tables(script)
+        for _ in range(WARM_DAYS):
+            day, rows = next(days)
+            pq.write_table(rows.replace_schema_metadata(), raw / f"{script.date(day)}.parquet")
+        train = ["--data", str(raw), "--no-serve", "--overrides", str(HERE / "overrides.yaml")]
+        servers.program("run", *train, f"--train-days={TRAIN_DAYS}", env=env)
+        running = Live(home, env, here)
+        story = Story(script, running, here, raw, MonitorConfig.load(overrides=QUICK), kills(script) if chaos else {})
+        try:
+            running.up()
+            for day, rows in days:
+                story.run(day, rows)
+        finally:
+            running.down()
+            story.close()
+        document = write(story, time.perf_counter() - began, _page)  # what the servers saved at their end counts
+        publish(home, outer.home)
+    for name, value in document.items():
+        print(f"{name:45} {value}")
+    print(f"Report: {outer.home / 'report' / 'drill.html'}")
+    return 0
+
+
+def environment(home: Path, raw: Path) -> dict[str, str]:
+    """What the servers, the trigger and its retrainings see."""
+    return os.environ | {
+        "MILLRACE_HOME": str(home),
+        "MILLRACE_GATEWAY_PORT": str(servers.free_port()),  # the usual one may serve the outer home's model
+        "MILLRACE_COMPANIONS": servers.COMPANIONS,
+        "MILLRACE_RETRAINING_LAUNCHER": "local",  # its manifest names Kubeflow Pipelines
+        "MILLRACE_RETRAINING_SOURCE": str(raw),
+        "MILLRACE_RETRAINING_OVERRIDES": str(HERE / "overrides.yaml"),
+        "MILLRACE_RETRAINING_TRAIN_DAYS": str(TRAIN_DAYS),
+        "MILLRACE_RETRAINING_DEBOUNCE_S": "1",
+        "MILLRACE_RETRAINING_COOLDOWN_H": str(24 * COOLDOWN_DAYS),
+        "MILLRACE_ROLLOUT_POLICY": str(HERE / "rollout.yaml"),
+        "MILLRACE_REVIEW_CAPACITY": "20",
+        "MILLRACE_MODEL_NAME": "fraud-detector",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def kills(script: Script) -> dict[int, tuple[str, ...]]:
+    """Who is killed on which day: each alone, then all at once, in quiet days and while labels of the pattern come."""
+    return {
+        3: (LOG,),
+        6: (DETECTOR,),
+        9: (TRIGGER,),
+        script.shift_day + 1: (LOG, DETECTOR, TRIGGER),
+        script.pattern_day + 5: (LOG, DETECTOR, TRIGGER),
+    }
+
+
+def shortened(script: Script) -> Script:
+    """The same troubles in fewer days; a model that knows the new pattern may not fit into them."""
+    part = script.days / Script().days
+    shift, outage, pattern = (
+        max(round(day * part), floor)
+        for day, floor in ((Script().shift_day, 8), (Script().outage_day, 9), (Script().pattern_day, 10))
+    )
+    return replace(script, shift_day=shift, outage_day=outage, pattern_day=pattern)
+
+
+def publish(inside: Path, home: Path) -> None:
+    """Figures and page to where everything else looks for them."""
+    for part in ("bench/drill.json", "bench/drill_moments.json", "report/drill.html"):
+        (home / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inside / part, home / part)
+    link(home, "drill.html")
+    log("drill published", home=home)
+
+
+def _page(path: Path, story: Story, document: dict[str, object]) -> None:
+    from drill.page import write as write_page  # matplotlib
+
+    write_page(path, story, document)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m drill", description=__doc__)
+    parser.add_argument("--days", type=int, default=Script().days, help="simulated days (default %(default)s)")
+    parser.add_argument("--customers", type=int, default=Script().customers, help="cards (default %(default)s)")
+    parser.add_argument("--chaos", action="store_true", help="kill the log, the detector and the trigger on the way")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

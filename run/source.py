@@ -1,0 +1,56 @@
+"""How people say what to read: ingest's options on a command line, for programs that start with raw events."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.ingest.core import IngestConfig, parse_column_map
+from millrace.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestOptions:
+    """Names and times of a source that are not ours."""
+
+    column_map: dict[str, str] = field(default_factory=dict)
+    """Column of the source → column of the schema."""
+    timezone: str = "UTC"
+    """Of timestamps without an offset."""
+
+    @staticmethod
+    def add_to(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--column-map", action="append", default=[], metavar="THEIRS=OURS", help="a column's name; repeat as needed"
+        )
+        parser.add_argument("--timezone", default="UTC", help="of timestamps without an offset (default UTC)")
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> IngestOptions:
+        """Raises InvalidInput for a mapping without `=`."""
+        return cls(column_map=parse_column_map(",".join(arguments.column_map)), timezone=arguments.timezone)
+
+    def config(self, settings: Settings) -> IngestConfig:
+        """The same for the verb itself."""
+        return IngestConfig(
+            pseudonym_key=settings.pseudonym_secret(),
+            column_map=self.column_map,
+            timezone=self.timezone,
+            memory_limit_gb=settings.memory_limit_gb,
+            threads=settings.threads,
+        )
+
+
+def simulated(settings: Settings, days: int = 183, customers: int = 5_000, terminals: int = 10_000) -> str:
+    """Folder of simulated events, made once per home and size; days that are there already are kept."""
+    from fraud.simulator import SimulationConfig, write
+
+    folder = settings.home / "raw" / f"simulated-{customers}x{terminals}x{days}"
+    write(SimulationConfig(days=days, customers=customers, terminals=terminals), folder)
+    return str(folder)
+
+
+def absolute(source: str) -> str:
+    """A local path as seen from anywhere; a URI as it is."""
+    return source if "://" in source else str(Path(source).expanduser().absolute())

@@ -1,0 +1,1 @@
+"""The prediction log: its tables, their history, and how they are read."""

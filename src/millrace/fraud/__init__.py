@@ -1,1 +1,0 @@
-"""The workload: card fraud. The only package that knows about cards and terminals."""

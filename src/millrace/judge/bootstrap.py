@@ -1,0 +1,70 @@
+"""Intervals by bootstrap over cards, the unit of dependence: a resample gives every card a Poisson weight.
+
+Judged rows and scores in, intervals out. Two models compared on the same rows share their resamples, so that the
+interval of a difference is that of a pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from millrace.judge.calibration import brier, brier_skill, calibration_error
+from millrace.judge.ranking import Floats, Judged, average_precision, caught_share, cost_ratio, review, roc_auc
+
+Statistic = Callable[[Judged, Floats, Floats | None], Floats]
+"""(rows, scores, weights[B, cards] or None) → [B]."""
+
+STATISTICS: Final[Mapping[str, Statistic]] = {
+    "auc_roc": roc_auc,
+    "average_precision": average_precision,
+    "brier": brier,
+    "brier_skill": brier_skill,
+    "calibration_error": calibration_error,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its bootstrap interval; `low` and `high` are the 2.5 % and 97.5 % quantiles by default."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def card_weights(rows: Judged, resamples: int, seed: int = 0) -> Floats:
+    """weights[B, cards]: how often each card was drawn in each of B Poisson bootstrap resamples."""
+    return np.random.default_rng(seed).poisson(1.0, (resamples, rows.cards)).astype(np.float64)
+
+
+def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
+    """`value` with the central `level` quantiles of its bootstrap draws; NaN when there are no usable draws."""
+    usable = draws[np.isfinite(draws)]
+    if not len(usable) or not math.isfinite(value):
+        return Interval(value, math.nan, math.nan)
+    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def difference(rows: Judged, a: Floats, b: Floats, weights: Floats, statistic: Statistic) -> Interval:
+    """statistic(a) - statistic(b) on the same rows and the same resamples."""
+    value = statistic(rows, a, None).item() - statistic(rows, b, None).item()
+    return interval(value, statistic(rows, a, weights) - statistic(rows, b, weights))
+
+
+def with_intervals(rows: Judged, scores: Floats, weights: Floats, k: int, review_cost: float) -> dict[str, Interval]:
+    """Every figure of these rows, by name: STATISTICS, then what reviewing k cards a day brings."""
+    figures = {name: interval(f(rows, scores, None).item(), f(rows, scores, weights)) for name, f in STATISTICS.items()}
+    plain, drawn = review(rows, scores, k), review(rows, scores, k, weights)
+    figures["card_precision"] = interval(plain.card_precision.item(), drawn.card_precision)
+    figures["caught_amount_share"] = interval(caught_share(plain).item(), caught_share(drawn))
+    figures["cost_ratio"] = interval(cost_ratio(plain, review_cost).item(), cost_ratio(drawn, review_cost))
+    return figures

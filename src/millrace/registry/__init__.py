@@ -1,0 +1,1 @@
+"""Model versions: their folders, aliases, audit trail and lineage."""

@@ -1,0 +1,199 @@
+"""The seam: what the platform asks of a workload, on one page.
+
+A workload is a package (`src/fraud`) that an entry point of the group `millrace.workloads` names. Its parts
+are modules; each protocol below says what one of them holds, with shapes and units. A part is imported when it is first
+asked for, so a server loads no torch and a training step no request parser. Everything else is the platform's.
+
+Conventions: times are integer microseconds since 1970 UTC (`*_us`); B events, F scalar features, L steps of history, C
+channels; every entity has one text key; `event_timestamp` is the event's time and `label_timestamp` the instant from
+which its label is known, in every table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Protocol, cast
+
+import pyarrow as pa
+
+from millrace.errors import ConfigError
+
+GROUP: Final = "millrace.workloads"
+"""Entry point group: name of a workload → its package."""
+
+
+class Task(StrEnum):
+    """What is predicted. It decides the loss, the figures, the rules and the pages."""
+
+    RANKING = "ranking"
+    """A rare class, most likely first: scores in [0, 1] are probabilities, a threshold makes a decision."""
+    CLASSIFICATION = "classification"
+    """One of two classes, neither rare: scores in [0, 1] are probabilities."""
+    REGRESSION = "regression"
+    """A quantity in the label's unit, answered with an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Somebody or something that events are about, and that has a past."""
+
+    name: str
+    key: str
+    """Column of the events that holds its id."""
+    pseudonymised: bool = False
+    """Replace the id by a keyed hash at ingest and at the endpoint; the raw id is never stored or logged."""
+    parts: tuple[str, ...] = ()
+    """Entities whose ids, joined by `|`, are this one's id; empty: the id is a column of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """States of an entity in the online store: one Feast feature view."""
+
+    name: str
+    entity: str
+    fields: Mapping[str, pa.DataType]
+    """Field → type, in order. A recent view has lists: ids of events, `event_us`, then what else is remembered."""
+    recent: bool
+    """True: the entity's last N events, appended as events are scored. False: integers as of each refresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What becomes known of an event, and when."""
+
+    column: str
+    unit: str
+    """Of a quantity, such as `minutes`; empty for classes."""
+    delay_days: int
+    """From an event until its label is known, in whole days; 0: the same day, by `label_timestamp`."""
+
+
+class Schema(Protocol):
+    """`schema`: the events."""
+
+    VERSION: int
+    EVENTS: pa.Schema
+    """Columns of a snapshot, in order; the label's column is null while the label is not known."""
+    EVENT_ID: str
+    REQUIRED: tuple[str, ...]
+    """Columns that a source must have, under these names or an alias."""
+    ALIASES: Mapping[str, str]
+    """Public names → ours."""
+    CARRIED_TYPES: Mapping[str, pa.DataType]
+    """Columns that no feature reads, with one name and type whatever the source."""
+    ENTITIES: tuple[Entity, ...]
+    LABEL: Label
+
+
+class Features(Protocol):
+    """`features`: names and order of what the model reads."""
+
+    FEATURE_SERVICE: str
+    """Name and version; a change of meaning is a new version."""
+    FEATURE_NAMES: tuple[str, ...]
+    """The F scalar inputs, in the order of `features[B, F]`."""
+    HISTORY_CHANNELS: tuple[str, ...]
+    """The C channels of `history[B, L, C]`; empty for a model that reads scalars alone."""
+    VIEWS: tuple[View, ...]
+    REFRESHES_PER_DAY: int
+    """How often the states of views that are not recent are renewed."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload by name; its parts are properties."""
+
+    name: str
+    package: str
+
+    @cached_property
+    def _root(self) -> ModuleType:
+        return importlib.import_module(self.package)
+
+    @property
+    def title(self) -> str:
+        """For pages: what this is, in a few words."""
+        return cast(str, self._root.TITLE)
+
+    @property
+    def task(self) -> Task:
+        return Task(self._root.TASK)
+
+    @property
+    def model_name(self) -> str:
+        """Registered model and InferenceService."""
+        return cast(str, self._root.MODEL_NAME)
+
+    @property
+    def event(self) -> tuple[str, str]:
+        """What an event is called: singular and plural."""
+        return cast(tuple[str, str], self._root.EVENT)
+
+    @cached_property
+    def schema(self) -> Schema:
+        return cast(Schema, self._part("schema", Schema))
+
+    @cached_property
+    def features(self) -> Features:
+        return cast(Features, self._part("features", Features))
+
+    def entity(self, name: str) -> Entity:
+        """Raises ConfigError for one that the workload does not have."""
+        for entity in self.schema.ENTITIES:
+            if entity.name == name:
+                return entity
+        raise ConfigError(
+            f"workload {self.name!r} has no entity {name!r}; it has {[e.name for e in self.schema.ENTITIES]}"
+        )
+
+    def files(self, *parts: str) -> list[Path]:
+        """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
+        specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)
+        return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+
+    def _part(self, name: str, protocol: Any) -> ModuleType:
+        try:
+            module = importlib.import_module(f"{self.package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{self.package}.{name}":
+                raise
+            raise ConfigError(
+                f"workload {self.name!r} has no module {self.package}.{name}; see millrace.workload"
+            ) from error
+        missing = sorted(name for name in _asked(protocol) if not hasattr(module, name))
+        if missing:
+            raise ConfigError(
+                f"{module.__name__} lacks {', '.join(missing)}; see {protocol.__name__} in millrace.workload"
+            )
+        return module
+
+
+def names() -> list[str]:
+    """Workloads that are installed."""
+    return sorted(point.name for point in entry_points(group=GROUP))
+
+
+@cache
+def load(name: str) -> Workload:
+    """The workload called so; raises ConfigError that names those there are."""
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return Workload(name, point.value)
+    known = ", ".join(names()) or "none"
+    raise ConfigError(f"there is no workload {name!r}; installed are: {known}. Name one of them (MILLRACE_WORKLOAD).")
+
+
+def _asked(protocol: Any) -> set[str]:
+    """What a protocol wants: its annotations and methods."""
+    methods = {name for name, value in vars(protocol).items() if callable(value) and not re.match("_", name)}
+    return set(protocol.__annotations__) | methods

@@ -1,0 +1,195 @@
+"""What the drill plants, and what it makes of what it saw; the servers themselves are the drill's own business."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from components.monitor.config import MonitorConfig
+from drill.__main__ import environment, kills, shortened
+from drill.figures import figures
+from drill.live import Live, require
+from drill.story import Moment, Story
+from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
+from fraud.features import last_refresh
+from millrace.errors import InvalidInput, NotFound
+from millrace.events.log import engine, migrate
+from millrace.registry import audit
+from millrace.registry.models import Registry
+from millrace.settings import Settings, settings
+
+SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
+
+
+@pytest.fixture(scope="module")
+def days() -> dict[int, pa.Table]:
+    return dict(tables(SMALL))
+
+
+def test_days_before_the_first_served_one_are_negative_and_healthy(days: dict[int, pa.Table]) -> None:
+    assert min(days) == -WARM_DAYS
+    assert max(days) == SMALL.days - 1
+    assert pc.min(days[0]["event_timestamp"]).as_py() >= SMALL.instant(0)
+    assert all(not pc.any(pc.equal(days[day]["fraud_scenario"], 4)).as_py() for day in range(-WARM_DAYS, 11))
+
+
+def test_amounts_are_a_tenth_larger_from_the_shift_on(days: dict[int, pa.Table]) -> None:
+    plain = dict(
+        tables(Script(customers=60, terminals=90, days=14, shift_day=8, shift_pct=0, outage_day=10, pattern_day=11))
+    )
+
+    ratio = pc.sum(days[9]["amount"]).as_py() / pc.sum(plain[9]["amount"]).as_py()
+
+    assert days[7].equals(plain[7])
+    assert float(ratio) == pytest.approx(1.1, abs=1e-3)
+    assert days[9]["is_fraud"].equals(plain[9]["is_fraud"])
+
+
+def test_nothing_is_delivered_during_the_outage(days: dict[int, pa.Table]) -> None:
+    at = seconds_of(days[SMALL.outage_day])
+    begin = SMALL.instant(SMALL.outage_day, SMALL.outage_hour).timestamp()
+
+    silent = (at >= begin) & (at < begin + SMALL.outage_hours * 3600)
+
+    assert len(at) > 20
+    assert not silent.any()
+
+
+def test_rows_come_by_the_refresh_of_terminal_states_that_they_see(days: dict[int, pa.Table]) -> None:
+    parts = list(by_refresh(days[3]))
+
+    assert [at for at, _ in parts] == [last_refresh(at) for at, _ in parts]
+    assert parts[0][0] == SMALL.instant(3)
+    assert pa.concat_tables(part for _, part in parts).equals(days[3])
+    for at, part in parts:
+        assert {last_refresh(moment) for moment in part["event_timestamp"].to_pylist()} == {at}
+
+
+def test_the_new_pattern_begins_on_its_day(days: dict[int, pa.Table]) -> None:
+    assert pc.sum(pc.equal(days[11]["fraud_scenario"], 4)).as_py() == 30
+
+
+def test_troubles_out_of_order_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="in this order"):
+        Script(shift_day=20, outage_day=18)
+
+
+def test_a_short_drill_keeps_the_order_of_troubles() -> None:
+    short = shortened(Script(days=30))
+
+    assert 8 <= short.shift_day < short.outage_day < short.pattern_day < 30
+    assert len(set(kills(short))) >= 4
+
+
+def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        usual = str(taken.getsockname()[1])
+        monkeypatch.setenv("MILLRACE_GATEWAY_PORT", usual)
+
+        env = environment(tmp_path / "drill", tmp_path / "drill" / "raw")
+
+    assert env["MILLRACE_HOME"] == str(tmp_path / "drill")
+    assert env["MILLRACE_GATEWAY_PORT"] != usual
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="the prediction log"):
+        require(tmp_path)
+
+
+def test_a_log_whose_tables_are_not_made_yet_is_waited_for(tmp_path: Path) -> None:
+    """It is ready for events before it has migrated its database."""
+    here = Settings(home=tmp_path)
+    live = Live(tmp_path, {}, here)
+    log = engine(here)
+
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(live.wait_logged)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        migrate(log)
+        waiting.result(30)
+
+    log.dispose()
+
+
+def story_of(*moments: Moment) -> SimpleNamespace:
+    rows = {day: table for day, table in tables(SMALL) if day >= 0}
+    sent = sum(len(table) for table in rows.values())
+    live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent), watched=lambda: sent)
+    return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live, spent={"store": 1.26})
+
+
+def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
+    noticed = SMALL.instant(8) + timedelta(hours=14)
+    story = story_of(
+        Moment(3.0, "alarm", "", 10.0, {"source": "outcome"}),
+        Moment(8.6, "alarm", "", 20.0,
+               {"source": "drift", "features": ["amount"], "kind": "features", "last_event": noticed.isoformat()}),
+        Moment(10.46, "silence", "", 30.0, {"minutes": 6, "planted": True}),
+        Moment(19.0, "alarm", "", 40.0, {"source": "outcome"}),
+        Moment(19.0, "retraining", "", 130.0, {"outcome": "promoted", "came_at": "2026-01-01T00:00:00+00:00"}),
+        Moment(19.0, "canary", "", 131.0, {"version": 2, "began": "2026-01-01T00:01:31+00:00"}),
+        Moment(21.0, "promoted", "", 160.0, {"version": 2}),
+    )  # fmt: skip
+
+    document = figures(story)
+
+    shifted = seconds_of(days[8])
+    assert document["false_alarms_per_30_days"] == pytest.approx(30 / 8)
+    assert document["covariate_shift_noticed_after_requests"] == int(np.sum(shifted <= noticed.timestamp()))
+    assert document["feed_outage_noticed_after_minutes"] == 6
+    assert document["new_pattern_noticed_after_days_of_labels"] == 1.0
+    assert document["alarm_to_canary_s"] == 91.0
+    assert document["first_promoted_day"] == 21.0
+    assert document["counted_twice"] == 0
+    assert document["seconds_store"] == 1.3
+
+
+def test_what_was_not_noticed_is_null() -> None:
+    document = figures(story_of())
+
+    assert document["covariate_shift_noticed_after_requests"] is None
+    assert document["new_pattern_noticed_after_days_of_labels"] is None
+    assert document["feed_outage_noticed_after_minutes"] is None
+    assert document["alarm_to_canary_s"] is None
+
+
+def test_a_canary_that_has_ended_is_told_from_the_audit_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    here = settings()
+    registry = Registry(here)
+    story = Story(SMALL, Live(tmp_path, {}, here), here, tmp_path, MonitorConfig.load(), {})
+
+    def record(action: str, **fields: object) -> None:
+        audit.append(registry.audit_path, audit.new_record(action, model=registry.name, **fields))
+
+    record("promote", to_version=2)
+    for action, percent in (("canary_started", 10), ("canary_advance", 50)):
+        record(action, stable_version=1, canary_version=2, percent=percent, reason="sound")
+    story._see_canary_between()
+    record("canary_promote", stable_version=1, canary_version=2, percent=100, reason="sound")
+    record("make_champion", to_version=2)  # publishes a manifest that knows of no canary
+    record("canary_started", stable_version=2, canary_version=3, percent=10, reason="started")
+    record("canary_roll_back", stable_version=2, canary_version=3, percent=0, reason="errors")
+    story._see_canary_between()
+    story._see_canary_between()
+
+    told = [(m.what, m.facts["version"], m.facts["percent"]) for m in story.moments]
+    assert told == [
+        ("canary", 2, 10),
+        ("canary", 2, 50),
+        ("promoted", 2, 100),
+        ("canary", 3, 10),
+        ("rolled_back", 3, 0),
+    ]

@@ -1,0 +1,165 @@
+"""The local runner: cached steps, a step's own traceback, one run at a time. A real kfp pipeline of two tiny steps."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Output
+from pydantic import SecretStr
+
+from millrace.errors import AlreadyRunning
+from millrace.lake.atomic import exclusive, sha256_text
+from millrace.settings import Settings
+from run.local import PipelineFailed, run_local, state_of_code
+
+
+class Outputs(NamedTuple):
+    first: Dataset
+    second: Dataset
+
+
+@pytest.fixture(autouse=True)
+def _restored_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def two_steps() -> Any:
+    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    def make(number: int, out: Output[Dataset]):
+        from pathlib import Path
+
+        from millrace.lake.manifest import Manifest
+
+        print(f"making {number}")
+        Manifest(kind="snapshot", id=str(number), uri=".").write(Path(out.path))
+
+    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    def copy(source: Input[Dataset], fail: bool, out: Output[Dataset]):
+        import shutil
+
+        if fail:
+            raise ValueError("a reason that people can read")
+        shutil.copy(source.path, out.path)
+
+    @dsl.pipeline(name="two-steps")
+    def pipeline(number: int = 1, fail: bool = False) -> Outputs:
+        made = make(number=number)
+        copied = copy(source=made.outputs["out"], fail=fail)
+        return Outputs(first=made.outputs["out"], second=copied.outputs["out"])
+
+    return pipeline
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return lambda **arguments: run_local(two_steps, arguments, Settings(home=tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestRunLocal:
+    def test_outputs_are_manifests_and_every_step_is_shown(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        done = run(number=7)
+
+        shown = capsys.readouterr().out
+        assert done.outputs["second"].id == "7"
+        assert "> make" in shown
+        assert "making 7" in shown
+        assert "executor_input" not in shown
+        assert "executor_input" in done.log_path.read_text()
+
+    def test_a_second_run_is_served_from_the_cache(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        run(number=7)
+        capsys.readouterr()
+
+        again = run(number=7)
+
+        assert again.seconds == {"make": 0.0, "copy": 0.0}
+        assert again.outputs["second"].id == "7"
+        assert "making" not in capsys.readouterr().out
+
+    def test_a_changed_setting_is_not_served_from_the_cache(self, run: Run, tmp_path: Path) -> None:
+        run(number=7)
+
+        changed = run_local(two_steps, {"number": 7}, Settings(home=tmp_path, history_length=5))
+
+        assert changed.seconds["make"] > 0
+
+    def test_a_failed_step_shows_its_own_traceback_and_how_to_go_on(self, run: Run) -> None:
+        with pytest.raises(PipelineFailed) as failure:
+            run(number=7, fail=True)
+
+        text = str(failure.value)
+        assert failure.value.step == "copy"
+        assert "ValueError: a reason that people can read" in text
+        assert "Run from there" in text
+
+    def test_after_a_failure_only_what_is_missing_runs(self, run: Run) -> None:
+        with pytest.raises(PipelineFailed):
+            run(number=7, fail=True)
+
+        done = run(number=7, fail=False)
+
+        assert done.seconds["make"] == 0.0
+        assert done.seconds["copy"] > 0.0
+
+    def test_a_second_run_at_once_is_told_so(self, run: Run, tmp_path: Path) -> None:
+        with (
+            exclusive(tmp_path / "runs" / "lock", "a pipeline run"),
+            pytest.raises(AlreadyRunning, match="already running"),
+        ):
+            run()
+
+
+def test_another_pseudonym_key_is_not_served_from_the_cache(tmp_path: Path) -> None:
+    keys = ("one key", "one key", "another key")
+    first, again, other = (Settings(home=tmp_path, pseudonym_key=SecretStr(key)) for key in keys)
+
+    assert state_of_code(first) == state_of_code(again) != state_of_code(other)
+
+
+def test_the_command_to_go_on_with_names_an_interpreter_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", find_spec("json.tool"))
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(_go_on())[:3] == [sys.executable, "-m", "json.tool"]
+
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert shlex.split(_go_on())[:2] == ["venv/bin/python", "-m"]
+
+
+def _go_on() -> str:
+    return str(PipelineFailed("make", "reason", Path("log"))).rpartition("from the cache): ")[2]
+
+
+def test_a_key_made_in_the_home_counts_as_well(tmp_path: Path) -> None:
+    before = state_of_code(Settings(home=tmp_path))
+    (tmp_path / "pseudonym.key").write_text("one that was put there instead")
+
+    assert state_of_code(Settings(home=tmp_path)) != before
+
+
+def test_the_cache_key_does_not_hold_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr("run.local.sha256_text", lambda *parts: hashed.extend(parts) or sha256_text(*parts))
+
+    state = state_of_code(Settings(home=tmp_path, pseudonym_key=SecretStr("top-secret-key")))
+
+    assert hashed
+    assert not any("top-secret-key" in part for part in [state, *hashed[-2:]])
