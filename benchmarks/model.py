@@ -24,8 +24,9 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
 from fraud.boosting import BoostConfig, columns_of, fit, logits
 from fraud.model import FraudModel, load_model
-from millrace.judge.bootstrap import Interval, Statistic, card_weights, interval
-from millrace.judge.ranking import Floats, Judged, average_precision, card_precision, roc_auc
+from millrace.judge.bootstrap import Interval, Statistic, interval, unit_weights
+from millrace.judge.ranking import Judged, average_precision, roc_auc, unit_precision
+from millrace.judge.rows import Floats
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.observe.progress import track
@@ -34,7 +35,7 @@ from millrace.settings import settings
 
 
 def _card_precision(rows: Judged, scores: Floats, weights: Floats | None) -> Floats:
-    return card_precision(rows, scores, weights=weights)
+    return unit_precision(rows, scores, weights=weights)
 
 
 STATISTICS: Final[dict[str, Statistic]] = {"AP": average_precision, "AUC": roc_auc, "CP@100": _card_precision}
@@ -86,7 +87,7 @@ def network_logits(network: FraudModel, week: TestWeek, rows: NDArray[np.int64])
 
 def figures_of(contenders: Mapping[str, NDArray[Any]], rows: Judged, resamples: int) -> dict[str, dict[str, Figure]]:
     """Scorer → statistic → figure, of each scorer's scores[J]; all share the resamples."""
-    weights = card_weights(rows, resamples)
+    weights = unit_weights(rows, resamples)
     return {
         name: {
             key: Figure(statistic(rows, scores, None).item(), statistic(rows, scores, weights))

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from components.monitor.config import MonitorConfig
 from drill.world import WARM_DAYS, Script, tables
 from fraud import features as f
-from millrace.judge.ranking import Floats, Judged
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats
 from millrace.judge.sequential import baseline, watch
 
 TRAIN_DAYS: Final = (-42, -18)

@@ -34,7 +34,7 @@ from components.optimise.student import STUDENT, StudentConfig
 from fraud.boosting import BoostConfig, fit, sampled
 from fraud.model import FraudModel, load_model
 from fraud.training_set import TrainingSet
-from millrace.judge.bootstrap import card_weights
+from millrace.judge.bootstrap import unit_weights
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import ModelSpec
@@ -148,7 +148,7 @@ def table(home: Path, steps: int, repeats: int, compiling: bool) -> dict[str, An
         # Ranges of dynamic int8 come from the batch at hand: a score would depend on its neighbours.
         steady = {file: variant for file, variant in variants.items() if file != DYNAMIC}
         chosen = {"served": choose(steady, config).file, "within 1 %": choose(steady, wider).file}
-        weights = card_weights(week.judged, RESAMPLES)
+        weights = unit_weights(week.judged, RESAMPLES)
         found = []
         for file, named in names.items():
             scores = test_scores(folder, file, week, length)

@@ -31,13 +31,15 @@ from components.train.core import read_config, train
 from fraud.schema import LABEL_DELAY_DAYS
 from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput, MillraceError
-from millrace.judge.ranking import KNOWN_FRAUD_DAYS, ROW_COLUMNS, ProtocolMetrics, mean_metrics, protocol_metrics
+from millrace.judge.ranking import ProtocolMetrics, mean_metrics, protocol_metrics
+from millrace.judge.rows import Columns
 from millrace.lake.atomic import replacing_file
 from millrace.lake.horizon import TEST_DAYS
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings, settings
+from millrace.workload import load
 from run.source import IngestOptions
 
 SCORE_ROWS = 8192
@@ -108,12 +110,13 @@ def _fold(features: Manifest, test_start: date, config: BacktestConfig, settings
     trained = train(training_set, settings.lake, read_config(), settings)
     model = optimise(trained, training_set, settings.lake, OptimiseConfig(review_capacity=settings.review_capacity))
     transaction_id, score = score_test_rows(model, training_set)
-    rows = judged_rows(features, test_start)
+    columns = load(settings.workload).judging.COLUMNS
+    rows = judged_rows(features, test_start, columns)
     position = pc.index_in(rows["transaction_id"], pa.array(transaction_id)).fill_null(-1).to_numpy()
     scores = np.where(position >= 0, score[position], np.nan)
-    metrics = protocol_metrics(rows, scores, test_start, settings.review_capacity)
+    metrics = protocol_metrics(rows, scores, test_start, columns, settings.review_capacity)
     log(
-        "fold done", test_start=test_start, ap=metrics.average_precision, auc=metrics.auc_roc, cp=metrics.card_precision
+        "fold done", test_start=test_start, ap=metrics.average_precision, auc=metrics.auc_roc, cp=metrics.unit_precision
     )
     return Fold(test_start, transaction_id, score, metrics)
 
@@ -129,13 +132,13 @@ def score_test_rows(model: Manifest, training_set: Manifest) -> tuple[NDArray[np
     return ids, np.concatenate(scores)
 
 
-def judged_rows(features: Manifest, test_start: date) -> pa.Table:
-    """What the protocol reads: the test week, and the 14 days before it, which tell the cards already known."""
+def judged_rows(features: Manifest, test_start: date, columns: Columns) -> pa.Table:
+    """What the protocol reads: the test week, and the days before it that tell which units are known already."""
     files = features.table(
-        "transactions", test_start - timedelta(days=KNOWN_FRAUD_DAYS), test_start + timedelta(days=TEST_DAYS - 1)
+        "transactions", test_start - timedelta(days=columns.known_days), test_start + timedelta(days=TEST_DAYS - 1)
     )
-    columns = ["transaction_id", "amount_cents", *ROW_COLUMNS]
-    return pa.concat_tables([pq.read_table(path, columns=columns) for path in files])
+    wanted = ["transaction_id", *columns.names]
+    return pa.concat_tables([pq.read_table(path, columns=wanted) for path in files])
 
 
 def write_scores(folds: Sequence[Fold], path: Path) -> None:
@@ -153,11 +156,11 @@ def show(folds: Sequence[Fold]) -> None:
     table = Table("fold", "test week from", "rows", "frauds", "AUC", "AP", f"CP@{folds[0].metrics.k}")
     for number, fold in enumerate(folds):
         m = fold.metrics
-        figures = (f"{value:.3f}" for value in (m.auc_roc, m.average_precision, m.card_precision))
-        table.add_row(str(number), str(fold.test_start), f"{m.rows:,}", f"{m.frauds:,}", *figures)
+        figures = (f"{value:.3f}" for value in (m.auc_roc, m.average_precision, m.unit_precision))
+        table.add_row(str(number), str(fold.test_start), f"{m.rows:,}", f"{m.positives:,}", *figures)
     mean = mean_metrics(fold.metrics for fold in folds)
     table.add_section()
-    table.add_row("mean", "", "", "", *(f"{mean[n]:.3f}" for n in ("auc_roc", "average_precision", "card_precision")))
+    table.add_row("mean", "", "", "", *(f"{mean[n]:.3f}" for n in ("auc_roc", "average_precision", "unit_precision")))
     Console().print(table)
 
 

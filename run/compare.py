@@ -23,6 +23,7 @@ from millrace.judge.comparison import COLUMNS, Comparison, compare
 from millrace.lake.atomic import write_text
 from millrace.report.index import link
 from millrace.settings import Settings, settings
+from millrace.workload import Judging, load
 
 if TYPE_CHECKING:
     from millrace.report.page import Page
@@ -45,15 +46,16 @@ def write_report(
         rows = read_predictions(log, since, until, with_labels_known_at=as_of, columns=COLUMNS, by="event_timestamp")
     finally:
         log.dispose()
-    found = compare(rows, a, b, k=here.review_capacity, resamples=resamples)
+    judging = load(here.workload).judging
+    found = compare(rows, a, b, judging.LOG_COLUMNS, k=here.review_capacity, resamples=resamples)
     path = here.home / "report" / PAGE
-    page(found, as_of, here.review_capacity, resamples).write(path)
+    page(found, judging, as_of, here.review_capacity, resamples).write(path)
     write_text(path.with_suffix(".json"), json.dumps(found.to_dict() | {"as_of": as_of.isoformat()}, indent=2) + "\n")
     link(here.home, PAGE)
     return found, path
 
 
-def page(found: Comparison, as_of: datetime, k: int, resamples: int) -> Page:
+def page(found: Comparison, judging: Judging, as_of: datetime, k: int, resamples: int) -> Page:
     """The report as people read it."""
     from millrace.report.page import Page
 
@@ -80,10 +82,13 @@ def page(found: Comparison, as_of: datetime, k: int, resamples: int) -> Page:
         return made.text("No frauds are known on both sides yet: load labels with `make labels FILE=…` and come back.")
     made.table(
         ["", "A", "B", "B - A", "from", "to"],
-        [[name, x, y, change.value, change.low, change.high] for name, (x, y, change) in found.metrics.items()],
+        [
+            [name.replace("unit", judging.UNIT_NOUN[0]), x, y, change.value, change.low, change.high]
+            for name, (x, y, change) in found.metrics.items()
+        ],
     )
     names = [f"{what} on side {side}" for what in ("labelled", "frauds") for side in "AB"]
-    return made.facts(dict(zip(names, (*found.labelled, *found.frauds), strict=True)) | {"k": k})
+    return made.facts(dict(zip(names, (*found.labelled, *found.positives), strict=True)) | {"k": k})
 
 
 def summary(found: Comparison) -> str:

@@ -19,7 +19,7 @@ from run.local import LocalRun
 
 JUDGED = {"data": "validation", "evaluation": "evaluation", "skew": "skew_check"}
 """Gate → pipeline output that carries its verdict."""
-FIGURES = {"average_precision": "AP", "card_precision": "CP@{k}", "auc_roc": "AUC"}
+FIGURES = {"average_precision": "AP", "unit_precision": "CP@{k}", "auc_roc": "AUC"}
 
 
 @dataclass(frozen=True, slots=True)

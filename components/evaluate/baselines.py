@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from components.evaluate.config import BaselineParameters, EvaluateConfig
 from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput
-from millrace.judge.ranking import Floats
+from millrace.judge.rows import Floats
 from millrace.observe.progress import log
 
 LOGISTIC_REGRESSION, XGBOOST = "logistic_regression", "xgboost"

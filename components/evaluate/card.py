@@ -7,13 +7,15 @@ from typing import Any
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evidence import Evidence
 from millrace.judge.gates import Verdict
-from millrace.judge.ranking import KNOWN_FRAUD_DAYS
+from millrace.settings import settings
+from millrace.workload import load
 
 
 def model_card(
     evidence: Evidence, verdict: Verdict, config: EvaluateConfig, splits: dict[str, Any], service: str
 ) -> str:
     """Markdown; `splits` as in the training set's facts."""
+    known_days = load(settings().workload).judging.COLUMNS.known_days
     lines = [
         "## What it is for",
         "",
@@ -32,7 +34,7 @@ def model_card(
         ),
         "",
         f"Judged on {evidence.protocol.rows:,} rows of the test week: those of cards that were not yet known to be",
-        f"compromised, by frauds of the {KNOWN_FRAUD_DAYS} days before it and since. Labels become known a week late.",
+        f"compromised, by frauds of the {known_days} days before it and since. Labels become known a week late.",
         "",
         "## Figures",
         "",
@@ -59,7 +61,7 @@ def limits(evidence: Evidence, config: EvaluateConfig) -> list[str]:
         f"{at.precision:.0%} of its alarms; the rest of the fraud passes.",
         "Fraud at a newly compromised terminal is invisible until the first labels come back, about a week later.",
     ]
-    judged = {n: s for n, s in evidence.slices.items() if s.frauds >= config.min_slice_frauds}
+    judged = {n: s for n, s in evidence.slices.items() if s.frauds >= config.min_slice_positives}
     weak = sorted(judged, key=lambda name: judged[name].auc_roc.value)[:3]
     lines += [f"Weak slice: {n.replace('_', ' ')}, AUC {judged[n].auc_roc}, {judged[n].frauds} frauds." for n in weak]
     unknown = [name.replace("_", " ") for name, part in evidence.slices.items() if name not in judged]

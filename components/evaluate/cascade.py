@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from components.evaluate.test_week import CHUNK_ROWS, TestWeek, model_scores
 from millrace.judge.bootstrap import Interval, difference
-from millrace.judge.ranking import Floats, average_precision
+from millrace.judge.ranking import average_precision
+from millrace.judge.rows import Floats
 from millrace.registry.model_artifact import CHEAP, ModelArtifact
 
 

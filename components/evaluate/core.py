@@ -25,7 +25,7 @@ from components.evaluate.test_week import TestWeek, model_scores, open_test_week
 from fraud.slices import slice_masks
 from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.judge.gates import Verdict
-from millrace.judge.ranking import Floats
+from millrace.judge.rows import Floats
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of

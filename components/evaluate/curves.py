@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from millrace.judge.ranking import Floats, Judged
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats
 
 
 @dataclass(frozen=True, slots=True)

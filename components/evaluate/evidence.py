@@ -19,17 +19,9 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.inputs import inputs_of
 from components.evaluate.stress import STRESSES
 from components.evaluate.test_week import TestWeek
-from millrace.judge.bootstrap import Interval, card_weights, difference, interval, with_intervals
-from millrace.judge.ranking import (
-    Floats,
-    Judged,
-    Mask,
-    ProtocolMetrics,
-    average_precision,
-    card_precision,
-    judged_metrics,
-    roc_auc,
-)
+from millrace.judge.bootstrap import Interval, difference, interval, unit_weights, with_intervals
+from millrace.judge.ranking import Judged, ProtocolMetrics, average_precision, judged_metrics, roc_auc, unit_precision
+from millrace.judge.rows import Floats, Mask
 from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact, load_graph
 
@@ -44,7 +36,7 @@ class AtThreshold:
     threshold: float
     precision: float
     recall: float
-    flagged_cards_per_day: float
+    flagged_units_per_day: float
     confusion: tuple[tuple[int, int], tuple[int, int]]
     """Rows genuine, fraud; columns passed, flagged."""
 
@@ -54,7 +46,7 @@ class Comparison:
     """The model less another, on the same rows and resamples."""
 
     average_precision: Interval
-    card_precision: Interval
+    unit_precision: Interval
     other: dict[str, float]
     """The other's own figures."""
 
@@ -102,7 +94,7 @@ class Evidence:
 
     protocol: ProtocolMetrics
     figures: dict[str, Interval]
-    perfect_card_precision: float
+    perfect_unit_precision: float
     """Card precision of a perfect ranking on the same days."""
     at_threshold: AtThreshold
     baselines: dict[str, Comparison]
@@ -127,7 +119,7 @@ def at_threshold(rows: Judged, scores: Floats, threshold: float) -> AtThreshold:
     flagged = scores >= threshold
     caught, frauds = int((flagged & rows.label).sum()), int(rows.label.sum())
     alarms, days = int(flagged.sum()), len(np.unique(rows.day))
-    cards = len(np.unique(np.stack([rows.day[flagged], rows.card[flagged]]), axis=1).T)
+    cards = len(np.unique(np.stack([rows.day[flagged], rows.unit[flagged]]), axis=1).T)
     return AtThreshold(
         threshold,
         caught / alarms if alarms else math.nan,
@@ -141,13 +133,13 @@ def compare(rows: Judged, scores: Floats, other: Floats, weights: Floats, k: int
     """The model's gain over another's scores on the same rows."""
 
     def precision_at_k(rows: Judged, scores: Floats, weights: Floats | None) -> Floats:
-        return card_precision(rows, scores, k, weights)
+        return unit_precision(rows, scores, k, weights)
 
     metrics = judged_metrics(rows, other, k)
     return Comparison(
         difference(rows, scores, other, weights, average_precision),
         difference(rows, scores, other, weights, precision_at_k),
-        {name: getattr(metrics, name) for name in ("auc_roc", "average_precision", "card_precision")},
+        {name: getattr(metrics, name) for name in ("auc_roc", "average_precision", "unit_precision")},
     )
 
 
@@ -155,7 +147,7 @@ def measure_slices(
     rows: Judged, scores: Floats, masks: Mapping[str, Mask], threshold: float, seed: int
 ) -> dict[str, SliceFigures]:
     """Figures of each slice that has rows; masks[J]."""
-    weights, found = card_weights(rows, SLICE_RESAMPLES, seed), {}
+    weights, found = unit_weights(rows, SLICE_RESAMPLES, seed), {}
     for name, mask in masks.items():
         part, part_scores = rows.where(mask), scores[mask]
         if len(part):
@@ -210,11 +202,11 @@ def gather(
 ) -> Evidence:
     """Measure everything. scores[J] on the judged rows; masks[J]; `champion` is its id and scores[J], or why none."""
     rows = week.judged
-    weights = card_weights(rows, config.resamples, seed)
+    weights = unit_weights(rows, config.resamples, seed)
     return Evidence(
         protocol=judged_metrics(rows, scores, k),
         figures=with_intervals(rows, scores, weights, k, config.review_cost),
-        perfect_card_precision=card_precision(rows, rows.label.astype(np.float64), k).item(),
+        perfect_unit_precision=unit_precision(rows, rows.label.astype(np.float64), k).item(),
         at_threshold=at_threshold(rows, scores, model.decision_threshold),
         baselines={name: compare(rows, scores, b.scores[week.counts], weights, k) for name, b in baselines.items()},
         champion=_champion(rows, scores, champion, weights, k),

@@ -13,17 +13,18 @@ from components.evaluate.curves import curve
 from components.evaluate.evidence import Comparison, Evidence
 from millrace.judge.calibration import reliability
 from millrace.judge.gates import Verdict
-from millrace.judge.ranking import Floats, Judged
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats
 from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
 
 NAMES = {
     "auc_roc": "AUC ROC",
     "average_precision": "average precision",
-    "card_precision": "card precision",
+    "unit_precision": "card precision",
     "brier": "Brier score",
     "brier_skill": "Brier skill",
     "calibration_error": "calibration error",
-    "caught_amount_share": "fraud caught, in money",
+    "caught_value_share": "fraud caught, in money",
     "cost_ratio": "cost over doing nothing",
     "logistic_regression": "logistic regression",
     "xgboost": "XGBoost, tuned",
@@ -68,11 +69,11 @@ def write(
 def _facts(e: Evidence) -> dict[str, Any]:
     facts = {
         "judged rows": e.protocol.rows,
-        "frauds": e.protocol.frauds,
-        "cards, compromised": f"{e.protocol.cards:,}, {e.protocol.compromised_cards:,}",
+        "frauds": e.protocol.positives,
+        "cards, compromised": f"{e.protocol.units:,}, {e.protocol.positive_units:,}",
         "review capacity": f"{e.review_capacity} cards a day",
         "decision threshold": e.at_threshold.threshold,
-        "flagged a day": f"{e.at_threshold.flagged_cards_per_day:.0f} cards",
+        "flagged a day": f"{e.at_threshold.flagged_units_per_day:.0f} cards",
         "precision, recall there": f"{e.at_threshold.precision:.3f}, {e.at_threshold.recall:.3f}",
         "latency p50, p99": f"{e.latency.p50_ms:.2f}, {e.latency.p99_ms:.2f} ms",
     }
@@ -84,7 +85,7 @@ def _facts(e: Evidence) -> dict[str, Any]:
 
 
 def _figure_rows(e: Evidence) -> list[list[Any]]:
-    label = {"card_precision": f"card precision@{e.review_capacity}"}
+    label = {"unit_precision": f"card precision@{e.review_capacity}"}
     return [[label.get(name, NAMES[name]), f.value, f.low, f.high] for name, f in e.figures.items()]
 
 
@@ -92,8 +93,8 @@ def _others(e: Evidence) -> list[list[Any]]:
     named: dict[str, Comparison] = {NAMES.get(name, name): found for name, found in e.baselines.items()}
     if e.champion is not None and e.champion.comparison is not None:
         named[f"champion {e.champion.id}"] = e.champion.comparison
-    rows = [[name, *c.other.values(), str(c.average_precision), str(c.card_precision)] for name, c in named.items()]
-    own = [getattr(e.protocol, name) for name in ("auc_roc", "average_precision", "card_precision")]
+    rows = [[name, *c.other.values(), str(c.average_precision), str(c.unit_precision)] for name, c in named.items()]
+    own = [getattr(e.protocol, name) for name in ("auc_roc", "average_precision", "unit_precision")]
     return [["this model", *own, "", ""], *rows]
 
 
@@ -133,8 +134,8 @@ def _at_capacity(e: Evidence, rows: Judged, scores: Floats) -> tuple[float, floa
     flagged = np.zeros(len(rows), bool)
     for day in np.unique(rows.day):
         today = np.flatnonzero(rows.day == day)
-        best = np.full(rows.cards, -np.inf)
-        np.maximum.at(best, rows.card[today], scores[today])
+        best = np.full(rows.units, -np.inf)
+        np.maximum.at(best, rows.unit[today], scores[today])
         reached = np.sort(best[np.isfinite(best)])[::-1]
         flagged[today] = scores[today] >= reached[min(e.review_capacity, len(reached)) - 1]
     caught = int((flagged & rows.label).sum())
@@ -146,7 +147,7 @@ def _calibration(rows: Judged, scores: Floats) -> tuple[Figure, str]:
     points = reliability(rows, scores)
     low = 1e-4
     axes.plot([low, 1], [low, 1], color=MUTED, lw=1, ls="--", label="perfect")
-    x, y = ([max(point[key], low) for point in points] for key in ("mean_score", "fraud_share"))
+    x, y = ([max(point[key], low) for point in points] for key in ("mean_score", "positive_share"))
     sizes = [8 + 10 * np.log10(point["rows"]) for point in points]
     axes.plot(x, y, color=COLOURS[0], lw=1.2)
     axes.scatter(x, y, s=sizes, color=COLOURS[0], label="bins, size by rows")

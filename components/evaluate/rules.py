@@ -35,35 +35,37 @@ def family(name: str) -> str:
 
 
 def _floors(e: Evidence, config: EvaluateConfig) -> list[Rule]:
-    share = e.protocol.card_precision / e.perfect_card_precision if e.perfect_card_precision else None
+    share = e.protocol.unit_precision / e.perfect_unit_precision if e.perfect_unit_precision else None
     limits = {
         "auc_roc": (">=", config.min_auc_roc),
         "average_precision": (">=", config.min_average_precision),
-        "card_precision": (">=", config.min_card_precision),
+        "unit_precision": (">=", config.min_unit_precision),
         "calibration_error": ("<=", config.max_calibration_error),
         "brier_skill": (">=", config.min_brier_skill),
         "cost_ratio": ("<=", config.max_cost_ratio),
     }
-    detail = f"a perfect ranking reaches {e.perfect_card_precision:.3f}"
+    detail = f"a perfect ranking reaches {e.perfect_unit_precision:.3f}"
     return [
-        Rule("test_frauds", e.protocol.frauds, ">=", config.min_test_frauds, f"of {e.protocol.rows} judged rows"),
+        Rule(
+            "test_positives", e.protocol.positives, ">=", config.min_test_positives, f"of {e.protocol.rows} judged rows"
+        ),
         *(Rule(name, e.figures[name].value, *limit, str(e.figures[name])) for name, limit in limits.items()),
-        Rule("card_precision_share", share, ">=", config.min_card_precision_share, detail),
+        Rule("unit_precision_share", share, ">=", config.min_unit_precision_share, detail),
     ]
 
 
 def _threshold(e: Evidence, config: EvaluateConfig) -> list[Rule]:
     at = e.at_threshold
     detail = f"at the decision threshold {at.threshold:.4g}"
-    cards = at.flagged_cards_per_day
+    cards = at.flagged_units_per_day
     return [
         Rule("threshold_precision", at.precision, ">=", config.min_threshold_precision, detail),
         Rule("threshold_recall", at.recall, ">=", config.min_threshold_recall, detail),
         Rule(
-            "flagged_cards_ratio",
+            "flagged_units_ratio",
             cards / e.review_capacity,
             "<=",
-            config.max_flagged_cards_ratio,
+            config.max_flagged_units_ratio,
             f"{cards:.0f} cards a day, capacity {e.review_capacity}",
         ),
     ]
@@ -83,7 +85,7 @@ def _against_champion(e: Evidence, config: EvaluateConfig) -> list[Rule]:
         return []
     limits = {
         "average_precision": ("gain_over_champion", config.max_loss_to_champion),
-        "card_precision": ("card_precision_gain_over_champion", config.max_card_precision_loss_to_champion),
+        "unit_precision": ("unit_precision_gain_over_champion", config.max_unit_precision_loss_to_champion),
     }
     rules = []
     for figure, (name, loss) in limits.items():
@@ -104,7 +106,7 @@ def _slices(e: Evidence, config: EvaluateConfig) -> list[Rule]:
             f"{part.frauds} frauds of {part.rows} rows, {part.auc_roc}",
         )
         for name, part in e.slices.items()
-        if part.frauds >= config.min_slice_frauds and part.rows - part.frauds >= config.min_slice_genuine
+        if part.frauds >= config.min_slice_positives and part.rows - part.frauds >= config.min_slice_negatives
     ]
 
 

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fraud.training_set import TrainingSet
-from millrace.judge.ranking import KNOWN_FRAUD_DAYS, ROW_COLUMNS, Floats, Judged, Mask, drop_known_cards, judged
+from millrace.judge.ranking import Judged, drop_known_units, judged
+from millrace.judge.rows import Columns, Floats, Mask
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.settings import settings
+from millrace.workload import load
 
-COLUMNS: Final = [*ROW_COLUMNS, "amount_cents"]
 CHUNK_ROWS: Final = 8192
 
 
@@ -45,7 +47,7 @@ class TestWeek:
 
 
 def open_test_week(training_set: Manifest, lake: Path) -> TestWeek:
-    """The test week of `training_set`; the frauds of the two weeks before it come from its feature set in `lake`."""
+    """The test week of `training_set`; the positives of the days before it come from its feature set in `lake`."""
     data = TrainingSet(training_set)
     rows = data.rows_of("test")
     start = date.fromisoformat(training_set.facts["test_start"])
@@ -54,10 +56,12 @@ def open_test_week(training_set: Manifest, lake: Path) -> TestWeek:
     known = pa.array(np.asarray(data.label[rows]), mask=data.label[rows] < 0)
     table = table.set_column(table.schema.get_field_index("is_fraud"), "is_fraud", known)
     features = Manifest.read(lake / "feature_sets" / training_set.parents["feature_set"], "feature_set")
-    # Pseudonyms are equal in both, so cards are.
-    together = pa.concat_tables([_columns(table), _earlier_frauds(features, start)])
-    mask = drop_known_cards(together, start)
-    return TestWeek(data, rows, table, mask[: len(rows)], judged(together, mask), start)
+    # Pseudonyms are equal in both, so units are.
+    columns = load(settings().workload).judging.COLUMNS
+    here = table.select(columns.names)
+    together = pa.concat_tables([here, _earlier_positives(features, start, columns, here.schema)])
+    mask = drop_known_units(together, start, columns)
+    return TestWeek(data, rows, table, mask[: len(rows)], judged(together, mask, columns), start)
 
 
 def model_scores(model: ModelArtifact, data: TrainingSet, rows: NDArray[np.int64]) -> Floats:
@@ -67,23 +71,14 @@ def model_scores(model: ModelArtifact, data: TrainingSet, rows: NDArray[np.int64
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 
-def _earlier_frauds(feature_set: Manifest, start: date) -> pa.Table:
-    first = start - timedelta(days=KNOWN_FRAUD_DAYS)
+def _earlier_positives(feature_set: Manifest, start: date, columns: Columns, schema: pa.Schema) -> pa.Table:
+    if not columns.known_days:
+        return schema.empty_table()
+    first = start - timedelta(days=columns.known_days)
     files = feature_set.table("transactions", first, start - timedelta(days=1))
-    tables = [_columns(pq.read_table(path, columns=COLUMNS, partitioning=None)) for path in files]
-    empty = pa.table({name: pa.array([], _TYPES[name]) for name in COLUMNS})
-    rows = pa.concat_tables([empty, *tables])
-    return rows.filter(pc.equal(rows["is_fraud"], 1))
-
-
-_TYPES: Final = {
-    "event_timestamp": pa.timestamp("us", tz="UTC"),
-    "customer_id": pa.string(),
-    "is_fraud": pa.int8(),
-    "label_timestamp": pa.timestamp("us", tz="UTC"),
-    "amount_cents": pa.int64(),
-}
-
-
-def _columns(table: pa.Table) -> pa.Table:
-    return table.select(COLUMNS).cast(pa.schema(list(_TYPES.items())))
+    tables = [
+        pq.read_table(path, columns=columns.names, partitioning=None).select(columns.names).cast(schema)
+        for path in files
+    ]
+    rows = pa.concat_tables([schema.empty_table(), *tables])
+    return rows.filter(pc.equal(rows[columns.label], 1))

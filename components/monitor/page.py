@@ -17,7 +17,7 @@ from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
 
 LABELS = {
     "average_precision": "average precision",
-    "card_precision": "card precision",
+    "unit_precision": "card precision",
     "calibration_error": "calibration error",
     "brier_skill": "Brier skill",
     "cost_ratio": "cost over doing nothing",
@@ -34,7 +34,7 @@ def write(path: Path, watched: Watched, verdict: Verdict, config: MonitorConfig)
     for text in _unknown(watched):
         page.text(text)
     page.heading("By day and version", "Intervals are 95 %, from resampled cards; dashed: estimated, no labels yet.")
-    page.figures(_by_day(watched, "average_precision"), _by_day(watched, "card_precision"))
+    page.figures(_by_day(watched, "average_precision"), _by_day(watched, "unit_precision"))
     page.figures(_evidence(watched, config), _calibration(watched))
     page.heading("The last judged week")
     page.table(["version", "days", "rows", "frauds", *LABELS.values()], _weeks(watched))
@@ -116,7 +116,7 @@ def _calibration(w: Watched) -> tuple[Figure, str]:
     plot, axes = figure("Calibration, last judged week", "mean score", "fraud share")
     axes.plot([1e-4, 1], [1e-4, 1], color=MUTED, lw=1, ls="--", label="perfect")
     for place, (version, points) in enumerate(w.reliability.items()):
-        x, y = ([max(point[key], 1e-4) for point in points] for key in ("mean_score", "fraud_share"))
+        x, y = ([max(point[key], 1e-4) for point in points] for key in ("mean_score", "positive_share"))
         axes.plot(x, y, color=COLOURS[place % len(COLOURS)], marker="o", ms=3, label=f"version {version}")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -138,7 +138,7 @@ def _days(w: Watched) -> list[list[Any]]:
 
     return [
         [str(s.first_day), s.model_version, s.rows, s.labelled_share, s.frauds if s.complete else None]
-        + [cell(s.figures, name) for name in ("average_precision", "card_precision", "cost_ratio")]
+        + [cell(s.figures, name) for name in ("average_precision", "unit_precision", "cost_ratio")]
         for s in sorted(w.days, key=lambda item: item.first_day)[-SHOWN_DAYS:]
     ]
 

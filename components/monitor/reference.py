@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 
 from components.monitor.config import MonitorConfig
 from millrace.errors import NotFound
-from millrace.judge.bootstrap import Interval, card_weights, with_intervals
+from millrace.judge.bootstrap import Interval, unit_weights, with_intervals
 from millrace.judge.outcomes import Calibration, calibrate, day_of, judge_rows
-from millrace.judge.ranking import Floats, Judged, judged
+from millrace.judge.ranking import Judged, judged
+from millrace.judge.rows import Floats
 from millrace.judge.sequential import Baseline, baseline
 from millrace.lake.manifest import FOLDERS, MANIFEST, Manifest, list_manifests
+from millrace.settings import settings
+from millrace.workload import load
 
 COLUMNS = ["transaction_id", "event_timestamp", "customer_id", "amount_cents", "is_fraud", "label_timestamp"]
 
@@ -42,7 +45,7 @@ def references(
         if not len(data):
             source, data, scores = _first_days(version, rows, judged_days, config.reference_days)
         if data.label.any():
-            weights = card_weights(data, config.resamples)
+            weights = unit_weights(data, config.resamples)
             figures = with_intervals(data, scores, weights, k, config.review_cost)
             loss = baseline(data, scores, config.loss_tolerance)
             found[version] = Reference(source, figures, calibrate(data, scores), loss)
@@ -69,7 +72,11 @@ def _evaluated(promotion: Manifest | None, lake: Path) -> tuple[str, Judged, Flo
     )
     table = table.filter(pc.is_valid(table["is_fraud"])).sort_by("transaction_id")
     scores: Floats = table["score"].to_numpy().astype(np.float64)
-    return f"evaluation {names['evaluation']}", judged(table, np.ones(len(table), bool)), scores
+    return (
+        f"evaluation {names['evaluation']}",
+        judged(table, np.ones(len(table), bool), load(settings().workload).judging.COLUMNS),
+        scores,
+    )
 
 
 def _first_days(version: str, rows: pa.Table, judged_days: list[int], count: int) -> tuple[str, Judged, Floats]:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.optimise.measure import ranking, ranking_loss
-from millrace.judge.bootstrap import card_weights
-from millrace.judge.ranking import Floats, Judged
+from millrace.judge.bootstrap import unit_weights
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats
 from millrace.registry.model_artifact import Cascade
 
 CASCADE: Final = "cascade.onnx"
@@ -59,7 +60,7 @@ def choose_band(
     tried: list[dict[str, float]] = []
     if not ranking(rows, full):
         return Band(None, tried)  # no fraud to judge by
-    weights = card_weights(rows, config.resamples)
+    weights = unit_weights(rows, config.resamples)
     for share in sorted(config.shares, reverse=True):
         lower = min(float(np.quantile(cheap, share)), threshold)
         if not 0.0 < lower < 1.0:

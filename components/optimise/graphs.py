@@ -20,7 +20,7 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.export import export_onnx, quantise, torch_scores
 from components.optimise.rows import Inputs, ValidationRows, score_all, spread
 from fraud.model import FraudModel
-from millrace.judge.bootstrap import card_weights
+from millrace.judge.bootstrap import unit_weights
 from millrace.judge.gates import Rule, Verdict
 from millrace.registry.model_artifact import load_graph
 
@@ -82,7 +82,7 @@ def measure_graphs(
     scorers = {name: scorer_of(folder / name) for name in names}
     scores = {name: score_all(scorer, rows) for name, scorer in scorers.items()}
     latency = measure.latency_us(scorers, rows.features, rows.history, config.batches, config.repeats)
-    weights = card_weights(rows.judged, config.resamples)
+    weights = unit_weights(rows.judged, config.resamples)
     variants = {}
     for name in names:
         found = measure.ranking_interval(rows.judged, scores[name], weights)

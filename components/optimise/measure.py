@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from millrace.judge.bootstrap import Interval, difference, interval
 from millrace.judge.calibration import calibration_error, reliability
-from millrace.judge.ranking import Floats, Judged, average_precision
+from millrace.judge.ranking import Judged, average_precision
+from millrace.judge.rows import Floats
 
 Scorer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """features[B, F], history[B, L, C] → scores[B]."""
@@ -62,7 +63,7 @@ def calibration(rows: Judged, scores: NDArray[np.float32]) -> dict[str, Any]:
     return {
         "expected_calibration_error": calibration_error(rows, values).item(),
         "mean_score": float(values.mean()),
-        "fraud_share": float(rows.label.mean()),
+        "positive_share": float(rows.label.mean()),
         "curve": reliability(rows, values),
     }
 
@@ -114,6 +115,6 @@ def latency_us(
 def _best_scores(rows: Judged, scores: NDArray[np.float32], day: int) -> NDArray[np.float32]:
     """Each card's highest score of the day, from the highest down."""
     today = rows.day == day
-    best = np.full(rows.cards, -np.inf, np.float32)
-    np.maximum.at(best, rows.card[today], scores[today])
+    best = np.full(rows.units, -np.inf, np.float32)
+    np.maximum.at(best, rows.unit[today], scores[today])
     return np.sort(best[np.isfinite(best)])[::-1]

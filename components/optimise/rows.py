@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from components.optimise.measure import Scorer
 from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput
-from millrace.judge.ranking import ROW_COLUMNS, Judged, judged
+from millrace.judge.ranking import Judged, judged
+from millrace.settings import settings
+from millrace.workload import load
 
 CHUNK_ROWS: Final = 1024
 
@@ -37,8 +39,9 @@ def validation_rows(data: TrainingSet, length: int) -> ValidationRows:
     if not len(numbers):
         raise InvalidInput(f"training set {data.manifest.id} has no labelled validation rows. Assemble more days.")
     features, history = data.batch(numbers, length)
-    table = data.table([*ROW_COLUMNS, "amount_cents"]).take(pa.array(numbers))
-    return ValidationRows(features, history, judged(table, np.ones(len(numbers), bool)))
+    columns = load(settings().workload).judging.COLUMNS
+    table = data.table(columns.names).take(pa.array(numbers))
+    return ValidationRows(features, history, judged(table, np.ones(len(numbers), bool), columns))
 
 
 def calibration_rows(data: TrainingSet, length: int, count: int) -> Inputs:

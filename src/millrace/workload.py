@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol, cast
 import pyarrow as pa
 
 from millrace.errors import ConfigError
+from millrace.judge.rows import Columns
 
 GROUP: Final = "millrace.workloads"
 """Entry point group: name of a workload → its package."""
@@ -109,6 +110,19 @@ class Features(Protocol):
     """How often the states of views that are not recent are renewed."""
 
 
+class Judging(Protocol):
+    """`judging`: who and what is judged. What is demanded of a task's figures is `components/evaluate`'s."""
+
+    UNIT: str
+    """Entity that is reviewed, and that the bootstrap draws: events of two units do not depend on each other."""
+    UNIT_NOUN: tuple[str, str]
+    """What a unit is called on pages: singular and plural."""
+    COLUMNS: Columns
+    """Where the events of a feature set or a training set keep what judging needs."""
+    LOG_COLUMNS: Columns
+    """Where the prediction log does."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload by name; its parts are properties."""
@@ -146,6 +160,10 @@ class Workload:
     @cached_property
     def features(self) -> Features:
         return cast(Features, self._part("features", Features))
+
+    @cached_property
+    def judging(self) -> Judging:
+        return cast(Judging, self._part("judging", Judging))
 
     def entity(self, name: str) -> Entity:
         """Raises ConfigError for one that the workload does not have."""

@@ -37,8 +37,8 @@ SMALL = {
     "resamples": 40,
     "stress_rows": 3000,
     "latency_calls": 20,
-    "min_test_frauds": 50,
-    "min_slice_frauds": 20,
+    "min_test_positives": 50,
+    "min_slice_positives": 20,
     "baseline_grid": [{"n_estimators": 40, "max_depth": 3, "learning_rate": 0.2}],
     # The model that passes below is a logistic regression with one more rule: no match for boosted trees.
     "min_gain_over_logistic_regression": -0.02,
@@ -289,21 +289,21 @@ def few_frauds(world, good):
 
 # Rule → a model that breaks it.
 FAULTS = {
-    "test_frauds": "is judged on too few frauds",
+    "test_positives": "is judged on too few frauds",
     "auc_roc": "knows nothing",
     "average_precision": "knows nothing",
-    "card_precision": "is wrong about everything",
-    "card_precision_share": "is wrong about everything",
+    "unit_precision": "is wrong about everything",
+    "unit_precision_share": "is wrong about everything",
     "calibration_error": "knows nothing",
     "brier_skill": "knows nothing",
     "cost_ratio": "is wrong about everything",
     "threshold_precision": "knows nothing",
     "threshold_recall": "has a threshold nobody reaches",
-    "flagged_cards_ratio": "knows nothing",
+    "flagged_units_ratio": "knows nothing",
     "gain_over_logistic_regression": "knows nothing",
     "gain_over_xgboost": "knows nothing",
     "gain_over_champion": "knows nothing",
-    "card_precision_gain_over_champion": "is wrong about everything",
+    "unit_precision_gain_over_champion": "is wrong about everything",
     "slice_auc_roc[weekend]": "knows nothing",
     "slice_auc_roc[scenario_2]": "looks at the customer only",
     "stress_kept[no_customer_state]": "looks at the customer only",
@@ -351,7 +351,7 @@ def test_a_champion_that_cannot_be_scored_keeps_everyone_out(world, good):
     verdict = world.verdict(good, champion=old)
 
     failed = {rule.name: rule.detail for rule in verdict.failures}
-    assert failed.keys() == {"gain_over_champion", "card_precision_gain_over_champion"}
+    assert failed.keys() == {"gain_over_champion", "unit_precision_gain_over_champion"}
     assert "fraud_detection_v0" in failed["gain_over_champion"]
 
 

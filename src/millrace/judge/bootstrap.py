@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over cards, the unit of dependence: a resample gives every card a Poisson weight.
+"""Intervals by bootstrap over units, which depend on nothing but themselves: a resample gives each a Poisson weight.
 
 Judged rows and scores in, intervals out. Two models compared on the same rows share their resamples, so that the
 interval of a difference is that of a pair.
@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 
 from millrace.judge.calibration import brier, brier_skill, calibration_error
-from millrace.judge.ranking import Floats, Judged, average_precision, caught_share, cost_ratio, review, roc_auc
+from millrace.judge.ranking import Judged, average_precision, caught_share, cost_ratio, review, roc_auc
+from millrace.judge.rows import Floats
 
 Statistic = Callable[[Judged, Floats, Floats | None], Floats]
-"""(rows, scores, weights[B, cards] or None) → [B]."""
+"""(rows, scores, weights[B, units] or None) → [B]."""
 
 STATISTICS: Final[Mapping[str, Statistic]] = {
     "auc_roc": roc_auc,
@@ -40,9 +41,9 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def card_weights(rows: Judged, resamples: int, seed: int = 0) -> Floats:
-    """weights[B, cards]: how often each card was drawn in each of B Poisson bootstrap resamples."""
-    return np.random.default_rng(seed).poisson(1.0, (resamples, rows.cards)).astype(np.float64)
+def unit_weights(rows: Judged, resamples: int, seed: int = 0) -> Floats:
+    """weights[B, units]: how often each unit was drawn in each of B Poisson bootstrap resamples."""
+    return np.random.default_rng(seed).poisson(1.0, (resamples, rows.units)).astype(np.float64)
 
 
 def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
@@ -61,10 +62,10 @@ def difference(rows: Judged, a: Floats, b: Floats, weights: Floats, statistic: S
 
 
 def with_intervals(rows: Judged, scores: Floats, weights: Floats, k: int, review_cost: float) -> dict[str, Interval]:
-    """Every figure of these rows, by name: STATISTICS, then what reviewing k cards a day brings."""
+    """Every figure of these rows, by name: STATISTICS, then what reviewing k units a day brings."""
     figures = {name: interval(f(rows, scores, None).item(), f(rows, scores, weights)) for name, f in STATISTICS.items()}
     plain, drawn = review(rows, scores, k), review(rows, scores, k, weights)
-    figures["card_precision"] = interval(plain.card_precision.item(), drawn.card_precision)
-    figures["caught_amount_share"] = interval(caught_share(plain).item(), caught_share(drawn))
+    figures["unit_precision"] = interval(plain.unit_precision.item(), drawn.unit_precision)
+    figures["caught_value_share"] = interval(caught_share(plain).item(), caught_share(drawn))
     figures["cost_ratio"] = interval(cost_ratio(plain, review_cost).item(), cost_ratio(drawn, review_cost))
     return figures

@@ -2,7 +2,7 @@
 
 Predictions with the labels known at an instant in, figures out; no I/O. Where both scored the same transactions (a
 shadow, a replay) the comparison is paired: agreement, score differences, and metric differences on the same rows. Where
-customers were divided (A/B) the sides share none, and their metrics stand on different rows. The bootstrap draws cards,
+entities were divided (A/B) the sides share none, and their metrics stand on different rows. The bootstrap draws units,
 once for both sides, so that its intervals are right in either case.
 """
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millrace.errors import NotFound
-from millrace.judge.bootstrap import Interval, Statistic, card_weights, interval
-from millrace.judge.ranking import Floats, Judged, average_precision, card_precision, judged
+from millrace.judge.bootstrap import Interval, Statistic, interval, unit_weights
+from millrace.judge.ranking import Judged, average_precision, judged, unit_precision
+from millrace.judge.rows import Columns, Floats
 
 ARMS: Final = ("champion", "challenger", "shadow")
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -75,7 +76,7 @@ class Comparison:
     difference_quantiles: Mapping[str, float]
     psi: float
     labelled: tuple[int, int]
-    frauds: tuple[int, int]
+    positives: tuple[int, int]
     metrics: Mapping[str, tuple[float, float, Interval]]
     """Name → A's value, B's value, B - A with its interval; empty while no labels are in."""
 
@@ -90,13 +91,15 @@ class Comparison:
             name: {"a": a, "b": b, "difference": asdict(change)} for name, (a, b, change) in self.metrics.items()
         }
         found: dict[str, Any] = _finite(
-            document | sides | {"labelled": self.labelled, "frauds": self.frauds, "metrics": metrics}
+            document | sides | {"labelled": self.labelled, "positives": self.positives, "metrics": metrics}
         )
         return found
 
 
-def compare(predictions: pa.Table, a: str, b: str, *, k: int = 100, resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Sides `a` and `b`, each an arm or a model version, of predictions[N] with COLUMNS, is_fraud and label_timestamp.
+def compare(
+    predictions: pa.Table, a: str, b: str, columns: Columns, *, k: int = 100, resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Sides `a` and `b`, each an arm or a model version, of predictions[N] with COLUMNS and those that judging reads.
 
     Raises NotFound naming what there is when a side has no predictions.
     """
@@ -111,7 +114,7 @@ def compare(predictions: pa.Table, a: str, b: str, *, k: int = 100, resamples: i
     scores_a, scores_b = (np.asarray(rows["score"].to_numpy(), np.float64) for rows in (rows_a, rows_b))
     same = pc.mean(pc.equal(rows_a["decision"], rows_b["decision"])).as_py() if paired else None
     differences = scores_b - scores_a if paired else np.empty(0)
-    labelled = [rows.filter(pc.is_valid(rows["is_fraud"])) for rows in (rows_a, rows_b)]
+    labelled = [rows.filter(pc.is_valid(rows[columns.label])) for rows in (rows_a, rows_b)]
     return Comparison(
         first,
         second,
@@ -122,8 +125,8 @@ def compare(predictions: pa.Table, a: str, b: str, *, k: int = 100, resamples: i
         {f"{q:g}": float(np.quantile(differences, q)) for q in QUANTILES} if paired else {},
         stability_index(scores_a, scores_b),
         (labelled[0].num_rows, labelled[1].num_rows),
-        (_frauds(labelled[0]), _frauds(labelled[1])),
-        _metrics(labelled[0], labelled[1], k, paired, resamples, seed),
+        (_positives(labelled[0], columns), _positives(labelled[1], columns)),
+        _metrics(labelled[0], labelled[1], columns, k, paired, resamples, seed),
     )
 
 
@@ -161,25 +164,25 @@ def _decisions(a: pa.Table, b: pa.Table) -> dict[str, dict[str, int]]:
     return {one: {two: int(((both[0] == one) & (both[1] == two)).sum()) for two in names} for one in names}
 
 
-def _frauds(rows: pa.Table) -> int:
-    return int(pc.sum(rows["is_fraud"]).as_py() or 0)
+def _positives(rows: pa.Table, columns: Columns) -> int:
+    return int(pc.sum(rows[columns.label]).as_py() or 0)
 
 
 def _metrics(
-    a: pa.Table, b: pa.Table, k: int, paired: bool, resamples: int, seed: int
+    a: pa.Table, b: pa.Table, columns: Columns, k: int, paired: bool, resamples: int, seed: int
 ) -> dict[str, tuple[float, float, Interval]]:
-    """Average precision and card precision of either side and B - A, on cards drawn once for both."""
-    if not _frauds(a) or not _frauds(b):
+    """Average precision and unit precision of either side and B - A, on units drawn once for both."""
+    if not _positives(a, columns) or not _positives(b, columns):
         return {}
-    together = pa.concat_tables([_judgeable(a), _judgeable(b)])
-    everything = judged(together, np.ones(together.num_rows, bool))
+    together = pa.concat_tables([a.select(columns.names), b.select(columns.names)])
+    everything = judged(together, np.ones(together.num_rows, bool), columns)
     of_a = np.arange(together.num_rows) < a.num_rows
     sides = [everything.where(of_a), everything.where(~of_a)]
     scores = [np.asarray(rows["score"].to_numpy(), np.float64) for rows in (a, b)]
     places = [k, k] if paired else [max(1, round(k * len(one) / len(everything))) for one in sides]
-    weights = card_weights(everything, resamples, seed)
+    weights = unit_weights(everything, resamples, seed)
     figures = {}
-    for name, of in (("average precision", _precision), (f"card precision@{k}", _at_k)):
+    for name, of in (("average precision", _precision), (f"unit precision@{k}", _at_k)):
         statistics = [of(one) for one in places]
         plain = [f(rows, s, None).item() for f, rows, s in zip(statistics, sides, scores, strict=True)]
         drawn = [f(rows, s, weights) for f, rows, s in zip(statistics, sides, scores, strict=True)]
@@ -193,15 +196,9 @@ def _precision(_: int) -> Statistic:
 
 def _at_k(k: int) -> Statistic:
     def statistic(rows: Judged, scores: Floats, weights: Floats | None) -> Floats:
-        return card_precision(rows, scores, k, weights)
+        return unit_precision(rows, scores, k, weights)
 
     return statistic
-
-
-def _judgeable(rows: pa.Table) -> pa.Table:
-    cents = pc.round(pc.multiply(pc.fill_null(rows["amount"], 0.0), 100.0)).cast(pa.int64())
-    kept = rows.select(["event_timestamp", "customer_id", "is_fraud", "label_timestamp"])
-    return kept.append_column("amount_cents", cents)
 
 
 def _finite(value: Any) -> Any:

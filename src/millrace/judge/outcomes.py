@@ -19,8 +19,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fraud.schema import LABEL_DELAY_DAYS
-from millrace.judge.bootstrap import Interval, card_weights, interval, with_intervals
-from millrace.judge.ranking import Floats, Judged, average_precision, card_precision, judged
+from millrace.judge.bootstrap import Interval, interval, unit_weights, with_intervals
+from millrace.judge.ranking import Judged, average_precision, judged, unit_precision
+from millrace.judge.rows import Floats
+from millrace.settings import settings
+from millrace.workload import load
 
 COLUMNS: Final = (
     "event_id", "scored_at", "transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount",
@@ -28,7 +31,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 """What is read of a prediction; features are read for a sample only."""
 SHADOW: Final = "shadow"
-FIGURES: Final = ("average_precision", "card_precision", "calibration_error", "brier_skill", "cost_ratio")
+FIGURES: Final = ("average_precision", "unit_precision", "calibration_error", "brier_skill", "cost_ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,9 @@ def complete_days(rows: pa.Table, as_of: datetime, min_share: float) -> NDArray[
 
 def judge_rows(rows: pa.Table) -> tuple[Judged, Floats]:
     """The labelled rows as the metrics want them, and their scores."""
-    cents = pc.round(pc.multiply(pc.fill_null(rows["amount"], 0.0), 100.0)).cast(pa.int64())
     known = labelled(rows)
     scores: Floats = rows["score"].to_numpy()[known]
-    return judged(rows.append_column("amount_cents", cents), known), scores
+    return judged(rows, known, load(settings().workload).judging.LOG_COLUMNS), scores
 
 
 def stretch(
@@ -125,7 +127,7 @@ def stretch(
     share = len(data) / len(rows)
     figures: dict[str, Interval] = {}
     if complete and len(data):
-        everything = with_intervals(data, scores, card_weights(data, resamples, seed), k, review_cost)
+        everything = with_intervals(data, scores, unit_weights(data, resamples, seed), k, review_cost)
         figures = {name: everything[name] for name in FIGURES}
     return Stretch(first, last, version, len(rows), int(data.label.sum()), share, complete, figures)
 
@@ -166,17 +168,17 @@ def expected(rows: pa.Table, calibration: Calibration, k: int, draws: int = 100,
     p = calibration(scores)
     flagged = np.asarray(pc.equal(pc.fill_null(rows["decision"], ""), "review").to_numpy(zero_copy_only=False))
     rng = np.random.default_rng(seed)
-    weights = card_weights(base, draws, seed)
+    weights = unit_weights(base, draws, seed)
     found: dict[str, list[float]] = {
-        name: [] for name in ("average_precision", "card_precision", "precision", "recall")
+        name: [] for name in ("average_precision", "unit_precision", "precision", "recall")
     }
     for weight in weights:
         label = rng.random(len(p)) < p
-        data = Judged(base.card, base.day, label, base.amount, base.cards)
-        row_weight = weight[base.card]
+        data = Judged(base.unit, base.day, label, base.value, base.units)
+        row_weight = weight[base.unit]
         caught = float(row_weight[label & flagged].sum())
         found["average_precision"].append(average_precision(data, scores, weight[None]).item())
-        found["card_precision"].append(card_precision(data, scores, k, weight[None]).item())
+        found["unit_precision"].append(unit_precision(data, scores, k, weight[None]).item())
         found["precision"].append(_over(caught, float(row_weight[flagged].sum())))
         found["recall"].append(_over(caught, float(row_weight[label].sum())))
     return {name: _middle(np.array(values)) for name, values in found.items()}

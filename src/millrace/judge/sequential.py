@@ -17,8 +17,9 @@ from typing import Final
 import numpy as np
 
 from millrace.errors import InvalidInput
-from millrace.judge.bootstrap import card_weights, interval
-from millrace.judge.ranking import Floats, Judged, ratio
+from millrace.judge.bootstrap import interval, unit_weights
+from millrace.judge.ranking import Judged, ratio
+from millrace.judge.rows import Floats
 
 BETS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """λ: small ones notice a small growth of every loss, large ones a few new losses that are large."""
@@ -38,7 +39,7 @@ class Baseline:
     """Of a card's day, in shares of LOSS_CAP."""
     bound: float
     """m: above it, the model has decayed."""
-    card_days: int
+    unit_days: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,19 @@ class Evidence:
     value: float
     """1 is nothing; the alarm is at the mean number of days between false alarms."""
     mean_loss: float
-    card_days: int
+    unit_days: int
 
 
-def card_day_losses(rows: Judged, scores: Floats) -> tuple[Floats, Floats, Floats]:
+def unit_day_losses(rows: Judged, scores: Floats) -> tuple[Floats, Floats, Floats]:
     """(loss, card, day) of every card's day: its log-losses summed, capped, in [0, 1]; raises InvalidInput for NaN."""
     if not np.isfinite(scores).all():
         raise InvalidInput("a score is not finite. Score every row.")
     p = np.clip(scores, SCORE_FLOOR, 1 - SCORE_FLOOR)
     loss = -np.where(rows.label, np.log(p), np.log1p(-p))
     days, day = np.unique(rows.day, return_inverse=True)
-    group, place = np.unique(day * max(rows.cards, 1) + rows.card, return_inverse=True)
+    group, place = np.unique(day * max(rows.units, 1) + rows.unit, return_inverse=True)
     total = np.bincount(place, loss, len(group))
-    return np.minimum(total, LOSS_CAP) / LOSS_CAP, group % max(rows.cards, 1), days[group // max(rows.cards, 1)]
+    return np.minimum(total, LOSS_CAP) / LOSS_CAP, group % max(rows.units, 1), days[group // max(rows.units, 1)]
 
 
 def baseline(rows: Judged, scores: Floats, tolerance: float, resamples: int = 200, seed: int = 0) -> Baseline:
@@ -71,9 +72,9 @@ def baseline(rows: Judged, scores: Floats, tolerance: float, resamples: int = 20
     """
     if not rows.label.any():
         raise InvalidInput(f"the reference has {len(rows)} rows and no fraud. Take a longer one.")
-    loss, card, _ = card_day_losses(rows, scores)
-    by_card = np.stack([np.bincount(card.astype(np.int64), x, rows.cards) for x in (loss, np.ones(len(loss)))])
-    total, count = (card_weights(rows, resamples, seed) @ by_card.T).T
+    loss, card, _ = unit_day_losses(rows, scores)
+    by_card = np.stack([np.bincount(card.astype(np.int64), x, rows.units) for x in (loss, np.ones(len(loss)))])
+    total, count = (unit_weights(rows, resamples, seed) @ by_card.T).T
     mean = interval(float(loss.mean()), ratio(total, count))
     return Baseline(mean.value, float(np.nanmax([mean.high, mean.value]) * (1 + tolerance)), len(loss))
 
@@ -99,7 +100,7 @@ class LossDetector:
 def watch(rows: Judged, scores: Floats, reference: Baseline) -> Iterable[Evidence]:
     """The evidence of every day of `rows`, in order."""
     detector = LossDetector(reference.bound)
-    loss, _, day = card_day_losses(rows, scores)
+    loss, _, day = unit_day_losses(rows, scores)
     for today in np.unique(day):
         losses = loss[day == today]
         evidence = detector.update(losses)

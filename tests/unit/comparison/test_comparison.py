@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fraud.judging import LOG_COLUMNS
 from millrace.errors import NotFound
 from millrace.events.log import engine, migrate, write_labels, write_predictions
 from millrace.judge.comparison import compare, stability_index
@@ -56,7 +57,9 @@ def predictions(*sides: tuple[str, str, float], shared: bool = True, labelled: b
 
 
 def test_a_side_against_itself_agrees_and_differs_by_nothing() -> None:
-    found = compare(predictions(("champion", "3", 0.2), ("shadow", "3", 0.2)), "champion", "champion", resamples=50)
+    found = compare(
+        predictions(("champion", "3", 0.2), ("shadow", "3", 0.2)), "champion", "champion", LOG_COLUMNS, resamples=50
+    )
 
     change = found.metrics["average precision"][2]
     assert (found.agreement, found.paired_rows, found.psi) == (1.0, ROWS, 0.0)
@@ -64,7 +67,9 @@ def test_a_side_against_itself_agrees_and_differs_by_nothing() -> None:
 
 
 def test_a_better_shadow_is_told_from_the_champion() -> None:
-    found = compare(predictions(("champion", "3", 0.5), ("shadow", "4", 0.2)), "champion", "4", resamples=100)
+    found = compare(
+        predictions(("champion", "3", 0.5), ("shadow", "4", 0.2)), "champion", "4", LOG_COLUMNS, resamples=100
+    )
 
     a, b, change = found.metrics["average precision"]
     assert (found.a.versions, found.b.versions, found.paired_rows) == (("3",), ("4",), ROWS)
@@ -79,7 +84,7 @@ def test_a_better_shadow_is_told_from_the_champion() -> None:
 def test_swapping_the_sides_turns_the_differences_around() -> None:
     rows = predictions(("champion", "3", 0.4), ("shadow", "4", 0.3))
 
-    there, back = compare(rows, "3", "4", resamples=50), compare(rows, "4", "3", resamples=50)
+    there, back = compare(rows, "3", "4", LOG_COLUMNS, resamples=50), compare(rows, "4", "3", LOG_COLUMNS, resamples=50)
 
     for name, (a, b, change) in there.metrics.items():
         assert back.metrics[name][:2] == (b, a)
@@ -89,7 +94,10 @@ def test_swapping_the_sides_turns_the_differences_around() -> None:
 
 def test_divided_customers_are_compared_without_pairs() -> None:
     found = compare(
-        predictions(("champion", "3", 0.3), ("challenger", "4", 0.3), shared=False), "champion", "challenger"
+        predictions(("champion", "3", 0.3), ("challenger", "4", 0.3), shared=False),
+        "champion",
+        "challenger",
+        LOG_COLUMNS,
     )
 
     assert (found.paired_rows, found.agreement, found.decisions) == (0, None, {})
@@ -99,7 +107,7 @@ def test_divided_customers_are_compared_without_pairs() -> None:
 
 
 def test_without_labels_nothing_is_said_about_who_is_better() -> None:
-    found = compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3), labelled=False), "3", "4")
+    found = compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3), labelled=False), "3", "4", LOG_COLUMNS)
 
     assert found.metrics == {}
     assert found.labelled == (0, 0)
@@ -117,7 +125,7 @@ def test_a_shifted_score_shows_in_the_stability_index() -> None:
 
 def test_an_unknown_side_names_those_there_are() -> None:
     with pytest.raises(NotFound, match=r"arms \['champion', 'shadow'\] and versions \['3', '4'\]"):
-        compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3)), "champion", "challenger")
+        compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3)), "champion", "challenger", LOG_COLUMNS)
 
 
 def test_the_page_is_written_from_the_log_and_linked(

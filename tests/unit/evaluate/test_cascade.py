@@ -11,9 +11,10 @@ import pytest
 
 from components.evaluate.cascade import measure_cascade
 from components.evaluate.test_week import TestWeek, model_scores
+from fraud.judging import COLUMNS
 from fraud.training_set import TrainingSet
-from millrace.judge.bootstrap import card_weights
-from millrace.judge.ranking import ROW_COLUMNS, average_precision, judged
+from millrace.judge.bootstrap import unit_weights
+from millrace.judge.ranking import average_precision, judged
 from millrace.registry.model_artifact import ModelArtifact
 
 from ..optimise.conftest import write_training_set
@@ -25,16 +26,16 @@ LOWER = 0.5
 def week(tmp_path_factory: pytest.TempPathFactory) -> TestWeek:
     data = TrainingSet(write_training_set(tmp_path_factory.mktemp("week") / "rows"))
     rows = data.rows_of("validation")
-    table = data.table([*ROW_COLUMNS, "amount_cents"]).take(rows)
+    table = data.table(COLUMNS.names).take(rows)
     counts = np.ones(len(rows), bool)
-    return TestWeek(data, rows, table, counts, judged(table, counts), date(2018, 6, 22))
+    return TestWeek(data, rows, table, counts, judged(table, counts, COLUMNS), date(2018, 6, 22))
 
 
 def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..., Path], week: TestWeek):
     model = ModelArtifact.open(tiny_model("judged", cascade=(LOWER, 1.0)), cascade=True)
     scores = model_scores(model, week.data, week.judged_rows)
 
-    found = measure_cascade(model, week, scores, card_weights(week.judged, 20))
+    found = measure_cascade(model, week, scores, unit_weights(week.judged, 20))
 
     assert found is not None
     amount = week.data.features[week.judged_rows, 0]
@@ -49,4 +50,4 @@ def test_a_model_without_one_has_no_figures(tiny_model: Callable[..., Path], wee
     folder = tiny_model("unjudged", cascade=(LOWER, 1.0))
     model = ModelArtifact.open(folder, cascade=False)
 
-    assert measure_cascade(model, week, np.zeros(len(week.judged)), card_weights(week.judged, 5)) is None
+    assert measure_cascade(model, week, np.zeros(len(week.judged)), unit_weights(week.judged, 5)) is None

@@ -35,20 +35,20 @@ def test_the_threshold_flags_what_reaches_it():
 
     assert (found.precision, found.recall) == (0.5, 0.5)
     assert found.confusion == ((1, 1), (1, 1))
-    assert found.flagged_cards_per_day == 1.0
+    assert found.flagged_units_per_day == 1.0
 
 
 def test_a_card_flagged_twice_on_a_day_is_one_card():
     rows = rows_of([0, 0, 0], cards=[1, 1, 1], days=[0, 0, 1])
 
-    assert at_threshold(rows, np.ones(3), 0.5).flagged_cards_per_day == 1.0
+    assert at_threshold(rows, np.ones(3), 0.5).flagged_units_per_day == 1.0
 
 
 def test_a_threshold_nobody_reaches_has_no_precision():
     found = at_threshold(rows_of([1, 0]), np.array([0.1, 0.2]), 0.5)
 
     assert np.isnan(found.precision)
-    assert (found.recall, found.flagged_cards_per_day) == (0.0, 0.0)
+    assert (found.recall, found.flagged_units_per_day) == (0.0, 0.0)
 
 
 def test_a_curve_ends_with_everything_flagged():
@@ -126,5 +126,5 @@ def test_no_default_floor_lets_a_random_model_pass():
 
     assert config.min_auc_roc > 0.6
     assert config.slice_auc_floor > 0.6
-    assert min(config.min_average_precision, config.min_card_precision_share, config.min_brier_skill) > 0.2
+    assert min(config.min_average_precision, config.min_unit_precision_share, config.min_brier_skill) > 0.2
     assert min(config.stress_floors.values()) >= 0.1

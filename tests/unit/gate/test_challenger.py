@@ -18,7 +18,7 @@ def evaluation(folder: Path, champion: object) -> Manifest:
 
 def compared(gain: float | None) -> dict[str, object]:
     figure = {"value": gain, "low": -0.1, "high": 0.1}
-    return {"id": "old", "comparison": {"average_precision": figure, "card_precision": figure}, "why_not": ""}
+    return {"id": "old", "comparison": {"average_precision": figure, "unit_precision": figure}, "why_not": ""}
 
 
 def test_a_gain_is_let_through(tmp_path: Path) -> None:

@@ -30,13 +30,13 @@ def test_always_answering_the_fraud_share_has_no_skill_and_knowing_has_all(simpl
 
 def test_weights_act_as_repeated_cards(random_week):
     rows, scores = random_week
-    weights = np.zeros((1, rows.cards))
+    weights = np.zeros((1, rows.units))
     weights[0, :100] = 2
-    kept = rows.where(rows.card < 100)
+    kept = rows.where(rows.unit < 100)
 
-    assert brier(rows, scores, weights).item() == pytest.approx(brier(kept, scores[rows.card < 100]).item())
+    assert brier(rows, scores, weights).item() == pytest.approx(brier(kept, scores[rows.unit < 100]).item())
     assert calibration_error(rows, scores, weights).item() == pytest.approx(
-        calibration_error(kept, scores[rows.card < 100]).item()
+        calibration_error(kept, scores[rows.unit < 100]).item()
     )
 
 
@@ -44,7 +44,7 @@ def test_the_reliability_curve_covers_every_row_up_to_a_score_of_one(simple):
     curve = reliability(simple([1, 0, 1]), np.array([1.0, 0.0, 0.95]))
 
     assert [point["rows"] for point in curve] == [1, 2]
-    assert curve[-1]["fraud_share"] == 1.0
+    assert curve[-1]["positive_share"] == 1.0
 
 
 def test_no_rows_have_no_calibration(simple):

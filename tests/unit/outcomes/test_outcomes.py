@@ -77,7 +77,7 @@ def test_figures_come_with_intervals_that_hold_them(stream: Stream) -> None:
     precision = part.figures["average_precision"]
     assert precision.low < precision.value < precision.high
     assert set(part.to_dict()["figures"]) == {
-        "average_precision", "card_precision", "calibration_error", "brier_skill", "cost_ratio",
+        "average_precision", "unit_precision", "calibration_error", "brier_skill", "cost_ratio",
     }  # fmt: skip
     assert part.to_dict()["first_day"] == "2018-06-01"
 

@@ -10,7 +10,7 @@ from scipy.stats import beta
 from millrace.errors import InvalidInput
 from millrace.judge.outcomes import judge_rows
 from millrace.judge.ranking import Judged
-from millrace.judge.sequential import LossDetector, baseline, card_day_losses, watch
+from millrace.judge.sequential import LossDetector, baseline, unit_day_losses, watch
 
 LIMIT = 365.0
 Stream = Callable[..., pa.Table]
@@ -18,7 +18,7 @@ Stream = Callable[..., pa.Table]
 
 def alarm_days(rows: Judged, scores: np.ndarray, bound: float) -> list[int]:
     """Days, from 0, on which the evidence reached the limit; the detector starts anew after an alarm."""
-    loss, _, day = card_day_losses(rows, scores)
+    loss, _, day = unit_day_losses(rows, scores)
     detector, alarms = LossDetector(bound), []
     for number, today in enumerate(np.unique(day)):
         if detector.update(loss[day == today]) >= LIMIT:
@@ -69,7 +69,7 @@ def test_a_new_pattern_is_noticed_within_two_days_of_its_labels(stream: Stream) 
 
 def test_a_stream_cut_anywhere_gives_the_same_evidence(stream: Stream) -> None:
     rows, scores = judge_rows(stream(6))
-    loss, _, day = card_day_losses(rows, scores)
+    loss, _, day = unit_day_losses(rows, scores)
     days = [loss[day == today] for today in np.unique(day)]
     whole, first = LossDetector(0.01), LossDetector(0.01)
 
@@ -93,7 +93,7 @@ def test_rows_in_another_order_give_the_same_evidence(stream: Stream) -> None:
 
 def test_evidence_of_a_disaster_stays_finite(stream: Stream) -> None:
     rows, scores = judge_rows(stream(3))
-    wrong = Judged(rows.card, rows.day, np.ones(len(rows), bool), rows.amount, rows.cards)
+    wrong = Judged(rows.unit, rows.day, np.ones(len(rows), bool), rows.value, rows.units)
 
     values = [day.value for day in watch(wrong, scores, baseline(rows, scores, 0.2))]
 
@@ -103,7 +103,7 @@ def test_evidence_of_a_disaster_stays_finite(stream: Stream) -> None:
 
 def test_a_reference_without_a_fraud_is_refused(stream: Stream) -> None:
     rows, scores = judge_rows(stream(1))
-    none = Judged(rows.card, rows.day, np.zeros(len(rows), bool), rows.amount, rows.cards)
+    none = Judged(rows.unit, rows.day, np.zeros(len(rows), bool), rows.value, rows.units)
 
     with pytest.raises(InvalidInput, match="no fraud"):
         baseline(none, scores, 0.2)

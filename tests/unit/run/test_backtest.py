@@ -16,8 +16,8 @@ SNAPSHOT = Manifest(kind="snapshot", id="a", uri=".", facts={"first_day": "2018-
 
 
 def a_fold(first: int) -> Fold:
-    figures = dict.fromkeys(("auc_roc", "average_precision", "card_precision"), 0.5)
-    counts = dict.fromkeys(("k", "rows", "frauds", "cards", "compromised_cards"), 3)
+    figures = dict.fromkeys(("auc_roc", "average_precision", "unit_precision"), 0.5)
+    counts = dict.fromkeys(("k", "rows", "positives", "units", "positive_units"), 3)
     ids = np.arange(first, first + 3)
     return Fold(date(2018, 7, 25), ids, np.float32([0.1, 0.2, 0.3]), ProtocolMetrics(**figures, **counts))
 
