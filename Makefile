@@ -12,6 +12,7 @@ UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
+CHOICE = $(if $(WORKLOAD),--workload '$(WORKLOAD)')
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
@@ -25,8 +26,8 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
-run: setup ## Raw events to live predictions [DATA=uri]; without DATA on simulated data.
-	$(BIN)/python -m run $(if $(DATA),--data '$(DATA)') $(ARGS)
+run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri]; without DATA on simulated data.
+	$(BIN)/python -m run $(if $(DATA),--data '$(DATA)') $(CHOICE) $(ARGS)
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
@@ -73,7 +74,7 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 
 .PHONY: score
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
-	$(BIN)/python -m run.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(ARGS)
+	$(BIN)/python -m run.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(CHOICE) $(ARGS)
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
@@ -111,13 +112,13 @@ rollback: setup ## Make the previous champion the champion again.
 
 .PHONY: compare
 compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
-	$(BIN)/python -m run.compare '$(A)' '$(B)' $(ARGS)
+	$(BIN)/python -m run.compare '$(A)' '$(B)' $(CHOICE) $(ARGS)
 
 ##@ Watch and retrain
 
 .PHONY: monitor
 monitor: setup ## Judge the served model on the labels that have arrived; an alarm ends with status 3 [AS_OF=time].
-	$(BIN)/python -m run.monitor $(if $(AS_OF),--as-of '$(AS_OF)') $(ARGS)
+	$(BIN)/python -m run.monitor $(if $(AS_OF),--as-of '$(AS_OF)') $(CHOICE) $(ARGS)
 
 .PHONY: drift-report
 drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/drift.html
@@ -135,11 +136,11 @@ drill: setup drift-env ## 60 simulated days through live servers: drift, an outa
 
 .PHONY: backtest
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
-	$(BIN)/python -m run.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(ARGS)
+	$(BIN)/python -m run.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(CHOICE) $(ARGS)
 
 .PHONY: search
 search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; the same command goes on [ARGS=--help].
-	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(CHOICE) $(ARGS)
 
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].

@@ -45,7 +45,7 @@ def snapshot(here: Settings, customers: int, days: int) -> Manifest:
     raw = folder / "data" / f"{customers}x{days}"
     radius = 5.0 * math.sqrt(5_000 / customers)  # as many terminals within reach, however few there are
     write(SimulationConfig(customers=customers, terminals=2 * customers, days=days, radius=radius), raw)
-    return ingest(str(raw), folder / "lake", IngestConfig(pseudonym_key=here.pseudonym_secret()))
+    return ingest(str(raw), folder / "lake", IngestConfig(workload="fraud", pseudonym_key=here.pseudonym_secret()))
 
 
 def measure(side: str, source: Manifest) -> dict[str, float]:
@@ -64,7 +64,7 @@ def work(side: str, source: Manifest, scratch: Path) -> dict[str, float]:
         from benchmarks import features_pandas
 
         start = _cpu_s(), time.perf_counter()
-        files, vectorised = source.table("transactions"), side.endswith("vectorised")
+        files, vectorised = source.table("events"), side.endswith("vectorised")
         rows = features_pandas.build(files, scratch, here.history_length, vectorised=vectorised)
     else:
         from components.build_features.core import build_features

@@ -60,7 +60,7 @@ def build(files: Sequence[Path], folder: Path, history_length: int, *, vectorise
         states = rows.groupby("terminal_id").apply(terminal_states, last, include_groups=False).reset_index()
     _write(_changes(states.assign(day=states["refresh"] // REFRESHES_PER_DAY)), folder / "terminal_state")
     rows = rows.merge(states, how="left", on=["terminal_id", "refresh"]).fillna(dict.fromkeys(TERMINAL_STATE_FIELDS, 0))
-    _write(add_formulas(rows), folder / "transactions")
+    _write(add_formulas(rows), folder / "events")
     return len(rows)
 
 

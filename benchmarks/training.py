@@ -255,7 +255,9 @@ def _random_set(folder: Path, rows: int = 240_000) -> Manifest:
         np.save(folder / f"{name}.npy", array)
     files = hash_files(folder)
     facts = {"history_length": 64, "feature_service": FEATURE_SERVICE}
-    return Manifest(kind="training_set", id=content_id(files), uri=str(folder), files=files, facts=facts).write()
+    return Manifest(
+        kind="training_set", id=content_id(files), workload="fraud", uri=str(folder), files=files, facts=facts
+    ).write()
 
 
 if __name__ == "__main__":

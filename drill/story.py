@@ -155,7 +155,10 @@ class Story:
         """The lake up to the end of the day that begins: `_fill` takes of it what was before its instant, no more."""
         here = self.settings
         options = IngestConfig(
-            pseudonym_key=here.pseudonym_secret(), memory_limit_gb=here.memory_limit_gb, threads=here.threads
+            workload=here.workload,
+            pseudonym_key=here.pseudonym_secret(),
+            memory_limit_gb=here.memory_limit_gb,
+            threads=here.threads,
         )
         deadline = time.monotonic() + RETRAINING_PATIENCE_S
         while True:

@@ -30,6 +30,7 @@ def batch_scoring(
     source_version: str = "",
     column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
     timezone: str = "UTC",
+    workload: str = "",
     model_version: str = "",
     first_day: str = "",
     last_day: str = "",
@@ -42,12 +43,15 @@ def batch_scoring(
         source_version: anything that changes when the source does; part of the cache key.
         column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
         timezone: of timestamps that carry no offset.
+        workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         model_version: of the registry; empty for the champion.
         first_day: first day to score, ISO; empty for the first there is.
         last_day: last day to score, ISO; empty for the last there is.
         validate_overrides: limits of components/validate/validate.yaml to change.
     """
-    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
+    ingested = ingest(
+        source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
+    )
     snapshot = ingested.outputs["snapshot"]
     validated = validate(snapshot=snapshot, overrides=validate_overrides)
     passed = gate_data(validation=validated.outputs["validation"])

@@ -19,14 +19,19 @@ class Outputs(NamedTuple):
 
 
 @dsl.pipeline(name="fraud-monitoring", description="How the served fraud detector does, and an alarm where it decays.")
-def monitoring(as_of: str = "", monitor_overrides: dict = {}) -> Outputs:  # noqa: B006  kfp reads the signature
+def monitoring(
+    as_of: str = "",
+    workload: str = "",
+    monitor_overrides: dict = {},  # noqa: B006  kfp reads the signature
+) -> Outputs:
     """Judge the served model; tell the retraining trigger.
 
     Args:
         as_of: what was known then counts, ISO 8601; empty for now.
+        workload: name of the workload whose model is watched; empty for MILLRACE_WORKLOAD's.
         monitor_overrides: limits of components/monitor/monitor.yaml to change.
     """
-    monitored = monitor(as_of=as_of, overrides=monitor_overrides)
+    monitored = monitor(as_of=as_of, workload=workload, overrides=monitor_overrides)
     monitored.set_caching_options(False)  # the log grows while the arguments stay
     outcomes = monitored.outputs["outcomes"]
     announced = announce(outcomes=outcomes)

@@ -16,6 +16,7 @@ def retraining(
     source_version: str = "",
     column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
     timezone: str = "UTC",
+    workload: str = "",
     as_of: str = "end",
     train_days: int = 28,
     validate_overrides: dict = {},  # noqa: B006
@@ -31,6 +32,7 @@ def retraining(
         source_version: anything that changes when the source does; part of the cache key.
         column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
         timezone: of timestamps that carry no offset.
+        workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
         train_days: length of the training window, days.
         validate_overrides: limits of components/validate/validate.yaml to change.
@@ -42,6 +44,7 @@ def retraining(
         source_version=source_version,
         column_map=column_map,
         timezone=timezone,
+        workload=workload,
         as_of=as_of,
         train_days=train_days,
         champion=champion,

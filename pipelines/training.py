@@ -42,6 +42,7 @@ def compose(
     source_version: Parameter,
     column_map: Parameter,
     timezone: Parameter,
+    workload: Parameter,
     as_of: Parameter,
     train_days: Parameter,
     champion: Parameter,
@@ -54,7 +55,9 @@ def compose(
 
     With it, the model must beat the champion to be promoted at all, and the reason goes into the audit log.
     """
-    ingested = ingest(source=source, source_version=source_version, column_map=column_map, timezone=timezone)
+    ingested = ingest(
+        source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
+    )
     snapshot = ingested.outputs["snapshot"]
 
     validated = validate(snapshot=snapshot, overrides=validate_overrides)
@@ -115,6 +118,7 @@ def training(
     source_version: str = "",
     column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
     timezone: str = "UTC",
+    workload: str = "",
     as_of: str = "",
     train_days: int = 28,
     champion: str = "",
@@ -129,6 +133,7 @@ def training(
         source_version: anything that changes when the source does; part of the cache key.
         column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
         timezone: of timestamps that carry no offset.
+        workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
         train_days: length of the training window, days.
         champion: artifact id of the model that serves now; empty for none.
@@ -141,6 +146,7 @@ def training(
         source_version=source_version,
         column_map=column_map,
         timezone=timezone,
+        workload=workload,
         as_of=as_of,
         train_days=train_days,
         champion=champion,

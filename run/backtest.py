@@ -135,7 +135,7 @@ def score_test_rows(model: Manifest, training_set: Manifest) -> tuple[NDArray[np
 def judged_rows(features: Manifest, test_start: date, columns: Columns) -> pa.Table:
     """What the protocol reads: the test week, and the days before it that tell which units are known already."""
     files = features.table(
-        "transactions", test_start - timedelta(days=columns.known_days), test_start + timedelta(days=TEST_DAYS - 1)
+        "events", test_start - timedelta(days=columns.known_days), test_start + timedelta(days=TEST_DAYS - 1)
     )
     wanted = ["transaction_id", *columns.names]
     return pa.concat_tables([pq.read_table(path, columns=wanted) for path in files])
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = BacktestConfig(first_test_day=_date(arguments.first), weeks=arguments.weeks, train_days=arguments.days)
         if not arguments.data:
             raise InvalidInput("no data named. make backtest DATA=uri FROM=YYYY-MM-DD [WEEKS=n] [DAYS=n] [OUT=file]")
-        here = settings()
+        here = settings(arguments.workload)
         folds = backtest(arguments.data, config, IngestOptions.of(arguments).config(here), here)
         write_scores(folds, arguments.out)
     except MillraceError as error:

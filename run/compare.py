@@ -24,6 +24,7 @@ from millrace.lake.atomic import write_text
 from millrace.report.index import link
 from millrace.settings import Settings, settings
 from millrace.workload import Judging, load
+from run.source import add_workload
 
 if TYPE_CHECKING:
     from millrace.report.page import Page
@@ -160,13 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--since", help="first transaction time (default: all)")
     parser.add_argument("--until", help="end of transaction times, exclusive")
     parser.add_argument("--as-of", help="labels known then count (default: now)")
+    add_workload(parser)
     options = parser.parse_args(argv)
     try:
         if not options.a or not options.b:
             raise InvalidInput("two sides are wanted: make compare A=champion B=shadow, or A=3 B=4")
         since, until = (instant(text) if text else None for text in (options.since, options.until))
         as_of = instant(options.as_of) if options.as_of else datetime.now(UTC)
-        found, path = write_report(settings(), options.a, options.b, since, until, as_of)
+        found, path = write_report(settings(options.workload), options.a, options.b, since, until, as_of)
     except MillraceError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1

@@ -45,6 +45,7 @@ def run_pipeline(source: str, arguments: Mapping[str, Any], settings: Settings) 
         "source": source,
         "source_version": source_version(source),
         "champion": champion.artifact_id if champion else "",
+        "workload": settings.workload,
     }
     log("training pipeline", **decided | {"source": redacted(source)})
     return run_local(_training, decided | dict(arguments), settings)
@@ -61,7 +62,7 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
         raise Unavailable("nothing is served: no model has been promoted in this home. Run the pipeline first.")
     feature_set = done.outputs["feature_set"]
     day = done.outputs["online_store"].facts["as_of"][:10]
-    if day not in feature_set.facts["tables"]["transactions"]:
+    if day not in feature_set.facts["tables"]["events"]:
         log("nothing to replay: the data ends at as_of", day=day)
         return {}
     wanted = {"feature_set": feature_set.id, "model": champion.artifact_id, "day": day, "equal": True}
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; a MillraceError becomes one message and status 1."""
     options = _parser().parse_args(argv)
     try:
-        summary = run(options.data, _arguments(options), settings(), live=not options.no_serve)
+        summary = run(options.data, _arguments(options), settings(options.workload), live=not options.no_serve)
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1

@@ -10,22 +10,24 @@ from millrace.report.index import link
 from millrace.settings import Settings, settings
 from pipelines.monitoring import monitoring
 from run.local import run_local
+from run.source import add_workload
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it here; 0 when all is well, 3 for an alarm, 1 for an error."""
     parser = argparse.ArgumentParser(prog="python -m run.monitor", description=__doc__)
     parser.add_argument("--as-of", default="", help="what was known then counts, ISO 8601 (default: now)")
+    add_workload(parser)
     options = parser.parse_args(argv)
     try:
-        return _run(settings(), options.as_of)
+        return _run(settings(options.workload), options.as_of)
     except MillraceError as error:
         print(f"\nmonitor: {error}", file=sys.stderr)
         return 1
 
 
 def _run(here: Settings, as_of: str) -> int:
-    done = run_local(lambda: monitoring, {"as_of": as_of}, here)
+    done = run_local(lambda: monitoring, {"as_of": as_of, "workload": here.workload}, here)
     report = done.outputs["outcomes"]
     index = link(here.home, "outcomes.html")
     print(Verdict.read(report.path("verdict.json")).summary())

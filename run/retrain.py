@@ -32,6 +32,7 @@ from millrace.settings import Settings, settings
 from pipelines.retraining import retraining
 from run.local import LocalRun, PipelineFailed, run_local
 from run.loop import overrides
+from run.source import add_workload
 
 FIRST_STEP_PERCENT: Final = 10
 STATUS: Final = {PROMOTED: 0, DECLINED: 4, FAILED: 1}
@@ -54,6 +55,7 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
         began = now()
         source = arguments.pop("source", "") or source_of(here, champion)
         given = {"source": source, "source_version": source_version(source), "champion": champion.artifact_id}
+        given["workload"] = here.workload
         log("retraining", id=identity, reason=reason, champion=champion.version)
         # Of the steps, which are processes of their own; on a cluster the controller begins every new canary itself.
         os.environ["MILLRACE_CANARY_PERCENT"] = str(here.canary_percent or FIRST_STEP_PERCENT)
@@ -119,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0: a challenger goes into its canary; 4: the champion stays; 1: an error."""
     options = _parser().parse_args(argv)
     try:
-        here = settings()
+        here = settings(options.workload)
         result = retrain(here, options.reason, options.event_id or f"person-{now()}", _arguments(options, here))
     except MillraceError as error:
         print(f"\nretrain: {error}", file=sys.stderr)
@@ -149,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--as-of", default="end", help="instant the run speaks from (default: end of the last day)")
     parser.add_argument("--train-days", type=int, help="training window (default: MILLRACE_RETRAINING_TRAIN_DAYS)")
     parser.add_argument("--overrides", type=Path, help="YAML as `make run` takes (MILLRACE_RETRAINING_OVERRIDES)")
+    add_workload(parser)
     return parser
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     IngestOptions.add_to(parser)
     options = parser.parse_args(argv)
     try:
-        _run(settings(), options)
+        _run(settings(options.workload), options)
     except MillraceError as error:
         print(f"\nscore: {error}", file=sys.stderr)
         return 1
@@ -39,6 +39,7 @@ def _run(here: Settings, options: argparse.Namespace) -> None:
         "source_version": source_version(source),
         "column_map": ingest_options.column_map,
         "timezone": ingest_options.timezone,
+        "workload": here.workload,
         "model_version": options.model_version,
         "first_day": options.day or options.first_day,
         "last_day": options.day or options.last_day,

@@ -25,6 +25,7 @@ class IngestOptions:
             "--column-map", action="append", default=[], metavar="THEIRS=OURS", help="a column's name; repeat as needed"
         )
         parser.add_argument("--timezone", default="UTC", help="of timestamps without an offset (default UTC)")
+        add_workload(parser)
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> IngestOptions:
@@ -34,12 +35,18 @@ class IngestOptions:
     def config(self, settings: Settings) -> IngestConfig:
         """The same for the verb itself."""
         return IngestConfig(
+            workload=settings.workload,
             pseudonym_key=settings.pseudonym_secret(),
             column_map=self.column_map,
             timezone=self.timezone,
             memory_limit_gb=settings.memory_limit_gb,
             threads=settings.threads,
         )
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """`--workload NAME`, for `millrace.settings.settings`."""
+    parser.add_argument("--workload", default="", help="what is modelled, by name (default: MILLRACE_WORKLOAD)")
 
 
 def simulated(settings: Settings, days: int = 183, customers: int = 5_000, terminals: int = 10_000) -> str:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.minutes > 0:
             raise InvalidInput(f"minutes is {options.minutes}; wanted more than 0: make search MINUTES=30")
-        here = settings()
+        here = settings(options.workload)
         base = read_overrides(options.overrides).get("train_overrides", {})
         space = read_space(options.space, base)
         limits = {"minutes": options.minutes, "trials": options.trials}

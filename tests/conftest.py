@@ -84,7 +84,7 @@ def build_tiny_model(
         document["cascade"] = {"file": "cascade.onnx", "lower": cascade[0], "upper": cascade[1]}
     (folder / "model.json").write_text(json.dumps(document))
     files = hash_files(folder)
-    Manifest(kind="model", id=content_id(files), uri=str(folder), files=files).write()
+    Manifest(kind="model", id=content_id(files), workload="fraud", uri=str(folder), files=files).write()
     return folder
 
 
@@ -129,7 +129,7 @@ def write_snapshot(lake: Path, days: Sequence[pa.Table]) -> Manifest:
     paths: dict[str, Path] = {}
     for rows in days:
         day = str(rows["event_timestamp"][0].as_py().date())
-        folder = lake / "transactions" / f"day={day}"
+        folder = lake / "events" / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows.replace_schema_metadata(), folder / "new")
         paths[day] = (folder / "new").rename(folder / f"{sha256_file(folder / 'new')[:16]}.parquet")
@@ -137,12 +137,12 @@ def write_snapshot(lake: Path, days: Sequence[pa.Table]) -> Manifest:
     folder = lake / "snapshots" / identity
     relative = {day: os.path.relpath(path, folder) for day, path in paths.items()}
     facts = {
-        "tables": {"transactions": relative},
+        "tables": {"events": relative},
         "first_day": min(paths, default=""),
         "last_day": max(paths, default=""),
     }
     files = {relative[day]: sha256_file(path) for day, path in paths.items()}
-    return Manifest(kind="snapshot", id=identity, uri=str(folder), files=files, facts=facts).write()
+    return Manifest(kind="snapshot", id=identity, workload="fraud", uri=str(folder), files=files, facts=facts).write()
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def heavy(model: Served, folder: Path) -> Served:
         (folder / "manifest.json").unlink()
         onnx.save(_ensemble(onnx.load(model.graph), copies), folder / model.graph.name)
         files = hash_files(folder)
-        Manifest(kind="model", id=content_id(files), uri=str(folder), files=files).write()
+        Manifest(kind="model", id=content_id(files), workload="fraud", uri=str(folder), files=files).write()
         took = _single_row_ms(ModelArtifact.open(folder, cascade=False), model)
         if took >= HEAVY_MS:
             return replace(model, folder=folder, graph=folder / model.graph.name)

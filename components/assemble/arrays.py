@@ -87,7 +87,7 @@ def _select_rows(engine: duckdb.DuckDBPyConnection, feature_set: Manifest, spec:
         inside = f"event_timestamp >= {_instant(first)} AND event_timestamp < {_instant(end)}"
         cases.append(f"WHEN {inside} THEN {code}")
         known.append(f"WHEN {inside} THEN label_timestamp <= {_instant(spec.horizons[name])}")
-    files = feature_set.table("transactions", spec.train_start, spec.test_end - timedelta(days=1))
+    files = feature_set.table("events", spec.train_start, spec.test_end - timedelta(days=1))
     test = SPLITS.index("test")
     engine.execute(f"""
         CREATE TEMP VIEW split_rows AS
@@ -141,7 +141,7 @@ def _write_pool(
     engine: duckdb.DuckDBPyConnection, feature_set: Manifest, spec: SplitSpec, history_length: int, folder: Path
 ) -> NDArray[np.int64]:
     """The pool and the rows' places in it; returns the transaction ids of the rows, in time order."""
-    files = feature_set.table("transactions", None, spec.test_end - timedelta(days=1))
+    files = feature_set.table("events", None, spec.test_end - timedelta(days=1))
     table: pa.Table = engine.sql(f"""
         SELECT epoch_us(event_timestamp) AS event_us, amount_cents, terminal_risk, transaction_id,
                (dense_rank() OVER (ORDER BY customer_id) - 1)::BIGINT AS customer,

@@ -111,7 +111,7 @@ def assemble(
         replacing_folder(folder) as aside,
         engine_within(threads, memory_limit_gb, aside.parent) as engine,
     ):
-        feature_set.verify(set(feature_set.table("transactions", last_day=spec.test_end - timedelta(days=1))))
+        feature_set.verify(set(feature_set.table("events", last_day=spec.test_end - timedelta(days=1))))
         splits = write_arrays(engine, feature_set, spec, history_length, aside)
         files = hash_files(aside)
         facts = {
@@ -122,9 +122,15 @@ def assemble(
             "spec": {key: str(value) if isinstance(value, date) else value for key, value in asdict(spec).items()},
         }
         parents = {"feature_set": feature_set.id, **feature_set.parents}
-        Manifest(kind="training_set", id=identity, uri=str(folder), parents=parents, files=files, facts=facts).write(
-            aside / "manifest.json"
-        )
+        Manifest(
+            kind="training_set",
+            id=identity,
+            workload=feature_set.workload,
+            uri=str(folder),
+            parents=parents,
+            files=files,
+            facts=facts,
+        ).write(aside / "manifest.json")
     log("assembled", training_set=identity, **{name: split["rows"] for name, split in splits.items()})
     return Manifest.read(folder, "training_set")
 

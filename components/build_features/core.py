@@ -41,7 +41,7 @@ def build_features(
     Raises InvalidInput for a snapshot without rows, ArtifactCorrupt when a day's file is not what the snapshot lists,
     SchemaMismatch when a column has the name of a feature, AlreadyRunning when another process builds the same set.
     """
-    sources = snapshot.table("transactions")
+    sources = snapshot.table("events")
     carried = partitions.carried_schema(sources) if sources else pa.schema([])
     root = sha256_text(sql.definition_version(partitions), str(history_length), str(carried))
     days = partitions.plan(snapshot, lake, root)
@@ -97,9 +97,9 @@ def _hash(path: Path, day: Day) -> str:
 
 
 def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Day], history_length: int) -> Manifest:
-    """Hash the files, write the manifest; a row of the snapshot is a row of `transactions`."""
+    """Hash the files, write the manifest; a row of the snapshot is a row of `events`."""
     tables = {
-        "transactions": {str(day.day): day.transactions for day in days if day.source is not None},
+        "events": {str(day.day): day.transactions for day in days if day.source is not None},
         "terminal_state": {str(day.day): day.terminal_state for day in days},
     }
     relative = {
@@ -115,4 +115,12 @@ def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Da
     }
     files = {os.path.relpath(path, folder): _hash(path, day) for day in days for path in day.files}
     parents = {"snapshot": snapshot.id}
-    return Manifest(kind="feature_set", id=identity, uri=str(folder), parents=parents, files=files, facts=facts).write()
+    return Manifest(
+        kind="feature_set",
+        id=identity,
+        workload=snapshot.workload,
+        uri=str(folder),
+        parents=parents,
+        files=files,
+        facts=facts,
+    ).write()

@@ -77,7 +77,7 @@ def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
 
     The terminal state of a day is that of the midnight it begins with, so it has the key of the day before.
     """
-    sources = snapshot.facts["tables"]["transactions"]
+    sources = snapshot.facts["tables"]["events"]
     if not sources:
         raise InvalidInput(f"snapshot {snapshot.id} has no rows. Ingest at least one day.")
     first, last = date.fromisoformat(min(sources)), date.fromisoformat(max(sources))
@@ -86,7 +86,7 @@ def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
         source = Path(snapshot.uri) / sources[str(day)] if str(day) in sources else None
         # A partition's name is the hash of its rows (docs/architecture.md, The lake).
         before, key = key, sha256_text(key, str(day), source.stem if source else "")[:16]
-        places = (lake / "features" / table / f"day={day}" for table in ("transactions", "terminal_state"))
+        places = (lake / "features" / table / f"day={day}" for table in ("events", "terminal_state"))
         days.append(Day(day, source, next(places) / f"{key}.parquet", next(places) / f"{before}.parquet"))
     elsewhere = remote_hashes(path for day in days for path in day.files)
     return [replace(day, elsewhere=elsewhere) for day in days]

@@ -87,7 +87,7 @@ def check_skew(
     if serving is not None:
         judged += served.rules(serving, feature_set, online_store, sample, config.served_share)
     verdict = Verdict("skew", tuple(judged))
-    return _write(lake, parents, basis, verdict, sample, inputs)
+    return _write(lake, feature_set.workload, parents, basis, verdict, sample, inputs)
 
 
 def _measure(
@@ -179,6 +179,7 @@ def _named(sample: pa.Table, rows: NDArray[np.bool_]) -> str:
 
 def _write(
     lake: Path,
+    workload: str,
     parents: dict[str, str],
     basis: dict[str, Any],
     verdict: Verdict,
@@ -193,8 +194,15 @@ def _write(
         pq.write_table(_as_table(sample, inputs), aside / "sample.parquet")
         files = hash_files(aside)
         facts = {"passed": verdict.passed, "probes": len(sample), **basis}
-        manifest = Manifest(kind="skew_check", id=identity, uri=str(folder), parents=parents, files=files, facts=facts)
-        manifest.write(aside / "manifest.json")
+        Manifest(
+            kind="skew_check",
+            id=identity,
+            workload=workload,
+            uri=str(folder),
+            parents=parents,
+            files=files,
+            facts=facts,
+        ).write(aside / "manifest.json")
     log("skew checked", skew_check=identity, passed=verdict.passed, probes=len(sample))
     return Manifest.read(folder, "skew_check")
 

@@ -111,7 +111,7 @@ def _past_of(
 ) -> pa.Table:
     """STREAM columns of everything before `as_of` at the customers and terminals of the probes, and of those customers
     whose frauds at these terminals are held against what is usual for them."""
-    files = [str(path) for path in feature_set.table("transactions", last_day=as_of.date())]
+    files = [str(path) for path in feature_set.table("events", last_day=as_of.date())]
     connection.register("probes", probes)
     query = f"""
         WITH before AS (SELECT * FROM read_parquet($files) WHERE epoch_us(event_timestamp) < $as_of),
@@ -126,7 +126,7 @@ def _past_of(
 def stored(feature_set: Manifest, probes: pa.Table, as_of: datetime) -> NDArray[np.float32]:
     """[P, F] features as training reads them; NaN for probes that are not in the feature set."""
     values = np.full((len(probes), len(f.FEATURE_NAMES)), np.nan, np.float32)
-    files = [str(path) for path in feature_set.table("transactions", as_of.date(), as_of.date())]
+    files = [str(path) for path in feature_set.table("events", as_of.date(), as_of.date())]
     real = probes.filter(pc.equal(probes["kind"], "real"))
     if files and len(real):
         wanted = pc.field("transaction_id").isin(real["transaction_id"])

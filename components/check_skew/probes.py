@@ -31,7 +31,7 @@ def draw(
     Half are real where there are as many. All come before the next refresh of terminal states, for which those in the
     store are the latest. Raises InvalidInput when no customer was active in the ACTIVE_DAYS before.
     """
-    files = feature_set.table("transactions", as_of.date() - timedelta(days=ACTIVE_DAYS), as_of.date())
+    files = feature_set.table("events", as_of.date() - timedelta(days=ACTIVE_DAYS), as_of.date())
     as_of_us = microseconds(as_of)
     every = DAY_US // REFRESHES_PER_DAY
     refresh = (as_of_us // every + 1) * every

@@ -80,6 +80,7 @@ def evaluate(
         Manifest(
             kind="evaluation",
             id=folder.name,
+            workload=model.workload,
             uri=str(folder),
             parents={"model": model.id, "training_set": training_set.id},
             files=hash_files(aside),

@@ -75,7 +75,7 @@ def _earlier_positives(feature_set: Manifest, start: date, columns: Columns, sch
     if not columns.known_days:
         return schema.empty_table()
     first = start - timedelta(days=columns.known_days)
-    files = feature_set.table("transactions", first, start - timedelta(days=1))
+    files = feature_set.table("events", first, start - timedelta(days=1))
     tables = [
         pq.read_table(path, columns=columns.names, partitioning=None).select(columns.names).cast(schema)
         for path in files

@@ -21,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints snapshot id, rows, days and what was rejected; 2 on an error, which goes to stderr."""
     parsed = _parser().parse_args(arguments)
     try:
-        here = settings()
+        here = settings(parsed.workload)
         config = IngestConfig(
+            workload=here.workload,
             pseudonym_key=here.pseudonym_secret(),
             column_map=parse_column_map(",".join(parsed.column_map)),
             timezone=parsed.timezone,
@@ -42,7 +43,7 @@ def _print(manifest: Manifest, lake: Path) -> None:
     facts = manifest.facts
     console = Console()
     console.print(f"snapshot {manifest.id}", highlight=False)
-    days = f"{len(facts['tables']['transactions'])} days, {facts['first_day']} to {facts['last_day']}"
+    days = f"{len(facts['tables']['events'])} days, {facts['first_day']} to {facts['last_day']}"
     console.print(f"{facts['rows']:,} rows of {days}", highlight=False)
     if facts["quarantined"]:
         table = Table("rejected because", "rows")
@@ -55,6 +56,7 @@ def _print(manifest: Manifest, lake: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.ingest", description=__doc__)
     parser.add_argument("source", help="Parquet or CSV: a file, a folder or a glob, local or any fsspec URI")
+    parser.add_argument("--workload", default="", help="whose events they are (default: MILLRACE_WORKLOAD)")
     parser.add_argument(
         "--column-map",
         action="append",

@@ -12,6 +12,7 @@ def ingest(
     source_version: str = "",  # noqa: ARG001  read by the cache, not by the code
     column_map: dict = {},  # noqa: B006  KFP reads defaults from the signature
     timezone: str = "UTC",
+    workload: str = "",
 ) -> None:
     """The snapshot of what lies at `source`.
 
@@ -21,14 +22,16 @@ def ingest(
         source_version: changes when the source does (`core.source_version`), so that KFP's cache sees it.
         column_map: raw name to our name, for columns that are neither ours nor the public ones.
         timezone: of timestamps without an offset.
+        workload: name of the workload whose events they are; empty for MILLRACE_WORKLOAD's.
     """
     from pathlib import Path
 
     from components.ingest.core import IngestConfig, ingest
     from millrace.settings import settings
 
-    here = settings()
+    here = settings(workload)
     config = IngestConfig(
+        workload=here.workload,
         pseudonym_key=here.pseudonym_secret(),
         column_map=column_map,
         timezone=timezone,

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 class IngestConfig:
     """How to read a source."""
 
+    workload: str
+    """Name of the workload whose events they are."""
     pseudonym_key: bytes = field(repr=False)
     """Key of the hash over customer ids; `Settings.pseudonym_secret()`."""
     column_map: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class IngestConfig:
     @property
     def identity(self) -> str:
         """Everything that changes what the same bytes mean; the key only as a keyed hash of nothing."""
-        reading = [dict(self.column_map), self.timezone, self.delimiter, self.encoding]
+        reading = [self.workload, dict(self.column_map), self.timezone, self.delimiter, self.encoding]
         return json.dumps(reading, sort_keys=True) + fingerprint(self.pseudonym_key)
 
 
@@ -97,7 +99,7 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
         with _scratch(work / "scratch") as scratch:
             with redacting(), Refresh(lake, scratch, config, _usable(index, lake)) as refresh:
                 result = refresh.run(files)
-            manifest = _publish(lake, result, redacted(uri))
+            manifest = _publish(lake, result, redacted(uri), config.workload)
         result.index.snapshot = manifest.id
         result.index.write(work / "index.json")
         if held is not None:
@@ -121,12 +123,13 @@ def source_version(source: str) -> str:
     return content_id({file.name: file.stamp for file in list_files(source)})
 
 
-def _publish(lake: Path, result: Result, uri: str) -> Manifest:
+def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
     """Give quarantine and manifest their names; the snapshot exists once the manifest does."""
     days = {iso(day): record for day, record in sorted(result.index.days.items()) if record.rows}
     quarantined = dict(sorted(result.quarantined.items()))
     carried = {item.name: str(item.type) for item in result.carried}
     content = {
+        "workload": workload,
         "schema_version": SCHEMA_VERSION,
         "carried": carried,
         "days": {day: record.hash for day, record in days.items()},
@@ -143,10 +146,11 @@ def _publish(lake: Path, result: Result, uri: str) -> Manifest:
     manifest = Manifest(
         kind="snapshot",
         id=snapshot,
+        workload=workload,
         uri=str(folder),
         files={paths[day]: record.hash for day, record in days.items()},
         facts={
-            "tables": {"transactions": paths},
+            "tables": {"events": paths},
             "schema_version": SCHEMA_VERSION,
             "carried": carried,
             "rows": sum(record.rows for record in days.values()),
@@ -195,7 +199,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def _relative(day: str, digest: str) -> str:
     """From a snapshot's folder to a partition."""
-    return f"../../transactions/day={day}/{digest[:16]}.parquet"
+    return f"../../events/day={day}/{digest[:16]}.parquet"
 
 
 def _check_timezone(name: str) -> None:

@@ -20,7 +20,7 @@ def iso(day: int) -> str:
 
 
 def partition_path(lake: Path, day: int, digest: str) -> Path:
-    return lake / "transactions" / f"day={iso(day)}" / f"{digest[:16]}.parquet"
+    return lake / "events" / f"day={iso(day)}" / f"{digest[:16]}.parquet"
 
 
 def write_partition(lake: Path, scratch: Path, day: int, rows: pa.Table) -> DayRecord:

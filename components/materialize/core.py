@@ -90,7 +90,7 @@ def _write_sources(
 ) -> None:
     """The two Parquet files and the manifest."""
     history_length = int(feature_set.facts["history_length"])
-    past = feature_set.table("transactions", last_day=as_of.date())
+    past = feature_set.table("events", last_day=as_of.date())
     terminals = feature_set.table("terminal_state", as_of.date(), as_of.date())[0]
     with replacing_folder(folder) as aside:
         with engine(threads, memory_limit_gb) as connection:
@@ -107,10 +107,15 @@ def _write_sources(
         }
         parents = {"feature_set": feature_set.id, **feature_set.parents}
         files = hash_files(aside)
-        manifest = Manifest(
-            kind="online_store", id=identity, uri=str(folder), parents=parents, files=files, facts=facts
-        )
-        manifest.write(aside / "manifest.json")
+        Manifest(
+            kind="online_store",
+            id=identity,
+            workload=feature_set.workload,
+            uri=str(folder),
+            parents=parents,
+            files=files,
+            facts=facts,
+        ).write(aside / "manifest.json")
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -41,9 +41,7 @@ def agreement(rows: pa.Table, lake: Path, sample: int, tolerance: float) -> Agre
     whole = rows.filter(pc.and_(pc.is_valid(rows["features"]), pc.invert(pc.fill_null(rows["degraded"], True))))
     whole = whole.filter(pc.equal(pc.fill_null(whole["feature_service"], ""), FEATURE_SERVICE))
     for feature_set in reversed(sets):
-        held = {
-            (date.fromisoformat(day) - date(1970, 1, 1)).days for day in feature_set.facts["tables"]["transactions"]
-        }
+        held = {(date.fromisoformat(day) - date(1970, 1, 1)).days for day in feature_set.facts["tables"]["events"]}
         candidates = np.flatnonzero(np.isin(day_of(whole), sorted(held)))
         if len(candidates):
             newest = candidates[-10 * sample :]
@@ -54,7 +52,7 @@ def agreement(rows: pa.Table, lake: Path, sample: int, tolerance: float) -> Agre
 
 def _compare(rows: pa.Table, feature_set: Manifest, tolerance: float) -> Agreement:
     days = sorted(set(day_of(rows).tolist()))
-    files = [path for day in days for path in feature_set.table("transactions", _date(day), _date(day))]
+    files = [path for day in days for path in feature_set.table("events", _date(day), _date(day))]
     wanted = pc.field("transaction_id").isin(rows["transaction_id"])
     columns = ["transaction_id", *FEATURE_NAMES]
     offline = pq.read_table(files, columns=columns, filters=wanted, partitioning=None)

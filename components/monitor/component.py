@@ -11,6 +11,7 @@ def monitor(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     as_of: str = "",
+    workload: str = "",
     overrides: dict = {},  # noqa: B006 - a KFP default is a constant
 ) -> None:
     """Join labels with predictions and judge; a failed verdict is an alarm, not a failed step."""
@@ -23,7 +24,7 @@ def monitor(
     from components.monitor.tracking import log_report
     from millrace.settings import settings
 
-    here = settings()
+    here = settings(workload)
     result = verb(here, instant_of(as_of), MonitorConfig.load(overrides=overrides))
     result.hand_over(Path(outcomes.path))
     passed = result.facts["passed"]

@@ -51,9 +51,14 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
             _write_files(aside, watched, verdict, config, page=page)
             facts = facts_of(watched, verdict, config, settings.model_name, before)
             files = hash_files(aside)
-            Manifest(kind="outcome_report", id=folder.name, uri=str(folder), files=files, facts=facts).write(
-                aside / MANIFEST
-            )
+            Manifest(
+                kind="outcome_report",
+                id=folder.name,
+                workload=settings.workload,
+                uri=str(folder),
+                files=files,
+                facts=facts,
+            ).write(aside / MANIFEST)
     report = Manifest.read(folder, "outcome_report")
     if page:
         write_text(settings.home / "report" / NEWEST, report.path("report.html").read_text())

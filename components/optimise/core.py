@@ -72,7 +72,15 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
         )
         parents = model.parents | {"model": model.id, "training_set": training_set.id}
         files = hash_files(aside)
-        result = Manifest(kind="model", id=folder.name, uri=str(folder), parents=parents, files=files, facts=facts)
+        result = Manifest(
+            kind="model",
+            id=folder.name,
+            workload=model.workload,
+            uri=str(folder),
+            parents=parents,
+            files=files,
+            facts=facts,
+        )
         result.write(aside / MANIFEST)
     _report(result, decided)
     return Manifest.read(folder, "model")

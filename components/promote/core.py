@@ -171,6 +171,7 @@ def _write(
         Manifest(
             kind="promotion",
             id=folder.name,
+            workload=model.workload,
             uri=str(folder),
             parents={**model.parents, "model": model.id} | {item.kind: item.id for item in judgements},
             files=hash_files(aside),

@@ -101,7 +101,7 @@ def plan(
 ) -> list[Day]:
     """The days to score, oldest first, and the names of their files."""
     first, last = (_day(text, name) for text, name in ((first_day, "first_day"), (last_day, "last_day")))
-    table = feature_set.facts["tables"]["transactions"]
+    table = feature_set.facts["tables"]["events"]
     wanted = [day for day in sorted(table) if str(first or date.min) <= day <= str(last or date.max)]
     if not wanted:
         have = f"{feature_set.facts['first_day']} … {feature_set.facts['last_day']}"
@@ -131,7 +131,7 @@ def _score(
         )
     feature_set.verify({day.features for day in days})
     first, last = (date.fromisoformat(day.name) for day in (days[0], days[-1]))
-    pool = read_pool(feature_set.table("transactions", None, last), first, length, threads, memory_limit_gb)
+    pool = read_pool(feature_set.table("events", None, last), first, length, threads, memory_limit_gb)
     return sum(_score_day(day, pool, artifact, version) for day in track(days, "scoring"))
 
 
@@ -185,6 +185,7 @@ def _manifest(
     return Manifest(
         kind="scores",
         id=folder.name,
+        workload=feature_set.workload,
         uri=str(folder),
         parents={"model": model.id, "feature_set": feature_set.id},
         files={paths[day.name]: sha256_file(day.scores) for day in days},

@@ -72,6 +72,7 @@ def publish(
         Manifest(
             kind="model",
             id=folder.name,
+            workload=training_set.workload,
             uri=str(folder),
             parents={"training_set": training_set.id, **training_set.parents},
             files=hash_files(aside),

@@ -35,7 +35,7 @@ from millrace.lake.provenance import hash_sources
 from millrace.observe.progress import log
 
 GATE = "data"
-TABLE = "transactions"
+TABLE = "events"
 COMPLETE_SHARE = 0.99
 """A first or last day that covers less than this share of a usual day's rows by the clock is an unfinished delivery."""
 
@@ -198,6 +198,7 @@ def _write(
         manifest = Manifest(
             kind="validation",
             id=folder.name,
+            workload=snapshot.workload,
             uri=str(folder.resolve()),
             parents={"snapshot": snapshot.id},
             files=hash_files(aside),

@@ -32,11 +32,11 @@ def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> D
     """The day's transactions and their offline inputs; histories are gathered from everything up to then."""
     import duckdb
 
-    if not manifest.table("transactions", day, day):
+    if not manifest.table("events", day, day):
         days = f"{manifest.facts.get('first_day')} to {manifest.facts.get('last_day')}"
         raise NotFound(f"feature set {manifest.id} has no day {day}; it has {days}")
-    paths = [str(path) for path in manifest.table("transactions", None, day)]
-    today = [str(path) for path in manifest.table("transactions", day, day)]
+    paths = [str(path) for path in manifest.table("events", None, day)]
+    today = [str(path) for path in manifest.table("events", day, day)]
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2")
         names = ", ".join(FEATURE_NAMES)

@@ -242,10 +242,13 @@ class Settings(BaseSettings):
         return text.encode()
 
 
-def settings() -> Settings:
-    """Read the environment; raises ConfigError naming the variable, what it holds and what was wanted."""
+def settings(workload: str = "") -> Settings:
+    """Read the environment; a `workload` that is named goes before MILLRACE_WORKLOAD.
+
+    Raises ConfigError naming the variable, what it holds and what was wanted.
+    """
     try:
-        return Settings()
+        return Settings(workload=workload) if workload else Settings()
     except ValidationError as error:
         lines = [
             f"MILLRACE_{'_'.join(str(part) for part in item['loc']).upper()} is {item['input']!r}: {item['msg']}"

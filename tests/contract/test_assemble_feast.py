@@ -52,8 +52,8 @@ def feature_set(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         frame = rows.select(["customer_id", "event_timestamp"]).to_pandas()
         pq.write_table(rows.filter(pa.array(~frame.duplicated().to_numpy())), path)
         tables[path.stem] = str(path)
-    facts = {"tables": {"transactions": tables}, "first_day": str(START), "last_day": max(tables)}
-    snapshot = Manifest(kind="snapshot", id="world", uri=str(root), facts=facts)
+    facts = {"tables": {"events": tables}, "first_day": str(START), "last_day": max(tables)}
+    snapshot = Manifest(kind="snapshot", id="world", workload="fraud", uri=str(root), facts=facts)
     return build_features(snapshot, root / "lake", history_length=LENGTH)
 
 
@@ -114,7 +114,7 @@ def feast_over(home: Path) -> FeatureStore:
 
 def customer_states(feature_set: Manifest) -> pa.Table:
     """The state that each transaction left behind, one row per transaction, by a plain loop."""
-    rows = pa.concat_tables(map(pq.read_table, feature_set.table("transactions"))).to_pandas()
+    rows = pa.concat_tables(map(pq.read_table, feature_set.table("events"))).to_pandas()
     event_us = rows["event_timestamp"].astype("datetime64[us, UTC]").astype("int64")
     values = rows.assign(transaction_ids=rows["transaction_id"], event_us=event_us)
     past: dict[str, list[tuple[object, ...]]] = {}

@@ -128,14 +128,14 @@ def snapshot(lake, identity, tables, quarantined=0):
             names[day] = f"{day}-{len(table)}.parquet"
             pq.write_table(table, folder / names[day])
     facts = {
-        "tables": {"transactions": names},
+        "tables": {"events": names},
         "rows": sum(len(table) for table in tables if table is not None),
         "first_day": min(names),
         "last_day": max(names),
         "quarantined": {"any": quarantined},
         "source": {"uri": "feed", "hash": identity},
     }
-    return Manifest(kind="snapshot", id=identity, uri=str(folder), facts=facts).write()
+    return Manifest(kind="snapshot", id=identity, workload="fraud", uri=str(folder), facts=facts).write()
 
 
 def snapshots(lake, tables, before, quarantined):

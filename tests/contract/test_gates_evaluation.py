@@ -184,8 +184,8 @@ class World:
             day = str(START + timedelta(days=number))
             pq.write_table(table, folder / f"{day}.parquet")
             days[day] = f"{day}.parquet"
-        facts = {"tables": {"transactions": days}, "first_day": min(days), "last_day": max(days), "rows": 0}
-        snapshot = Manifest(kind="snapshot", id="world", uri=str(folder), facts=facts).write()
+        facts = {"tables": {"events": days}, "first_day": min(days), "last_day": max(days), "rows": 0}
+        snapshot = Manifest(kind="snapshot", id="world", workload="fraud", uri=str(folder), facts=facts).write()
         features = build_features(snapshot, self.lake, history_length=8)
         return assemble(features, self.lake, split_of(features, train_days=18))
 
@@ -206,7 +206,7 @@ class World:
         (folder / "model.json").write_text(json.dumps(spec))
         curve = [{"epoch": i, "loss": 1 / (i + 1), "average_precision": 0.5, "samples_per_s": 9.0} for i in range(3)]
         (folder / "training_curve.json").write_text(json.dumps(curve))
-        return Manifest(kind="model", id=name, uri=str(folder), files=hash_files(folder)).write()
+        return Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
 
     def good(self, **changes):
         """Logistic regression on logarithms, as the baseline, and sure about large amounts."""

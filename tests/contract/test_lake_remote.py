@@ -83,7 +83,7 @@ def an_artifact(tmp_path: Path) -> Callable[..., Manifest]:
         (folder / "part").mkdir(parents=True)
         for number in range(count):
             (folder / "part" / f"{number}.bin").write_bytes(content + b"%d" % number)
-        return Manifest(kind="model", id=identity, uri=str(folder), files=hash_files(folder)).write()
+        return Manifest(kind="model", id=identity, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
 
     return make
 
@@ -155,7 +155,7 @@ def test_steps_that_share_only_the_bucket_make_what_one_home_makes_and_a_rerun_m
     assert [{name.split("/")[0] for name in names} for names in idle] == [
         {"ingest"},
         {"validations"},
-        {"transactions"},
+        {"events"},
         set(),
     ]
 
@@ -184,7 +184,12 @@ def test_the_previous_snapshot_that_passed_is_found_where_only_the_bucket_has_it
     folder = cluster.enter(tmp_path / "judge") / "validations" / "a-judgement"
     passed = {"passed": True}
     Manifest(
-        kind="validation", id=folder.name, uri=str(folder), parents={"snapshot": first.metadata["id"]}, facts=passed
+        kind="validation",
+        id=folder.name,
+        workload="fraud",
+        uri=str(folder),
+        parents={"snapshot": first.metadata["id"]},
+        facts=passed,
     ).hand_over(tmp_path / "out")
     write_days(tmp_path / "raw", simulated_days[:11])
     second = cluster.run(ingest, "snapshot", source=str(tmp_path / "raw"))
@@ -193,7 +198,7 @@ def test_the_previous_snapshot_that_passed_is_found_where_only_the_bucket_has_it
 
     assert previous is not None
     assert previous.id == first.metadata["id"]
-    assert all(path.is_file() for path in previous.table("transactions"))
+    assert all(path.is_file() for path in previous.table("events"))
 
 
 def test_a_push_that_was_killed_shows_nothing_and_is_finished_by_the_next(

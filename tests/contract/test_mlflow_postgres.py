@@ -35,7 +35,7 @@ def register(registry: Registry, artifact_id: str) -> int:
     folder = registry.folder(number)
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_text(artifact_id)
-    Manifest(kind="model", id=artifact_id, uri=str(folder), files=hash_files(folder)).write()
+    Manifest(kind="model", id=artifact_id, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
     registry.rendered_path(number).write_text(f"version {number}")
     return number
 

@@ -195,7 +195,7 @@ def test_a_bad_folder_keeps_the_model_that_answers(plain: Server, tmp_path: Path
     (broken / "model.onnx").write_bytes(b"not a graph")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    Manifest(kind="snapshot", id="x", uri=str(foreign), files={}).write()
+    Manifest(kind="snapshot", id="x", workload="fraud", uri=str(foreign), files={}).write()
 
     for folder in (broken, foreign, tmp_path / "nothing"):
         plain.serve(folder)

@@ -27,7 +27,7 @@ def put(bucket: str, day: pa.Table) -> str:
 
 
 def ingested(source: str, lake: Path) -> Manifest:
-    return ingest(source, lake, IngestConfig(pseudonym_key=b"a key of tests"))
+    return ingest(source, lake, IngestConfig(workload="fraud", pseudonym_key=b"a key of tests"))
 
 
 def contents(folder: Path) -> bytes:
@@ -49,7 +49,7 @@ def test_a_source_on_s3_gives_the_rows_of_a_folder(
     assert from_s3.facts["rows"] == sum(len(day) for day in days)
     assert from_s3.facts["source"]["uri"] == form.format(bucket)
     from_folder = ingested(str(tmp_path / "raw"), tmp_path / "other")
-    partitions = [[path.name for path in found.table("transactions")] for found in (from_s3, from_folder)]
+    partitions = [[path.name for path in found.table("events")] for found in (from_s3, from_folder)]
     assert partitions[0] == partitions[1]
 
 

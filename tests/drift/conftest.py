@@ -47,7 +47,7 @@ def model_store(tmp_path: Path, stream: Stream) -> Callable[..., Path]:
             spec = {"feature_names": FEATURE_NAMES, "decision_threshold": stream.threshold, "name": version}
             (folder / "model.json").write_text(json.dumps(spec))
             files = hash_files(folder)
-            Manifest(kind="model", id=content_id(files), uri=str(folder), files=files).write()
+            Manifest(kind="model", id=content_id(files), workload="fraud", uri=str(folder), files=files).write()
         return tmp_path / "models"
 
     return build

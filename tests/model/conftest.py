@@ -45,8 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("world")
     config = simulator.SimulationConfig(customers=200, terminals=400, days=DAYS, radius=15.0, start=START, seed=5)
     tables = {path.stem: str(path) for path in simulator.write(config, root / "raw")}
-    facts = {"tables": {"transactions": tables}, "first_day": str(START), "last_day": max(tables)}
-    snapshot = Manifest(kind="snapshot", id="world", uri=str(root), facts=facts)
+    facts = {"tables": {"events": tables}, "first_day": str(START), "last_day": max(tables)}
+    snapshot = Manifest(kind="snapshot", id="world", workload="fraud", uri=str(root), facts=facts)
     feature_set = build_features(snapshot, root / "lake", history_length=32)
     spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), train_days=30, validation_days=3)
     torch.set_num_threads(1)  # as in production; more of them wait for each other on matrices this small

@@ -29,10 +29,10 @@ TEST_START = START + timedelta(days=DAYS - 14)
 
 def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes, np.ndarray]:
     """Weights, trees (a student's too) and test features after one epoch on everything before the test week."""
-    facts = {"tables": {"transactions": {path.stem: str(path) for path in raw}}}
+    facts = {"tables": {"events": {path.stem: str(path) for path in raw}}}
     facts |= {"first_day": raw[0].stem, "last_day": raw[-1].stem}
     feature_set = build_features(
-        Manifest(kind="snapshot", id=root.name, uri=str(root), facts=facts), root, history_length=16
+        Manifest(kind="snapshot", id=root.name, workload="fraud", uri=str(root), facts=facts), root, history_length=16
     )
     spec = SplitSpec(test_start=TEST_START, train_days=20, validation_days=3)
     rows = TrainingSet(assemble(feature_set, root, spec))

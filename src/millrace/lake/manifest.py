@@ -46,6 +46,8 @@ class Manifest:
     kind: str
     id: str
     """Hash of content, 16 hex digits."""
+    workload: str
+    """Name of the workload that the artifact is of (`millrace.workload.load`)."""
     uri: str
     """Folder that holds the files; `manifest.json` lies in it."""
     parents: dict[str, str] = field(default_factory=dict)
@@ -196,7 +198,13 @@ def list_manifests(folder: Path, kind: str) -> Iterator[Manifest]:
 
 def _parse(text: str, where: str) -> Manifest:
     try:
-        return Manifest(**json.loads(text))
+        fields = json.loads(text)
+        if {"kind", "id", "uri"} <= set(fields) and "workload" not in fields:
+            raise ArtifactCorrupt(
+                f"{where} names no workload: an older release made it. "
+                "Set MILLRACE_HOME to an empty folder and run the pipeline again."
+            )
+        return Manifest(**fields)
     except (TypeError, json.JSONDecodeError) as error:
         raise ArtifactCorrupt(f"{where} is not a manifest: {error}") from error
 

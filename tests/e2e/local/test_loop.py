@@ -105,9 +105,7 @@ def test_the_page_links_every_report(first_run: str, home: Path) -> None:
 
 
 def test_no_raw_customer_id_is_kept_outside_the_raw_data(first_run: str, home: Path) -> None:
-    ids = pc.unique(
-        pq.read_table(next((home / "lake" / "transactions").glob("*/*.parquet")))["customer_id"]
-    ).to_pylist()
+    ids = pc.unique(pq.read_table(next((home / "lake" / "events").glob("*/*.parquet")))["customer_id"]).to_pylist()
 
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in ids)
 

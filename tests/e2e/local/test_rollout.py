@@ -127,7 +127,7 @@ class World:
         change(graph.graph)
         onnx.save(graph, folder / "model.onnx")
         (folder / "manifest.json").unlink()
-        Manifest(kind="model", id=name, uri=str(folder), files=hash_files(folder)).write()
+        Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
         text = inference_service(BASE.read_text(), version, self.registry.uri(version))
         self.registry.rendered_path(version).write_text(text)
         return self.registry.admit(version).version

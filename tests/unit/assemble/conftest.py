@@ -51,14 +51,16 @@ def write_feature_set(lake: Path, transactions: pa.Table, history_length: int) -
         pq.write_table(transactions.filter(day == START_US // DAY_US + number), folder / f"{name}.parquet")
         paths[name] = f"{name}.parquet"
     facts = {
-        "tables": {"transactions": paths},
+        "tables": {"events": paths},
         "feature_service": FEATURE_SERVICE,
         "history_length": history_length,
         "first_day": str(FIRST_DAY),
         "last_day": str(FIRST_DAY + timedelta(days=DAYS - 1)),
     }
     identity = content_id(facts | {"rows": transactions.num_rows, "sum": int(np.sum(transactions["amount_cents"]))})
-    return Manifest(kind="feature_set", id=identity, uri=str(folder), parents={"snapshot": "s" * 16}, facts=facts)
+    return Manifest(
+        kind="feature_set", id=identity, workload="fraud", uri=str(folder), parents={"snapshot": "s" * 16}, facts=facts
+    )
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def test_other_code_makes_another_set(feature_set: Manifest, lake: Path, monkeyp
 
 
 def test_a_day_of_features_that_was_changed_is_refused(feature_set: Manifest, lake: Path) -> None:
-    day = feature_set.table("transactions", SPEC.train_start)[0]
+    day = feature_set.table("events", SPEC.train_start)[0]
     pq.write_table(pq.read_table(day), day, compression="zstd")
     listed = replace(feature_set, files={os.path.relpath(day, feature_set.folder): "0" * 64})
 
@@ -211,9 +211,9 @@ def test_an_empty_feature_set_is_an_error(lake: Path, transactions: pa.Table, fe
 
 
 def test_a_missing_table_is_named(feature_set: Manifest, lake: Path) -> None:
-    broken = Manifest(kind="feature_set", id="x", uri="x", facts=feature_set.facts | {"tables": {}})
+    broken = Manifest(kind="feature_set", id="x", workload="fraud", uri="x", facts=feature_set.facts | {"tables": {}})
 
-    with pytest.raises(NotFound, match="transactions"):
+    with pytest.raises(NotFound, match="events"):
         assemble(broken, lake, SPEC)
 
 

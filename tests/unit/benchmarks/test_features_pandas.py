@@ -35,11 +35,11 @@ def test_pandas_computes_the_same_tables(
     snapshot = snapshot_of(tmp_path / "lake", simulated_days[:25])
     ours = build_features(snapshot, tmp_path / "lake", history_length=512, threads=1)
 
-    features_pandas.build(snapshot.table("transactions"), tmp_path, 512, vectorised=vectorised)
+    features_pandas.build(snapshot.table("events"), tmp_path, 512, vectorised=vectorised)
 
-    theirs = sorted((tmp_path / "transactions").glob("*.parquet"))
+    theirs = sorted((tmp_path / "events").glob("*.parquet"))
     names = (*features.FEATURE_NAMES, "terminal_risk")
-    left, right = (read(files, ["transaction_id"], names) for files in (theirs, ours.table("transactions")))
+    left, right = (read(files, ["transaction_id"], names) for files in (theirs, ours.table("events")))
     np.testing.assert_allclose(left.to_numpy(float), right.to_numpy(float), rtol=1e-5, atol=1e-5)
     states = ours.table("terminal_state")[1:]  # before the first day there is no terminal
     theirs = sorted((tmp_path / "terminal_state").glob("*.parquet"))

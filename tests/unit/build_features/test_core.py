@@ -65,7 +65,7 @@ def test_a_feature_set_is_what_the_contract_says(
     assert Manifest.read(result.folder, "feature_set") == result
     assert (result.facts["first_day"], result.facts["last_day"]) == ("2018-04-01", "2018-04-12")
     assert result.facts["rows"] == sum(map(len, days))
-    transactions = pq.read_table(result.table("transactions")[-1])
+    transactions = pq.read_table(result.table("events")[-1])
     leading = ["transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount_cents"]
     leading += ["is_fraud", "label_timestamp", "terminal_risk", "fraud_scenario"]
     assert transactions.column_names == [*leading, *f.FEATURE_NAMES]
@@ -85,7 +85,7 @@ def test_terminal_state_covers_every_day_and_the_one_after(
 
     states = result.facts["tables"]["terminal_state"]
     assert sorted(states) == [str(date(2018, 4, day)) for day in range(1, 10)]
-    assert "2018-04-05" not in result.facts["tables"]["transactions"]
+    assert "2018-04-05" not in result.facts["tables"]["events"]
     first, second, last = (pq.read_table(result.folder / states[f"2018-04-0{day}"]) for day in (1, 2, 9))
     assert len(first) == 0
     assert len(terminal_states(result.folder / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
@@ -129,7 +129,7 @@ def test_adding_a_day_computes_that_day_and_equals_the_full_build(
     grown = build(snapshot_of(step, simulated_days[:41]), step)
 
     new = {str(path.parent) for path in files_of(step) - before}
-    assert new == {"features/transactions/day=2018-05-11", "features/terminal_state/day=2018-05-12"}
+    assert new == {"features/events/day=2018-05-11", "features/terminal_state/day=2018-05-12"}
     full = build(snapshot_of(whole, simulated_days[:41]), whole)
     assert grown.id == full.id
     assert content(grown) == content(full)
@@ -162,7 +162,7 @@ def test_another_history_length_shares_nothing(
     short, long = build(snapshot, tmp_path, 2), build(snapshot, tmp_path, 64)
 
     assert short.id != long.id
-    counts = [pq.read_table(s.table("transactions")[-1])["customer_history_count"].to_numpy() for s in (short, long)]
+    counts = [pq.read_table(s.table("events")[-1])["customer_history_count"].to_numpy() for s in (short, long)]
     assert counts[0].max() == 2
     assert np.array_equal(counts[0], np.minimum(counts[1], 2))
 
@@ -188,7 +188,7 @@ def test_a_killed_build_goes_on_where_it_was(
     run = subprocess.run([sys.executable, "-c", code, str(snapshot.folder), str(killed)], capture_output=True)
     assert run.returncode == -signal.SIGKILL
     left = {path: (killed / path).stat().st_mtime_ns for path in files_of(killed)}
-    assert len([path for path in left if "transactions" in str(path)]) == 6
+    assert len([path for path in left if "events" in str(path)]) == 6
 
     result = build(snapshot, killed)
 
@@ -204,9 +204,7 @@ def test_rows_in_any_order_give_the_same_table(
 
     ordered, other = build(snapshot_of(tmp_path, days), tmp_path), build(snapshot_of(tmp_path, shuffled), tmp_path)
 
-    assert [pq.read_table(p) for p in ordered.table("transactions")] == [
-        pq.read_table(p) for p in other.table("transactions")
-    ]
+    assert [pq.read_table(p) for p in ordered.table("events")] == [pq.read_table(p) for p in other.table("events")]
 
 
 def test_a_carried_column_that_appears_later_is_empty_before(
@@ -217,7 +215,7 @@ def test_a_carried_column_that_appears_later_is_empty_before(
 
     result = build(snapshot_of(tmp_path, [first, second]), tmp_path)
 
-    columns = [pq.read_table(path)["channel"] for path in result.table("transactions")]
+    columns = [pq.read_table(path)["channel"] for path in result.table("events")]
     assert columns[0].null_count == len(first)
     assert set(columns[1].to_pylist()) == {"web"}
 
@@ -269,7 +267,7 @@ def test_a_partition_that_is_not_what_the_snapshot_lists_is_refused(
     tmp_path: Path, simulated_days: list[pa.Table], snapshot_of: SnapshotOf
 ) -> None:
     snapshot = snapshot_of(tmp_path, simulated_days[:3])
-    path = snapshot.table("transactions")[1]
+    path = snapshot.table("events")[1]
     pq.write_table(pq.read_table(path).slice(1), path)
 
     with pytest.raises(ArtifactCorrupt, match="sha256"):

@@ -54,7 +54,7 @@ def test_spark_and_duckdb_give_the_same_rows(simulated_days, snapshot_of, tmp_pa
     made = on_spark(there, tmp_path / "spark", 16)
 
     assert made.id == wanted.id
-    for table in ("transactions", "terminal_state"):
+    for table in ("events", "terminal_state"):
         got, expected = contents(made, table), contents(wanted, table)
         assert got.keys() == expected.keys()
         for day, rows in expected.items():
@@ -72,6 +72,6 @@ def test_spark_computes_only_the_days_that_are_missing(simulated_days, snapshot_
     assert {path: path.stat().st_mtime_ns for path in before} == before
     elsewhere = tmp_path / "whole"
     whole = build_features(snapshot_of(elsewhere, simulated_days[:33]), elsewhere, history_length=16)
-    assert contents(made, "transactions").keys() == contents(whole, "transactions").keys()
-    for day, rows in contents(whole, "transactions").items():
-        assert contents(made, "transactions")[day].equals(rows)
+    assert contents(made, "events").keys() == contents(whole, "events").keys()
+    for day, rows in contents(whole, "events").items():
+        assert contents(made, "events")[day].equals(rows)

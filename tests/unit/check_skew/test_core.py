@@ -144,7 +144,7 @@ def test_amounts_scaled_in_the_training_rows_are_blocked(
     lake: Path, feature_set: Manifest, home: tuple[Path, Manifest]
 ) -> None:
     folder, store = home
-    path = feature_set.table("transactions", AS_OF.date(), AS_OF.date())[0]
+    path = feature_set.table("events", AS_OF.date(), AS_OF.date())[0]
     honest = pq.read_table(path)
     column = honest.column_names.index("amount")
     pq.write_table(honest.set_column(column, honest.schema.field(column), pc.multiply(honest["amount"], pa.scalar(0.5, pa.float32()))), path)  # fmt: skip  # noqa: E501

@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = registry.folder(version)
         folder.mkdir(parents=True)
         (folder / "model.json").write_text("{}")
-        Manifest(kind="model", id=identity, uri=str(folder), files=hash_files(folder)).write()
+        Manifest(kind="model", id=identity, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
         registry.rendered_path(version).write_text(SERVED.format(version))
         registry.admit(version, snapshot="s1", run="r1")
     return home

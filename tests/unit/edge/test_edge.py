@@ -299,7 +299,7 @@ def with_variants(model: Manifest, *variants: dict[str, Any]) -> tuple[Manifest,
     spec = ModelSpec.read(model.folder)
     spec.optimisation["variants"] = [{"file": "model.onnx", "average_precision": 0.75}, *variants]
     files = model.files | {variant["file"]: "0" * 64 for variant in variants}
-    return Manifest(kind="model", id=model.id, uri=model.uri, files=files), spec
+    return Manifest(kind="model", id=model.id, workload="fraud", uri=model.uri, files=files), spec
 
 
 def test_int8_goes_along_where_it_keeps_the_metric(model: Manifest) -> None:
@@ -343,7 +343,9 @@ def test_a_package_is_not_built_over_a_folder_or_from_a_broken_model(
 ) -> None:
     with pytest.raises(InvalidInput, match="there already"):
         build(model, "3", online, package, EdgeLimits())
-    broken = Manifest(kind="model", id=model.id, uri=model.uri, files=model.files | {"model.onnx": "0" * 64})
+    broken = Manifest(
+        kind="model", id=model.id, workload="fraud", uri=model.uri, files=model.files | {"model.onnx": "0" * 64}
+    )
     with pytest.raises(ArtifactCorrupt):
         build(broken, "3", online, tmp_path / "other", EdgeLimits())
     assert not (tmp_path / "other").exists()

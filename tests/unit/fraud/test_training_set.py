@@ -31,7 +31,9 @@ def write_set(folder: Path, **changes: np.ndarray) -> Manifest:
     for name, array in (arrays | changes).items():
         np.save(folder / f"{name}.npy", array)
     facts = {"history_length": HISTORY}
-    return Manifest(kind="training_set", id="t", uri=str(folder), files=hash_files(folder), facts=facts).write()
+    return Manifest(
+        kind="training_set", id="t", workload="fraud", uri=str(folder), files=hash_files(folder), facts=facts
+    ).write()
 
 
 def test_a_history_is_padded_on_the_left_and_ends_just_before_the_row(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from millrace.lake.manifest import Manifest, hash_files
 def evaluation(folder: Path, champion: object) -> Manifest:
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps({"champion": champion}))
-    return Manifest(kind="evaluation", id="e", uri=str(folder), files=hash_files(folder))
+    return Manifest(kind="evaluation", id="e", workload="fraud", uri=str(folder), files=hash_files(folder))
 
 
 def compared(gain: float | None) -> dict[str, object]:

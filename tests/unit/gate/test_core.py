@@ -16,7 +16,9 @@ def judged(tmp_path):
         folder = tmp_path / f"{kind}-{value}"
         folder.mkdir()
         Verdict(gate, (Rule("size", value, "<=", 1),)).write(folder / "verdict.json")
-        return Manifest(kind=kind, id="x", uri=str(folder), files=hash_files(folder), facts={"passed": True})
+        return Manifest(
+            kind=kind, id="x", workload="fraud", uri=str(folder), files=hash_files(folder), facts={"passed": True}
+        )
 
     return write
 
@@ -52,7 +54,7 @@ def test_nothing_to_read_blocks():
 
 def test_an_artifact_that_was_not_judged_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="model x carries no verdict"):
-        require([Manifest(kind="model", id="x", uri=str(tmp_path))])
+        require([Manifest(kind="model", id="x", workload="fraud", uri=str(tmp_path))])
 
 
 def test_a_verdict_changed_after_it_was_written_is_refused(judged):

@@ -29,10 +29,10 @@ class Lake:
         self.folder = folder
 
     def ingest(self, source: Path | str, **config: Any) -> Manifest:
-        return ingest(str(source), self.folder, IngestConfig(pseudonym_key=KEY, **config))
+        return ingest(str(source), self.folder, IngestConfig(workload="fraud", pseudonym_key=KEY, **config))
 
     def rows(self, manifest: Manifest, columns: str = "*") -> list[tuple[Any, ...]]:
-        paths = [str(path) for path in manifest.table("transactions")]
+        paths = [str(path) for path in manifest.table("events")]
         return self._ask(f"SELECT {columns} FROM read_parquet({paths}) ORDER BY transaction_id")
 
     def ids(self, manifest: Manifest) -> list[int]:
@@ -51,7 +51,7 @@ class Lake:
             return db.sql(sql).fetchall()
 
     def partitions(self) -> set[Path]:
-        return set(self.folder.glob("transactions/day=*/*.parquet"))
+        return set(self.folder.glob("events/day=*/*.parquet"))
 
     def snapshots(self) -> set[str]:
         return {path.name for path in self.folder.glob("snapshots/*")}

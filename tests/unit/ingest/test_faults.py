@@ -25,7 +25,7 @@ from components.ingest.core import IngestConfig, ingest
 limit = int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-print(ingest(sys.argv[1], Path(sys.argv[2]), IngestConfig(pseudonym_key=b"k")).id)
+print(ingest(sys.argv[1], Path(sys.argv[2]), IngestConfig(workload="fraud", pseudonym_key=b"k")).id)
 """
 
 
@@ -52,17 +52,17 @@ def until(condition: Callable[[], bool], deadline_s: float = 60) -> None:
 def test_a_killed_run_leaves_no_snapshot_and_the_next_one_finishes(source: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     process = start(source, lake)
-    until(lambda: len(list(lake.glob("transactions/day=*/*.parquet"))) >= 3 or process.poll() is not None)
+    until(lambda: len(list(lake.glob("events/day=*/*.parquet"))) >= 3 or process.poll() is not None)
 
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
     assert process.returncode == -signal.SIGKILL
     assert not list(lake.glob("snapshots/*"))
-    manifest = ingest(str(source), lake, IngestConfig(pseudonym_key=b"k"))
+    manifest = ingest(str(source), lake, IngestConfig(workload="fraud", pseudonym_key=b"k"))
     manifest.verify()
     assert not list(lake.glob("ingest/*/scratch"))
-    assert {path.name for path in lake.glob("transactions/day=*/*")} == {Path(name).name for name in manifest.files}
+    assert {path.name for path in lake.glob("events/day=*/*")} == {Path(name).name for name in manifest.files}
 
 
 def test_of_two_runs_at_once_one_works_and_the_other_says_so(source: Path, tmp_path: Path) -> None:
@@ -71,17 +71,17 @@ def test_of_two_runs_at_once_one_works_and_the_other_says_so(source: Path, tmp_p
     until(lambda: bool(list(lake.glob("ingest/*/scratch"))))
 
     with pytest.raises(AlreadyRunning, match=r"ingest of .* already running"):
-        ingest(str(source), lake, IngestConfig(pseudonym_key=b"k"))
+        ingest(str(source), lake, IngestConfig(workload="fraud", pseudonym_key=b"k"))
 
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert ingest(str(source), lake, IngestConfig(pseudonym_key=b"k")).id == out.strip()
+    assert ingest(str(source), lake, IngestConfig(workload="fraud", pseudonym_key=b"k")).id == out.strip()
 
 
 def test_when_the_disk_is_full_the_last_snapshot_stays(source: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: writing fails in the same place."""
     lake = tmp_path / "lake"
-    one_day = ingest(str(source / "2018-04-01.parquet"), lake, IngestConfig(pseudonym_key=b"k"))
+    one_day = ingest(str(source / "2018-04-01.parquet"), lake, IngestConfig(workload="fraud", pseudonym_key=b"k"))
 
     process = start(source, lake, file_size_limit=20_000)
     _, err = process.communicate(timeout=120)
@@ -101,7 +101,7 @@ def test_an_interrupted_run_cleans_up(source: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(refresh, "write_partition", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ingest(str(source), tmp_path / "lake", IngestConfig(pseudonym_key=b"k"))
+        ingest(str(source), tmp_path / "lake", IngestConfig(workload="fraud", pseudonym_key=b"k"))
 
     assert not list((tmp_path / "lake").rglob("*.parquet"))
     assert not list((tmp_path / "lake").glob("ingest/*/scratch"))
@@ -109,7 +109,7 @@ def test_an_interrupted_run_cleans_up(source: Path, tmp_path: Path, monkeypatch:
 
 def test_the_key_appears_nowhere(source: Path, tmp_path: Path) -> None:
     key = b"a-very-secret-pseudonym-key"
-    config = IngestConfig(pseudonym_key=key)
+    config = IngestConfig(workload="fraud", pseudonym_key=key)
 
     manifest = ingest(str(source / "2018-04-01.parquet"), tmp_path / "lake", config)
 

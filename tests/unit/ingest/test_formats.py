@@ -30,7 +30,7 @@ def test_a_snapshot_has_the_schema_pseudonyms_and_default_label_times(
 ) -> None:
     manifest = lake.ingest(csv_of(events, tmp_path / "events.csv"))
 
-    table = pq.read_table(manifest.table("transactions")[0], partitioning=None)
+    table = pq.read_table(manifest.table("events")[0], partitioning=None)
     first = table.slice(0, 1).to_pylist()[0]
     manifest.verify()
     assert table.schema.equals(TRANSACTION_SCHEMA)
@@ -38,7 +38,7 @@ def test_a_snapshot_has_the_schema_pseudonyms_and_default_label_times(
     assert (first["label_timestamp"] - first["event_timestamp"]).days == 7
     assert manifest.facts["rows"] == 30
     assert (manifest.facts["first_day"], manifest.facts["last_day"]) == ("2018-04-01", "2018-04-03")
-    assert list(manifest.facts["tables"]["transactions"]) == ["2018-04-01", "2018-04-02", "2018-04-03"]
+    assert list(manifest.facts["tables"]["events"]) == ["2018-04-01", "2018-04-02", "2018-04-03"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

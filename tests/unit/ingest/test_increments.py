@@ -35,7 +35,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def fresh(source: Path, folder: Path, **config: Any) -> Any:
-    return ingest(str(source), folder, IngestConfig(pseudonym_key=b"a key of tests", **config))
+    return ingest(str(source), folder, IngestConfig(workload="fraud", pseudonym_key=b"a key of tests", **config))
 
 
 def test_the_same_source_again_does_no_work(
@@ -165,7 +165,7 @@ def test_a_new_carried_column_makes_every_day_anew(lake: Any, make: Any, csv_of:
     csv_of([row | {"mcc": "5411"} for row in make(range(10, 20))], tmp_path / "in" / "b.csv")
     second = lake.ingest(tmp_path / "in")
 
-    schemas = {pq.read_schema(path).to_string() for path in second.table("transactions")}
+    schemas = {pq.read_schema(path).to_string() for path in second.table("events")}
     assert len(schemas) == 1
     assert second.id == fresh(tmp_path / "in", tmp_path / "fresh").id
 
@@ -176,7 +176,7 @@ def test_another_key_or_zone_is_another_snapshot(lake: Any, events: Any, csv_of:
     ids = {
         lake.ingest(path).id,
         lake.ingest(path, timezone="Asia/Tokyo").id,
-        ingest(str(path), lake.folder, IngestConfig(pseudonym_key=b"another key")).id,
+        ingest(str(path), lake.folder, IngestConfig(workload="fraud", pseudonym_key=b"another key")).id,
     }
 
     assert len(ids) == 3
@@ -187,7 +187,7 @@ def test_removed_partitions_and_snapshots_are_made_again(lake: Any, events: Any,
     path = csv_of(rows, tmp_path / "events.csv")
     first = lake.ingest(path)
 
-    for part in ("transactions", "quarantine", "snapshots"):
+    for part in ("events", "quarantine", "snapshots"):
         shutil.rmtree(lake.folder / part)
         again = lake.ingest(path)
         again.verify()

@@ -49,9 +49,9 @@ def test_shuffled_and_late_rows_give_the_same_days_and_doubled_ones_the_same_row
     assert shuffled.id == wanted.id
     assert doubled.facts["tables"] == wanted.facts["tables"]
     assert doubled.facts["quarantined"]["duplicate"] > 100
-    days = list(wanted.facts["tables"]["transactions"])
+    days = list(wanted.facts["tables"]["events"])
     for day in days[:-1]:  # what is late on the last day has not arrived
-        assert late.facts["tables"]["transactions"][day] == wanted.facts["tables"]["transactions"][day]
+        assert late.facts["tables"]["events"][day] == wanted.facts["tables"]["events"][day]
 
 
 def test_a_renamed_column_stops_ingest_until_it_is_mapped(lake: Any, plain: Path, tmp_path: Path) -> None:

@@ -23,14 +23,16 @@ def write(settings: Settings, kind: str, identity: str, parents: dict[str, str],
     if kind == "model":
         (folder / "model.json").write_text(json.dumps({"parameters": {"width": 128}, "seeds": {"seed": 7}}))
     files = hash_files(folder)
-    return Manifest(kind=kind, id=identity, uri=str(folder), parents=parents, files=files, facts=facts).write()
+    return Manifest(
+        kind=kind, id=identity, workload="fraud", uri=str(folder), parents=parents, files=files, facts=facts
+    ).write()
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     settings = Settings(home=tmp_path)
     source = {"uri": "s3://bucket/tx.parquet", "hash": "0123"}
-    write(settings, "snapshot", SNAPSHOT, {}, {"rows": 10, "source": source, "tables": {"transactions": {}}})
+    write(settings, "snapshot", SNAPSHOT, {}, {"rows": 10, "source": source, "tables": {"events": {}}})
     write(settings, "feature_set", FEATURES, {"snapshot": SNAPSHOT}, {"feature_service": "fraud_detection_v1"})
     parents = {"feature_set": FEATURES, "snapshot": SNAPSHOT}
     write(settings, "training_set", TRAINING, parents, {"test_start": "2018-09-01"})

@@ -15,7 +15,7 @@ from millrace.lake.manifest import Manifest, content_id, hash_files, list_manife
 def an_artifact(folder: Path) -> Manifest:
     folder.mkdir(parents=True)
     (folder / "rows.parquet").write_bytes(b"rows")
-    return Manifest(kind="snapshot", id="abc", uri=str(folder), files=hash_files(folder)).write()
+    return Manifest(kind="snapshot", id="abc", workload="fraud", uri=str(folder), files=hash_files(folder)).write()
 
 
 def test_a_manifest_reads_back_as_written(tmp_path: Path) -> None:
@@ -23,6 +23,14 @@ def test_a_manifest_reads_back_as_written(tmp_path: Path) -> None:
 
     assert Manifest.read(tmp_path / "a") == manifest
     assert Manifest.read(tmp_path / "a" / "manifest.json", "snapshot") == manifest
+
+
+def test_a_manifest_of_a_release_that_named_no_workload_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text('{"kind": "snapshot", "id": "abc", "uri": "."}')
+
+    with pytest.raises(ArtifactCorrupt, match=r"names no workload: an older release made it\. Set MILLRACE_HOME"):
+        Manifest.read(path)
 
 
 def test_an_artifact_that_was_moved_with_its_home_is_found_where_it_lies(tmp_path: Path) -> None:
@@ -113,13 +121,13 @@ def test_an_absent_manifest_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_table_gives_the_files_of_the_days_asked_for(tmp_path: Path) -> None:
-    tables = {"transactions": {f"2018-04-0{day}": f"day-{day}.parquet" for day in (1, 2, 3)}}
-    manifest = Manifest(kind="snapshot", id="abc", uri=str(tmp_path), facts={"tables": tables})
+    tables = {"events": {f"2018-04-0{day}": f"day-{day}.parquet" for day in (1, 2, 3)}}
+    manifest = Manifest(kind="snapshot", id="abc", workload="fraud", uri=str(tmp_path), facts={"tables": tables})
 
-    files = manifest.table("transactions", date(2018, 4, 2), date(2018, 4, 3))
+    files = manifest.table("events", date(2018, 4, 2), date(2018, 4, 3))
 
     assert [path.name for path in files] == ["day-2.parquet", "day-3.parquet"]
-    assert len(manifest.table("transactions")) == 3
+    assert len(manifest.table("events")) == 3
     with pytest.raises(NotFound, match="no table 'events'"):
         manifest.table("events")
 
@@ -131,6 +139,6 @@ def test_an_id_depends_on_content_and_not_on_order() -> None:
 
 def test_manifests_are_listed_by_kind_oldest_first(tmp_path: Path) -> None:
     an_artifact(tmp_path / "a")
-    Manifest(kind="model", id="m", uri=str(tmp_path / "b")).write()
+    Manifest(kind="model", id="m", workload="fraud", uri=str(tmp_path / "b")).write()
 
     assert [manifest.id for manifest in list_manifests(tmp_path, "snapshot")] == ["abc"]

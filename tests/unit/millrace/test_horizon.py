@@ -9,7 +9,9 @@ from millrace.lake.horizon import resolve_as_of
 from millrace.lake.horizon import test_start as first_test_day
 from millrace.lake.manifest import Manifest
 
-SNAPSHOT = Manifest(kind="snapshot", id="a", uri=".", facts={"first_day": "2018-04-01", "last_day": "2018-09-30"})
+SNAPSHOT = Manifest(
+    kind="snapshot", id="a", workload="fraud", uri=".", facts={"first_day": "2018-04-01", "last_day": "2018-09-30"}
+)
 
 
 def test_the_default_is_the_start_of_the_last_day() -> None:

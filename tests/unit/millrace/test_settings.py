@@ -25,6 +25,13 @@ def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch, tm
     assert settings().tracking_uri == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
 
 
+def test_a_workload_that_is_named_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_WORKLOAD", "one")
+
+    assert settings().workload == "one"
+    assert settings("another").workload == "another"
+
+
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     first = Settings(home=tmp_path).pseudonym_secret()
 

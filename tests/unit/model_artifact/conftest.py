@@ -55,7 +55,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
             "seeds": {},
         }
         (folder / "model.json").write_text(json.dumps(document | changes))
-        Manifest(kind="model", id="m1", uri="/where/it/was/made", files=hash_files(folder)).write(
+        Manifest(kind="model", id="m1", workload="fraud", uri="/where/it/was/made", files=hash_files(folder)).write(
             folder / "manifest.json"
         )
         return folder

@@ -112,7 +112,7 @@ def changed(folder: Path, copy: Path, change: dict[str, Any]) -> Path:
         (copy / name).write_bytes((folder / name).read_bytes())
     document = json.loads((folder / "model.json").read_text()) | change
     (copy / "model.json").write_text(json.dumps(document))
-    Manifest(kind="model", id="m", uri=str(copy), files=hash_files(copy)).write()
+    Manifest(kind="model", id="m", workload="fraud", uri=str(copy), files=hash_files(copy)).write()
     return copy
 
 

@@ -132,8 +132,10 @@ def test_logged_features_are_held_against_the_feature_set(log_of: Log, after: Af
     folder = settings.lake / "feature_sets" / "f"
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "day.parquet")
-    facts = {"tables": {"transactions": {"2018-06-03": "day.parquet"}}}
-    Manifest(kind="feature_set", id="f", uri=str(folder), files=hash_files(folder), facts=facts).write()
+    facts = {"tables": {"events": {"2018-06-03": "day.parquet"}}}
+    Manifest(
+        kind="feature_set", id="f", workload="fraud", uri=str(folder), files=hash_files(folder), facts=facts
+    ).write()
 
     report = monitor(settings, after(3), QUICK, page=False)
 

@@ -59,7 +59,9 @@ def write_training_set(folder: Path, customers: int = 30, per_customer: int = 20
     pq.write_table(pa.table(table), folder / "rows.parquet")
     facts = {"history_length": 16}
     files = hash_files(folder)
-    return Manifest(kind="training_set", id="t" * 16, uri=str(folder), files=files, facts=facts).write()
+    return Manifest(
+        kind="training_set", id="t" * 16, workload="fraud", uri=str(folder), files=files, facts=facts
+    ).write()
 
 
 def write_trained_model(folder: Path) -> Manifest:
@@ -83,7 +85,9 @@ def write_trained_model(folder: Path) -> Manifest:
     )
     (folder / "training_curve.json").write_text("[]\n")
     parents = {"training_set": "t" * 16, "snapshot": "s" * 16}
-    return Manifest(kind="model", id="m" * 16, uri=str(folder), parents=parents, files=hash_files(folder)).write()
+    return Manifest(
+        kind="model", id="m" * 16, workload="fraud", uri=str(folder), parents=parents, files=hash_files(folder)
+    ).write()
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,13 @@ def make_model(settings: Settings) -> Callable[[str], Manifest]:
         parents = {"model": "trained", "training_set": "t1", "feature_set": "f1", "snapshot": "s1"}
         facts = {"name": "fraud-detector", "decision_threshold": 0.5, "mlflow_run_id": "0" * 32}
         return Manifest(
-            kind="model", id=identity, uri=str(folder), parents=parents, files=hash_files(folder), facts=facts
+            kind="model",
+            id=identity,
+            workload="fraud",
+            uri=str(folder),
+            parents=parents,
+            files=hash_files(folder),
+            facts=facts,
         ).write()
 
     return make
@@ -107,7 +113,13 @@ def make_judgement(settings: Settings) -> Callable[..., Manifest]:
             (folder / "model_card.md").write_text(card)
         facts = {"passed": True, "metrics": {"average_precision": 0.7}}
         return Manifest(
-            kind=kind, id=identity, uri=str(folder), parents=parents, files=hash_files(folder), facts=facts
+            kind=kind,
+            id=identity,
+            workload="fraud",
+            uri=str(folder),
+            parents=parents,
+            files=hash_files(folder),
+            facts=facts,
         ).write()
 
     return make

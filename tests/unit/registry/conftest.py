@@ -42,7 +42,7 @@ def register(registry: Registry) -> Callable[[str], ModelVersion]:
         folder = registry.folder(version.version)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.onnx").write_text(artifact_id)
-        Manifest(kind="model", id=artifact_id, uri=str(folder), files=hash_files(folder)).write()
+        Manifest(kind="model", id=artifact_id, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
         registry.rendered_path(version.version).write_text(f"version {version.version}")
         return version
 

@@ -58,7 +58,7 @@ def registry(tmp_path: Path, empty_database: Path, document: dict[str, Any]) -> 
         folder = made.folder(version)
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_text(name)
-        Manifest(kind="model", id=name, uri=str(folder), files=hash_files(folder)).write()
+        Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
         made.rendered_path(version).write_text(yaml.safe_dump(document))
         made.admit(version)
     return made

@@ -12,7 +12,9 @@ from millrace.judge.ranking import ProtocolMetrics
 from millrace.lake.manifest import Manifest
 from run.backtest import BacktestConfig, Fold, main, write_scores
 
-SNAPSHOT = Manifest(kind="snapshot", id="a", uri=".", facts={"first_day": "2018-04-01", "last_day": "2018-09-30"})
+SNAPSHOT = Manifest(
+    kind="snapshot", id="a", workload="fraud", uri=".", facts={"first_day": "2018-04-01", "last_day": "2018-09-30"}
+)
 
 
 def a_fold(first: int) -> Fold:

@@ -40,7 +40,7 @@ def two_steps() -> Any:
         from millrace.lake.manifest import Manifest
 
         print(f"making {number}")
-        Manifest(kind="snapshot", id=str(number), uri=".").write(Path(out.path))
+        Manifest(kind="snapshot", id=str(number), workload="fraud", uri=".").write(Path(out.path))
 
     @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
     def copy(source: Input[Dataset], fail: bool, out: Output[Dataset]):

@@ -42,7 +42,7 @@ def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
 
 
 def last_days(feature_set: Manifest, count: int) -> tuple[str, str]:
-    days = sorted(feature_set.facts["tables"]["transactions"])
+    days = sorted(feature_set.facts["tables"]["events"])
     return days[-count], days[-1]
 
 

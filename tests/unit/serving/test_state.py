@@ -275,7 +275,9 @@ def lake_with(lake: Path, fill: str, as_of_us: int) -> Path:
     folder = lake / "online" / fill
     folder.mkdir(parents=True)
     as_of = datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()
-    Manifest(kind="online_store", id=fill, uri=str(folder), facts={"as_of": as_of}).write(folder / "manifest.json")
+    Manifest(kind="online_store", id=fill, workload="fraud", uri=str(folder), facts={"as_of": as_of}).write(
+        folder / "manifest.json"
+    )
     return lake
 
 

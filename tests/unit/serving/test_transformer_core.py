@@ -160,7 +160,9 @@ def test_an_online_store_of_another_length_stops_the_start(tmp_path):
     folder = tmp_path / "lake" / "online" / "abc"
     folder.mkdir(parents=True)
     facts = {"history_length": N}
-    Manifest(kind="online_store", id="abc", uri=str(folder), facts=facts).write(folder / "manifest.json")
+    Manifest(kind="online_store", id="abc", workload="fraud", uri=str(folder), facts=facts).write(
+        folder / "manifest.json"
+    )
     require_history_length(tmp_path, N)
 
     with pytest.raises(ConfigError, match=r"MILLRACE_HISTORY_LENGTH is 5; .* filled with 4"):

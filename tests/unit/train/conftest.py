@@ -57,7 +57,13 @@ def write_training_set(folder: Path, rows: int = 2_000, fraud_share: float = 0.1
     facts = {"history_length": HISTORY, "feature_service": FEATURE_SERVICE, "splits": split}
     parents = {"feature_set": "f" * 16, "snapshot": "s" * 16}
     return Manifest(
-        kind="training_set", id=content_id(files), uri=str(folder), files=files, facts=facts, parents=parents
+        kind="training_set",
+        id=content_id(files),
+        workload="fraud",
+        uri=str(folder),
+        files=files,
+        facts=facts,
+        parents=parents,
     ).write()
 
 

@@ -49,13 +49,13 @@ def snapshot(lake):
                 pq.write_table(table, folder / f"{day}.parquet")
                 days[day] = f"{day}.parquet"
         facts = {
-            "tables": {"transactions": days},
+            "tables": {"events": days},
             "rows": sum(len(table) for table in tables if table is not None),
             "first_day": min(days, default=""),
             "last_day": max(days, default=""),
             "quarantined": {"negative amount": quarantined} if quarantined else {},
             "source": {"uri": source, "hash": identity},
         }
-        return Manifest(kind="snapshot", id=identity, uri=str(folder), facts=facts).write()
+        return Manifest(kind="snapshot", id=identity, workload="fraud", uri=str(folder), facts=facts).write()
 
     return write
