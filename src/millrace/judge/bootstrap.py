@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,8 +17,13 @@ from millrace.judge.calibration import brier, brier_skill, calibration_error
 from millrace.judge.ranking import Judged, average_precision, caught_share, cost_ratio, review, roc_auc
 from millrace.judge.rows import Floats
 
+R = TypeVar("R")
+"""Rows with the truth about them."""
+A = TypeVar("A")
+"""What a model answers about these rows."""
+
 Statistic = Callable[[Judged, Floats, Floats | None], Floats]
-"""(rows, scores, weights[B, units] or None) → [B]."""
+"""Of classes: (rows, scores, weights[B, units] or None) → [B]."""
 
 STATISTICS: Final[Mapping[str, Statistic]] = {
     "auc_roc": roc_auc,
@@ -41,7 +46,15 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def unit_weights(rows: Judged, resamples: int, seed: int = 0) -> Floats:
+class Rows(Protocol):
+    """What is resampled."""
+
+    @property
+    def units(self) -> int:
+        """How many units the rows are of."""
+
+
+def unit_weights(rows: Rows, resamples: int, seed: int = 0) -> Floats:
     """weights[B, units]: how often each unit was drawn in each of B Poisson bootstrap resamples."""
     return np.random.default_rng(seed).poisson(1.0, (resamples, rows.units)).astype(np.float64)
 
@@ -55,7 +68,7 @@ def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def difference(rows: Judged, a: Floats, b: Floats, weights: Floats, statistic: Statistic) -> Interval:
+def difference(rows: R, a: A, b: A, weights: Floats, statistic: Callable[[R, A, Floats | None], Floats]) -> Interval:
     """statistic(a) - statistic(b) on the same rows and the same resamples."""
     value = statistic(rows, a, None).item() - statistic(rows, b, None).item()
     return interval(value, statistic(rows, a, weights) - statistic(rows, b, weights))

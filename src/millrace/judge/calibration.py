@@ -5,14 +5,13 @@ Judged rows and scores in [0, 1] in, figures out, weighted by unit like those of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.judge.ranking import Judged, ratio
-from millrace.judge.rows import Floats
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats, ratio, unit_sums
 
 RELIABILITY_EDGES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 """Fixed edges of the bins: fine where rare events live, and the same for every model."""
@@ -20,14 +19,16 @@ RELIABILITY_EDGES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 
 
 def brier_skill(rows: Judged, scores: Floats, weights: Floats | None = None) -> Floats:
     """1 - Brier score / that of always answering the share of positives: 1 is perfect, 0 knows nothing. [B] ≤ 1."""
-    count, positives, error = _unit_sums(rows, weights, [np.ones(len(rows)), rows.label, (scores - rows.label) ** 2])
+    count, positives, error = unit_sums(
+        rows.unit, rows.units, weights, [np.ones(len(rows)), rows.label, (scores - rows.label) ** 2]
+    )
     rate = ratio(positives, count)
     return 1 - ratio(error, count * rate * (1 - rate))
 
 
 def brier(rows: Judged, scores: Floats, weights: Floats | None = None) -> Floats:
     """Mean squared distance of score and label. [B] in [0, 1]."""
-    count, error = _unit_sums(rows, weights, [np.ones(len(rows)), (scores - rows.label) ** 2])
+    count, error = unit_sums(rows.unit, rows.units, weights, [np.ones(len(rows)), (scores - rows.label) ** 2])
     return ratio(error, count)
 
 
@@ -35,7 +36,7 @@ def calibration_error(rows: Judged, scores: Floats, weights: Floats | None = Non
     """Expected calibration error: mean over rows of |mean score - share of positives| of their bin. [B] in [0, 1]."""
     bins = _reliability_bins(scores)
     excess = [np.where(bins == b, scores - rows.label, 0.0) for b in np.unique(bins)]
-    count, *gaps = _unit_sums(rows, weights, [np.ones(len(rows)), *excess])
+    count, *gaps = unit_sums(rows.unit, rows.units, weights, [np.ones(len(rows)), *excess])
     return ratio(np.abs(gaps).sum(axis=0) if gaps else np.zeros_like(count), count)
 
 
@@ -54,10 +55,3 @@ def reliability(rows: Judged, scores: Floats) -> list[dict[str, float]]:
 
 def _reliability_bins(scores: Floats) -> NDArray[np.int64]:
     return np.clip(np.digitize(scores, RELIABILITY_EDGES), 1, len(RELIABILITY_EDGES) - 1)
-
-
-def _unit_sums(rows: Judged, weights: Floats | None, columns: Sequence[NDArray[Any]]) -> list[Floats]:
-    """Weighted sum of each column over rows: summed by unit first, so that a resample is one product."""
-    sums = np.stack([np.bincount(rows.unit, column, rows.units) for column in columns], axis=1)
-    weights = np.ones((1, rows.units)) if weights is None else weights
-    return list((weights @ sums).T)

@@ -10,7 +10,7 @@ intervals around them; calibration is in `millrace.judge.calibration`, and which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, Final
@@ -20,12 +20,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
-from millrace.judge.rows import DAY_US, Columns, Floats, Mask, event_us, label_us, require, units, values
+from millrace.judge.rows import (
+    DAY_US,
+    Columns,
+    Floats,
+    Mask,
+    by_chunk,
+    event_us,
+    in_window,
+    label_us,
+    ratio,
+    require,
+    start_us,
+    units,
+    values,
+)
 
 TEST_DAYS: Final = 7
-
-CHUNK: Final = 16
-"""Resamples at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +82,13 @@ def drop_known_units(rows: pa.Table, test_start: date, columns: Columns, days: i
     training window really was.
     """
     require(rows, columns)
-    happened_us, start_us = event_us(rows), _start_us(test_start)
-    label = _labels(rows, columns)
-    testing = (label >= 0) & (happened_us >= start_us) & (happened_us < start_us + days * DAY_US)
+    happened_us, label = event_us(rows), _labels(rows, columns)
+    testing = (label >= 0) & in_window(rows, test_start, days)
     if not columns.known_days:
         return testing
     unit, count = units(rows, columns)
     known_from = np.full(count, np.iinfo(np.int64).max)
-    revealing = (label == 1) & (happened_us >= start_us - columns.known_days * DAY_US)
+    revealing = (label == 1) & (happened_us >= start_us(test_start) - columns.known_days * DAY_US)
     np.minimum.at(known_from, unit[revealing], label_us(rows)[revealing])
     day_start = happened_us - happened_us % DAY_US
     return testing & ~(known_from[unit] < day_start)
@@ -149,7 +159,7 @@ def average_precision(rows: Judged, scores: Floats, weights: Floats | None = Non
         precision = np.divide(at_end, flagged, out=np.zeros_like(flagged), where=flagged > 0)
         return ratio((weight[:, positives] * precision).sum(axis=1), caught[:, -1])
 
-    return _by_chunk(rows, order, weights, statistic)
+    return by_chunk(rows.unit[order], weights, statistic)
 
 
 def roc_auc(rows: Judged, scores: Floats, weights: Floats | None = None) -> Floats:
@@ -167,7 +177,7 @@ def roc_auc(rows: Judged, scores: Floats, weights: Floats | None = None) -> Floa
         won = (positive * (total - (above + not_below) / 2)).sum(axis=1)
         return ratio(won, positive.sum(axis=1) * total[:, 0])
 
-    return _by_chunk(rows, order, weights, statistic)
+    return by_chunk(rows.unit[order], weights, statistic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,24 +232,6 @@ def caught_share(outcome: Review) -> Floats:
     return ratio(outcome.caught_value, outcome.missed_value + outcome.caught_value)
 
 
-def ratio(top: Floats, bottom: Floats) -> Floats:
-    """Element-wise quotient; NaN where there is nothing to divide by."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient: Floats = np.where(bottom > 0, top / bottom, np.nan)
-    return quotient
-
-
-def _by_chunk(
-    rows: Judged, order: NDArray[np.int64], weights: Floats | None, statistic: Callable[[Floats], Floats]
-) -> Floats:
-    """Apply `statistic` to row weights in score order, a few resamples at a time to stay in the cache."""
-    if weights is None:
-        return statistic(np.ones((1, len(rows))))
-    unit = rows.unit[order]
-    parts = [statistic(weights[start : start + CHUNK, unit]) for start in range(0, len(weights), CHUNK)]
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
 def _descending(scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions from the highest score down, and for each place the last place with an equal score."""
     order = np.argsort(-scores, kind="stable")
@@ -270,7 +262,3 @@ def _labels(rows: pa.Table, columns: Columns) -> NDArray[np.int8]:
     """[N] 1 for a positive, 0 for a negative, -1 where the label is not known."""
     labels: NDArray[np.int8] = rows[columns.label].cast(pa.int8()).fill_null(-1).to_numpy()
     return labels
-
-
-def _start_us(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * DAY_US

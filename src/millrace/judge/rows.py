@@ -1,12 +1,14 @@
-"""Which columns hold what judging needs, and those columns as arrays. A table in, arrays of its N rows out.
+"""Which columns hold what judging needs, those columns as arrays, and sums over resamples of their units.
 
 What is done with them is `ranking.py`'s for classes and `regression.py`'s for quantities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import date
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from millrace.errors import SchemaMismatch
 
 DAY_US: Final = 86_400_000_000
+CHUNK: Final = 16
+"""Resamples at a time."""
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -67,6 +71,18 @@ def label_us(rows: pa.Table) -> NDArray[np.int64]:
     return known
 
 
+def start_us(day: date) -> int:
+    """00:00 UTC of a day, in microseconds since 1970."""
+    return (day - date(1970, 1, 1)).days * DAY_US
+
+
+def in_window(rows: pa.Table, first: date, days: int) -> Mask:
+    """mask[N]: events of the `days` from `first` on."""
+    happened_us, begin_us = event_us(rows), start_us(first)
+    inside: Mask = (happened_us >= begin_us) & (happened_us < begin_us + days * DAY_US)
+    return inside
+
+
 def units(rows: pa.Table, columns: Columns) -> tuple[NDArray[np.int64], int]:
     """[N] numbers of the units, counted in the order of their ids, and how many units there are."""
     encoded = rows[columns.unit].combine_chunks().dictionary_encode()
@@ -82,3 +98,30 @@ def values(rows: pa.Table, columns: Columns) -> Floats:
         return np.full(rows.num_rows, np.nan)
     amounts: Floats = rows[columns.value].fill_null(0).to_numpy() / columns.value_scale
     return amounts
+
+
+# Weighted figures. `weights[B, units]`, or None for one plain evaluation.
+
+
+def unit_sums(
+    unit: NDArray[np.int64], units: int, weights: Floats | None, columns: Sequence[NDArray[Any]]
+) -> list[Floats]:
+    """Weighted sum of each column[N] over rows, [B] each: summed by unit first, so that a resample is one product."""
+    sums = np.stack([np.bincount(unit, column, units) for column in columns], axis=1)
+    weights = np.ones((1, units)) if weights is None else weights
+    return list((weights @ sums).T)
+
+
+def by_chunk(unit: NDArray[np.int64], weights: Floats | None, statistic: Callable[[Floats], Floats]) -> Floats:
+    """Apply `statistic` to the weights of rows [., N], a few resamples at a time to stay in the cache. [B]."""
+    if weights is None:
+        return statistic(np.ones((1, len(unit))))
+    parts = [statistic(weights[start : start + CHUNK, unit]) for start in range(0, len(weights), CHUNK)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """Element-wise quotient; NaN where there is nothing to divide by."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: Floats = np.where(bottom > 0, top / bottom, np.nan)
+    return quotient

@@ -18,8 +18,8 @@ import numpy as np
 
 from millrace.errors import InvalidInput
 from millrace.judge.bootstrap import interval, unit_weights
-from millrace.judge.ranking import Judged, ratio
-from millrace.judge.rows import Floats
+from millrace.judge.ranking import Judged
+from millrace.judge.rows import Floats, ratio
 
 BETS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """λ: small ones notice a small growth of every loss, large ones a few new losses that are large."""
