@@ -32,7 +32,7 @@ from millrace.report.index import link
 from millrace.settings import Settings, settings
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parent
 TRAIN_DAYS = 24
 COOLDOWN_DAYS = 18
 """A challenger is trained on days that ended 18 before it is asked for: gap, test week and their labels. One that is

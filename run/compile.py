@@ -22,7 +22,7 @@ PIPELINES = {
     "retraining": "pipelines.retraining:retraining",
 }
 """Name → where its pipeline function is."""
-COMPILED = Path(__file__).parent / "compiled"
+COMPILED = Path(__file__).parents[1] / "pipelines" / "compiled"
 
 
 def compile_pipeline(name: str, path: Path) -> None:

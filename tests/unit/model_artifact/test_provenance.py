@@ -100,7 +100,8 @@ def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Pa
 )
 def test_the_code_of_a_real_component_reaches_what_decides_its_result(component: str, module: str):
     roots = {folder.name: folder for folder in provenance.source_folders()}
-    decisive = roots["millrace"].joinpath(*module.split(".")[1:]).with_suffix(".py")
+    package, *rest = module.split(".")
+    decisive = roots[package].joinpath(*rest).with_suffix(".py")
 
     assert decisive in provenance.code_files(roots["components"] / component)
 

@@ -388,7 +388,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(collector, traced, monk
 
 def test_without_a_collector_nothing_is_imported_said_or_changed():
     program = (
-        "import sys; from millrace import tracing; tracing.configure('x'); h = {b'traceparent': b'as-given'}\n"
+        "import sys; from millrace.observe import tracing; tracing.configure('x'); h = {b'traceparent': b'as-given'}\n"
         "with tracing.server_span('POST /x', h) as span:\n"
         "    assert span is tracing.OFF and tracing.span('y') is span and span.headers(h) is h\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
