@@ -14,6 +14,7 @@ export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
 CHOICE = $(if $(WORKLOAD),--workload '$(WORKLOAD)')
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
+WORKLOAD = $(or $(MILLRACE_WORKLOAD),fraud)
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
@@ -66,7 +67,7 @@ predict: setup ## Send one request and show the answer.
 
 .PHONY: refresh
 refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every hour.
-	$(BIN)/python -O -m components.materialize.refresh $(ARGS)
+	$(BIN)/python -O -m components.materialize.refresh --workload $(WORKLOAD) $(ARGS)
 
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
@@ -82,11 +83,11 @@ mlflow: setup ## Open MLflow's UI on the local runs and registry.
 
 .PHONY: feast
 feast: setup ## Open Feast's UI on the local registry.
-	$(BIN)/feast -c $(HOME_DIR)/feast ui --port $(or $(PORT),8888)
+	$(BIN)/feast -c $(HOME_DIR)/feast/$(WORKLOAD) ui --port $(or $(PORT),8888)
 
 .PHONY: feature-server
 feature-server: setup ## Serve feature lookups over HTTP from the local store [PORT=6566]; feature_repo/README.md shows how to ask.
-	$(BIN)/feast -c $(HOME_DIR)/feast serve --port $(or $(PORT),6566) --max-requests 1000000 --no-access-log $(ARGS)
+	$(BIN)/feast -c $(HOME_DIR)/feast/$(WORKLOAD) serve --port $(or $(PORT),6566) --max-requests 1000000 --no-access-log $(ARGS)
 
 .PHONY: observe
 observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].

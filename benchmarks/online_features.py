@@ -45,7 +45,7 @@ CALLS: Final = {1: 300, 64: 25}
 LOAD_TURNS: Final = 4
 DEADLINE_S: Final = 120
 Call = Callable[[int], Any]
-CONFIGURATION: Final = """project: millrace
+CONFIGURATION: Final = """project: {workload}
 provider: local
 registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db", cache_mode: thread, cache_ttl_seconds: 60}}
 offline_store: {{type: duckdb}}

@@ -129,8 +129,8 @@ def copied(home: Path) -> Path:
     given = settings().home.resolve()
     home.mkdir()
     shutil.copytree(given / "feast", home / "feast")
-    about = home / "feast" / "feature_store.yaml"
-    about.write_text(about.read_text().replace(str(given), str(home)))
+    for about in (home / "feast").glob("*/feature_store.yaml"):
+        about.write_text(about.read_text().replace(str(given), str(home)))
     (home / "lake").symlink_to(given / "lake")
     if (given / "pseudonym.key").exists():
         shutil.copy(given / "pseudonym.key", home)

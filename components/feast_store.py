@@ -6,11 +6,13 @@ Beside the components and not in src/millrace, which knows no Feast.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
+
+import yaml
 
 from millrace.errors import ConfigError, NotFound, Unavailable
 
@@ -18,18 +20,27 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-def opened(configuration: Path) -> FeatureStore:
-    """Raises NotFound without the file, ConfigError when a variable that it names is not set."""
+def opened(configuration: Path, workload: str) -> FeatureStore:
+    """The store of a workload, which is a project of Feast's.
+
+    Raises NotFound without the file, ConfigError when a variable that it names is not set.
+    """
     if not configuration.is_file():
         raise NotFound(f"MILLRACE_FEATURE_STORE is {configuration}; there is no such file. Mount the ConfigMap there.")
-    unset = sorted(name for name in re.findall(r"\$\{(\w+)\}", configuration.read_text()) if not os.environ.get(name))
+
+    template = Template(configuration.read_text())
+    known = os.environ | {"MILLRACE_WORKLOAD": workload}
+    unset = sorted(name for name in template.get_identifiers() if not known.get(name))
     if unset:
         raise ConfigError(
             f"{configuration} wants {', '.join(unset)} in the environment; set them, or check the secrets"
         )
     from feast import FeatureStore
+    from feast.repo_config import RepoConfig
 
-    return FeatureStore(fs_yaml_file=configuration)
+    config = RepoConfig(**yaml.safe_load(template.substitute(known)))
+    config.repo_path = configuration.parent
+    return FeatureStore(config=config)
 
 
 @contextmanager

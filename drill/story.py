@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from components.build_features.core import build_features
 from components.ingest.core import IngestConfig, ingest
 from components.materialize.core import materialize, sources_of
+from components.materialize.renewal import renew, renewable
 from components.materialize.store import Aside
-from components.materialize.terminals import renew_terminals, renewable
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
@@ -39,6 +39,7 @@ from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.models import Registry
 from millrace.settings import Settings
+from millrace.workload import load
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
@@ -102,7 +103,9 @@ class Story:
     precision: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.aside, self.renewals = Aside(self.settings.home), Aside(self.settings.home)
+        workload = load(self.settings.workload)
+        self.aside = Aside(self.settings.home, workload)
+        self.renewals = Aside(self.settings.home, workload)
 
     def close(self) -> None:
         """Wait for what the threads do, and tidy up."""
@@ -193,7 +196,7 @@ class Story:
         if known is None or not renewable(known, lake, home, at):
             return False
         with self._timed("store"):
-            renew_terminals(known, lake, home, at, aside=self.renewals)
+            renew(known, lake, home, at, aside=self.renewals)
         return True
 
     def _prepared(self, at: datetime) -> Manifest:

@@ -69,7 +69,7 @@ def champion(settings: Settings, version: int | None = None) -> tuple[Manifest, 
 def states(settings: Settings) -> Manifest:
     """What the online store was filled from last, else the newest in the lake; raises NotFound."""
     online = settings.lake / "online"
-    if (name := filled_with(settings.home)) and (online / name / MANIFEST).is_file():
+    if (name := filled_with(settings.home, settings.workload)) and (online / name / MANIFEST).is_file():
         return Manifest.read(online / name, "online_store")
     found = list(list_manifests(online, "online_store"))
     if not found:

@@ -1,52 +1,82 @@
-"""What Feast serves: two entities, two feature views, one versioned service. Names come from `fraud.features`.
+"""What Feast serves of a workload: entities, a feature view for each kind of state, one versioned service.
 
-`feast -c feature_repo apply` and `components/materialize` both read this file. The batch sources are what materialise
-wrote last; `<home>/feast/sources` always leads there.
+`feast -c <home>/feast/<workload> apply` and `components/materialize` both read this file; the names are those of
+`millrace.workload`. The batch sources are what materialise wrote last; `sources` in the repository always leads there.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
+import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Array, FeastType, Float32, Int64
+from feast.types import Array, FeastType, Float32, Float64, Int64
 
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
+from millrace.errors import ConfigError
+from millrace.lake.feast_home import repository
 from millrace.settings import settings
+from millrace.workload import View, Workload, load
 
-customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING)
-terminal = Entity(name="terminal", join_keys=["terminal_id"], value_type=ValueType.STRING)
+TYPES: Final[dict[pa.DataType, FeastType]] = {pa.int64(): Int64, pa.float32(): Float32, pa.float64(): Float64}
 
 
-def batch_source(name: str, home: Path) -> FileSource:
+def define(workload: Workload, home: Path) -> list[Any]:
+    """Entities, views and service of a workload over the batch sources of a home, to be applied.
+
+    Raises ConfigError when two views have a field of one name, which Feast refuses in a service.
+    """
+    require_distinct_fields(workload)
+    asked = {view.entity: workload.entity(view.entity) for view in workload.features.VIEWS}
+    entities = {
+        name: Entity(name=name, join_keys=[entity.key], value_type=ValueType.STRING) for name, entity in asked.items()
+    }
+    views = [feature_view(view, entities[view.entity], workload, home) for view in workload.features.VIEWS]
+    service = FeatureService(name=workload.features.FEATURE_SERVICE, features=list(views))
+    return [*entities.values(), *views, service]
+
+
+def feature_view(view: View, entity: Entity, workload: Workload, home: Path) -> FeatureView:
+    """States of one kind; those of recent events are pushed, the others come with each refresh."""
+    source = batch_source(view, workload, home)
+    return FeatureView(
+        name=view.name,
+        entities=[entity],
+        ttl=None,
+        schema=[Field(name=name, dtype=feast_type(name, kind)) for name, kind in view.fields.items()],
+        source=PushSource(name=f"{view.name}_push", batch_source=source) if view.recent else source,
+    )
+
+
+def batch_source(view: View, workload: Workload, home: Path) -> FileSource:
     """The Parquet of a view; absolute, since the DuckDB store resolves paths against the working directory."""
-    path = home.resolve() / "feast" / "sources" / f"{name}.parquet"
-    return FileSource(name=name, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
+    path = repository(home.resolve(), workload.name) / "sources" / f"{view.name}.parquet"
+    return FileSource(name=view.name, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
 
 
-def array_type(name: str) -> FeastType:
-    return Array(Float32) if name == "terminal_risk" else Array(Int64)
+def feast_type(name: str, kind: pa.DataType) -> Any:
+    """Feast's type of a field; raises ConfigError for one that a state cannot have."""
+    listed = pa.types.is_list(kind)
+    value = kind.value_type if listed else kind
+    if value not in TYPES:
+        wanted = ", ".join(map(str, TYPES))
+        raise ConfigError(f"field {name!r} of a view is {kind}; wanted {wanted}, or a list of those")
+    return Array(TYPES[value]) if listed else TYPES[value]
 
 
-def define(home: Path) -> tuple[FeatureView, FeatureView, FeatureService]:
-    """Views and service over the batch sources of a home."""
-    customer_state = FeatureView(
-        name="customer_state",
-        entities=[customer],
-        ttl=None,
-        schema=[Field(name=name, dtype=array_type(name)) for name in CUSTOMER_STATE_FIELDS],
-        source=PushSource(name="customer_state_push", batch_source=batch_source("customer_state", home)),
-    )
-    terminal_state = FeatureView(
-        name="terminal_state",
-        entities=[terminal],
-        ttl=None,
-        schema=[Field(name=name, dtype=Int64) for name in TERMINAL_STATE_FIELDS],
-        source=batch_source("terminal_state", home),
-    )
-    service = FeatureService(name=FEATURE_SERVICE, features=[customer_state, terminal_state])
-    return customer_state, terminal_state, service
+def require_distinct_fields(workload: Workload) -> None:
+    """Raise ConfigError for a field that two views have: an answer of the store names fields, not views."""
+    owner: dict[str, str] = {}
+    for view in workload.features.VIEWS:
+        for name in view.fields:
+            if name in owner:
+                raise ConfigError(
+                    f"views {owner[name]!r} and {view.name!r} of workload {workload.name!r} have a field {name!r}; "
+                    "Feast wants different names within a service. Put the entity's name before it."
+                )
+            owner[name] = view.name
 
 
-customer_state, terminal_state, fraud_detection = define(settings().home)
+# `feast apply` registers what it finds in the module.
+globals().update({thing.name: thing for thing in define(load(settings().workload), settings().home)})

@@ -75,7 +75,7 @@ def check_skew(
             f"online store {online_store.id} was filled from feature set {online_store.parents.get('feature_set')}; "
             f"wanted {feature_set.id}. Materialise that one first."
         )
-    current = filled_with(home) == online_store.id
+    current = filled_with(home, feature_set.workload) == online_store.id
     basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
         same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
@@ -98,7 +98,7 @@ def _measure(
     with engine(threads, memory_limit_gb) as connection:
         sample = probes.draw(connection, feature_set, as_of, config.sample, config.seed)
         batch = paths.batch(connection, feature_set, sample, as_of)
-    store = paths.open_store(home)
+    store = paths.open_store(home, feature_set.workload)
     inputs = {
         "offline": paths.offline(store, sample, history_length),
         "online": paths.online_store(store, sample, history_length),

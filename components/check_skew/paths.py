@@ -47,9 +47,9 @@ class Inputs:
     """[P] time of the newest transaction in the customer's state, before anything is cut off it; NEVER_US for none."""
 
 
-def open_store(home: Path) -> FeatureStore:
+def open_store(home: Path, workload: str) -> FeatureStore:
     """The Feast store that materialise made; raises NotFound when it has not run in this home."""
-    folder = repository(home)
+    folder = repository(home, workload)
     if not (folder / "feature_store.yaml").is_file():
         raise NotFound(f"no Feast repository at {folder}. Run materialize first.")
     from feast import FeatureStore

@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 
 from components.feast_store import answering, opened
 from fraud import features as f
-from fraud import online, online_sql
+from fraud import online
 from fraud.online import CustomerState
 from millrace.errors import NotFound
 from millrace.judge.gates import Rule
 from millrace.lake.horizon import microseconds
 from millrace.lake.manifest import Manifest
+from millrace.lake.states import refreshed_states
+from millrace.workload import load
 
 TIME: Final = f"{f.TERMINAL_STATE_FIELDS[0]}__ts"
 """Feast's name for the time of a terminal's state, seconds since 1970."""
@@ -39,7 +41,7 @@ def rules(
 
     Raises NotFound when it holds none of them, Unavailable when it does not answer.
     """
-    answer = _looked_up(configuration, sample)
+    answer = _looked_up(configuration, filled_from.workload, sample)
     customers = dict(zip(sample["customer_id"].to_pylist(), online.customer_states(answer), strict=True))
     terminals = _terminals(sample["terminal_id"].to_pylist(), answer)
     if not any(map(len, customers.values())) and not terminals:
@@ -52,10 +54,10 @@ def rules(
     yield from terminal_rules(terminals, sample["terminal_id"].to_pylist(), feature_set, filled_from, share)
 
 
-def _looked_up(configuration: Path, sample: pa.Table) -> Mapping[str, list[Any]]:
+def _looked_up(configuration: Path, workload: str, sample: pa.Table) -> Mapping[str, list[Any]]:
     rows = {name: sample[name].to_pylist() for name in ("customer_id", "terminal_id")}
     with answering(configuration):
-        store = opened(configuration)
+        store = opened(configuration, workload)
         service = store.get_feature_service(f.FEATURE_SERVICE)
         answer: dict[str, list[Any]] = store.get_online_features(service, rows).to_dict(include_event_timestamps=True)
     return answer
@@ -128,7 +130,9 @@ def terminal_rules(
 def _known(feature_set: Manifest, refreshes: set[datetime], names: list[str]) -> dict[tuple[str, datetime], Counts]:
     """(terminal, refresh) → counts, as the feature set has them."""
     files = [(path, at) for at in refreshes for path in feature_set.table("terminal_state", at.date(), at.date())]
-    rows = (row for path, at in files for row in _rows(online_sql.terminal_states(path, at), names))
+    workload = load(feature_set.workload)
+    (view,) = (view for view in workload.features.VIEWS if view.name == "terminal_state")
+    rows = (row for path, at in files for row in _rows(refreshed_states(workload, view, path, at), names))
     return {(name, at): tuple(counts) for name, at, *counts in rows}
 
 

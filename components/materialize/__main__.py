@@ -2,7 +2,8 @@
 
 An instant and a feature set that someone names; what a schedule runs is `refresh.py`. With `--follow` it goes on: for
 each instant that a line of standard input names it brings the store there and answers with a line, so that Feast is
-imported once. An instant after the one that the store was filled as of renews terminals; an earlier one fills it again.
+imported once. An instant after the one that the store was filled as of renews refreshed views; an earlier one fills it
+again.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from components.materialize.core import materialize
+from components.materialize.core import described, materialize
+from components.materialize.renewal import renew, renewable
 from components.materialize.store import Aside
-from components.materialize.terminals import renew_terminals, renewable
 from millrace.errors import MillraceError
 from millrace.lake.horizon import resolve_as_of
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings, settings
+from millrace.workload import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,17 +55,16 @@ def _fill(source: Manifest, here: Settings, as_of: datetime, aside: Aside | None
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )
-    facts = made.facts
-    return f"online store as of {facts['as_of']}: {facts['customers']} customers, {facts['terminals']} terminals"
+    return f"online store as of {made.facts['as_of']}: {described(made)}"
 
 
 def _follow(source: Manifest, here: Settings) -> int:
-    with closing(Aside(here.home)) as aside:
+    with closing(Aside(here.home, load(source.workload))) as aside:
         for line in sys.stdin:
             as_of = resolve_as_of(source, line.strip())
             if renewable(source, here.lake, here.home, as_of):
-                count = renew_terminals(source, here.lake, here.home, as_of, serving=here.feature_store, aside=aside)
-                print(f"online store as of {as_of.isoformat()}: {count} terminals changed", flush=True)
+                count = renew(source, here.lake, here.home, as_of, serving=here.feature_store, aside=aside)
+                print(f"online store as of {as_of.isoformat()}: {count} states changed", flush=True)
             else:
                 print(_fill(source, here, as_of, aside), flush=True)
     return 0

@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def materialize(feature_set: dsl.Input[dsl.Artifact], online_store: dsl.Output[dsl.Dataset], as_of: str = "") -> None:
-    """States as of an instant (empty: the start of the last day) of customers and terminals into the online store."""
+    """States as of an instant (empty: the start of the last day) of a workload's entities into its online store."""
     from pathlib import Path
 
     from components.materialize.core import materialize

@@ -6,49 +6,60 @@ It is live while it is filled: Feast keeps the newer of two states by their time
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.feast_store import answering, opened
-from components.materialize.store import VIEWS, register
+from components.materialize.store import register
+from millrace.workload import View, Workload
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 _SAMPLE: Final = 100
 
 
-def fill(configuration: Path, home: Path, sources: Path | None) -> None:
+def fill(configuration: Path, workload: Workload, home: Path, sources: Path | None) -> None:
     """Register the definitions over a home's batch sources, then write the states of `sources`; None: register only.
 
     Raises Unavailable when the store or its registry does not answer.
     """
     with answering(configuration):
-        store = opened(configuration)
-        register(store, home)
+        store = opened(configuration, workload.name)
+        register(store, workload, home)
         if sources is not None:
-            for view in VIEWS:
-                store.write_to_online_store(view, pq.read_table(sources / f"{view}.parquet").to_pandas())
+            for view in workload.features.VIEWS:
+                store.write_to_online_store(view.name, pq.read_table(sources / f"{view.name}.parquet").to_pandas())
 
 
-def holds(configuration: Path, sources: Path) -> bool:
-    """Whether it knows the first customers of `sources`: one that was emptied, or never filled, does not."""
-    keys = pq.ParquetFile(sources / "customer_state.parquet").iter_batches(_SAMPLE, columns=["customer_id"])
-    first = next(keys, None)
-    if first is None:
-        return True
-    rows = [{"customer_id": name} for name in first["customer_id"].to_pylist()]
+def holds(configuration: Path, workload: Workload, sources: Path) -> bool:
+    """Whether it knows the first entities of `sources`: one that was emptied, or never filled, does not."""
     from feast.errors import FeatureViewNotFoundException
 
     with answering(configuration):
-        store = opened(configuration)
+        store = opened(configuration, workload.name)
         try:
-            answer = store.get_online_features(["customer_state:event_us"], rows).to_dict()
+            return all(_holds(store, workload, view, sources) for view in workload.features.VIEWS)
         except FeatureViewNotFoundException:
             return False
-    return all(value is not None for value in answer["event_us"])
 
 
-def write(configuration: Path, view: str, rows: pa.Table) -> None:
+def write(configuration: Path, workload: Workload, view: str, rows: pa.Table) -> None:
     """States of a view into a store whose definitions are registered. Raises Unavailable as `fill` does."""
     with answering(configuration):
-        opened(configuration).write_to_online_store(view, rows.to_pandas())
+        opened(configuration, workload.name).write_to_online_store(view, rows.to_pandas())
+
+
+def _holds(store: FeatureStore, workload: Workload, view: View, sources: Path) -> bool:
+    key = workload.entity(view.entity).key
+    keys = pq.ParquetFile(sources / f"{view.name}.parquet").iter_batches(_SAMPLE, columns=[key])
+    first = next(keys, None)
+    if first is None:
+        return True
+
+    rows = [{key: name} for name in first[key].to_pylist()]
+    field = next(iter(view.fields))
+    answer = store.get_online_features([f"{view.name}:{field}"], rows).to_dict()
+    return all(value is not None for value in answer[field])

@@ -1,7 +1,7 @@
-"""`<home>/feast`: a Feast repository made from `feature_repo/`, its registry, and an online store replaced whole.
+"""`<home>/feast/<workload>`: a Feast repository made from `feature_repo/`, whose online store is replaced whole.
 
 Nothing imports `feature_repo`: it is a folder of definitions that is run, as `feast apply` does. Whoever reads features
-opens `FeatureStore(<home>/feast)` and asks for the service by name. Feast is imported only when there is work to do.
+opens that folder and asks for the service by name. Feast is imported only when there is work to do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import runpy
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,51 +21,57 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud import features
 from fraud.stream import engine
 from millrace.lake.atomic import sha256_text, write_text
 from millrace.lake.feast_home import online_database, record_fill, repository
+from millrace.workload import View, Workload
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
-VIEWS: Final = {"customer_state": "customer_id", "terminal_state": "terminal_id"}
-"""By their keys."""
 
 
-def fill(home: Path, sources: Path, identity: str, aside: Aside | None = None) -> None:
+def fill(home: Path, workload: Workload, sources: Path, identity: str, aside: Aside | None = None) -> None:
     """Point Feast's batch sources at `sources`, apply the definitions when they changed, replace the online store.
 
     The new content is written aside by Feast and then swapped in within one transaction: a reader sees the old store
     or the new one, and servers that have it open see the new one without a restart. Who fills often keeps one `aside`.
     """
-    _into(home, sources, identity, _swap, aside)
+    _into(home, workload, sources, identity, _swap, aside)
 
 
-def renew(home: Path, sources: Path, identity: str) -> None:
+def renew(home: Path, workload: Workload, sources: Path, identity: str) -> None:
     """As `fill`, but of two states of an entity the newer one stays: what has been pushed since is kept."""
-    _into(home, sources, identity, _merge)
+    _into(home, workload, sources, identity, _merge)
 
 
 def _into(
-    home: Path, sources: Path, identity: str, put: Callable[[Path, Path, str], None], kept: Aside | None = None
+    home: Path,
+    workload: Workload,
+    sources: Path,
+    identity: str,
+    put: Callable[[Path, Path, str], None],
+    kept: Aside | None = None,
 ) -> None:
-    _link(repository(home) / "sources", sources.resolve())
-    if not applied(home):
-        _apply(home)
+    _link(repository(home, workload.name) / "sources", sources.resolve())
+    if not applied(home, workload):
+        _apply(home, workload)
     with ExitStack() as stack:
-        aside = kept or stack.enter_context(closing(Aside(home)))
-        put(aside.write(sources), online_database(home), identity)
+        aside = kept or stack.enter_context(closing(Aside(home, workload)))
+        put(aside.write(sources), online_database(home, workload.name), identity)
 
 
-def replace_rows(home: Path, view: str, rows: pa.Table, identity: str, as_of: str | None, aside: Aside) -> None:
-    """Put states of a view's entities in place of theirs in a store that was filled from `identity`, at once."""
-    with _writing(online_database(home), aside.write_rows(view, rows)) as connection:
+def replace_rows(home: Path, rows: Mapping[str, pa.Table], identity: str, renewed_to: str | None, aside: Aside) -> None:
+    """Put states, by view, in place of those of the same entities in a store that was filled from `identity`, at once.
+
+    `renewed_to`: the refresh that they are of, ISO 8601; None for that of `identity` itself.
+    """
+    with _writing(online_database(home, aside.workload.name), aside.write_rows(rows)) as connection:
         for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
             connection.execute(f'DELETE FROM main."{name}" WHERE entity_key IN (SELECT entity_key FROM aside."{name}")')
             connection.execute(f'INSERT INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity, as_of)
+        record_fill(connection, identity, renewed_to)
 
 
 class Aside:
@@ -75,8 +81,8 @@ class Aside:
     states that differ from those it holds.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, workload: Workload) -> None:
+        self._home, self.workload = home, workload
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._store: FeatureStore | None = None
         self._holds: Path | None = None
@@ -86,21 +92,25 @@ class Aside:
         """Make it hold the states of `sources` and no others; its database."""
         if self._holds != sources:
             self._change(sources)
-        assert self._folder is not None
-        return online_database(Path(self._folder.name))
+        return self._database
 
-    def write_rows(self, view: str, rows: pa.Table) -> Path:
-        """Make it hold these states of a view and nothing else; its database."""
+    def write_rows(self, rows: Mapping[str, pa.Table]) -> Path:
+        """Make it hold these states, by view, and nothing else; its database."""
         self._holds = None
         store = self._store or self._anew()
-        assert self._folder is not None
-        path = online_database(Path(self._folder.name))
-        with closing(sqlite3.connect(path)) as connection, connection:
+
+        with closing(sqlite3.connect(self._database)) as connection, connection:
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 connection.execute(f'DELETE FROM "{name}"')
-        if rows:
-            store.write_to_online_store(view, rows.to_pandas())
-        return path
+        for view, states in rows.items():
+            if states:
+                store.write_to_online_store(view, states.to_pandas())
+        return self._database
+
+    @property
+    def _database(self) -> Path:
+        assert self._folder is not None
+        return online_database(Path(self._folder.name), self.workload.name)
 
     def close(self) -> None:
         if self._folder is not None:
@@ -109,28 +119,32 @@ class Aside:
 
     def _change(self, sources: Path) -> None:
         before, self._holds = self._holds, None
-        rows = {} if before is None else {view: _changed(before, sources, view) for view in VIEWS}
+        rows = {} if before is None else self._differing(before, sources)
         store = self._store
         if store is None or not rows or None in rows.values():
-            store, rows = self._anew(), {view: pq.read_table(_file(sources, view)) for view in VIEWS}
+            store = self._anew()
+            rows = {view.name: pq.read_table(_file(sources, view)) for view in self.workload.features.VIEWS}
         for view, states in rows.items():
             if states:
                 store.write_to_online_store(view, states.to_pandas())
         self._holds = sources
 
+    def _differing(self, before: Path, after: Path) -> dict[str, pa.Table | None]:
+        views = self.workload.features.VIEWS
+        return {view.name: _changed(before, after, view, self.workload.entity(view.entity).key) for view in views}
+
     def _anew(self) -> FeatureStore:
         self.close()
         self._folder = tempfile.TemporaryDirectory(prefix="millrace-online-")
-        self._store = _apply(Path(self._folder.name), sources_of=self._home)
+        self._store = _apply(Path(self._folder.name), self.workload, sources_of=self._home)
         return self._store
 
 
-def _changed(before: Path, after: Path, view: str) -> pa.Table | None:
+def _changed(before: Path, after: Path, view: View, key: str) -> pa.Table | None:
     """The states of `after` that `before` has not, or has otherwise; None where it has entities that are gone."""
     old, new = (_file(sources, view) for sources in (before, after))
     if not old.is_file():
         return None
-    key = VIEWS[view]
     with engine(1, 1.0) as connection:
         rows, names = "SELECT {} FROM read_parquet(?) EXCEPT SELECT {} FROM read_parquet(?)", [str(new), str(old)]
         if connection.execute(rows.format(key, key), names[::-1]).fetchone():
@@ -140,47 +154,53 @@ def _changed(before: Path, after: Path, view: str) -> pa.Table | None:
     return table.filter(pc.is_in(table[key], pa.array([row[0] for row in changed], table.schema.field(key).type)))
 
 
-def _file(sources: Path, view: str) -> Path:
-    return sources / f"{view}.parquet"
+def _file(sources: Path, view: View) -> Path:
+    return sources / f"{view.name}.parquet"
 
 
-def _apply(home: Path, sources_of: Path | None = None) -> FeatureStore:
-    """Render `feature_store.yaml` into `<home>/feast` and register the definitions there."""
+def _apply(home: Path, workload: Workload, sources_of: Path | None = None) -> FeatureStore:
+    """Render `feature_store.yaml` into the workload's repository and register the definitions there."""
     from feast import FeatureStore
 
-    folder = repository(home)
-    write_text(folder / "feature_store.yaml", _configuration(home))
+    folder = repository(home, workload.name)
+    write_text(folder / "feature_store.yaml", _configuration(home, workload))
     store = FeatureStore(repo_path=str(folder))
-    register(store, sources_of or home)
-    write_text(folder / "applied", _fingerprint(home))
+    register(store, workload, sources_of or home)
+    write_text(folder / "applied", _fingerprint(home, workload))
     return store
 
 
-def register(store: FeatureStore, home: Path) -> None:
-    """Entities, views and service into the store's registry, over the batch sources of a home."""
-    namespace = runpy.run_path(str(FEATURE_REPO / "definitions.py"))
-    store.apply([namespace["customer"], namespace["terminal"], *namespace["define"](home)])
+def register(store: FeatureStore, workload: Workload, home: Path) -> None:
+    """Entities, views and service into the store's registry, over the batch sources of a home.
+
+    Raises ConfigError when two views have a field of one name.
+    """
+    define = runpy.run_path(str(FEATURE_REPO / "definitions.py"))["define"]
+    store.apply(define(workload, home))
     store.refresh_registry()  # type: ignore[no-untyped-call]
 
 
-def applied(home: Path) -> bool:
+def applied(home: Path, workload: Workload) -> bool:
     """Whether the registry holds the definitions as they are now."""
-    marker = repository(home) / "applied"
-    return (
-        (repository(home) / "registry.db").is_file() and marker.is_file() and marker.read_text() == _fingerprint(home)
-    )
+    folder = repository(home, workload.name)
+    marker = folder / "applied"
+    if not (folder / "registry.db").is_file() or not marker.is_file():
+        return False
+
+    return marker.read_text() == _fingerprint(home, workload)
 
 
-def _fingerprint(home: Path) -> str:
+def _fingerprint(home: Path, workload: Workload) -> str:
     """Hash of all that the registered definitions follow from."""
     definitions = (FEATURE_REPO / "definitions.py").read_text()
-    names: tuple[Any, ...] = (features.FEATURE_SERVICE, features.CUSTOMER_STATE_FIELDS, features.TERMINAL_STATE_FIELDS)
-    return sha256_text(_configuration(home), definitions, repr(names), version("feast"))
+    features = workload.features
+    names: tuple[Any, ...] = (features.FEATURE_SERVICE, features.VIEWS, workload.schema.ENTITIES)
+    return sha256_text(_configuration(home, workload), definitions, repr(names), version("feast"))
 
 
-def _configuration(home: Path) -> str:
+def _configuration(home: Path, workload: Workload) -> str:
     template = Template((FEATURE_REPO / "feature_store.yaml").read_text())
-    return template.substitute(MILLRACE_HOME=home.resolve())
+    return template.substitute(MILLRACE_HOME=home.resolve(), MILLRACE_WORKLOAD=workload.name)
 
 
 def _swap(new: Path, live: Path, identity: str) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     window = pq.read_table(artifact.manifest.path("reference_window.parquet"))
     background = Background.of({name: window[name].to_numpy() for name in window.column_names})
     shapley(lambda coalitions: coalitions.sum(axis=1))  # imports shap before readiness, not in a request
-    store = FeastStore(repository(configured.home))
+    store = FeastStore(repository(configured.home, configured.workload))
     name = version if version not in ("", "unset") else artifact.id
     log("explainer_ready", model=options.model_name, version=name, port=options.http_port)
     ExplainerServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()

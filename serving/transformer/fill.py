@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from millrace.lake.feast_home import online_database
+from millrace.lake.feast_home import DATABASE
 
 NEVER_FILLED: Final = ""
 _RENEWED: Final = "@"
@@ -18,10 +18,10 @@ def fill_of(contents: str | None) -> str | None:
 
 
 class Fill:
-    """Of a home's store; threads may share it."""
+    """Of the store in a repository (`millrace.lake.feast_home.repository`); threads may share it."""
 
-    def __init__(self, home: Path) -> None:
-        path = online_database(home)
+    def __init__(self, repository: Path) -> None:
+        path = repository / DATABASE
         self._connection = sqlite3.connect(path, check_same_thread=False) if path.is_file() else None
 
     def current(self) -> str | None:
@@ -30,7 +30,7 @@ class Fill:
         return None if row is None else row[0]
 
     def contents(self) -> str | None:
-        """As `current`, and which refresh terminals were renewed to since: another word after each of both."""
+        """Like `current`, plus the refresh that views were renewed to since. Changes after either."""
         row = self._row()
         return None if row is None else _RENEWED.join(filter(None, row))
 

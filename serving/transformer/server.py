@@ -18,12 +18,12 @@ SWITCH_INTERVAL_S = 0.0005
 """A push runs for tens of milliseconds in its thread; requests need not wait 5 ms (Python's default) for each turn."""
 
 
-def require_history_length(home: Path, history_length: int) -> None:
+def require_history_length(home: Path, workload: str, history_length: int) -> None:
     """Raise ConfigError when the online store was filled with states of another length.
 
     Where the store came without the lake that says so, the predictor's answers tell.
     """
-    folder = home / "lake" / "online" / (filled_with(home) or "")
+    folder = home / "lake" / "online" / (filled_with(home, workload) or "")
     if not (folder / "manifest.json").is_file():
         return
     stored = int(Manifest.read(folder, "online_store").facts["history_length"])
@@ -60,8 +60,8 @@ def main() -> None:
     quiet()
     configure("millrace-transformer")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    require_history_length(configured.home, configured.history_length)
-    store = FeastStore(repository(configured.home))
+    require_history_length(configured.home, configured.workload, configured.history_length)
+    store = FeastStore(repository(configured.home, configured.workload))
     model = transformer(options.model_name, predictor(options, configured), store, configured)
     where = options.predictor_host if configured.predictor_topology == "remote" else options.model_dir
     log("transformer_ready", model=options.model_name, predictor=str(where), port=options.http_port)

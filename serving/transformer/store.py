@@ -67,7 +67,7 @@ class FeastStore:
         self._customers = Rows(self._lookups, CUSTOMERS, CUSTOMER_STATE_FIELDS)
         self._terminals = Rows(self._lookups, TERMINALS, TERMINAL_STATE_FIELDS)
         self._pushed = Rows(self._pushes, CUSTOMERS, CUSTOMER_STATE_FIELDS)
-        self._fill = Fill(repo.parent)
+        self._fill = Fill(repo)
         # The first read opens files and loads code: before readiness, not in a request.
         self.read([""], [""])
         self.read_customers([""])
@@ -92,7 +92,7 @@ class FeastStore:
         return self._fill.current()
 
     def contents(self) -> str | None:
-        """As `fill`, and to which refresh terminals were renewed since."""
+        """Like `fill`, plus the refresh that views were renewed to since."""
         return self._fill.contents()
 
     def read_customer_columns(self, customers: Sequence[str]) -> Response:

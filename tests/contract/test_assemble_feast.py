@@ -29,6 +29,7 @@ from fraud.features import (
 )
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.workload import load
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -77,7 +78,7 @@ def joined(
     A history ends strictly before its transaction, and Feast joins at or before: hence one microsecond less.
     """
     home = tmp_path_factory.mktemp("home")
-    sources = home / "feast" / "sources"
+    sources = home / "feast" / "fraud" / "sources"
     sources.mkdir(parents=True)
     pq.write_table(
         pa.concat_tables(map(pq.read_table, feature_set.table("terminal_state"))), sources / "terminal_state.parquet"
@@ -107,8 +108,8 @@ def feast_over(home: Path) -> FeatureStore:
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
-    names = runpy.run_path(str(Path(feature_repo.__file__).with_name("definitions.py")))
-    store.apply([names["customer"], names["terminal"], *names["define"](home)])
+    define = runpy.run_path(str(Path(feature_repo.__file__).with_name("definitions.py")))["define"]
+    store.apply(define(load("fraud"), home))
     return store
 
 

@@ -56,7 +56,7 @@ class Cluster:
     embedded: Path
     """Home of the pipeline, its online store in SQLite."""
     repository: Path
-    """What a pod has at <home>/feast: the ConfigMap's feature_store.yaml."""
+    """What a pod has at <home>/feast/fraud: the ConfigMap's feature_store.yaml."""
     redis: RedisServer
     registry: str
     """URL of the registry's database."""
@@ -134,12 +134,12 @@ def cluster(
             connection.execute("CREATE DATABASE feast")
         registry = server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", "/feast?")
         build_features(snapshot_of(folder / "lake", simulated_days), folder / "lake", history_length=N)
-        (repository(folder)).mkdir()
         refreshed = refresh(Settings(home=folder), datetime.now(UTC))
         assert refreshed is not None
-        pod = folder / "pod" / "feast"
+        pod = repository(folder / "pod", "fraud")
         pod.mkdir(parents=True)
         shutil.copy(FEATURE_STORE / "feature_store.yaml", pod)
+        environment.setenv("MILLRACE_WORKLOAD", "fraud")
         environment.setenv("FEAST_REGISTRY_URL", registry)
         environment.setenv("FEAST_REDIS", f"{redis.address},{OPTIONS}")
         pods = {
@@ -147,6 +147,7 @@ def cluster(
             "HOME": str(folder),
             "PYTHONOPTIMIZE": "1",
             "FEAST_USAGE": "False",
+            "MILLRACE_WORKLOAD": "fraud",
             "FEAST_REGISTRY_URL": registry,
             "FEAST_REDIS": redis.address,
         }
@@ -176,7 +177,7 @@ def opened(folder: Path) -> Iterator[FeastStore]:
 
 
 def names(cluster: Cluster, view: str) -> list[str]:
-    found: list[str] = pq.read_table(cluster.embedded / "feast" / "sources" / f"{view}_state.parquet")[
+    found: list[str] = pq.read_table(repository(cluster.embedded, "fraud") / "sources" / f"{view}_state.parquet")[
         f"{view}_id"
     ].to_pylist()
     return found
@@ -197,7 +198,7 @@ def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, st
 
     answer = store.read(*rows)
 
-    with opened(repository(cluster.embedded)) as embedded:
+    with opened(repository(cluster.embedded, "fraud")) as embedded:
         held = embedded.read(*rows)
     assert {name: answer[name] for name in FIELDS} == {name: held[name] for name in FIELDS}
     assert max(len(found) for found in customer_states(answer)) == N
@@ -279,7 +280,7 @@ def test_a_store_that_was_never_filled_fails_the_skew_gate_with_what_to_do(
         monkeypatch.setenv("FEAST_REDIS", empty.address)
         with pytest.raises(NotFound, match=r"never.*filled.*components\.materialize\.refresh"):
             judged(cluster)
-        assert cluster.filled.facts["customers"] > 0
+        assert cluster.filled.facts["states"]["customer_state"] > 0
     with pytest.raises(Unavailable, match="does not answer"):
         judged(cluster)
     monkeypatch.delenv("FEAST_REDIS")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fraud import features as f
+from millrace.workload import load
 
 REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
 
@@ -16,8 +17,8 @@ REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
 @pytest.fixture(scope="module")
 def defined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("home")
-    views = runpy.run_path(str(REPOSITORY / "definitions.py"))["define"](home)
-    return {view.name: view for view in views}
+    things = runpy.run_path(str(REPOSITORY / "definitions.py"))["define"](load("fraud"), home)
+    return {thing.name: thing for thing in things}
 
 
 def test_the_views_hold_the_fields_of_the_states(defined: dict[str, Any]) -> None:
@@ -41,5 +42,5 @@ def test_every_path_in_the_repository_is_below_the_home(defined: dict[str, Any])
     sources = [defined[name].batch_source.path for name in ("customer_state", "terminal_state")]
     configuration = (REPOSITORY / "feature_store.yaml").read_text()
 
-    assert all(Path(path).is_absolute() and "/feast/sources/" in path for path in sources)
-    assert configuration.count("path:") == configuration.count("${MILLRACE_HOME}/feast/") == 2
+    assert all(Path(path).is_absolute() and "/feast/fraud/sources/" in path for path in sources)
+    assert configuration.count("path:") == configuration.count("${MILLRACE_HOME}/feast/${MILLRACE_WORKLOAD}/") == 2

@@ -20,15 +20,22 @@ import pytest
 
 from components.build_features.core import build_features
 from fraud import features as f
-from fraud.online_sql import terminal_states
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, SchemaMismatch
 from millrace.lake.manifest import Manifest
+from millrace.lake.states import refreshed_states
+from millrace.workload import load
 
 SnapshotOf = Callable[..., Manifest]
 
 
 def build(snapshot: Manifest, lake: Path, history_length: int = 8) -> Manifest:
     return build_features(snapshot, lake, history_length=history_length, threads=1, memory_limit_gb=0.5)
+
+
+def terminals_at(day: Path, refresh: datetime) -> pa.Table:
+    """Every terminal as of a refresh."""
+    (view,) = (view for view in f.VIEWS if not view.recent)
+    return refreshed_states(load("fraud"), view, day, refresh)
 
 
 def content(feature_set: Manifest) -> dict[tuple[str, str], bytes]:
@@ -88,7 +95,7 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     assert "2018-04-05" not in result.facts["tables"]["events"]
     first, second, last = (pq.read_table(result.folder / states[f"2018-04-0{day}"]) for day in (1, 2, 9))
     assert len(first) == 0
-    assert len(terminal_states(result.folder / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
+    assert len(terminals_at(result.folder / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
     assert sorted(set(second["terminal_id"].to_pylist())) == sorted(set(days[0]["terminal_id"].to_pylist()))
     midnight = datetime.fromisoformat("2018-04-09T00:00:00+00:00")
     refreshes = {midnight + timedelta(days=1) / f.REFRESHES_PER_DAY * number for number in range(f.REFRESHES_PER_DAY)}
@@ -102,7 +109,7 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     assert 0 < len(later) < (len(rows) - len(later)) * (f.REFRESHES_PER_DAY - 1) / 4
     assert all(any(old[name] != row[name] for name in f.TERMINAL_STATE_FIELDS) for old, row in later)
     for refresh in refreshes:
-        state = terminal_states(result.folder / states["2018-04-09"], refresh)
+        state = terminals_at(result.folder / states["2018-04-09"], refresh)
         newest = {row["terminal_id"]: row for row in rows if row["event_timestamp"] <= refresh}
         assert state.to_pylist() == [row | {"event_timestamp": refresh} for row in newest.values()]
         assert pc.sum(state["count_30d"]).as_py() == sum(map(len, days))

@@ -161,10 +161,10 @@ def test_a_stale_online_store_is_blocked(
     tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
 ) -> None:
     fresh = filled()
-    sources = (repository(tmp_path) / "sources").resolve()
+    sources = (repository(tmp_path, "fraud") / "sources").resolve()
     filled(AS_OF - timedelta(days=2))
-    (repository(tmp_path) / "sources").unlink()
-    (repository(tmp_path) / "sources").symlink_to(sources)
+    (repository(tmp_path, "fraud") / "sources").unlink()
+    (repository(tmp_path, "fraud") / "sources").symlink_to(sources)
 
     failures = blocked_by(check(feature_set, fresh, lake, tmp_path))
 
@@ -187,8 +187,8 @@ def test_states_that_are_gone_are_blocked(
     tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
 ) -> None:
     store = filled()
-    with sqlite3.connect(online_database(tmp_path)) as live:
-        live.execute("DELETE FROM millrace_customer_state")
+    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+        live.execute("DELETE FROM fraud_customer_state")
 
     failures = blocked_by(check(feature_set, store, lake, tmp_path))
 

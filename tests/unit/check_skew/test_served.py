@@ -14,8 +14,9 @@ from components.build_features.core import build_features
 from components.check_skew.served import terminal_rules
 from components.materialize.core import sources_of
 from fraud.features import TERMINAL_STATE_FIELDS
-from fraud.online_sql import terminal_states
 from millrace.lake.manifest import Manifest
+from millrace.lake.states import refreshed_states
+from millrace.workload import load
 
 AS_OF = datetime(2018, 5, 14, 5, tzinfo=UTC)
 Held = dict[str, tuple[datetime, tuple[int, ...]]]
@@ -55,7 +56,8 @@ def test_a_terminal_that_is_not_what_the_feature_set_says_is_blocked(
     features = build_features(snapshot_of(tmp_path / "lake", simulated_days), tmp_path / "lake", history_length=8)
     filled = sources_of(features, tmp_path / "lake", AS_OF, 2, 1.0)
     (day,) = features.table("terminal_state", AS_OF.date(), AS_OF.date())
-    rows: list[dict[str, Any]] = terminal_states(day, AS_OF).to_pylist()
+    (view,) = (view for view in load("fraud").features.VIEWS if not view.recent)
+    rows: list[dict[str, Any]] = refreshed_states(load("fraud"), view, day, AS_OF).to_pylist()
     held: Held = {row["terminal_id"]: (AS_OF, tuple(row[name] for name in TERMINAL_STATE_FIELDS)) for row in rows}
 
     rules = list(terminal_rules(spoil(held, rows[3]["terminal_id"]), list(held), features, filled, 0.0))

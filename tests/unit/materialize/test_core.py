@@ -20,12 +20,13 @@ import pytest
 from components.build_features.core import build_features
 from components.materialize import core
 from components.materialize.core import materialize, sources_of
-from components.materialize.store import VIEWS, Aside
+from components.materialize.store import Aside
 from fraud import features as f
 from fraud.online import CustomerState, customer_states, push_columns, terminal_states
 from millrace.errors import InvalidInput
 from millrace.lake.feast_home import filled_with, online_database, repository
 from millrace.lake.manifest import Manifest
+from millrace.workload import load
 
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
@@ -45,7 +46,7 @@ def lookup(home: Path, customers: list[str], terminals: list[str]) -> dict[str, 
     """As the transformer does it: open the folder, ask for the service by name."""
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(repository(home)))
+    store = FeatureStore(repo_path=str(repository(home, "fraud")))
     rows = {"customer_id": customers, "terminal_id": terminals}
     answer: dict[str, list[Any]] = store.get_online_features(
         store.get_feature_service(f.FEATURE_SERVICE), rows
@@ -80,7 +81,7 @@ def test_the_store_holds_what_came_before_the_instant(
     assert terminal_states(answer)[0].tolist() == [stored[name] for name in f.TERMINAL_STATE_FIELDS]
     assert not terminal_states(answer)[1].any()
     assert result.facts["as_of"] == as_of.isoformat()
-    assert filled_with(tmp_path) == result.id
+    assert filled_with(tmp_path, "fraud") == result.id
 
 
 def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
@@ -90,8 +91,10 @@ def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
     from pandas import DataFrame
 
     materialize(feature_set, lake, tmp_path, AS_OF)
-    customer = pq.read_table(repository(tmp_path) / "sources" / "customer_state.parquet")["customer_id"][0].as_py()
-    server = FeatureStore(repo_path=str(repository(tmp_path)))
+    customer = pq.read_table(repository(tmp_path, "fraud") / "sources" / "customer_state.parquet")["customer_id"][
+        0
+    ].as_py()
+    server = FeatureStore(repo_path=str(repository(tmp_path, "fraud")))
     service = server.get_feature_service(f.FEATURE_SERVICE)
 
     def seen_by_server() -> CustomerState:
@@ -117,7 +120,7 @@ def test_other_code_fills_the_store_anew(
 
     second = materialize(feature_set, lake, tmp_path, AS_OF)
 
-    assert filled_with(tmp_path) == second.id != first.id
+    assert filled_with(tmp_path, "fraud") == second.id != first.id
 
 
 def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
@@ -127,17 +130,17 @@ def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake:
 
     result = materialize(feature_set, lake, tmp_path, first_day)
 
-    with sqlite3.connect(online_database(tmp_path)) as live:
-        entities = live.execute("SELECT count(DISTINCT entity_key) FROM millrace_customer_state").fetchone()[0]
-    assert entities == result.facts["customers"] < 40
+    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+        entities = live.execute("SELECT count(DISTINCT entity_key) FROM fraud_customer_state").fetchone()[0]
+    assert entities == result.facts["states"]["customer_state"] < 40
 
 
 def content(home: Path) -> list[Any]:
-    with sqlite3.connect(online_database(home)) as live:
+    with sqlite3.connect(online_database(home, "fraud")) as live:
         columns = "entity_key, feature_name, value, event_ts"
         return [
-            live.execute(f"SELECT {columns} FROM millrace_{view} ORDER BY entity_key, feature_name").fetchall()
-            for view in VIEWS
+            live.execute(f"SELECT {columns} FROM fraud_{view.name} ORDER BY entity_key, feature_name").fetchall()
+            for view in f.VIEWS
         ]
 
 
@@ -146,7 +149,7 @@ def test_a_store_filled_from_one_aside_is_what_each_fill_alone_would_make(
 ) -> None:
     """Forth, where states change and new ones come; back, where some are gone; and after a fill that failed."""
     hours = (-30, -24, -18, -30 * 24, 0)
-    with closing(Aside(tmp_path / "kept")) as aside:
+    with closing(Aside(tmp_path / "kept", load("fraud"))) as aside:
         for number, hour in enumerate(hours):
             as_of = AS_OF + timedelta(hours=hour)
             if number == 2:
@@ -157,7 +160,7 @@ def test_a_store_filled_from_one_aside_is_what_each_fill_alone_would_make(
 
             materialize(feature_set, lake, tmp_path / "alone", as_of)
             assert content(tmp_path / "kept") == content(tmp_path / "alone")
-            assert filled_with(tmp_path / "kept") == filled_with(tmp_path / "alone")
+            assert filled_with(tmp_path / "kept", "fraud") == filled_with(tmp_path / "alone", "fraud")
 
 
 def test_an_aside_is_written_only_what_changed(
@@ -172,7 +175,7 @@ def test_an_aside_is_written_only_what_changed(
     )
     first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).folder for m in (0, 50))
 
-    with closing(Aside(tmp_path)) as aside:
+    with closing(Aside(tmp_path, load("fraud"))) as aside:
         for sources in (first, second, second):
             aside.write(sources)
 
@@ -197,11 +200,11 @@ def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lak
     arguments = [str(feature_set.folder), str(lake), str(tmp_path), AS_OF.isoformat()]
     run = subprocess.run([sys.executable, "-O", "-c", code, *arguments], capture_output=True)
     assert run.returncode == -signal.SIGKILL
-    assert filled_with(tmp_path) == first.id
+    assert filled_with(tmp_path, "fraud") == first.id
 
     second = materialize(feature_set, lake, tmp_path, AS_OF)
 
-    assert filled_with(tmp_path) == second.id
+    assert filled_with(tmp_path, "fraud") == second.id
     assert len(customer_states(lookup(tmp_path, ["nobody"], ["x"]))) == 1
 
 
@@ -226,7 +229,7 @@ def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set:
 
 def test_a_lost_registry_is_made_again(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
     materialize(feature_set, lake, tmp_path, AS_OF)
-    (repository(tmp_path) / "registry.db").unlink()
+    (repository(tmp_path, "fraud") / "registry.db").unlink()
 
     materialize(feature_set, lake, tmp_path, AS_OF)
 

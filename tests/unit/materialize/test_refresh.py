@@ -16,17 +16,20 @@ import pytest
 
 from components.build_features.core import build_features
 from components.materialize import refresh as module
-from components.materialize import terminals
+from components.materialize import renewal
 from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
 from fraud import features as f
 from fraud.online import CustomerState, customer_states, push_columns, terminal_states
 from millrace.errors import InvalidInput, NotFound
-from millrace.lake.feast_home import filled_with, repository, terminals_as_of
+from millrace.lake.feast_home import filled_with, renewed_to, repository
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
+from millrace.workload import load
 
 N = 6
+FRAUD = load("fraud")
+(TERMINALS,) = (view for view in FRAUD.features.VIEWS if not view.recent)
 LAST_DAY = datetime(2018, 5, 15, tzinfo=UTC)
 
 
@@ -41,7 +44,7 @@ def home(
 
 @pytest.fixture
 def feature_set(home: Path) -> Manifest:
-    found = newest_feature_set(home / "lake")
+    found = newest_feature_set(home / "lake", FRAUD)
     assert found is not None
     return found
 
@@ -49,7 +52,7 @@ def feature_set(home: Path) -> Manifest:
 def looked_up(home: Path, customer: str, terminal: str) -> tuple[CustomerState, list[int]]:
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(repository(home)))
+    store = FeatureStore(repo_path=str(repository(home, "fraud")))
     rows = {"customer_id": [customer], "terminal_id": [terminal]}
     answer = store.get_online_features(store.get_feature_service(f.FEATURE_SERVICE), rows).to_dict()
     return customer_states(answer)[0], terminal_states(answer)[0].tolist()
@@ -59,7 +62,7 @@ def push(home: Path, customer: str, state: CustomerState) -> None:
     from feast import FeatureStore
     from pandas import DataFrame
 
-    FeatureStore(repo_path=str(repository(home))).push(
+    FeatureStore(repo_path=str(repository(home, "fraud"))).push(
         "customer_state_push", DataFrame(push_columns({customer: state}))
     )
 
@@ -85,7 +88,7 @@ def test_data_of_the_future_is_refused(feature_set: Manifest) -> None:
 def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, feature_set: Manifest) -> None:
     settings = Settings(home=home)
     materialize(feature_set, home / "lake", home, LAST_DAY)
-    sources = repository(home) / "sources"
+    sources = repository(home, "fraud") / "sources"
     customers = pq.read_table(sources / "customer_state.parquet")["customer_id"].to_pylist()
     terminal = _changed_terminal(feature_set)
     before, old_counts = looked_up(home, customers[0], terminal)
@@ -95,8 +98,8 @@ def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, featur
     made = refresh(settings, LAST_DAY + timedelta(hours=36, minutes=10))
 
     assert made is not None
-    assert made.terminals.isoformat() == made.filled.facts["as_of"] == "2018-05-16T12:00:00+00:00"
-    assert filled_with(home) == made.filled.id
+    assert made.as_of.isoformat() == made.filled.facts["as_of"] == "2018-05-16T12:00:00+00:00"
+    assert filled_with(home, "fraud") == made.filled.id
     after, counts = looked_up(home, customers[0], terminal)
     assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
     assert counts != old_counts
@@ -127,19 +130,21 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
     settings, end = Settings(home=tmp_path), LAST_DAY + timedelta(days=1)
     filled = materialize(feature_set, home / "lake", tmp_path, end)
     written: list[int] = []
-    put = terminals.replace_rows
-    monkeypatch.setattr(terminals, "replace_rows", lambda *rest: (written.append(len(rest[2])), put(*rest)))
+    put = renewal.replace_rows
+    monkeypatch.setattr(
+        renewal, "replace_rows", lambda *rest: (written.append(len(rest[1]["terminal_state"])), put(*rest))
+    )
 
     for hours in (9, 15, 15):
         made = refresh(settings, end + timedelta(hours=hours, minutes=2))
 
     assert made is not None
     assert made.filled.id == filled.id
-    assert made.terminals == end + timedelta(hours=15)
-    assert (filled_with(tmp_path), terminals_as_of(tmp_path)) == (filled.id, made.terminals.isoformat())
+    assert made.as_of == end + timedelta(hours=15)
+    assert (filled_with(tmp_path, "fraud"), renewed_to(tmp_path, "fraud")) == (filled.id, made.as_of.isoformat())
     assert len(written) == 2
-    assert 0 < max(written) < filled.facts["terminals"]
-    fresh = sources_of(feature_set, home / "lake", made.terminals)
+    assert 0 < max(written) < filled.facts["states"]["terminal_state"]
+    fresh = sources_of(feature_set, home / "lake", made.as_of)
     for row in pq.read_table(fresh.path("terminal_state.parquet")).to_pylist():
         _, counts = looked_up(tmp_path, "nobody", row["terminal_id"])
         assert counts == [row[name] for name in f.TERMINAL_STATE_FIELDS]
@@ -153,10 +158,10 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
     terminal = _changed_terminal(feature_set)
     filled = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
     before = looked_up(tmp_path, "nobody", terminal)[1]
-    assert terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
-    terminals.renew_terminals(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
+    assert renewal.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
+    renewal.renew(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
     assert looked_up(tmp_path, "nobody", terminal)[1] != before
-    assert not terminals.renewable(feature_set, home / "lake", tmp_path, LAST_DAY - timedelta(hours=1))
+    assert not renewal.renewable(feature_set, home / "lake", tmp_path, LAST_DAY - timedelta(hours=1))
     customer = pq.read_table(filled.path("customer_state.parquet"))["customer_id"][0].as_py()
     kept = looked_up(tmp_path, customer, terminal)[0]
     pushed = kept.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 5, 1234, 0.5, N + 32)
@@ -164,8 +169,8 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
 
     again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
 
-    assert again.id == filled.id == filled_with(tmp_path)
-    assert terminals_as_of(tmp_path) is None
+    assert again.id == filled.id == filled_with(tmp_path, "fraud")
+    assert renewed_to(tmp_path, "fraud") is None
     after, counts = looked_up(tmp_path, customer, terminal)
     assert counts == before
     assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
@@ -177,11 +182,13 @@ def test_what_changed_is_told_from_what_did_not() -> None:
         columns = dict.fromkeys(f.TERMINAL_STATE_FIELDS, values)
         return pa.table({"terminal_id": pa.array(counts, pa.string())} | columns)
 
-    rows = terminals.changed(states({"a": 1, "b": 2, "c": 3}), states({"c": 3, "new": 0, "b": 5}))
+    rows = renewal.changed(
+        "terminal_id", TERMINALS, states({"a": 1, "b": 2, "c": 3}), states({"c": 3, "new": 0, "b": 5})
+    )
 
     assert rows["terminal_id"].to_pylist() == ["new", "b", "a"]
-    assert len(terminals.changed(states({}), states({"a": 1}))) == 1
-    (gone,) = terminals.changed(states({"a": 1, "b": 2}), states({"a": 1})).to_pylist()
+    assert len(renewal.changed("terminal_id", TERMINALS, states({}), states({"a": 1}))) == 1
+    (gone,) = renewal.changed("terminal_id", TERMINALS, states({"a": 1, "b": 2}), states({"a": 1})).to_pylist()
     assert gone == {"terminal_id": "b"} | dict.fromkeys(f.TERMINAL_STATE_FIELDS, 0)
 
 
@@ -200,9 +207,9 @@ def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, featu
 
     assert done.returncode == 2
     first, *renewed = done.stdout.splitlines()
-    assert first == "online store as of 2018-05-14T00:00:00+00:00: 40 customers, 60 terminals"
+    assert first == "online store as of 2018-05-14T00:00:00+00:00: 40 customer_state, 60 terminal_state"
     for line, hour in zip(renewed, (1, 0), strict=True):
-        assert re.fullmatch(rf"online store as of 2018-05-14T0{hour}:00:00\+00:00: \d+ terminals changed", line)
+        assert re.fullmatch(rf"online store as of 2018-05-14T0{hour}:00:00\+00:00: \d+ states changed", line)
     assert "as_of is 'yesterday'" in done.stderr
 
 
@@ -212,7 +219,7 @@ def test_a_store_that_was_never_filled_is_filled(tmp_path: Path, home: Path) -> 
     made = refresh(Settings(home=tmp_path), LAST_DAY)
 
     assert made is not None
-    assert filled_with(tmp_path) == made.filled.id
+    assert filled_with(tmp_path, "fraud") == made.filled.id
 
 
 def test_a_feature_set_of_another_source_is_not_served(
@@ -225,12 +232,12 @@ def test_a_feature_set_of_another_source_is_not_served(
     lake = tmp_path / "lake"
     served = build_features(snapshot_of(lake, simulated_days[:30]), lake, history_length=N, threads=1)
     other = build_features(snapshot_of(lake, simulated_days[20:40]), lake, history_length=N, threads=1)
-    assert newest_feature_set(lake) == other
+    assert newest_feature_set(lake, FRAUD) == other
     sources = {served.parents["snapshot"]: "s3://served", other.parents["snapshot"]: "scored.csv"}
     monkeypatch.setattr(module, "_source_of", lambda _, made: sources[made.parents["snapshot"]])
     materialize(served, lake, tmp_path, datetime(2018, 4, 29, tzinfo=UTC))
 
-    assert newest_feature_set(lake) == served
+    assert newest_feature_set(lake, FRAUD) == served
 
 
 def test_an_empty_lake_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def _changed_terminal(feature_set: Manifest) -> str:
     states = [
         {
             row["terminal_id"]: [row[name] for name in f.TERMINAL_STATE_FIELDS]
-            for row in terminals.states(feature_set, at).to_pylist()
+            for row in renewal.states(feature_set, TERMINALS, at).to_pylist()
         }
         for at in (midnight, noon)
     ]

@@ -93,7 +93,7 @@ def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Pa
         ("check_skew", "fraud.online"),
         ("evaluate", "millrace.judge.bootstrap"),
         ("optimise", "millrace.registry.model_artifact"),
-        ("materialize", "fraud.online_sql"),
+        ("materialize", "millrace.lake.states"),
         ("assemble", "millrace.lake.horizon"),
         ("train", "fraud.training_set"),
     ],

@@ -19,6 +19,7 @@ from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS
 from fraud.online import CustomerState, customer_states, push_columns
 from millrace.errors import Unavailable
 from millrace.lake.feast_home import online_database, repository
+from millrace.workload import load
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
@@ -50,13 +51,13 @@ def sources_with(folder: Path, count: int) -> Path:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
-    repository(home).mkdir()
-    fill(home, sources_with(tmp_path_factory.mktemp("sources"), count=0), "small")
+    repository(home, "fraud").mkdir(parents=True)
+    fill(home, load("fraud"), sources_with(tmp_path_factory.mktemp("sources"), count=0), "small")
     return home
 
 
 def test_a_lookup_during_a_push_sees_whole_states_only(home):
-    store, done = FeastStore(repository(home)), threading.Event()
+    store, done = FeastStore(repository(home, "fraud")), threading.Event()
 
     def push() -> None:
         try:
@@ -81,7 +82,7 @@ def test_a_lookup_during_a_push_sees_whole_states_only(home):
 
 
 def test_a_push_is_seen_by_the_next_lookup(home):
-    store = FeastStore(repository(home))
+    store = FeastStore(repository(home, "fraud"))
 
     store.push({"seen": state(3)})
 
@@ -90,7 +91,7 @@ def test_a_push_is_seen_by_the_next_lookup(home):
 
 
 def test_rows_are_those_that_feast_gives_and_takes(home):
-    store, feast = FeastStore(repository(home)), FeatureStore(str(repository(home)))
+    store, feast = FeastStore(repository(home, "fraud")), FeatureStore(str(repository(home, "fraud")))
     pairs = {"customer_id": ["first", "nobody", "pushed"], "terminal_id": ["t", "nowhere", "t"]}
     feast.push("customer_state_push", pd.DataFrame(push_columns({"pushed": state(2)})))
     by_feast = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
@@ -106,8 +107,8 @@ def test_rows_are_those_that_feast_gives_and_takes(home):
 
 def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
     """The store is in WAL mode: readers go on beside a writer."""
-    store = FeastStore(repository(home))
-    with closing(sqlite3.connect(online_database(home), isolation_level=None)) as other:
+    store = FeastStore(repository(home, "fraud"))
+    with closing(sqlite3.connect(online_database(home, "fraud"), isolation_level=None)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         other.execute("BEGIN IMMEDIATE")
 
@@ -118,19 +119,19 @@ def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
 
 
 def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill(home, tmp_path):
-    store = FeastStore(repository(home))
+    store = FeastStore(repository(home, "fraud"))
     cached = CachedTerminals(store, 3600)
     pairs = (["first", "nobody", "first"], ["t", "t", "nowhere"])
 
     assert cached.read(*pairs) == cached.read(*pairs) == store.read(*pairs)
-    fill(home, sources_with(tmp_path, count=7), "another")
+    fill(home, load("fraud"), sources_with(tmp_path, count=7), "another")
     assert cached.read(*pairs) == store.read(*pairs)
     assert cached.read(*pairs)["count_1d"] == [7, 7, None]
 
 
 def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(home):
-    store = FeastStore(repository(home))
-    with closing(sqlite3.connect(online_database(home))) as other:
+    store = FeastStore(repository(home, "fraud"))
+    with closing(sqlite3.connect(online_database(home, "fraud"))) as other:
         other.execute("ALTER TABLE filled_with RENAME TO aside")
         try:
             for read in (store.read, CachedTerminals(store, 60).read):
@@ -142,14 +143,14 @@ def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(ho
 
 
 def test_what_was_pushed_into_feast_is_there_again_after_a_refill(home, tmp_path):
-    store, overlay, journal = FeastStore(repository(home)), Overlay(4), Journal(tmp_path / "journal")
+    store, overlay, journal = FeastStore(repository(home, "fraud")), Overlay(4), Journal(tmp_path / "journal")
     pusher = Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path))
     scored = [Entry(number, "refilled", number, 100, 0.5) for number in (1, 2)]
     journal.append(scored)
     overlay.add(scored)
     asyncio.run(pusher.push())
 
-    fill(home, sources_with(tmp_path, count=1), "refilled")
+    fill(home, load("fraud"), sources_with(tmp_path, count=1), "refilled")
     assert len(store.read_customers(["refilled"])[0]) == 0
     asyncio.run(pusher.push())
 
