@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.ingest.core import IngestConfig, parse_column_map
 from millrace.settings import Settings
+from millrace.workload import load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +50,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="", help="what is modelled, by name (default: MILLRACE_WORKLOAD)")
 
 
-def simulated(settings: Settings, days: int = 183, customers: int = 5_000, terminals: int = 10_000) -> str:
-    """Folder of simulated events, made once per home and size; days that are there already are kept."""
-    from fraud.simulator import SimulationConfig, write
-
-    folder = settings.home / "raw" / f"simulated-{customers}x{terminals}x{days}"
-    write(SimulationConfig(days=days, customers=customers, terminals=terminals), folder)
-    return str(folder)
+def simulated(settings: Settings) -> str:
+    """Folder of the events that the workload's own world makes, once per home."""
+    return str(load(settings.workload).world.simulate(settings.home / "raw" / settings.workload))
 
 
 def absolute(source: str) -> str:

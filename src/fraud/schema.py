@@ -1,31 +1,23 @@
-"""The raw schema: names, types, order and aliases of a transaction. Schema version 1.
-
-Rules about values (ranges, required, unique) are checked by `components/ingest`; this is only what the columns are.
-"""
+"""The raw schema: names, kinds, order and aliases of a transaction. Schema version 1."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from millrace.workload import Entity, Label
+from millrace.workload import Entity, Field, Kind, Label, events_of
 
-SCHEMA_VERSION = 1
-
-TRANSACTION_SCHEMA = pa.schema(
-    [
-        pa.field("transaction_id", pa.int64(), nullable=False),
-        pa.field("event_timestamp", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("customer_id", pa.string(), nullable=False),  # pseudonym: 16 hex digits, never the raw id
-        pa.field("terminal_id", pa.string(), nullable=False),
-        pa.field("amount", pa.decimal128(12, 2), nullable=False),
-        pa.field("is_fraud", pa.int8()),  # null while the label is not known
-        pa.field("label_timestamp", pa.timestamp("us", tz="UTC")),  # when the label became known; null with is_fraud
-    ]
+VERSION = 1
+EVENT_ID = "transaction_id"
+FIELDS = (
+    Field(name="transaction_id", kind=Kind.ID),
+    Field(name="event_timestamp", kind=Kind.INSTANT),
+    Field(name="customer_id", kind=Kind.KEY),  # pseudonym: 16 hex digits, never the raw id
+    Field(name="terminal_id", kind=Kind.KEY),
+    Field(name="amount", kind=Kind.MONEY, minimum=0),
+    Field(name="is_fraud", kind=Kind.CLASS, empty=True),
+    Field(name="label_timestamp", kind=Kind.INSTANT, empty=True, optional=True),
 )
-"""Columns of a snapshot, in order. Further columns of the source follow these, unchanged."""
-
-REQUIRED = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount", "is_fraud")
-"""Columns a source must have, under these names or an alias. `is_fraud` may be empty in any row."""
+EVENTS = events_of(FIELDS)
 
 ALIASES = {
     "TRANSACTION_ID": "transaction_id",
@@ -44,8 +36,11 @@ CARRIED_TYPES = {"fraud_scenario": pa.int8()}
 LABEL_DELAY_DAYS = 7
 """Default time from a transaction until its label is known, in days."""
 
-EVENTS = TRANSACTION_SCHEMA
-VERSION = SCHEMA_VERSION
-EVENT_ID = "transaction_id"
+RULES: dict[str, str] = {}
+STRAY_DAYS = 0
 ENTITIES = (Entity("customer", "customer_id", pseudonymised=True), Entity("terminal", "terminal_id"))
 LABEL = Label("is_fraud", unit="", delay_days=LABEL_DELAY_DAYS)
+
+REQUIRED = tuple(field.name for field in FIELDS if not field.optional)
+SCHEMA_VERSION = VERSION
+TRANSACTION_SCHEMA = EVENTS

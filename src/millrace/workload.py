@@ -43,6 +43,43 @@ class Task(StrEnum):
     """A quantity in the label's unit, answered with an interval."""
 
 
+class Kind(StrEnum):
+    """What the values of a field are, and so how they are read and kept."""
+
+    ID = "id"
+    """A whole number of 64 bits that no other event has."""
+    INSTANT = "instant"
+    """A time between 1970 and 2200, UTC."""
+    KEY = "key"
+    """An entity's id, as text: 596, "596" and 596.0 are the same."""
+    MONEY = "money"
+    """An amount with two decimals: decimal(12, 2)."""
+    NUMBER = "number"
+    """float64; neither NaN nor infinite."""
+    WHOLE = "whole"
+    """int64."""
+    CLASS = "class"
+    """0 or 1, int8."""
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A column of the events; a row whose value cannot be read or lies outside the range goes to quarantine."""
+
+    name: str
+    kind: Kind
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    empty: bool = False
+    """A row may lack it."""
+    optional: bool = False
+    """A source may lack it, and then every row does."""
+    sql: str = ""
+    """Makes it where a source lacks it: DuckDB's SQL over the other fields that are not made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entity:
     """Somebody or something that events are about, and that has a past."""
@@ -83,17 +120,29 @@ class Schema(Protocol):
     """`schema`: the events."""
 
     VERSION: int
+    FIELDS: tuple[Field, ...]
+    """Columns of a snapshot, in order: with an id, `event_timestamp`, the label, and last `label_timestamp`."""
     EVENTS: pa.Schema
-    """Columns of a snapshot, in order; the label's column is null while the label is not known."""
+    """The same for Arrow: `events_of(FIELDS)`. The label and its time are null while the label is not known."""
     EVENT_ID: str
-    REQUIRED: tuple[str, ...]
-    """Columns that a source must have, under these names or an alias."""
     ALIASES: Mapping[str, str]
-    """Public names → ours."""
+    """Public names → ours, read in any case."""
+    RULES: Mapping[str, str]
+    """Reason → SQL over the fields that is true of a row to be rejected for it."""
+    STRAY_DAYS: int
+    """A few events so many days away from all others are rejected; 0: any distance is believed."""
     CARRIED_TYPES: Mapping[str, pa.DataType]
     """Columns that no feature reads, with one name and type whatever the source."""
     ENTITIES: tuple[Entity, ...]
     LABEL: Label
+
+
+class World(Protocol):
+    """`world`: what the demo simulates."""
+
+    def simulate(self, below: Path) -> Path:
+        """Raw events of the default world, a folder of files below `below`; made once, returned when it is there."""
+        ...
 
 
 class Features(Protocol):
@@ -158,6 +207,10 @@ class Workload:
         return cast(Schema, self._part("schema", Schema))
 
     @cached_property
+    def world(self) -> World:
+        return cast(World, self._part("world", World))
+
+    @cached_property
     def features(self) -> Features:
         return cast(Features, self._part("features", Features))
 
@@ -173,6 +226,13 @@ class Workload:
         raise ConfigError(
             f"workload {self.name!r} has no entity {name!r}; it has {[e.name for e in self.schema.ENTITIES]}"
         )
+
+    def limits(self, component: str) -> dict[str, Any]:
+        """The workload's own limits of a component, `<component>.yaml` in its package; empty where it has none."""
+        import yaml  # servers have no use for it
+
+        path = Path(cast(str, self._root.__file__)).with_name(f"{component}.yaml")
+        return cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
 
     def files(self, *parts: str) -> list[Path]:
         """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
@@ -194,6 +254,23 @@ class Workload:
                 f"{module.__name__} lacks {', '.join(missing)}; see {protocol.__name__} in millrace.workload"
             )
         return module
+
+
+_ARROW: Final[Mapping[Kind, pa.DataType]] = {
+    Kind.ID: pa.int64(),
+    Kind.INSTANT: pa.timestamp("us", tz="UTC"),
+    Kind.KEY: pa.string(),
+    Kind.MONEY: pa.decimal128(12, 2),
+    Kind.NUMBER: pa.float64(),
+    Kind.WHOLE: pa.int64(),
+    Kind.CLASS: pa.int8(),
+    Kind.TEXT: pa.string(),
+}
+
+
+def events_of(fields: tuple[Field, ...]) -> pa.Schema:
+    """The columns of a snapshot for Arrow."""
+    return pa.schema([pa.field(field.name, _ARROW[field.kind], nullable=field.empty) for field in fields])
 
 
 def names() -> list[str]:
