@@ -1,7 +1,7 @@
 """What stands between a request and the model's inputs: checked requests, and the states of their entities.
 
 The transformer, the explainer and the skew check hold these. What they mean is the workload's (`online`); what an
-answer of the online store looks like is Feast's. Nothing here reads a store or a clock.
+answer of the online store looks like is `lookup.py`'s. Nothing here reads a store or a clock, or needs more than NumPy.
 """
 
 from __future__ import annotations
@@ -12,12 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from millrace.errors import SchemaMismatch
-from millrace.workload import View
-
-Response = Mapping[str, Sequence[Any]]
-"""What Feast's `get_online_features(...).to_dict()` gives: equally long lists, in which what is unknown is None."""
 
 NEVER_US: Final = np.iinfo(np.int64).min // 2
 """Event time of padding: older than any window."""
@@ -36,6 +30,24 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.event_id)
+
+    def row(self, row: int) -> Requests:
+        """One of the rows, alone."""
+        return Requests(
+            self.event_id[row : row + 1],
+            self.event_us[row : row + 1],
+            {name: ids[row : row + 1] for name, ids in self.keys.items()},
+            {name: values[row : row + 1] for name, values in self.values.items()},
+        )
+
+    def repeated(self, times: int) -> Requests:
+        """One row → the same row so many times, in arrays of their own."""
+        return Requests(
+            np.repeat(self.event_id, times),
+            np.repeat(self.event_us, times),
+            {name: ids * times for name, ids in self.keys.items()},
+            {name: np.repeat(values, times) for name, values in self.values.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +78,8 @@ class RecentEvents:
         return self if end == len(self) else self.map(lambda values: values[:end])
 
     def newest(self, count: int) -> RecentEvents:
-        return self.map(lambda values: values[-count:])
+        start = max(len(self) - count, 0)
+        return self.map(lambda values: values[start:])
 
     def append(self, event_id: int, event_us: int, values: Sequence[float], capacity: int) -> RecentEvents:
         """The state with this event in its place, cut to the newest `capacity`.
@@ -92,11 +105,6 @@ def recent(event_ids: NDArray[np.int64], event_us: NDArray[np.int64], *values: N
     return RecentEvents(event_ids, event_us, values)
 
 
-def empty(view: View) -> RecentEvents:
-    """The state of an entity that nobody has seen."""
-    return recent(*(np.empty(0, dtype) for dtype in _dtypes(view)))
-
-
 @dataclass(frozen=True, slots=True)
 class States:
     """States of the entities of B requests, by view."""
@@ -106,52 +114,19 @@ class States:
     refreshed: Mapping[str, NDArray[np.int64]]
     """[B, fields of the view] each; an unknown entity is a row of zeros."""
 
+    def row(self, row: int) -> States:
+        """Those of one of the requests."""
+        return States(
+            {name: states[row : row + 1] for name, states in self.recent.items()},
+            {name: states[row : row + 1] for name, states in self.refreshed.items()},
+        )
 
-def states_of(response: Response, views: Sequence[View], rows: int) -> States:
-    """The states in an answer of the store; raises SchemaMismatch for a field that it lacks."""
-    found = {view.name: [_column(response, name) for name in view.fields] for view in views}
-    return States(
-        {view.name: _recent(view, found[view.name], rows) for view in views if view.recent},
-        {view.name: _refreshed(found[view.name]) for view in views if not view.recent},
-    )
-
-
-def unknown_states(views: Sequence[View], rows: int) -> States:
-    """States of entities that nobody has seen, which stand in for those of a store that does not answer."""
-    return States(
-        {view.name: [empty(view)] * rows for view in views if view.recent},
-        {view.name: np.zeros((rows, len(view.fields)), np.int64) for view in views if not view.recent},
-    )
-
-
-def _recent(view: View, columns: Sequence[Sequence[Any]], rows: int) -> list[RecentEvents]:
-    dtypes, nothing = _dtypes(view), empty(view)
-    states = [
-        nothing
-        if row[0] is None
-        else recent(*(np.asarray(values, dtype) for values, dtype in zip(row, dtypes, strict=True)))
-        for row in zip(*columns, strict=True)
-    ]
-    assert len(states) == rows
-    return states
-
-
-def _refreshed(columns: Sequence[Sequence[Any]]) -> NDArray[np.int64]:
-    return np.array([[value or 0 for value in column] for column in columns], np.int64).T
-
-
-def _dtypes(view: View) -> list[Any]:
-    return [field.value_type.to_pandas_dtype() for field in view.fields.values()]
-
-
-def _column(response: Response, name: str) -> Sequence[Any]:
-    try:
-        return response[name]
-    except KeyError:
-        raise SchemaMismatch(
-            f"the online answer has no column {name!r}, only {sorted(response)}. "
-            "Ask for the workload's feature service; when it lacks the column, materialise again."
-        ) from None
+    def repeated(self, times: int) -> States:
+        """Those of one request → the same so many times, in arrays of their own."""
+        return States(
+            {name: [*states] * times for name, states in self.recent.items()},
+            {name: np.repeat(states, times, axis=0) for name, states in self.refreshed.items()},
+        )
 
 
 def _inserted(values: NDArray[Any], at: int, value: float) -> NDArray[Any]:

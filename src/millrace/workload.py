@@ -14,8 +14,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -23,9 +23,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, cast
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from millrace.errors import ConfigError
+from millrace.inputs import Requests, States
 from millrace.judge.rows import Columns
 
 GROUP: Final = "millrace.workloads"
@@ -91,9 +94,11 @@ class Entity:
     """Replace the id by a keyed hash at ingest and at the endpoint; the raw id is never stored or logged."""
     parts: tuple[str, ...] = ()
     """Entities whose ids, joined by `|`, are this one's id; empty: the id is a column of its own."""
+    constant: str = ""
+    """The id of an entity that there is only one of; no event has a column for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """States of an entity in the online store: one Feast feature view."""
 
@@ -114,6 +119,21 @@ class Label:
     """Of a quantity, such as `minutes`; empty for classes."""
     delay_days: int
     """From an event until its label is known, in whole days; 0: the same day, by `label_timestamp`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What an explanation holds responsible: a part of a request that can be exchanged for another event's."""
+
+    name: str
+    shows: str
+    """What it was: a field of the request, `event_timestamp`, an entity's key, or a recent view for its length."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the request → features that say the same of a reference event; what follows from them is made again."""
+    features: tuple[str, ...] = ()
+    """Features that are taken from the reference event as they are."""
+    views: tuple[str, ...] = ()
+    """Recent views that are taken as of an entity that nobody has seen."""
 
 
 class Schema(Protocol):
@@ -172,6 +192,56 @@ class Judging(Protocol):
     """Where the prediction log does."""
 
 
+class Online(Protocol):
+    """`online`: what the model reads of a request and the states of its entities; one code for every way to a score."""
+
+    def model_inputs(
+        self, requests: Requests, states: States, *, history_length: int, sequence_length: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """B requests and their states → `features[B, F]`, `history[B, L, C]`; None where the model reads no history.
+
+        What a state holds at or after its request is left out. `history_length` is N, the events of a recent view that
+        the features see; `sequence_length` (≤ N) is L, those that the model reads itself.
+        """
+        ...
+
+    def remembered(self, requests: Requests, states: States) -> Sequence[tuple[Any, ...]]:
+        """[B] what the recent view keeps of each event beside its id and time, in the order of the view's fields.
+
+        Made of the request and refreshed states. Absent where no view is recent.
+        """
+        ...
+
+
+class Exchange(Protocol):
+    """`exchange`: the request beside event id, time and ids of entities; the answer beside what all answers have."""
+
+    ASKED: tuple[str, ...]
+    """Fields of the schema, in order: numbers, amounts, classes or text. One that may be empty may be left out."""
+    ANSWER: Mapping[str, str]
+    """Figures of the model (`score`; `low` and `high` of a regression) → what the answer calls them, in order."""
+
+
+class Explain(Protocol):
+    """`explain`: why an event got its score."""
+
+    GROUPS: tuple[str, ...]
+    """What a reason may name: the K groups of inputs that `variants` replaces."""
+    MIN_EFFECT: float
+    """A group that moves the score by less is no reason."""
+
+    def variants(
+        self, requests: Requests, states: States, *, history_length: int, sequence_length: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """One request → `features[K, F]`, `history[K, L, C]`, in each of which one group is nothing remarkable."""
+        ...
+
+    INPUTS: tuple[Input, ...]
+    """What a whole explanation (Shapley values against reference events) divides the score among."""
+    HISTORY: Mapping[str, tuple[str, int]]
+    """Fields of the recent view beside id and time → how they are shown: a name, and what a value is divided by."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload by name; its parts are properties."""
@@ -218,6 +288,27 @@ class Workload:
     def judging(self) -> Judging:
         return cast(Judging, self._part("judging", Judging))
 
+    def online(self) -> Online:
+        absent = {"remembered"} if self.recent is None else set()
+        return cast(Online, self._part("online", Online, absent))
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        return cast(Exchange, self._part("exchange", Exchange))
+
+    @cached_property
+    def explain(self) -> Explain:
+        return cast(Explain, self._part("explain", Explain))
+
+    @cached_property
+    def recent(self) -> View | None:
+        """The recent view, where there is one; raises ConfigError for more."""
+        views = [view for view in self.features.VIEWS if view.recent]
+        if len(views) > 1:
+            names = ", ".join(view.name for view in views)
+            raise ConfigError(f"workload {self.name!r} has recent views {names}; wanted one at most")
+        return views[0] if views else None
+
     def entity(self, name: str) -> Entity:
         """Raises ConfigError for one that the workload does not have."""
         for entity in self.schema.ENTITIES:
@@ -239,7 +330,7 @@ class Workload:
         specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)
         return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
 
-    def _part(self, name: str, protocol: Any) -> ModuleType:
+    def _part(self, name: str, protocol: Any, absent: Set[str] = frozenset()) -> ModuleType:
         try:
             module = importlib.import_module(f"{self.package}.{name}")
         except ModuleNotFoundError as error:
@@ -248,7 +339,7 @@ class Workload:
             raise ConfigError(
                 f"workload {self.name!r} has no module {self.package}.{name}; see millrace.workload"
             ) from error
-        missing = sorted(name for name in _asked(protocol) if not hasattr(module, name))
+        missing = sorted(name for name in _asked(protocol) - absent if not hasattr(module, name))
         if missing:
             raise ConfigError(
                 f"{module.__name__} lacks {', '.join(missing)}; see {protocol.__name__} in millrace.workload"

@@ -21,7 +21,7 @@ from components.check_skew import core
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
 from fraud import features as f
-from fraud import features_sql, online
+from fraud import features_sql, formulas, online
 from millrace.errors import GateBlocked, InvalidInput, NotFound
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
@@ -116,7 +116,7 @@ def test_a_window_off_by_a_day_is_blocked(
     def off_by_a_day(now_us: Any, states: f.CustomerStates) -> f.HistoryTotals:
         return replace(right(now_us, states), window_count=right(now_us - f.DAY_US, states).window_count)
 
-    monkeypatch.setattr(f, "history_totals", off_by_a_day)
+    monkeypatch.setattr(formulas, "history_totals", off_by_a_day)
     failures = blocked_by(check(feature_set, store, lake, folder))
 
     assert set(failures) == {"online against batch", "offline against batch"}

@@ -1,0 +1,8 @@
+"""What a request says of a transaction beside its ids and its time, and what the answer's figures are called."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ASKED: Final = ("amount",)
+ANSWER: Final = {"score": "score"}

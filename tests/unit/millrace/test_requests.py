@@ -1,0 +1,88 @@
+"""Requests of any workload: fields with kinds and bounds, and ids that are composed of others or constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.errors import InvalidInput
+from millrace.requests import RequestFormat
+from millrace.workload import Entity, Field, Kind
+
+FORMAT = RequestFormat(
+    "ride_id",
+    (
+        Entity("from", "from_id"),
+        Entity("to", "to_id"),
+        Entity("way", "way_id", parts=("from", "to")),
+        Entity("town", "town", constant="here"),
+    ),
+    (
+        Field(name="people", kind=Kind.WHOLE, minimum=0, maximum=9, empty=True),
+        Field(name="km", kind=Kind.NUMBER, minimum=0, maximum=100),
+        Field(name="sort", kind=Kind.TEXT, empty=True),
+        Field(name="night", kind=Kind.CLASS, empty=True),
+        Field(name="fee", kind=Kind.MONEY, empty=True),
+    ),
+)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    base = {"ride_id": 1, "event_timestamp": "2021-02-01T08:00:00Z", "from_id": 74, "to_id": "75.0", "km": 2.5}
+    return {name: value for name, value in (base | changes).items() if value is not ...}
+
+
+def test_ids_that_follow_from_others_are_not_asked_for():
+    found = FORMAT.from_rows([row(), row(ride_id=2, from_id="a")], now_us=0)
+
+    keys = FORMAT.keys(found, pseudonym=str)
+
+    assert FORMAT.names == ("ride_id", "event_timestamp", "from_id", "to_id", "people", "km", "sort", "night", "fee")
+    assert keys["way"] == ["74|75.0", "a|75.0"]
+    assert keys["town"] == ["here", "here"]
+
+
+def test_only_ids_of_pseudonymised_entities_become_pseudonyms():
+    secret = RequestFormat("id", (Entity("who", "who_id", pseudonymised=True), Entity("where", "where_id")), ())
+    found = secret.from_rows([{"id": 1, "who_id": "me", "where_id": "home"}], now_us=0)
+
+    assert secret.keys(found, pseudonym=str.upper) == {"who": ["ME"], "where": ["home"]}
+
+
+def test_what_is_left_out_is_kept_as_nothing_and_shown_as_null():
+    found = FORMAT.from_rows([row(people=3, sort="van", night=1, fee=2.29), row(ride_id=2, people=None)], now_us=0)
+
+    np.testing.assert_array_equal(found.values["people"], [3.0, np.nan])
+    assert FORMAT.shown(found, 0) == {"people": 3, "km": 2.5, "sort": "van", "night": 1, "fee": 2.29}
+    assert FORMAT.shown(found, 1) == {"people": None, "km": 2.5, "sort": None, "night": None, "fee": None}
+
+
+def test_a_missing_optional_column_is_absent_in_every_row():
+    columns = {"ride_id": [1, 2], "from_id": ["a", "b"], "to_id": ["c", "d"], "km": [1.0, 2.0]}
+
+    found = FORMAT.from_columns(columns, now_us=7)
+
+    assert found.event_us.tolist() == [7, 7]
+    assert np.isnan(found.values["people"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"people": 1.5}, "row 0: field 'people' is 1.5; wanted a whole number"),
+        ({"people": 10}, "field 'people' is 10; wanted a number from 0 to 9"),
+        ({"km": None}, "field 'km' is None; wanted a number from 0 to 100"),
+        ({"km": ...}, "row 0: field 'km' is missing"),
+        ({"km": float("nan")}, "field 'km' is nan"),
+        ({"sort": 5}, "field 'sort' is 5; wanted text of at most 128 characters"),
+        ({"night": 2}, "field 'night' is 2; wanted a number from 0 to 1"),
+        ({"fee": 2.295}, "field 'fee' is 2.295; wanted at most two decimals"),
+        ({"way_id": "74|75"}, "unknown field 'way_id'; wanted ride_id, event_timestamp, from_id"),
+        ({"from_id": None}, "field 'from_id' is None; wanted text of 1 to 128 characters"),
+    ],
+)
+def test_a_refusal_names_row_field_got_and_wanted(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        FORMAT.from_rows([row(**changes)], now_us=0)
