@@ -22,6 +22,7 @@ from fraud import features as f
 from fraud.simulator import SimulationConfig, simulate
 from millrace.lake.atomic import write_text
 from millrace.settings import settings
+from millrace.workload import load
 
 REQUESTS_A_DAY: Final = 9_600
 """Of the full simulation: what a false-alarm rate per 30 days is counted in."""
@@ -123,7 +124,9 @@ def detector_of(stream: Stream, backend: str) -> Any:
     from serving.drift_detector.judgement import Reference
 
     rows = stream.reference_rows
-    reference = Reference("1", f.FEATURE_NAMES, stream.features[rows], stream.scores[rows], stream.threshold)
+    reference = Reference(
+        "1", f.FEATURE_NAMES, stream.features[rows], stream.scores[rows], stream.threshold, load("fraud").watch
+    )
     return fit(reference, backend_of(backend))
 
 

@@ -42,9 +42,9 @@ EVENT: Final[dict[str, Any]] = {
 }
 DATA: Final[dict[str, Any]] = {
     "event_timestamp": "2018-09-30T11:59:59Z",
-    "customer_id": "0123456789abcdef",
-    "terminal_id": "4242",
-    "amount": 12.5,
+    "workload": "fraud",
+    "keys": {"customer_id": "0123456789abcdef", "terminal_id": "4242"},
+    "fields": {"amount": 12.5},
     "model_name": "fraud-detector",
     "model_version": "3",
     "score": 0.0123456,
@@ -60,7 +60,7 @@ DATA: Final[dict[str, Any]] = {
 
 def event(number: int, run: str) -> dict[str, Any]:
     name = f"{run}-{number}:0"
-    return EVENT | {"id": name, "subject": str(number), "data": DATA | {"transaction_id": number}}
+    return EVENT | {"id": name, "subject": str(number), "data": DATA | {"event_id": number}}
 
 
 def request(body: bytes, kind: bytes) -> bytes:
@@ -204,8 +204,8 @@ def _measure(server: Server, take: Callable[[], bytes | None], per_request: int)
 
 def into_database(home: Path, database: str, rows: int, batch: int = 3000) -> dict[str, float]:
     """Rows a second from the journal through the writer into the database, in its own batches."""
-    from serving.prediction_log.core import decode
-    from serving.prediction_log.inference import Payloads
+    from serving.logged_rows import Bodies
+    from serving.prediction_log.core import Events
     from serving.prediction_log.journal import Journal
     from serving.prediction_log.writer import Writer
 
@@ -215,10 +215,10 @@ def into_database(home: Path, database: str, rows: int, batch: int = 3000) -> di
         connection.execute(sa.delete(PREDICTIONS))
     journal = Journal(home / "bench-journal", 1 << 30)
     kind, now = {b"content-type": b"application/cloudevents-batch+json"}, EVENT["time"]
-    lines = []
+    lines, events = [], Events(Bodies("fraud", b"key"))
     for start in range(0, rows, batch):
         body = orjson.dumps([event(n, "db") for n in range(start, start + batch)])
-        records = decode(kind, body, _instant(now), Payloads(b"key"))
+        records = events.read(kind, body, _instant(now))
         lines.append(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
     asyncio.run(_append(journal, lines))
     writer = Writer(log, journal, home / "rejected.jsonl")

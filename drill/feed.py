@@ -21,7 +21,7 @@ LOOK_MIN: Final = 10
 """Simulated minutes between two looks at a day whose feed was whole."""
 LEAST_DAYS: Final = 3
 USUAL_DAYS: Final = 7
-COLUMNS: Final = ("event_id", "scored_at", "transaction_id", "event_timestamp", "terminal_id", "score", "arm")
+COLUMNS: Final = ("prediction_id", "scored_at", "transaction_id", "event_timestamp", "terminal_id", "score", "arm")
 
 
 def live_look(live: Live, now: datetime) -> list[Silence]:
@@ -35,8 +35,8 @@ def first_silence(settings: Settings, script: Script, day: int) -> tuple[datetim
     first = max(day - USUAL_DAYS, 0)
     database = engine(settings)
     try:
-        usual = profile(*_between(database, script.instant(first), script.instant(day)), day - first)
-        us, terminals = _between(database, script.instant(day), script.instant(day + 1))
+        usual = profile(*_between(database, settings.workload, script.instant(first), script.instant(day)), day - first)
+        us, terminals = _between(database, settings.workload, script.instant(day), script.instant(day + 1))
     finally:
         database.dispose()
     names = np.array(terminals, dtype=object)
@@ -50,10 +50,10 @@ def first_silence(settings: Settings, script: Script, day: int) -> tuple[datetim
 
 
 def words(found: Silence) -> str:
-    return f"{found.terminals}: {found.events} of {found.expected:.0f} in {found.minutes} minutes"
+    return f"{found.range}: {found.events} of {found.expected:.0f} in {found.minutes} minutes"
 
 
-def _between(database: sa.Engine, since: datetime, until: datetime) -> tuple[np.ndarray, Sequence[str]]:
+def _between(database: sa.Engine, workload: str, since: datetime, until: datetime) -> tuple[np.ndarray, Sequence[str]]:
     """Times and terminals of the answers in the log, in order."""
-    rows = answers(read_predictions(database, since, until, columns=COLUMNS, by="event_timestamp"))
+    rows = answers(read_predictions(database, workload, since, until, columns=COLUMNS, by="event_timestamp"))
     return rows["event_timestamp"].cast("int64").to_numpy(), rows["terminal_id"].to_pylist()

@@ -141,7 +141,7 @@ class Live:
         database = engine(self.settings)
         try:
             with reading(database) as connection:
-                count = sa.select(sa.func.count(), sa.func.count(PREDICTIONS.c.transaction_id.distinct()))
+                count = sa.select(sa.func.count(), sa.func.count(PREDICTIONS.c.event_id.distinct()))
                 rows, distinct = connection.execute(count.select_from(PREDICTIONS)).one()
         finally:
             database.dispose()

@@ -44,7 +44,9 @@ def write_report(
     """Compare predictions with since ≤ event_timestamp < until on the labels known at `as_of`; the page's path."""
     log = engine(here)
     try:
-        rows = read_predictions(log, since, until, with_labels_known_at=as_of, columns=COLUMNS, by="event_timestamp")
+        rows = read_predictions(
+            log, here.workload, since, until, with_labels_known_at=as_of, columns=COLUMNS, by="event_timestamp"
+        )
     finally:
         log.dispose()
     judging = load(here.workload).judging

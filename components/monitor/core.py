@@ -20,14 +20,15 @@ from components.monitor.evidence import Watched, gather
 from components.monitor.rules import DECAY, family, judge, version_of
 from millrace.errors import InvalidInput
 from millrace.events.log import engine
-from millrace.events.table import read_labels, read_predictions
+from millrace.events.table import read_labels, read_predictions, with_labels
 from millrace.judge.gates import Verdict
-from millrace.judge.outcomes import COLUMNS, answers, with_labels
+from millrace.judge.outcomes import COLUMNS, answers
 from millrace.lake.atomic import replacing_folder, write_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
 from millrace.settings import Settings
+from millrace.workload import load
 
 GATE: Final = "outcomes"
 LATEST_DAYS: Final = 2
@@ -71,16 +72,16 @@ def read(settings: Settings, as_of: datetime, config: MonitorConfig) -> tuple[pa
     if as_of.tzinfo is None:
         raise InvalidInput(f"as_of is {as_of}; wanted an instant with its zone, such as 2018-09-30T00:00:00Z")
     since = as_of.astimezone(UTC) - timedelta(days=config.window_days)
-    database = engine(settings)
+    database, workload = engine(settings), settings.workload
     try:
-        labels = read_labels(database, as_of)
-        rows = read_predictions(database, since, as_of, columns=list(COLUMNS), by="event_timestamp")
+        labels = read_labels(database, workload, as_of)
+        rows = read_predictions(database, workload, since, as_of, columns=list(COLUMNS), by="event_timestamp")
         wide = [*COLUMNS, "features", "feature_service"]
         lately = as_of - timedelta(days=LATEST_DAYS)
-        latest = read_predictions(database, lately, as_of, columns=wide, by="event_timestamp")
+        latest = read_predictions(database, workload, lately, as_of, columns=wide, by="event_timestamp")
     finally:
         database.dispose()
-    return with_labels(answers(rows), labels), answers(latest)
+    return with_labels(answers(rows), labels, load(workload).schema.EVENT_ID), answers(latest)
 
 
 def instant_of(text: str) -> datetime:

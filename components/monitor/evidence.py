@@ -182,7 +182,9 @@ def _silences(rows: pa.Table, as_of: datetime) -> list[volume.Silence] | None:
     past = rows.filter(pc.less(rows["event_timestamp"], _at(midnight)))
     if not len(past) or (days := int(np.ptp(day_of(past))) + 1) < 3:
         return None
-    usual = volume.profile(past["event_timestamp"].cast(pa.int64()).to_numpy(), past["terminal_id"].to_pylist(), days)
+    usual = volume.profile(
+        past["event_timestamp"].cast(pa.int64()).to_numpy(), past["terminal_id"].to_pylist(), days, kind="terminals"
+    )
     recent = rows.filter(pc.greater_equal(rows["event_timestamp"], _at(as_of - timedelta(hours=1))))
     return volume.silences(
         usual, recent["event_timestamp"].cast(pa.int64()).to_numpy(), recent["terminal_id"].to_pylist(), as_of

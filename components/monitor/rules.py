@@ -27,9 +27,7 @@ def judge(watched: Watched, config: MonitorConfig) -> tuple[Rule, ...]:
     ]
     if feed.silences is not None:
         worst = feed.silences[0] if feed.silences else None
-        detail = (
-            f"{worst.terminals}: {worst.events} of {worst.expected:.0f} in {worst.minutes} minutes" if worst else ""
-        )
+        detail = f"{worst.range}: {worst.events} of {worst.expected:.0f} in {worst.minutes} minutes" if worst else ""
         rules.append(Rule("silent_windows", len(feed.silences), "<=", 0, detail))
     if watched.agreement is not None:
         found = watched.agreement

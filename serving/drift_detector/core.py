@@ -1,9 +1,9 @@
 """Two verbs: `fit` on a reference window gives a `Detector`; `Detector.judge` gives a window's `Judgement`. No I/O.
 
-A judgement says for every feature, the score and the decision how far the window is from the reference, and what of
-that counts. Features that vary with the hour or the weekend are compared with reference rows of the window's own hours.
-What goes in and comes out is `judgement.py`'s, how the tests are computed `backends.py`'s, what follows from several
-judgements in a row `episodes.py`'s.
+A judgement says for every feature, the score and the decision (where there are decisions) how far the window is from
+the reference, and what of that counts. Features that vary with the hour or the weekend are compared with reference
+rows of the window's own hours. What goes in and comes out is `judgement.py`'s, how the tests are computed
+`backends.py`'s, what follows from several judgements in a row `episodes.py`'s.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.drift import HOUR_FEATURE, ROLES, WEEKEND_FEATURE
 from millrace.errors import InvalidInput
 from serving.drift_detector.backends import Backend
-from serving.drift_detector.judgement import DECISION, SCORE, Comparison, Finding, Judgement, Reference, Window
+from serving.drift_detector.judgement import (
+    AGGREGATE,
+    DECISION,
+    PER_REQUEST,
+    SCORE,
+    Comparison,
+    Finding,
+    Judgement,
+    Reference,
+    Window,
+)
 from serving.drift_detector.season import matched_rows, season_bins, seasonal_columns
 
 MOSTLY_MISSING: Final = 0.2
@@ -36,7 +45,7 @@ class DriftConfig:
     """Aggregates and the score move with the world; only what a broken feed or a broken model does counts."""
     score_floor: float = 0.15
     decision_ratio: float = 3.0
-    """The share of reviews must have grown or shrunk by this factor: frauds come in bursts, which no test knows of."""
+    """The share of reviews must have grown or shrunk by this factor: positives come in bursts, unknown to a test."""
     joint_level: float = 0.01
     joint_rows: int = 400
     """Rows of the window and of the reference in the multivariate test: its cost is quadratic."""
@@ -62,21 +71,23 @@ class Detector:
         self.reference = reference
         self.config = config
         self._backend = backend
-        review = reference.scores >= reference.threshold
-        self.names = (*reference.names, SCORE, DECISION)
-        self._roles = [*(ROLES.get(name, "aggregate") for name in reference.names), SCORE, DECISION]
-        self._table = _table(reference.features, reference.scores, review)
-        self._bins = season_bins(*(_column(reference, name) for name in (HOUR_FEATURE, WEEKEND_FEATURE)))
+        review = reference.review(reference.scores)
+        answers = (SCORE,) if reference.threshold is None else (SCORE, DECISION)
+        self.names = (*reference.names, *answers)
+        self._roles = [*(reference.role_of(name) for name in reference.names), *answers]
+        self._table = self._columns(reference.features, reference.scores, review)
+        self._clock = [reference.names.index(name) for name in (reference.watch.HOUR, reference.watch.WEEKEND)]
+        self._bins = season_bins(*(reference.features[:, i] for i in self._clock))
         self.seasonal = seasonal_columns(self._table, self._bins)
-        self.seasonal[-2:] = True  # the model reads the hour, and frauds have theirs
-        self._joint = [i for i, role in enumerate(self._roles) if role in ("per_request", SCORE)]
+        self.seasonal[len(reference.names) :] = True  # the model reads the hour, and labels have theirs
+        self._joint = [i for i, role in enumerate(self._roles) if role in (PER_REQUEST, SCORE)]
         self._review_share = float(review.mean())
         self._outliers = backend.outliers(self._judged(self._table), config.outlier_share, config.seed)
 
     def judge(self, window: Window, *, joint: bool = True, seed: int = 0) -> Judgement:
         """Compare `window` with the reference; `seed` draws the rows of the multivariate test. Raises InvalidInput."""
         self._check(window)
-        table = _table(window.features, window.scores, window.review)
+        table = self._columns(window.features, window.scores, window.review)
         missing = np.isnan(table).mean(axis=0)
         usable = missing <= MOSTLY_MISSING
         whole = np.flatnonzero(np.isfinite(table[:, usable]).all(axis=1))
@@ -105,7 +116,7 @@ class Detector:
         )
 
     def per_request(self, table: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """[n, F + 2] (default: the reference) → the columns that are tested for small shifts."""
+        """[n, F + 2] or [n, C] (default: the reference) → the columns that are tested for small shifts."""
         return (self._table if table is None else table)[:, self._joint]
 
     def _check(self, window: Window) -> None:
@@ -118,8 +129,15 @@ class Detector:
             raise InvalidInput(f"the window has {len(window)} rows; wanted at least 20 to say anything")
 
     def _window_bins(self, window: Window) -> NDArray[np.int64]:
-        index = [self.reference.names.index(name) for name in (HOUR_FEATURE, WEEKEND_FEATURE)]
-        return season_bins(*(np.nan_to_num(window.features[:, i]) for i in index))
+        return season_bins(*(np.nan_to_num(window.features[:, i]) for i in self._clock))
+
+    def _columns(
+        self, features: NDArray[np.float32], scores: NDArray[np.float32], review: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """[W, C] in the order of `names`; a row without a score has no decision."""
+        decided = np.where(np.isnan(scores), np.nan, review)
+        answers = [scores, decided] if DECISION in self.names else [scores]
+        return np.column_stack([features, *answers]).astype(np.float32)
 
     def _compare(
         self, table: NDArray[np.float32], matched: NDArray[np.float32], usable: NDArray[np.bool_]
@@ -144,12 +162,12 @@ class Detector:
         review_shift: float,
     ) -> tuple[Comparison, ...]:
         floors = {
-            "per_request": self.config.feature_floor,
-            "aggregate": self.config.aggregate_floor,
+            PER_REQUEST: self.config.feature_floor,
+            AGGREGATE: self.config.aggregate_floor,
             SCORE: self.config.score_floor,
         }
         drifted = np.zeros(len(self.names), bool)
-        for role in ("per_request", "aggregate", SCORE, DECISION):
+        for role in (PER_REQUEST, AGGREGATE, SCORE, DECISION):
             family = np.flatnonzero([own == role for own in self._roles] & np.isfinite(p_value))
             far = statistic[family] >= floors[role] if role in floors else review_shift >= self.config.decision_ratio
             drifted[family] = discoveries(p_value[family], self.config.level) & far
@@ -181,10 +199,10 @@ class Detector:
         return self._backend.joint(reference, window, int(rng.integers(2**31)))
 
     def _judged(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
-        return table[:, [i for i, role in enumerate(self._roles) if role in ("per_request", "aggregate")]]
+        return table[:, [i for i, role in enumerate(self._roles) if role in (PER_REQUEST, AGGREGATE)]]
 
     def _moved(self, comparisons: Sequence[Comparison]) -> list[Finding]:
-        kinds = {"per_request": "features", "aggregate": "aggregates", SCORE: "score", DECISION: "decision"}
+        kinds = {PER_REQUEST: "features", AGGREGATE: "aggregates", SCORE: "score", DECISION: "decision"}
         found = []
         for role, kind in kinds.items():
             moved = [item for item in comparisons if item.role == role and item.drifted]
@@ -228,18 +246,6 @@ def discoveries(p_values: NDArray[np.float64], level: float) -> NDArray[np.bool_
         return np.zeros(0, bool)
     adjusted: NDArray[np.float64] = false_discovery_control(np.clip(p_values, 0, 1))
     return adjusted <= level
-
-
-def _table(
-    features: NDArray[np.float32], scores: NDArray[np.float32], review: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """[W, F + 2]; a row without a score has no decision."""
-    decided = np.where(np.isnan(scores), np.nan, review)
-    return np.column_stack([features, scores, decided]).astype(np.float32)
-
-
-def _column(reference: Reference, name: str) -> NDArray[np.float32]:
-    return reference.features[:, reference.names.index(name)]
 
 
 def _known(value: float) -> float | None:

@@ -24,7 +24,7 @@ CONFIRMATIONS: Final = {
 """Judgements in a row that must find the same, by kind."""
 BY_TIME: Final = dict.fromkeys(CONFIRMATIONS, 1) | {"joint": 3, "decision": 2}
 """A window by time is large and comes once a day. The multivariate test is too coarse to be believed at once; decisions
-are few in a day and come in bursts of one card or terminal, which a test of independent rows takes for a shift."""
+are few in a day and come in bursts of one key, which a test of independent rows takes for a shift."""
 CALM_JUDGEMENTS: Final = 8
 """Judgements in a row without a finding of its kind that end an episode."""
 

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
+from millrace.workload import Watch
 
 SCORE, DECISION = "score", "decision"
+PER_REQUEST, AGGREGATE, SHOWN = "per_request", "aggregate", "shown"
+"""Roles of features."""
 KINDS: Final = ("features", "aggregates", "score", "decision", "joint", "outliers", "missing")
 
 
@@ -21,7 +24,7 @@ class Window:
 
     features: NDArray[np.float32]  # [W, F], NaN where unknown
     scores: NDArray[np.float32]  # [W]
-    review: NDArray[np.bool_]  # [W], decided to review
+    review: NDArray[np.bool_]  # [W], decided to review; not read where the task has no decisions
 
     def __len__(self) -> int:
         return len(self.features)
@@ -35,8 +38,20 @@ class Reference:
     names: tuple[str, ...]
     features: NDArray[np.float32]  # [R, F]
     scores: NDArray[np.float32]  # [R]
-    threshold: float
-    """A score at or above it is reviewed."""
+    threshold: float | None
+    """A score at or above it is reviewed; None where the task has no decisions."""
+    watch: Watch
+    """Which features are judged, and how; which say when."""
+
+    def review(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """[N] which of these scores would be reviewed."""
+        return np.zeros(len(scores), bool) if self.threshold is None else scores >= self.threshold
+
+    def role_of(self, feature: str) -> str:
+        """`per_request`, `aggregate` or `shown` (not judged)."""
+        if feature in self.watch.PER_REQUEST:
+            return PER_REQUEST
+        return AGGREGATE if feature in self.watch.AGGREGATE else SHOWN
 
     def __post_init__(self) -> None:
         if len(self.features) < 100:

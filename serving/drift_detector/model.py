@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
 from millrace.observe import telemetry
 from millrace.observe.progress import REQUEST
@@ -35,12 +34,12 @@ class DriftModel(HotModel):
 
     server = "drift_detector"
 
-    def __init__(self, name: str, service: DriftService, events: Events, sink: str) -> None:
+    def __init__(self, name: str, service: DriftService, events: Events, width: int, sink: str) -> None:
         super().__init__(name)
-        self._service, self._events, self._sink = service, events, sink
+        self._service, self._events, self._width, self._sink = service, events, width, sink
         self._tasks: list[asyncio.Task[None]] = []
         self.inputs = (
-            TensorSpec("features", "FP32", (-1, len(FEATURE_NAMES))),
+            TensorSpec("features", "FP32", (-1, width)),
             TensorSpec("score", "FP32", (-1,), optional=True),
         )
         names = ("statistic", "p_value")
@@ -91,9 +90,9 @@ class DriftModel(HotModel):
 
     async def _take(self, request: Request, span: Span) -> Response:
         try:
-            rows = self._events.read(await _body(request), {k.lower(): v for k, v in request.headers.items()})
+            rows, others = self._events.read(dict(request.scope["headers"]), await _body(request))
             span.link(row.traceparent for row in rows)
-            counts = self._service.accept(rows)
+            counts = self._service.accept(rows, others)
         except QueueFull as error:
             return Response(
                 orjson.dumps({"error": str(error)}), 429, {"retry-after": "1"}, media_type="application/json"
@@ -114,8 +113,8 @@ class DriftModel(HotModel):
         return Response(orjson.dumps(body), media_type="application/json")
 
     async def _judge(self, features: NDArray[np.float32], scores: NDArray[np.float32] | None) -> Judgement:
-        if features.ndim != 2 or features.shape[1] != len(FEATURE_NAMES):
-            raise InvalidInput(f"features stack to {list(features.shape)}; wanted [W, {len(FEATURE_NAMES)}]")
+        if features.ndim != 2 or features.shape[1] != self._width:
+            raise InvalidInput(f"features stack to {list(features.shape)}; wanted [W, {self._width}]")
         require_finite(features, "features")
         if scores is not None:
             require_finite(scores, "score")
@@ -126,7 +125,7 @@ class DriftModel(HotModel):
         reference = self._service.detector(version).reference
         # Without scores nothing is said about them.
         known = np.full(len(features), np.nan, np.float32) if scores is None else scores
-        return self._service.judge(Window(features, known, known >= reference.threshold), version)
+        return self._service.judge(Window(features, known, reference.review(known)), version)
 
 
 async def _body(request: Request) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest
+from millrace.workload import Task, load
 from serving.drift_detector.judgement import Reference
 
 FILE: Final = "reference_window.parquet"
@@ -17,8 +18,8 @@ FILE: Final = "reference_window.parquet"
 class ModelStore:
     """One folder per version of the watched model; a version is never written again."""
 
-    def __init__(self, folder: Path, model_name: str) -> None:
-        self.folder, self.model_name = folder, model_name
+    def __init__(self, folder: Path, model_name: str, workload: str) -> None:
+        self.folder, self.model_name, self.workload = folder, model_name, workload
 
     def versions(self) -> list[str]:
         """Versions that can be judged, oldest first."""
@@ -34,11 +35,11 @@ class ModelStore:
     def reference(self, version: str) -> Reference:
         """Read and verify; raises InvalidInput or ArtifactCorrupt."""
         self.require(version)
-        return read_reference(self.folder / version, version)
+        return read_reference(self.folder / version, version, self.workload)
 
 
-def read_reference(folder: Path, version: str) -> Reference:
-    """The reference window in a model's folder, its hash checked against the manifest."""
+def read_reference(folder: Path, version: str, workload: str) -> Reference:
+    """The reference window in the folder of a workload's model, its hash checked against the manifest."""
     import dataclasses
     import json
 
@@ -54,10 +55,13 @@ def read_reference(folder: Path, version: str) -> Reference:
     except duckdb.Error as error:
         raise ArtifactCorrupt(f"{folder / FILE} cannot be read: {error}") from error
     names = tuple(spec["feature_names"])
+    decides = load(workload).task is Task.RANKING
     missing = sorted({*names, "score"} - columns.keys())
-    if missing or spec.get("decision_threshold") is None:
-        raise ArtifactCorrupt(f"{folder} lacks {', '.join(missing) or 'decision_threshold'}. Run optimise again.")
+    if decides and spec.get("decision_threshold") is None:
+        missing.append("decision_threshold")
+    if missing:
+        raise ArtifactCorrupt(f"{folder} lacks {', '.join(missing)}. Run optimise again.")
     features = np.column_stack([np.asarray(columns[name], np.float32) for name in names])
-    return Reference(
-        version, names, features, np.asarray(columns["score"], np.float32), float(spec["decision_threshold"])
-    )
+    threshold = float(spec["decision_threshold"]) if decides else None
+    scores = np.asarray(columns["score"], np.float32)
+    return Reference(version, names, features, scores, threshold, load(workload).watch)

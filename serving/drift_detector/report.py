@@ -14,17 +14,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.drift import PER_REQUEST_FEATURES
 from millrace.errors import MillraceError, NotFound
 from millrace.report.index import link
 from millrace.report.page import BAD, COLOURS, Page, figure, legend
 from millrace.settings import settings
+from millrace.workload import load
 from serving.drift_detector.judgement import DECISION, SCORE, Reference
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.settings import drift_settings
 from serving.drift_detector.store import read_state
 
-SHOWN: Final = (*PER_REQUEST_FEATURES, SCORE)
 SMALLEST: Final = 1e-12
 """p-values are drawn down to here."""
 
@@ -46,11 +45,12 @@ def drift_report(state: Path, models: ModelStore) -> Page:
     if not own:
         return page.text("No window has been judged yet.")
     page.heading("p-values, window by window", "Chance gives a point below the line once in several hundred windows.")
-    page.figures(*_p_values([item for item in own if item["window"] == "count"], document))
+    shown = (*load(models.workload).watch.PER_REQUEST, SCORE)
+    page.figures(*_p_values([item for item in own if item["window"] == "count"], shown, document))
     table = arrays.get(f"{version}/count_table")
     if table is not None and len(table):
         page.heading("Reference and last window", "What the model was validated on, and what it sees now.")
-        page.figures(*_histograms(models.reference(version), table))
+        page.figures(*_histograms(models.reference(version), shown, table))
     page.heading("Last window, column by column")
     last = own[-1]
     rows = [[name, last["statistic"][name], p] for name, p in last["p_value"].items()]
@@ -72,15 +72,17 @@ def _alarm(alarm: dict[str, Any]) -> list[Any]:
     return [alarm[key] for key in ("raised_at", "kind", "severity", "model_version", "requests", "reason")]
 
 
-def _p_values(windows: Sequence[dict[str, Any]], document: dict[str, Any]) -> list[tuple[Any, str]]:
-    """Two plots: what is judged for small shifts, and decisions with the multivariate test."""
+def _p_values(
+    windows: Sequence[dict[str, Any]], shown: Sequence[str], document: dict[str, Any]
+) -> list[tuple[Any, str]]:
+    """Two plots: what is judged for small shifts, and decisions, where there are any, with the multivariate test."""
     at = np.array([item["number"] for item in windows])
+    decided = any(DECISION in item["p_value"] for item in windows)
+    decisions = {"decision": [item["p_value"].get(DECISION) for item in windows]} if decided else {}
+    together = {"multivariate": [item["joint_p_value"] for item in windows]}
     groups = {
-        "Features and score": {name: [item["p_value"].get(name) for item in windows] for name in SHOWN},
-        "Decisions and all together": {
-            "decision": [item["p_value"].get(DECISION) for item in windows],
-            "multivariate": [item["joint_p_value"] for item in windows],
-        },
+        "Features and score": {name: [item["p_value"].get(name) for item in windows] for name in shown},
+        "Decisions and all together" if decisions else "All together": decisions | together,
     }
     raised = [
         a["requests"] for a in document["alarms"] if windows and a["model_version"] == windows[0]["model_version"]
@@ -101,9 +103,9 @@ def _p_values(windows: Sequence[dict[str, Any]], document: dict[str, Any]) -> li
     return plots
 
 
-def _histograms(reference: Reference, table: NDArray[np.float32]) -> list[tuple[Any, str]]:
+def _histograms(reference: Reference, shown: Sequence[str], table: NDArray[np.float32]) -> list[tuple[Any, str]]:
     plots = []
-    for name in SHOWN:
+    for name in shown:
         old = reference.scores if name == SCORE else reference.features[:, reference.names.index(name)]
         new = table[:, -2] if name == SCORE else table[:, reference.names.index(name)]
         new = new[np.isfinite(new)]
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen, shared = drift_settings(), settings()
     out = options.out or shared.home / "report" / "drift.html"
     try:
-        page = drift_report(chosen.folder / "state.npz", ModelStore(chosen.store, shared.model_name))
+        page = drift_report(chosen.folder / "state.npz", ModelStore(chosen.store, shared.model_name, shared.workload))
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,14 +30,15 @@ def serve() -> None:
     """Until SIGTERM; what was accepted is judged and saved before this returns."""
     os.nice(NICENESS)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from fraud.features import FEATURE_NAMES
     from millrace.observe.tracing import configure
     from millrace.settings import settings
+    from millrace.workload import load
     from serving.drift_detector.backends import backend_of
     from serving.drift_detector.events import Events
     from serving.drift_detector.references import ModelStore
     from serving.drift_detector.service import DriftService
     from serving.drift_detector.settings import drift_settings
+    from serving.logged_rows import Payloads
 
     chosen, shared = drift_settings(), settings()
     backend = backend_of(chosen.backend)  # before torch is left out of everything that follows
@@ -51,10 +52,13 @@ def serve() -> None:
     options, _ = parser("Watch the inputs, scores and decisions of a served model.").parse_known_args()
     quiet()
     configure("millrace-drift-detector")
-    service = DriftService(chosen, ModelStore(chosen.store, shared.model_name), backend)
+    workload = load(shared.workload)
+    service = DriftService(chosen, ModelStore(chosen.store, shared.model_name, workload.name), backend)
     service.restore()
-    events = Events(shared.model_name, FEATURE_NAMES)
-    model = DriftModel(options.model_name, service, events, shared.retraining_trigger_url)
+    payloads = Payloads(workload.name, shared.pseudonym_secret(), accept_pseudonyms=shared.accept_pseudonyms)
+    events = Events(shared.model_name, payloads)
+    width = len(workload.features.FEATURE_NAMES)
+    model = DriftModel(options.model_name, service, events, width, shared.retraining_trigger_url)
     app.add_route("/", model.events, methods=["POST"])
     app.add_route("/v1/alarms", model.alarms, methods=["GET"])
     app.add_route("/v1/drift", model.status, methods=["GET"])

@@ -69,8 +69,11 @@ class DriftService:
 
     # In the event loop
 
-    def accept(self, rows: Sequence[Scored]) -> dict[str, int]:
-        """Take rows, each id once; journaled when this returns. Raises InvalidInput (nothing taken) and QueueFull."""
+    def accept(self, rows: Sequence[Scored], others: int = 0) -> dict[str, int]:
+        """Take rows, each id once; journaled when this returns. Raises InvalidInput (nothing taken) and QueueFull.
+
+        `others`: events of other models that came with them, for the counts.
+        """
         for version in {row.model_version for row in rows}:
             self.models.require(version)
         fresh: dict[str, Scored] = {}
@@ -84,7 +87,7 @@ class DriftService:
             raise QueueFull(f"{len(self._queue)} rows wait to be judged; wanted at most {self.settings.queue_rows}")
         self._store.append(fresh.values())
         self._enqueue(fresh.values())
-        counts = {"accepted": len(fresh), "duplicate": len(rows) - len(fresh) - ignored, "ignored": ignored}
+        counts = {"accepted": len(fresh), "duplicate": len(rows) - len(fresh) - ignored, "ignored": ignored + others}
         for outcome, count in counts.items():
             telemetry.DRIFT_EVENTS.labels(outcome).inc(count)
         return counts

@@ -81,9 +81,9 @@ class Watch:
     def __init__(self, detector: Detector, config: WatchConfig | None = None) -> None:
         self.detector = detector
         self.config = config or WatchConfig()
-        columns = len(detector.names)
-        self._count = CountWindows(self.config.window_rows, self.config.hop_rows, columns)
-        self._time = TimeWindows(self.config.period_s, PERIOD_ROWS, columns)
+        self._columns = len(detector.reference.names) + 2  # score and decision
+        self._count = CountWindows(self.config.window_rows, self.config.hop_rows, self._columns)
+        self._time = TimeWindows(self.config.period_s, PERIOD_ROWS, self._columns)
         self._episodes = {COUNT: Episodes(), TIME: Episodes(BY_TIME)}
 
     @property
@@ -151,7 +151,7 @@ class Watch:
 
     def restore(self, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """What `arrays` gave; with other settings than these, or other features, nothing is restored."""
-        if document["config"] != asdict(self.config) or arrays["count_table"].shape[1] != len(self.detector.names):
+        if document["config"] != asdict(self.config) or arrays["count_table"].shape[1] != self._columns:
             return
         rows = {name: Rows(arrays[f"{name}_us"], arrays[f"{name}_table"]) for name in ("count", "time", "ahead")}
         self._count.rows, self._count.seen = rows["count"], document["seen"]

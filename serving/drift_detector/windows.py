@@ -25,7 +25,7 @@ class Rows:
 
     event_us: NDArray[np.int64]
     table: NDArray[np.float32]
-    """[n, F + 2]: features (NaN where unknown), score, 1 for a review."""
+    """[n, F + 2]: features (NaN where unknown), score, 1 for a review (0 where there are no decisions)."""
 
     def __len__(self) -> int:
         return len(self.event_us)

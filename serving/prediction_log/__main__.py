@@ -17,13 +17,15 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("migrate", help="make the tables, or bring them to this version's schema")
     labels = commands.add_parser("labels", help="load labels: CSV or Parquet, any fsspec URI")
-    labels.add_argument("file", metavar="FILE", help="with transaction_id, is_fraud and optionally label_timestamp")
+    labels.add_argument("file", metavar="FILE", help="with the event's id, its label and optionally label_timestamp")
+    labels.add_argument("--workload", help="whose events they are of (default: MILLRACE_WORKLOAD)")
     options = parser.parse_args()
     try:
-        log = engine(settings())
+        here = settings()
+        log = engine(here)
         migrate(log)
         if options.command == "labels":
-            read, new = load(options.file, log)
+            read, new = load(options.file, log, options.workload or here.workload)
             print(f"{read} labels read, {new} of them new")
     except MillraceError as error:
         print(f"prediction_log: {error}", file=sys.stderr)

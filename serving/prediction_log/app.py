@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -23,10 +23,11 @@ from millrace.events.table import find_predictions
 from millrace.observe import telemetry
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import CURRENT, OFF, server_span
+from millrace.workload import load, names
 from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
-from serving.prediction_log.core import decode, decode_labels
+from serving.logged_rows import Bodies
+from serving.prediction_log.core import Events, decode_labels
 from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed
-from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal, JournalFull
 from serving.prediction_log.labels import read_csv
 from serving.prediction_log.writer import Writer
@@ -35,6 +36,7 @@ SERVER: Final = "prediction_log"
 TRACED: Final = frozenset({"/", "/v1/labels", "/v1/predictions", "/v1/feed"})
 MAX_BODIES_BYTES: Final = 64 << 20
 """Of all requests that are being read or checked; past it they are asked to come back."""
+CLOCKS: Final = (SCORED_AT, EVENT_TIMESTAMP)
 RETRY_AFTER_S: Final = 2
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 10_000
@@ -46,13 +48,14 @@ Route = Callable[[dict[str, Any], Headers, Receive], Awaitable[Reply]]
 class App:
     """ASGI."""
 
-    def __init__(self, journal: Journal, writer: Writer, database: sa.Engine, payloads: Payloads) -> None:
-        self._journal, self._writer, self._database, self._payloads = journal, writer, database, payloads
+    def __init__(self, journal: Journal, writer: Writer, database: sa.Engine, bodies: Bodies) -> None:
+        self._journal, self._writer, self._database = journal, writer, database
+        self._events, self._workload = Events(bodies), bodies.default
         self._bodies_bytes = 0
-        self._feeds = {by: Feed(database, by) for by in (SCORED_AT, EVENT_TIMESTAMP)}
+        self._feeds: dict[tuple[str, str], Feed] = {}
         self._looking = asyncio.Lock()
         self._routes: dict[tuple[str, str], Route] = {
-            ("POST", "/"): self._events,
+            ("POST", "/"): self._take,
             ("POST", "/v1/labels"): self._labels,
             ("GET", "/v1/predictions"): self._predictions,
             ("GET", "/v1/feed"): self._feed,
@@ -99,18 +102,19 @@ class App:
             raise NotFound(f"no {method} {path}; there are {', '.join(' '.join(known) for known in self._routes)}")
         return route
 
-    async def _events(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
+    async def _take(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):
             body = await read_body(receive, headers)
-            records = decode(headers, body, datetime.now(UTC), self._payloads)
+            records = self._events.read(headers, body, datetime.now(UTC))
             CURRENT.get().link(record["row"]["traceparent"] or "" for record in records if "row" in record)
             return await self._keep(records)
 
-    async def _labels(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
+    async def _labels(self, scope: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):
             body, now = await read_body(receive, headers), datetime.now(UTC)
-            csv = headers.get(b"content-type", b"").startswith(b"text/csv")
-            return await self._keep(read_csv(body, now) if csv else decode_labels(body, now))
+            workload = _query(_text(scope), {"workload": _installed}).get("workload", self._workload)
+            csv = headers.get(b"content-type", b"").lower().startswith(b"text/csv")
+            return await self._keep((read_csv if csv else decode_labels)(body, now, workload))
 
     async def _keep(self, records: list[dict[str, Any]]) -> Reply:
         if records:
@@ -120,16 +124,24 @@ class App:
         return Reply(b'{"accepted":%d}' % len(records), status=202)
 
     async def _predictions(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
-        wanted = {"limit": DEFAULT_LIMIT} | _query(scope["query_string"].decode("latin-1"), PREDICTION_QUERY)
+        text = _text(scope)
+        workload = _workload_of(text) or self._workload
+        event_id = load(workload).schema.EVENT_ID
+        wanted: dict[str, Any] = {"workload": workload, "limit": DEFAULT_LIMIT} | _query(
+            text, {event_id: _whole, **PREDICTION_QUERY}
+        )
+        if event_id in wanted:
+            wanted["event_id"] = wanted.pop(event_id)
         reading = asyncio.to_thread(find_predictions, self._database, **wanted)
         rows = await asyncio.wait_for(reading, READ_TIMEOUT_S)
         return Reply(orjson.dumps({"predictions": rows}))
 
     async def _feed(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
         """What is silent now, or was at an instant; `by` their own time where old days are replayed."""
-        readers: dict[str, Callable[[str], Any]] = {"now": _instant, "by": lambda name: _one_of(name, self._feeds)}
-        wanted = _query(scope["query_string"].decode("latin-1"), readers)
-        now, feed = wanted.get("now") or datetime.now(UTC), self._feeds[wanted.get("by", SCORED_AT)]
+        wanted = _query(_text(scope), FEED_QUERY)
+        now = wanted.get("now") or datetime.now(UTC)
+        chosen = wanted.get("workload", self._workload), wanted.get("by", SCORED_AT)
+        feed = self._feeds.setdefault(chosen, Feed(self._database, *chosen))
         async with self._looking:
             found = await asyncio.wait_for(asyncio.to_thread(feed.look, now), READ_TIMEOUT_S)
         windows = [dataclasses.asdict(silence) for silence in found or ()]
@@ -181,9 +193,32 @@ def _query(text: str, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, 
     return wanted
 
 
-def _one_of(text: str, names: Iterable[str]) -> str:
-    if text not in names:
-        raise ValueError(f"wanted one of {', '.join(names)}")
+def _text(scope: Mapping[str, Any]) -> str:
+    text: str = scope["query_string"].decode("latin-1")
+    return text
+
+
+def _workload_of(text: str) -> str | None:
+    """The workload that a query names: it decides what else may be asked."""
+    given = parse_qs(text).get("workload")
+    if not given:
+        return None
+    try:
+        return _installed(given[-1])
+    except ValueError as error:
+        raise InvalidInput(f"parameter 'workload' is {given[-1]!r}: {error}") from error
+
+
+def _installed(text: str) -> str:
+    """A workload's name."""
+    if text not in names():
+        raise ValueError(f"wanted one of {', '.join(names())}")
+    return text
+
+
+def _clock(text: str) -> str:
+    if text not in CLOCKS:
+        raise ValueError(f"wanted one of {', '.join(CLOCKS)}")
     return text
 
 
@@ -208,10 +243,11 @@ def _instant(text: str) -> datetime:
 
 
 PREDICTION_QUERY: Final[Mapping[str, Callable[[str], Any]]] = {
-    "transaction_id": _whole,
-    "event_id": str,
+    "workload": _installed,
+    "prediction_id": str,
     "since": _instant,
     "until": _instant,
     "limit": _limit,
 }
-"""Parameters of `GET /v1/predictions`."""
+"""Parameters of `GET /v1/predictions`, beside the event's id by the workload's name."""
+FEED_QUERY: Final[Mapping[str, Callable[[str], Any]]] = {"workload": _installed, "now": _instant, "by": _clock}

@@ -14,12 +14,13 @@ import orjson
 import sqlalchemy as sa
 
 from millrace.events.log import HALVES, IDS_PER_QUERY, add_halves
+from millrace.events.prediction import Told, told_of
 
 GRACE: Final = timedelta(minutes=10)
 """What a half waits for the other. KServe's agent sends both within seconds, unless it had to retry."""
 
 Half = Mapping[str, Any]
-"""`kind` request or response, `request_id`, `at`, `received`, `model_name`, `rows`."""
+"""`kind` request or response, `request_id`, `at`, `received`, `workload`, `model_name`, `rows`."""
 
 
 def join(connection: sa.Connection, halves: Sequence[Half]) -> list[dict[str, Any]]:
@@ -55,15 +56,28 @@ def merge(request: Half | None, response: Half) -> list[dict[str, Any]]:
     about = {
         "request_id": response["request_id"],
         "scored_at": at,
+        "workload": response["workload"],
         "model_name": response["model_name"],
         "latency_ms": latency if latency is not None and latency >= 0 else None,
     }
+    told = told_of(response["workload"])
     rows = [{**before, **after} for before, after in zip(asked, response["rows"], strict=True)]
-    for place, row in enumerate(rows):
-        row |= about | {"event_id": f"{response['request_id']}:{place}"}
-        if "event_timestamp" in row:
-            row["event_timestamp"] = _instant(row["event_timestamp"])
-    return rows
+    return [
+        _row(row, told) | about | {"prediction_id": f"{response['request_id']}:{place}"}
+        for place, row in enumerate(rows)
+    ]
+
+
+def _row(said: Mapping[str, Any], told: Told) -> dict[str, Any]:
+    """What both halves say, by the workload's names, as a row of the log."""
+    row = {name: value for name, value in said.items() if name not in told.names}
+    if told.event_id in said:
+        row["event_id"] = said[told.event_id]
+    if "event_timestamp" in row:
+        row["event_timestamp"] = _instant(row["event_timestamp"])
+    for column, names in (("keys", told.keys), ("fields", told.fields)):
+        row[column] = {name: said[name] for name in names if name in said}
+    return row
 
 
 def _take(connection: sa.Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Half]:

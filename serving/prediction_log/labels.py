@@ -1,11 +1,13 @@
-"""Labels from a file: CSV or Parquet with transaction_id, is_fraud and, if it is known, label_timestamp.
+"""Labels from a file: CSV or Parquet with the event's id, its label and, if it is known, label_timestamp.
 
-Whole columns are checked before anything is written, and a fault names its row. A row without `is_fraud` says nothing
-and is left out. A time without an offset is UTC.
+Columns are called as in the workload's schema, or by its public names; what ingest reads is read here. Whole columns
+are checked before anything is written, and a fault names its row. A row without a label says nothing and is left out.
+A time without an offset is UTC.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,27 +21,29 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from fraud.schema import ALIASES
 from millrace.errors import InvalidInput, NotFound, SchemaMismatch
 from millrace.events.log import insert_labels, news, transaction
+from millrace.events.prediction import FIRST_YEAR, LAST_YEAR
+from millrace.workload import Task, Workload
+from millrace.workload import load as load_workload
 
-REQUIRED: Final = ("transaction_id", "is_fraud")
 INSTANT: Final = pa.timestamp("us", tz="UTC")
 CHUNK_ROWS: Final = 20_000
-MEANINGS: Final = {"0": False, "1": True, "false": False, "true": True}
-FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+DELIMITERS: Final = ",;\t|"
+FLAGS: Final = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
+FIRST, LAST = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(LAST_YEAR, 1, 1, tzinfo=UTC)
 
 
-def load(uri: str, log: sa.Engine, now: datetime | None = None) -> tuple[int, int]:
+def load(uri: str, log: sa.Engine, workload: str, now: datetime | None = None) -> tuple[int, int]:
     """Every label of a file into the log; (labels read, those that said something new). Loading it again adds none.
 
     Raises NotFound, SchemaMismatch, InvalidInput naming the row, Unavailable.
     """
     now = now or datetime.now(UTC)
-    table = checked(read(uri))
+    table = checked(read(uri), workload)
     new = 0
     for start in range(0, table.num_rows, CHUNK_ROWS):
-        rows = table.slice(start, CHUNK_ROWS).to_pylist()
+        rows = [row | {"workload": workload} for row in table.slice(start, CHUNK_ROWS).to_pylist()]
         undated = [row | {"label_timestamp": now} for row in rows if row["label_timestamp"] is None]
         with transaction(log) as connection:
             new += insert_labels(connection, [row for row in rows if row["label_timestamp"] is not None])
@@ -47,11 +51,12 @@ def load(uri: str, log: sa.Engine, now: datetime | None = None) -> tuple[int, in
     return table.num_rows, new
 
 
-def read_csv(body: bytes, received: datetime) -> list[dict[str, Any]]:
+def read_csv(body: bytes, received: datetime, workload: str) -> list[dict[str, Any]]:
     """A CSV body → records for the journal."""
     from serving.prediction_log.core import label_record
 
-    return [label_record(label, received) for label in checked(_csv(io.BytesIO(body))).to_pylist()]
+    rows = checked(_csv(io.BytesIO(body)), workload).to_pylist()
+    return [label_record(workload, row["event_id"], row["value"], row["label_timestamp"], received) for row in rows]
 
 
 def read(uri: str) -> pa.Table:
@@ -69,42 +74,65 @@ def read(uri: str) -> pa.Table:
         raise InvalidInput(f"{uri} cannot be read: {error}") from error
 
 
-def checked(table: pa.Table) -> pa.Table:
-    """transaction_id int64, is_fraud bool, label_timestamp (null: not told); rows without is_fraud are left out."""
-    table = table.rename_columns([ALIASES.get(name, name) for name in table.column_names])
-    if missing := [name for name in REQUIRED if name not in table.column_names]:
+def checked(table: pa.Table, workload: str) -> pa.Table:
+    """event_id int64, value float64, label_timestamp (null: not told); rows without a label are left out."""
+    parts = load_workload(workload)
+    id_name, label = parts.schema.EVENT_ID, parts.schema.LABEL.column
+    table = table.rename_columns(_our_names(table.column_names, parts))
+    if missing := [name for name in (id_name, label) if name not in table.column_names]:
         raise SchemaMismatch(f"the labels have no column {missing[0]!r}; they have {', '.join(table.column_names)}")
-    is_fraud = _flags(table["is_fraud"])
-    ids = _cast(table["transaction_id"], pa.int64(), "transaction_id", "a whole number")
-    _refuse(pc.is_null(ids), table["transaction_id"], "transaction_id", "a whole number")
+
+    value = (_quantities if parts.task is Task.REGRESSION else _flags)(table[label], label)
+    ids = _cast(table[id_name], pa.int64(), id_name, "a whole number")
+    _refuse(pc.is_null(ids), table[id_name], id_name, "a whole number")
     told = "label_timestamp" in table.column_names
     known = _instants(table["label_timestamp"]) if told else pa.nulls(table.num_rows, INSTANT)
-    rows = pa.table({"transaction_id": ids, "label_timestamp": known, "is_fraud": is_fraud})
-    return rows.filter(pc.is_valid(is_fraud))
+    rows = pa.table({"event_id": ids, "label_timestamp": known, "value": value})
+    return rows.filter(pc.is_valid(value))
+
+
+def _our_names(given: list[str], workload: Workload) -> list[str]:
+    """The columns by our names: public names are known in any case, as at ingest."""
+    schema = workload.schema
+    ours = (schema.EVENT_ID, schema.LABEL.column, "label_timestamp")
+    known = {name.casefold(): name for name in ours} | {
+        alias.casefold(): name for alias, name in schema.ALIASES.items() if name in ours
+    }
+    return [known.get(name.strip().casefold(), name) for name in given]
 
 
 def _csv(stream: Any) -> pa.Table:
     """Every column as text: what it means is checked here, with the row's number."""
     try:
         head = stream.readline().decode("utf-8-sig").strip()
-        names = [name.strip().strip('"') for name in head.split(",")]
+        delimiter = max(DELIMITERS, key=head.count)
+        names = next(csv.reader([head], delimiter=delimiter), [])
         types = {name: pa.string() for name in names}
         convert = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-        return pyarrow.csv.read_csv(stream, pyarrow.csv.ReadOptions(column_names=names), convert_options=convert)
+        reading = pyarrow.csv.ReadOptions(column_names=names)
+        parsing = pyarrow.csv.ParseOptions(delimiter=delimiter)
+        return pyarrow.csv.read_csv(stream, reading, parsing, convert)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "Empty CSV" in str(error):
             return pa.table({name: pa.array([], pa.string()) for name in names})
         raise InvalidInput(f"the labels are no CSV: {error}") from error
 
 
-def _flags(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """0, 1, true, false, or null."""
-    if pa.types.is_floating(column.type):
-        column = _cast(column, pa.int64(), "is_fraud", "0 or 1")
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(_cast(column, pa.string(), "is_fraud", "0 or 1")))
-    place = pc.index_in(text, pa.array(list(MEANINGS)))
-    _refuse(pc.and_(pc.is_null(place), pc.is_valid(column)), column, "is_fraud", "0 or 1")
-    return pc.take(pa.array(list(MEANINGS.values())), place)
+def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """0, 1, true, false, or null → float64."""
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        column = _cast(column, pa.int64(), name, "0 or 1")
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(_cast(column, pa.string(), name, "0 or 1")))
+    place = pc.index_in(text, pa.array(list(FLAGS)))
+    _refuse(pc.and_(pc.is_null(place), pc.is_valid(column)), column, name, "0 or 1")
+    return pc.take(pa.array(list(FLAGS.values())), place)
+
+
+def _quantities(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Finite numbers, or null → float64."""
+    values = _cast(column, pa.float64(), name, "a number")
+    _refuse(pc.fill_null(pc.invert(pc.is_finite(values)), False), column, name, "a finite number")
+    return values
 
 
 def _instants(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
 
-from millrace.errors import MillraceError
-from millrace.events.log import engine
+from millrace.errors import MillraceError, Unavailable
+from millrace.events.log import engine, require_ours
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
+from millrace.workload import names
+from serving.logged_rows import Bodies
 from serving.prediction_log.app import App
 from serving.prediction_log.feed import Feed, FeedWatch
-from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
@@ -33,10 +35,13 @@ def serve(settings: Settings, host: str, port: int) -> None:
     configure("millrace-prediction-log")
     folder: Path = settings.prediction_log
     database = engine(settings)
+    with suppress(Unavailable):  # a database that is away is waited for; the journal takes what comes
+        require_ours(database)
     journal = Journal(folder / "journal", settings.prediction_log_journal_mb << 20)
     writer = Writer(database, journal, folder / "rejected.jsonl", Retention(database, settings.log_retention_days))
-    payloads = Payloads(settings.pseudonym_secret(), accept_pseudonyms=settings.accept_pseudonyms)
-    app = App(journal, writer, database, payloads)
+    secret = settings.pseudonym_secret()
+    bodies = Bodies(settings.workload, secret, accept_pseudonyms=settings.accept_pseudonyms)
+    app = App(journal, writer, database, bodies)
     config = uvicorn.Config(
         app, host=host, port=port, loop="uvloop", http="httptools", ws="none", lifespan="off",
         log_level="warning", access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=20,
@@ -44,7 +49,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     # uvicorn ends on these and then raises them again; by default that would be the end before the journal is drained.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    watch = FeedWatch(Feed(database))
+    watch = FeedWatch([Feed(database, workload) for workload in sorted({settings.workload, *names()})])
     writer.start()
     watch.start()
     log("prediction_log_ready", port=port, database=database.url.render_as_string(hide_password=True))

@@ -166,8 +166,7 @@ class _GivenUp(Exception):
 
 
 def _prediction(row: Record) -> Record:
-    times = {name: datetime.fromisoformat(row[name]) for name in ("scored_at", "event_timestamp")}
-    return row | times
+    return row | {name: datetime.fromisoformat(row[name]) for name in ("scored_at", "event_timestamp")}
 
 
 def _write_labels(connection: sa.Connection, records: Sequence[Record]) -> int:
@@ -175,6 +174,6 @@ def _write_labels(connection: sa.Connection, records: Sequence[Record]) -> int:
     rows: dict[bool, list[Record]] = {True: [], False: []}
     for record in records:
         known = datetime.fromisoformat(record["label_timestamp"])
-        row = {name: record[name] for name in ("transaction_id", "is_fraud")} | {"label_timestamp": known}
+        row = {name: record[name] for name in ("workload", "event_id", "value")} | {"label_timestamp": known}
         rows[record["dated"]].append(row)
     return insert_labels(connection, rows[True]) + insert_labels(connection, news(connection, rows[False]))

@@ -30,6 +30,7 @@ class AlertSource:
             self._engine = self._engine or prediction_log.engine(self._settings)
             rows = read_predictions(
                 self._engine,
+                self._settings.workload,
                 datetime.fromtimestamp(since, UTC),
                 model_version=version,
                 with_labels_known_at=datetime.fromtimestamp(now, UTC),

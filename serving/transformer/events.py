@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from fraud.features import FEATURE_SERVICE
 from fraud.requests import Transactions
+from millrace.events.prediction import PredictionData, event_of
 from serving.transformer.context import Context
 from serving.transformer.core import CHAMPION, Part, decision
 
-EVENT_TYPE: Final = "io.millrace.prediction"
 CONTENT_TYPE: Final = b"application/cloudevents-batch+json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
@@ -57,37 +57,21 @@ def encode(records: Iterable[Record], most_rows: int) -> Iterator[tuple[bytes, i
 
 def cloud_events(record: Record) -> Iterator[dict[str, Any]]:
     """One event per row; `features` stays an array, for orjson (NaN becomes null)."""
-    part, context, requests = record.part, record.context, record.requests
+    part, context = record.part, record.context
     for place, row in enumerate(part.rows):
-        event = {
-            "specversion": "1.0",
-            "type": EVENT_TYPE,
-            "id": event_id(context.request_id, row, part.arm),
-            "source": f"/millrace/{part.model_name}",
-            "subject": str(requests.transaction_id[row]),
-            "time": record.scored_at,
-            "datacontenttype": "application/json",
-            "data": _data(record, place, row),
-        }
-        if context.traceparent is not None:
-            event["traceparent"] = context.traceparent
-        yield event
+        about = {"request_id": context.request_id, "traceparent": context.traceparent}
+        yield event_of(_data(record, place, row), row=row, scored_at=record.scored_at, **about)
 
 
-def event_id(request_id: str, row: int, arm: str) -> str:
-    """`<request id>:<row>`; a row has one answer, so only the shadow's score of it needs a mark."""
-    return f"{request_id}:{row}:{arm}" if arm == "shadow" else f"{request_id}:{row}"
-
-
-def _data(record: Record, place: int, row: int) -> dict[str, Any]:
+def _data(record: Record, place: int, row: int) -> PredictionData:
     part, requests = record.part, record.requests
     scored = part.scored
     return {
-        "transaction_id": int(requests.transaction_id[row]),
+        "workload": "fraud",
+        "event_id": int(requests.transaction_id[row]),
         "event_timestamp": _EPOCH + timedelta(microseconds=int(requests.event_us[row])),
-        "customer_id": record.pseudonyms[row],
-        "terminal_id": requests.terminal_id[row],
-        "amount": int(requests.amount_cents[row]) / 100,
+        "keys": {"customer_id": record.pseudonyms[row], "terminal_id": requests.terminal_id[row]},
+        "fields": {"amount": int(requests.amount_cents[row]) / 100},
         "model_name": part.model_name,
         "model_version": scored.model_version,
         "score": scored.scores[place],

@@ -94,7 +94,7 @@ def _find_version(here: Settings) -> FindVersion | None:
     def version_of(prediction_id: str) -> int | None:
         log = engine(here)
         try:
-            version = find_version(log, prediction_id)
+            version = find_version(log, prediction_id, here.workload)
         finally:
             log.dispose()
         return int(version) if version is not None and version.isdecimal() else None

@@ -136,6 +136,25 @@ class Input:
     """Recent views that are taken as of an entity that nobody has seen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the prediction log keeps of one field of a request; null where the request had none."""
+
+    type: pa.DataType
+    """float64, int64 or string."""
+    least: float | None = None
+
+    def takes(self, value: float | str) -> bool:
+        if pa.types.is_string(self.type) or isinstance(value, str):
+            return pa.types.is_string(self.type) and isinstance(value, str)
+        return self.least is None or value >= self.least
+
+    def __str__(self) -> str:
+        if pa.types.is_string(self.type):
+            return "text"
+        return "a number" if self.least is None else f"a number of at least {self.least:g}"
+
+
 class Schema(Protocol):
     """`schema`: the events."""
 
@@ -242,6 +261,23 @@ class Explain(Protocol):
     """Fields of the recent view beside id and time → how they are shown: a name, and what a value is divided by."""
 
 
+class Watch(Protocol):
+    """`watch`: what is kept of a prediction, and what is watched once a model serves."""
+
+    FIELDS: Mapping[str, Kept]
+    """Fields of a request that the prediction log keeps beside event id, time and keys."""
+    FEED: str
+    """Entity whose neighbouring ids one sender delivers: its ranges are watched for silence. Empty: the whole alone."""
+    PER_REQUEST: tuple[str, ...]
+    """Features that are fresh in every request: tested for small shifts."""
+    AGGREGATE: tuple[str, ...]
+    """Features that move slowly and that requests share: judged for large shifts. What is in neither is only shown."""
+    HOUR: str
+    """Feature with the hour of the day, in [0, 24)."""
+    WEEKEND: str
+    """Feature that is 1 on a weekend, else 0."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload by name; its parts are properties."""
@@ -308,6 +344,10 @@ class Workload:
             names = ", ".join(view.name for view in views)
             raise ConfigError(f"workload {self.name!r} has recent views {names}; wanted one at most")
         return views[0] if views else None
+
+    @cached_property
+    def watch(self) -> Watch:
+        return cast(Watch, self._part("watch", Watch))
 
     def entity(self, name: str) -> Entity:
         """Raises ConfigError for one that the workload does not have."""

@@ -11,15 +11,18 @@ import orjson
 import pytest
 import uvicorn
 from collector import Collector, collecting, tracing_to
+from logged import prediction_event
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from fraud.features import FEATURE_NAMES
 from millrace.observe import tracing
 from millrace.settings import Settings
+from serving.cloudevents import BATCH
 from serving.drift_detector.alarms import deliver
-from serving.drift_detector.events import BATCH, PREDICTION, Events
+from serving.drift_detector.events import Events
 from serving.drift_detector.model import DriftModel
+from serving.logged_rows import Payloads
 from serving.retraining_trigger.app import App
 from serving.retraining_trigger.launcher import Status
 from serving.retraining_trigger.service import Trigger
@@ -98,21 +101,18 @@ def test_an_alarm_a_request_to_the_trigger_and_the_start_of_the_retraining_are_o
 
 
 def test_the_detectors_receive_links_to_the_requests_of_its_events(collector):
-    data = {
-        "event_timestamp": "2018-09-30T12:00:00+00:00", "model_name": "fraud-detector", "model_version": "1",
-        "score": 0.5, "decision": "review", "features": [0.0] * len(FEATURE_NAMES),
-    }  # fmt: skip
-    event = {"specversion": "1.0", "type": PREDICTION, "source": "/millrace/fraud-detector", "data": data}
-    traces = [f"00-{TRACE}-{REQUEST}-01", None, 7, f"00-{TRACE}-{REQUEST}-00", "nonsense"]
-    events = [event | {"id": str(n), "traceparent": trace} for n, trace in enumerate(traces)]
+    event = prediction_event(1, features=[0.0] * len(FEATURE_NAMES))
+    traces = [f"00-{TRACE}-{REQUEST}-01", None, "", f"00-{TRACE}-{REQUEST}-00", "nonsense"]
+    sent = [event | {"id": str(n), "traceparent": trace} for n, trace in enumerate(traces)]
     taken: list[str] = []
-    service = SimpleNamespace(accept=lambda rows: taken.extend(row.id for row in rows) or {"accepted": len(rows)})
-    model = DriftModel("drift-detector", service, Events("fraud-detector", FEATURE_NAMES), "")
+    service = SimpleNamespace(accept=lambda rows, _: taken.extend(row.id for row in rows) or {"accepted": len(rows)})
+    events = Events("fraud-detector", Payloads("fraud", b"key"))
+    model = DriftModel("drift-detector", service, events, len(FEATURE_NAMES), "")
 
     async def scenario() -> list[int]:
         app = Starlette(routes=[Route("/", model.events, methods=["POST"])])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://detector") as client:
-            good = await client.post("/", content=orjson.dumps(events), headers={"content-type": BATCH})
+            good = await client.post("/", content=orjson.dumps(sent), headers={"content-type": BATCH})
             return [good.status_code, (await client.post("/", content=b"{}")).status_code]
 
     assert asyncio.run(scenario()) == [202, 400]

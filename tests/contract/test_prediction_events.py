@@ -8,8 +8,8 @@ import numpy as np
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from fraud.requests import from_rows
-from serving.prediction_log.core import decode
-from serving.prediction_log.inference import Payloads
+from serving.logged_rows import Bodies
+from serving.prediction_log.core import Events
 from serving.transformer.context import Context
 from serving.transformer.core import CHAMPION, SHADOW, Part, Scored
 from serving.transformer.events import CONTENT_TYPE, Record, encode
@@ -30,13 +30,15 @@ def test_every_event_of_the_transformer_is_taken_with_all_it_says() -> None:
         part = Part([0, 1], scored, arm, "fraud-detector")
         return Record(context, NOW, 3.25, from_rows(said, 0), ["0123456789abcdef"] * 3, features, False, part)
 
-    taken = []
+    taken, log = [], Events(Bodies("fraud", b"key"))
     for body, _ in encode([record(CHAMPION), record(SHADOW)], 3):
-        taken += decode({b"content-type": CONTENT_TYPE}, body, NOW, Payloads(b"key"))
+        taken += log.read({b"content-type": CONTENT_TYPE}, body, NOW)
     rows = [one["row"] for one in taken]
 
-    assert [row["event_id"] for row in rows] == ["r:1:0", "r:1:1", "r:1:0:shadow", "r:1:1:shadow"]
+    assert [row["prediction_id"] for row in rows] == ["r:1:0", "r:1:1", "r:1:0:shadow", "r:1:1:shadow"]
     assert {row["request_id"] for row in rows} == {"r:1"}
     assert [(row["score"], row["decision"]) for row in rows[:2]] == [(0.25, "approve"), (0.75, "review")]
-    assert rows[1]["features"].startswith("[null,1.0")
+    assert rows[1]["features"][:2] == [None, 1.0]
+    assert rows[0]["keys"] == {"customer_id": "0123456789abcdef", "terminal_id": "4"}
+    assert rows[0]["fields"] == {"amount": 2.5}
     assert (rows[0]["traceparent"], rows[0]["feature_service"], rows[0]["scored_at"]) == (TRACE, FEATURE_SERVICE, NOW)

@@ -58,26 +58,18 @@ def prediction(stream: Stream) -> Callable[..., dict[str, Any]]:
     """`prediction(row, vector=…, **data)` → one prediction event as the transformer sends it."""
     from datetime import UTC, datetime
 
+    from logged import prediction_event
+
     def event(row: int, *, vector: np.ndarray | None = None, **data: Any) -> dict[str, Any]:
         values = stream.features[row] if vector is None else vector
         score = float(stream.scores[row])
-        base = {
-            "transaction_id": row,
+        said = {
             "event_timestamp": datetime.fromtimestamp(stream.event_us[row] / 1e6, UTC).isoformat(),
-            "model_name": "fraud-detector",
             "model_version": "1",
             "score": score,
             "decision": "review" if score >= stream.threshold else "approve",
-            "degraded": False,
-            "arm": "champion",
             "features": [None if np.isnan(value) else float(value) for value in values],
         }
-        return {
-            "specversion": "1.0",
-            "type": "io.millrace.prediction",
-            "id": f"r{row}:0",
-            "source": "/millrace/fraud-detector",
-            "data": base | data,
-        }
+        return prediction_event(row, **said | data) | {"id": f"r{row}:0"}
 
     return event

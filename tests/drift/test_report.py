@@ -8,23 +8,25 @@ import orjson
 import pytest
 
 from benchmarks.drift import inflated
-from fraud.features import FEATURE_NAMES
 from millrace.errors import NotFound
+from serving.cloudevents import BATCH
 from serving.drift_detector.backends import Streaming
-from serving.drift_detector.events import BATCH, Events
+from serving.drift_detector.events import Events
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.report import drift_report
 from serving.drift_detector.service import DriftService
 from serving.drift_detector.settings import DriftSettings
+from serving.logged_rows import Payloads
 
 
 def test_the_page_shows_p_values_histograms_and_alarms(tmp_path, model_store, stream, prediction):
-    models = ModelStore(model_store("1"), "fraud-detector")
+    models = ModelStore(model_store("1"), "fraud-detector", "fraud")
     service = DriftService(DriftSettings(state=tmp_path / "state", period_s=0), models, Streaming())
     service.restore()
     features = inflated(stream.features[stream.first : stream.first + 2_500], 1.3)
     batch = [prediction(stream.first + row, vector=values) for row, values in enumerate(features)]
-    service.accept(Events("fraud-detector", FEATURE_NAMES).read(orjson.dumps(batch), {"content-type": BATCH}))
+    events = Events("fraud-detector", Payloads("fraud", b"key"))
+    service.accept(*events.read({b"content-type": BATCH.encode()}, orjson.dumps(batch)))
     asyncio.run(service._step())
     service.close()
 
@@ -38,4 +40,4 @@ def test_the_page_shows_p_values_histograms_and_alarms(tmp_path, model_store, st
 
 def test_without_a_state_it_says_where_it_looked(tmp_path):
     with pytest.raises(NotFound, match=r"state\.npz"):
-        drift_report(tmp_path / "state.npz", ModelStore(tmp_path, "fraud-detector"))
+        drift_report(tmp_path / "state.npz", ModelStore(tmp_path, "fraud-detector", "fraud"))

@@ -144,7 +144,7 @@ def test_what_is_bad_is_refused_and_a_window_in_the_request_is_judged(detector_p
     refused = [
         client.post("/", json={"not": "an event"}),
         client.post("/", content=b"[NaN]", headers=BATCH),
-        client.post("/", content=orjson.dumps([prediction(1, model_name="another")]), headers=BATCH),
+        client.post("/", content=orjson.dumps([prediction(1, features=[1.0])]), headers=BATCH),
         client.post("/", content=orjson.dumps([prediction(1, model_version="99")]), headers=BATCH),
         client.post("/", content=b"[" + b"1," * 1_000_000 + b"1]", headers=BATCH),
         client.post(v1, content=b'{"instances": [{"features": [NaN]}]}', headers={"content-type": "application/json"}),

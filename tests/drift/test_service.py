@@ -14,15 +14,32 @@ import pytest
 from benchmarks.drift import inflated
 from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
+from serving.cloudevents import BATCH
 from serving.drift_detector.backends import Streaming
-from serving.drift_detector.events import BATCH, Events, Scored
+from serving.drift_detector.events import Events, Scored
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.service import DriftService, QueueFull
 from serving.drift_detector.settings import DriftSettings
+from serving.logged_rows import Payloads
 from serving.protocol import V2Answer, V2Request, encode_v2, encode_v2_request
 from serving.tensors import TooLarge
 
-LOGGED = {"ce-specversion": "1.0", "ce-time": "2018-09-30T12:00:00Z", "content-type": "application/json"}
+LOGGED = {
+    "ce-specversion": "1.0",
+    "ce-source": "http://localhost:9081/",
+    "ce-time": "2018-09-30T12:00:00Z",
+    "content-type": "application/json",
+}
+
+
+def detector_events() -> Events:
+    return Events("fraud-detector", Payloads("fraud", b"key"))
+
+
+def read(events: Events, body: Any, headers: dict[str, str] | None = None) -> list[Scored]:
+    """The rows of a POST; a body that is no bytes is sent as JSON."""
+    sent = {name.encode(): value.encode() for name, value in (headers or {"content-type": BATCH}).items()}
+    return events.read(sent, body if isinstance(body, bytes) else orjson.dumps(body))[0]
 
 
 @pytest.fixture
@@ -33,7 +50,7 @@ def service(tmp_path: Path, model_store: Callable[..., Path]) -> Iterator[Callab
 
     def start(**settings: Any) -> DriftService:
         chosen = DriftSettings(model_store=store, state=tmp_path / "state", period_s=0, **settings)
-        made = DriftService(chosen, ModelStore(store, "fraud-detector"), Streaming())
+        made = DriftService(chosen, ModelStore(store, "fraud-detector", "fraud"), Streaming())
         started.append(made)
         made.restore()
         return made
@@ -46,13 +63,11 @@ def service(tmp_path: Path, model_store: Callable[..., Path]) -> Iterator[Callab
 
 @pytest.fixture
 def rows(stream, prediction) -> Callable[..., list[Scored]]:
-    events = Events("fraud-detector", FEATURE_NAMES)
-
     def build(first: int, count: int, factor: float = 1.0, **data: Any) -> list[Scored]:
         start = stream.first + first
         values = inflated(stream.features[start : start + count], factor)
         batch = [prediction(start + i, vector=values[i], **data) for i in range(count)]
-        return events.read(orjson.dumps(batch), {"content-type": BATCH})
+        return read(detector_events(), batch)
 
     return build
 
@@ -163,7 +178,6 @@ def test_a_state_that_cannot_be_read_is_put_aside_and_said(service, rows, tmp_pa
 
 
 BAD_DATA = [
-    {"model_name": "another"},
     {"model_version": 3},
     {"score": 1.5},
     {"score": None},
@@ -179,7 +193,7 @@ BAD_DATA = [
 @pytest.mark.parametrize("data", BAD_DATA, ids=str)
 def test_an_event_that_is_not_as_the_contract_says_is_refused(prediction, data):
     with pytest.raises(InvalidInput):
-        Events("fraud-detector", FEATURE_NAMES).read(orjson.dumps([prediction(1, **data)]), {"content-type": BATCH})
+        read(detector_events(), [prediction(1, **data)])
 
 
 @pytest.mark.parametrize(
@@ -198,16 +212,26 @@ def test_an_event_that_is_not_as_the_contract_says_is_refused(prediction, data):
 )
 def test_what_is_not_an_event_is_refused(body, headers):
     with pytest.raises(InvalidInput):
-        Events("fraud-detector", FEATURE_NAMES).read(body, headers)
+        read(detector_events(), body, headers)
+
+
+def test_events_of_another_model_are_left_out_and_counted(service, prediction):
+    rows, others = detector_events().read(
+        {b"content-type": BATCH.encode()}, orjson.dumps([prediction(1), prediction(2, model_name="another")])
+    )
+
+    counts = service().accept(rows, others)
+
+    assert counts == {"accepted": 1, "duplicate": 0, "ignored": 1}
 
 
 def test_a_million_events_are_refused_before_they_are_looked_at():
     with pytest.raises(TooLarge):
-        Events("fraud-detector", FEATURE_NAMES).read(orjson.dumps([0] * 1_000_000), {"content-type": BATCH})
+        read(detector_events(), [0] * 1_000_000)
 
 
 def test_a_logged_request_and_its_response_make_rows(stream):
-    events = Events("fraud-detector", FEATURE_NAMES)
+    events = detector_events()
     features = stream.features[:2]
     width = len(FEATURE_NAMES)
     request = {
@@ -220,8 +244,8 @@ def test_a_logged_request_and_its_response_make_rows(stream):
     }
     kind = "org.kubeflow.serving.inference."
 
-    first = events.read(orjson.dumps(request), LOGGED | {"ce-type": kind + "request", "ce-id": "a"})
-    second = events.read(orjson.dumps(response), LOGGED | {"ce-type": kind + "response", "ce-id": "a"})
+    first = read(events, request, LOGGED | {"ce-type": kind + "request", "ce-id": "a"})
+    second = read(events, response, LOGGED | {"ce-type": kind + "response", "ce-id": "a"})
 
     assert first == []
     assert [(row.id, row.score, row.review) for row in second] == [("a:0", 0.2, False), ("a:1", 0.9, True)]
@@ -229,7 +253,7 @@ def test_a_logged_request_and_its_response_make_rows(stream):
 
 
 def test_a_binary_exchange_is_read_and_a_damaged_one_changes_nothing(stream):
-    events = Events("fraud-detector", FEATURE_NAMES)
+    events = detector_events()
     features = stream.features[:2]
     request, _ = encode_v2_request({"features": ("FP32", features), "history": ("FP32", np.zeros((2, 3, 4), "f4"))})
     answer = V2Answer({"score": ("FP32", np.float32([0.25, 0.75]))}, "1", {"decision_threshold": 0.5})
@@ -237,25 +261,25 @@ def test_a_binary_exchange_is_read_and_a_damaged_one_changes_nothing(stream):
     about = {name: LOGGED | {"ce-type": f"org.kubeflow.serving.inference.{name}", "ce-id": "a"}
              for name in ("request", "response")}  # fmt: skip
 
-    events.read(request, about["request"])
+    read(events, request, about["request"])
     for damaged, which in ((request[:-1], "request"), (request + b"1", "request"), (response[:-1], "response")):
         with pytest.raises(InvalidInput):
-            events.read(damaged, about[which])
-    rows = events.read(response, about["response"] | {"inference-header-content-length": str(length)})
+            read(events, damaged, about[which])
+    rows = read(events, response, about["response"] | {"inference-header-content-length": str(length)})
 
     assert [(row.id, row.score, row.review) for row in rows] == [("a:0", 0.25, False), ("a:1", 0.75, True)]
     assert rows[1].features == pytest.approx(features[1].tolist())
 
 
 def test_a_logged_v1_exchange_makes_rows_and_a_response_alone_makes_none(stream):
-    events = Events("fraud-detector", FEATURE_NAMES)
+    events = detector_events()
     request = {"instances": [{"features": stream.features[0].tolist(), "history": [[0, 0, 0, 0]]}]}
     response = {"predictions": [0.7], "model_version": "1", "decision_threshold": 0.5, "history_length": 64}
     kind = "org.kubeflow.serving.inference."
 
-    alone = events.read(orjson.dumps(response), LOGGED | {"ce-type": kind + "response", "ce-id": "b"})
-    events.read(orjson.dumps(request), LOGGED | {"ce-type": kind + "request", "ce-id": "b"})
-    rows = events.read(orjson.dumps(response), LOGGED | {"ce-type": kind + "response", "ce-id": "b"})
+    alone = read(events, response, LOGGED | {"ce-type": kind + "response", "ce-id": "b"})
+    read(events, request, LOGGED | {"ce-type": kind + "request", "ce-id": "b"})
+    rows = read(events, response, LOGGED | {"ce-type": kind + "response", "ce-id": "b"})
 
     assert alone == []
     assert [(row.model_version, row.review) for row in rows] == [("1", True)]

@@ -1,8 +1,8 @@
-"""The prediction log as tables: one row per scored transaction, and the labels that arrive later.
+"""The prediction log as tables: one row per scored event of any workload, and the labels that arrive later.
 
-Rows are written once by `event_id`, however often an event comes; a label's history is kept, so that a reader can ask
-what was known at an instant. SQLite on a laptop, PostgreSQL in a cluster, the same statements on both. Receiving events
-is `serving/prediction_log`; the schema's history is `millrace/events/migrations`; reading is `millrace.events.table`.
+Rows are written once by `prediction_id`, however often an event comes; a label's history is kept, so that a reader can
+ask what was known at an instant. SQLite on a laptop, PostgreSQL in a cluster, the same statements on both. What a row
+says is `millrace.events.prediction`'s; the schema's history is `migrations`; reading is `millrace.events.table`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from millrace.errors import ConfigError, InvalidInput, MillraceError, Unavailable
+from millrace.events.prediction import feed_column
 from millrace.settings import Settings
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,10 +32,12 @@ MIGRATION_LOCK: Final = 0x6D696C6C
 """PostgreSQL's advisory lock that migrations hold: two services may start at once."""
 
 
+DOCUMENTS: Final = ("keys", "fields", "features")
+"""Columns of a prediction that are JSON."""
 FIRST_WORD: Final = "ON CONFLICT DO NOTHING"
 NEWEST_WORD: Final = (
-    "ON CONFLICT (transaction_id, label_timestamp) DO UPDATE SET is_fraud = excluded.is_fraud "
-    "WHERE labels.is_fraud <> excluded.is_fraud"
+    "ON CONFLICT (workload, event_id, label_timestamp) DO UPDATE SET value = excluded.value "
+    "WHERE labels.value <> excluded.value"
 )
 
 
@@ -61,17 +64,20 @@ TABLES: Final = sa.MetaData()
 PREDICTIONS: Final = sa.Table(
     "predictions",
     TABLES,
-    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("prediction_id", sa.Text, primary_key=True),  # the CloudEvent's id
     sa.Column("request_id", sa.Text),
     sa.Column("scored_at", Instant, nullable=False, index=True),
-    sa.Column("transaction_id", sa.BigInteger, index=True),
+    sa.Column("workload", sa.Text, nullable=False),
+    sa.Column("event_id", sa.BigInteger),
     sa.Column("event_timestamp", Instant),
-    sa.Column("customer_id", sa.Text),  # a pseudonym
-    sa.Column("terminal_id", sa.Text),
-    sa.Column("amount", sa.Double),
+    sa.Column("keys", sa.Text),  # JSON: key column → id or pseudonym
+    sa.Column("fields", sa.Text),  # JSON: what else is kept of the request
+    sa.Column("feed_key", sa.Text),  # the key of the entity whose ranges are watched
     sa.Column("model_name", sa.Text),
     sa.Column("model_version", sa.Text),
     sa.Column("score", sa.Double),
+    sa.Column("low", sa.Double),
+    sa.Column("high", sa.Double),
     sa.Column("decision", sa.Text),
     sa.Column("degraded", sa.Boolean),
     sa.Column("stage", sa.Text),
@@ -80,17 +86,19 @@ PREDICTIONS: Final = sa.Table(
     sa.Column("features", sa.Text),  # JSON: a list of numbers and nulls
     sa.Column("feature_service", sa.Text),
     sa.Column("traceparent", sa.Text),
+    sa.Index("ix_predictions_event", "workload", "event_id"),
 )
-"""What KServe's logger does not say is null; the transformer's own events say everything."""
+"""What KServe's logger does not say is null; the transformer's own events say everything that their task has."""
 
 LABELS: Final = sa.Table(
     "labels",
     TABLES,
-    sa.Column("transaction_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("workload", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("label_timestamp", Instant, primary_key=True),
-    sa.Column("is_fraud", sa.Boolean, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),  # 0 or 1 for classes, else the quantity
 )
-"""A label counts from `label_timestamp` on, until a later one of the same transaction."""
+"""A label counts from `label_timestamp` on, until a later one of the same event."""
 
 HALVES: Final = sa.Table(
     "inference_halves",
@@ -122,16 +130,18 @@ def engine(settings: Settings) -> sa.Engine:
 
 
 def migrate(log: sa.Engine) -> None:
-    """Bring the tables to this code's schema; safe to call at every start, by several processes at once."""
-    from alembic import command
-    from alembic.config import Config
+    """Bring the tables to this code's schema; safe to call at every start, by several processes at once.
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    Raises ConfigError for a log that an older Millrace made.
+    """
+    from alembic import command
+
+    config = _alembic()
     with transaction(log) as connection:
         if log.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
+        _refuse_old(connection, config, log)
         command.upgrade(config, "head")
 
 
@@ -151,10 +161,17 @@ def transaction(log: sa.Engine) -> Iterator[sa.Connection]:
         raise _as_ours(log, error) from error
 
 
-def write_predictions(log: sa.Engine, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert rows whose `event_id` is new, all or none; how many were. Columns that a row lacks are null.
+def require_ours(log: sa.Engine) -> None:
+    """Raise ConfigError for tables that an older Millrace made, Unavailable when the database is away."""
+    with reading(log) as connection:
+        _refuse_old(connection, _alembic(), log)
 
-    Instants are datetimes with a zone, `features` a JSON text. Raises Unavailable, InvalidInput for an unknown column.
+
+def write_predictions(log: sa.Engine, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows whose `prediction_id` is new, all or none; how many were. Columns that a row lacks are null.
+
+    Instants are datetimes with a zone, `keys` and `fields` mappings, `features` a list. Raises Unavailable, and
+    InvalidInput for an unknown column.
     """
     with transaction(log) as connection:
         return insert_predictions(connection, rows)
@@ -162,7 +179,18 @@ def write_predictions(log: sa.Engine, rows: Sequence[Mapping[str, Any]]) -> int:
 
 def insert_predictions(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
     """`write_predictions` inside a transaction."""
-    return _insert(connection, PREDICTIONS, rows, FIRST_WORD)
+    return _insert(connection, PREDICTIONS, [_stored(row) for row in rows], FIRST_WORD)
+
+
+def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction as its table has it: what is no number or text becomes JSON."""
+    stored = dict(row)
+    if row.get("keys") is not None:
+        stored["feed_key"] = row["keys"].get(feed_column(row["workload"]))
+    for name in DOCUMENTS:
+        if row.get(name) is not None:
+            stored[name] = orjson.dumps(row[name]).decode()
+    return stored
 
 
 def add_halves(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -171,9 +199,9 @@ def add_halves(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def write_labels(log: sa.Engine, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Insert labels {transaction_id, label_timestamp, is_fraud}, all or none; how many said something new.
+    """Insert labels {workload, event_id, label_timestamp, value}, all or none; how many said something new.
 
-    One for the same transaction and instant replaces what was said before.
+    One for the same event and instant replaces what was said before.
     """
     with transaction(log) as connection:
         return insert_labels(connection, rows)
@@ -181,48 +209,56 @@ def write_labels(log: sa.Engine, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def insert_labels(connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> int:
     """`write_labels` inside a transaction."""
-    latest = {(row["transaction_id"], row["label_timestamp"]): row for row in rows}
+    latest = {(row["workload"], row["event_id"], row["label_timestamp"]): row for row in rows}
     return _insert(connection, LABELS, list(latest.values()), NEWEST_WORD)
 
 
 def news(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of `rows` that differ from the newest label of their transaction: for labels that came without a time."""
-    said: dict[int, bool] = {}
-    ids = sorted({row["transaction_id"] for row in rows})
-    for start in range(0, len(ids), IDS_PER_QUERY):
-        match = LABELS.c.transaction_id.in_(ids[start : start + IDS_PER_QUERY])
-        query = sa.select(LABELS.c.transaction_id, LABELS.c.is_fraud).where(match).order_by(LABELS.c.label_timestamp)
-        said |= {row.transaction_id: row.is_fraud for row in connection.execute(query)}
-    return [row for row in rows if said.get(row["transaction_id"]) != row["is_fraud"]]
+    """Those of `rows` that differ from the newest label of their event: for labels that came without a time."""
+    said: dict[tuple[str, int], float] = {}
+    for workload in {row["workload"] for row in rows}:
+        ids = [row["event_id"] for row in rows if row["workload"] == workload]
+        for match in _matches(LABELS, workload, ids):
+            query = sa.select(LABELS.c.event_id, LABELS.c.value).where(*match).order_by(LABELS.c.label_timestamp)
+            said |= {(workload, row.event_id): row.value for row in connection.execute(query)}
+    return [row for row in rows if said.get((row["workload"], row["event_id"])) != row["value"]]
 
 
 def prune(connection: sa.Connection, before: datetime, limit: int) -> tuple[int, int]:
     """Delete at most `limit` predictions scored before an instant, the oldest, inside a transaction: (those, labels).
 
-    A label goes when no prediction of its transaction is left; one of a transaction that was never scored stays.
+    A label goes when no prediction of its event is left; one of an event that was never scored stays.
     """
-    old = sa.select(PREDICTIONS.c.event_id).where(PREDICTIONS.c.scored_at < before)
+    old = sa.select(PREDICTIONS.c.prediction_id).where(PREDICTIONS.c.scored_at < before)
     oldest = old.order_by(PREDICTIONS.c.scored_at).limit(limit)
-    gone = sa.delete(PREDICTIONS).where(PREDICTIONS.c.event_id.in_(oldest)).returning(PREDICTIONS.c.transaction_id)
-    found = connection.execute(gone).scalars().all()
-    ids = sorted({identity for identity in found if identity is not None})
-    scored = sa.exists().where(PREDICTIONS.c.transaction_id == LABELS.c.transaction_id)
+    gone = sa.delete(PREDICTIONS).where(PREDICTIONS.c.prediction_id.in_(oldest))
+    found = connection.execute(gone.returning(PREDICTIONS.c.workload, PREDICTIONS.c.event_id)).all()
+    scored = sa.exists().where(PREDICTIONS.c.workload == LABELS.c.workload, PREDICTIONS.c.event_id == LABELS.c.event_id)
     labels = 0
-    for start in range(0, len(ids), IDS_PER_QUERY):
-        match = LABELS.c.transaction_id.in_(ids[start : start + IDS_PER_QUERY])
-        labels += connection.execute(sa.delete(LABELS).where(match, ~scored)).rowcount
+    for workload in sorted({row.workload for row in found}):
+        ids = [row.event_id for row in found if row.workload == workload and row.event_id is not None]
+        for match in _matches(LABELS, workload, ids):
+            labels += connection.execute(sa.delete(LABELS).where(*match, ~scored)).rowcount
     return len(found), labels
 
 
-def find_version(log: sa.Engine, prediction_id: str) -> str | None:
-    """The model version that made a prediction, by event id, request id or transaction id; the newest if several."""
-    matches = [PREDICTIONS.c.event_id == prediction_id, PREDICTIONS.c.event_id == f"{prediction_id}:0"]
+def _matches(table: sa.Table, workload: str, ids: Iterable[int]) -> Iterator[list[Any]]:
+    """Conditions for these events, so many at a time as a query may have."""
+    distinct = sorted(set(ids))
+    for start in range(0, len(distinct), IDS_PER_QUERY):
+        yield [table.c.workload == workload, table.c.event_id.in_(distinct[start : start + IDS_PER_QUERY])]
+
+
+def find_version(log: sa.Engine, prediction_id: str, workload: str) -> str | None:
+    """The version of a workload's model that made a prediction, by its id, its request's or its event's; the newest."""
+    matches = [PREDICTIONS.c.prediction_id == prediction_id, PREDICTIONS.c.prediction_id == f"{prediction_id}:0"]
     if prediction_id.lstrip("-").isdecimal() and abs(int(prediction_id)) < 1 << 63:
-        matches.append(PREDICTIONS.c.transaction_id == int(prediction_id))
+        matches.append(PREDICTIONS.c.event_id == int(prediction_id))
     for match in matches:
-        query = sa.select(PREDICTIONS.c.model_version).where(match).order_by(PREDICTIONS.c.scored_at.desc()).limit(1)
+        query = sa.select(PREDICTIONS.c.model_version).where(match, PREDICTIONS.c.workload == workload)
         with reading(log) as connection:
-            if (version := connection.execute(query).scalar()) is not None:
+            newest = query.order_by(PREDICTIONS.c.scored_at.desc()).limit(1)
+            if (version := connection.execute(newest).scalar()) is not None:
                 return str(version)
     return None
 
@@ -272,6 +308,28 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[s
     values = f"VALUES ({', '.join(f':{name}' for name in names)})"
     typed = [sa.bindparam(column.name, type_=column.type) for column in table.columns]
     return connection.execute(sa.text(f"{into} {values} {conflict}").bindparams(*typed), whole).rowcount
+
+
+def _alembic() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _refuse_old(connection: sa.Connection, config: Any, log: sa.Engine) -> None:
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    found = MigrationContext.configure(connection).get_current_heads()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if unknown := sorted(set(found) - known):
+        where = log.url.render_as_string(hide_password=True)
+        raise ConfigError(
+            f"the prediction log at {where} is of another version of Millrace ({', '.join(unknown)}), which this one "
+            "does not read. Begin a new home, or name another database in MILLRACE_PREDICTION_LOG_URL."
+        )
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:

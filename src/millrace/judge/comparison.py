@@ -29,8 +29,8 @@ BINS: Final = 10
 PAIRED_SHARE: Final = 0.5
 """Of the smaller side's transactions: with fewer in common the sides are compared as they are."""
 COLUMNS: Final = (
-    "event_id", "scored_at", "transaction_id", "event_timestamp", "customer_id", "amount", "model_version", "score",
-    "decision", "degraded", "stage", "arm", "latency_ms",
+    "prediction_id", "scored_at", "transaction_id", "event_timestamp", "customer_id", "amount", "model_version",
+    "score", "decision", "degraded", "stage", "arm", "latency_ms",
 )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def side(predictions: pa.Table, name: str) -> Side:
             f"no predictions of {column} {name!r} in these days; there are arms {sorted(have['arm'])} and versions "
             f"{sorted(have['model_version'])}. Take other days, or another side."
         )
-    rows = rows.sort_by([(one, "ascending") for one in ("transaction_id", "scored_at", "event_id")])
+    rows = rows.sort_by([(one, "ascending") for one in ("transaction_id", "scored_at", "prediction_id")])
     ids = rows["transaction_id"].to_numpy()
     rows = rows.filter(pa.array(np.r_[True, ids[1:] != ids[:-1]]))
     versions = sorted(rows["model_version"].unique().drop_null().to_pylist())

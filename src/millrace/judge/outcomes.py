@@ -26,7 +26,7 @@ from millrace.settings import settings
 from millrace.workload import load
 
 COLUMNS: Final = (
-    "event_id", "scored_at", "transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount",
+    "prediction_id", "scored_at", "transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount",
     "model_version", "score", "decision", "degraded", "stage", "arm", "latency_ms",
 )  # fmt: skip
 """What is read of a prediction; features are read for a sample only."""
@@ -66,28 +66,11 @@ def answers(predictions: pa.Table) -> pa.Table:
     rows = predictions.filter(pc.not_equal(pc.fill_null(predictions["arm"], ""), SHADOW))
     rows = rows.filter(pc.and_(pc.is_valid(rows["transaction_id"]), pc.is_valid(rows["event_timestamp"])))
     rows = rows.filter(pc.is_finite(pc.fill_null(rows["score"], math.nan)))
-    rows = rows.sort_by([(name, "ascending") for name in ("transaction_id", "scored_at", "event_id")])
+    rows = rows.sort_by([(name, "ascending") for name in ("transaction_id", "scored_at", "prediction_id")])
     ids = rows["transaction_id"].to_numpy()
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]
     return rows.filter(pa.array(first)).sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
-
-
-def with_labels(rows: pa.Table, labels: pa.Table) -> pa.Table:
-    """`rows` with is_fraud and label_timestamp of `labels` (one row a transaction), null where there is none.
-
-    By position and not in SQL: SQLite's planner joins the two by a loop over both.
-    """
-    ids = labels["transaction_id"].to_numpy()
-    order = np.argsort(ids, kind="stable")
-    wanted = rows["transaction_id"].to_numpy()
-    place = np.minimum(np.searchsorted(ids, wanted, sorter=order), max(len(ids) - 1, 0))
-    found = order[place] if len(ids) else np.zeros(len(wanted), np.int64)
-    known = ids[found] == wanted if len(ids) else np.zeros(len(wanted), bool)
-    index = pa.array(found, mask=~known)
-    for name in ("is_fraud", "label_timestamp"):
-        rows = rows.append_column(name, labels[name].take(index))
-    return rows
 
 
 def day_of(rows: pa.Table) -> NDArray[np.int64]:

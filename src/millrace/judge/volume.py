@@ -1,7 +1,7 @@
-"""Is the feed still there? Counts of events against what this hour usually brings, as a whole and by terminal range.
+"""Is the feed still there? Counts of events against what this hour usually brings, as a whole and by ranges of ids.
 
-Past event times in, a profile out; times of the last hour in, what is silent out. Terminals are cut into ranges of
-neighbouring ids with about equal traffic: what one sender delivers usually has neighbouring ids, and a range that falls
+Past event times in, a profile out; times of the last hour in, what is silent out. Ids of an entity are cut into ranges
+of neighbours with about equal traffic: what one sender delivers usually has neighbouring ids, and a range that falls
 silent is seen long before the total is low. Each look tests every range and window at `ALPHA`, so that a month of
 looks every minute gives a false alarm in less than one month of ten (a union bound over looks that overlap).
 """
@@ -38,22 +38,24 @@ class Profile:
     """What an hour usually brings: rate[range, hour] events a minute; range 0 is everything."""
 
     cuts: NDArray[np.object_]
-    """Terminal keys where ranges begin, without the first."""
+    """Ids where ranges begin, without the first."""
     rate: NDArray[np.float64]
     start_us: int
     """Midnight from which hours are counted."""
+    kind: str = ""
+    """What the ids are of, for names of ranges."""
 
-    def range_of(self, terminals: Sequence[str]) -> NDArray[np.int64]:
-        """[N] number of each terminal's range, from 1."""
-        return 1 + np.searchsorted(self.cuts, _keys(terminals), side="right")
+    def range_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """[N] number of each id's range, from 1."""
+        return 1 + np.searchsorted(self.cuts, _sortable(ids), side="right")
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
     """A window that brought too little."""
 
-    terminals: str
-    """`all`, or which range."""
+    range: str
+    """`all`, or ids of which entity, from where and below which."""
     minutes: int
     events: int
     expected: float
@@ -61,14 +63,16 @@ class Silence:
     """Of as few events, or fewer, from a feed that works."""
 
 
-def profile(event_us: Micros, terminals: Sequence[str], days: int, counts: NDArray[np.int64] | None = None) -> Profile:
+def profile(
+    event_us: Micros, ids: Sequence[str], days: int, counts: NDArray[np.int64] | None = None, *, kind: str = ""
+) -> Profile:
     """The usual volume of the last `days` whole days, from all their events; raises InvalidInput for none.
 
-    An entry may stand for `counts` events of one terminal in one hour of the week.
+    An entry may stand for `counts` events of one id in one hour of the week. `kind`: what the ids are of.
     """
     if not len(event_us) or days < 1:
         raise InvalidInput(f"{len(event_us)} events of {days} days; wanted at least one day with events")
-    keys = _keys(terminals)
+    keys = _sortable(ids)
     weights = np.ones(len(keys), np.int64) if counts is None else counts
     cuts = _cuts(keys, weights)
     start = int(event_us.max()) // DAY_US * DAY_US - 7 * DAY_US
@@ -79,16 +83,16 @@ def profile(event_us: Micros, terminals: Sequence[str], days: int, counts: NDArr
     np.add.at(total, (part + 1, hour), weights)
     total[0] = total[1:].sum(axis=0)
     occurrences = days * 24 / hours
-    return Profile(cuts, total / occurrences / 60, start)
+    return Profile(cuts, total / occurrences / 60, start, kind)
 
 
-def silences(usual: Profile, event_us: Micros, terminals: Sequence[str], now: datetime) -> list[Silence]:
+def silences(usual: Profile, event_us: Micros, ids: Sequence[str], now: datetime) -> list[Silence]:
     """Windows ending `now` that brought fewer events than chance allows, the least likely first. Empty is well.
 
-    `event_us[N]` and `terminals[N]`: at least the last hour; what is outside a window is not read.
+    `event_us[N]` and `ids[N]`: at least the last hour; what is outside a window is not read.
     """
     end = int(now.timestamp() * 1_000_000)
-    part = usual.range_of(terminals) if len(event_us) else np.empty(0, np.int64)
+    part = usual.range_of(ids) if len(event_us) else np.empty(0, np.int64)
     found = []
     for minutes in WINDOWS_MIN:
         inside = (event_us >= end - minutes * MINUTE_US) & (event_us < end)
@@ -129,9 +133,9 @@ def _cuts(keys: NDArray[np.object_], weights: NDArray[np.int64]) -> NDArray[np.o
     return cuts
 
 
-def _keys(terminals: Sequence[str]) -> NDArray[np.object_]:
+def _sortable(ids: Sequence[str]) -> NDArray[np.object_]:
     """Ids in an order where numbers are numbers: `9` before `10`."""
-    return np.array([str(name).rjust(20, "0") for name in terminals], dtype=object)
+    return np.array([str(name).rjust(20, "0") for name in ids], dtype=object)
 
 
 def _name(usual: Profile, row: int) -> str:
@@ -139,4 +143,4 @@ def _name(usual: Profile, row: int) -> str:
         return "all"
     low = "" if row == 1 else f"from {usual.cuts[row - 2].lstrip('0')} "
     high = "" if row > len(usual.cuts) else f"below {usual.cuts[row - 1].lstrip('0')}"
-    return f"terminals {low}{high}".strip()
+    return f"{usual.kind} {low}{high}".strip()

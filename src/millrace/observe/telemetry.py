@@ -77,8 +77,8 @@ LOG_LAG_SECONDS = Gauge(
 )
 LOG_JOURNAL_BYTES = Gauge("millrace_log_journal_bytes", "Size of the prediction log's journal")
 LOG_WRITE_SECONDS = Histogram("millrace_log_write_seconds", "One batch into the database", buckets=LATENCY_BUCKETS_S)
-FEED_SILENT = Gauge("millrace_feed_silent_windows", "Windows of a range of terminals that bring too little now")
-FEED_WATCHED = Gauge("millrace_feed_watched", "1 where the feed has a usual volume to be compared with")
+FEED_SILENT = Gauge("millrace_feed_silent_windows", "Windows of a range of ids that bring too little now", ["workload"])
+FEED_WATCHED = Gauge("millrace_feed_watched", "1 where the feed has a usual volume to be compared with", ["workload"])
 
 # Drift detector
 DRIFT_P_VALUE = Gauge("millrace_drift_p_value", "Of the last window, per feature, score and decision", ["feature"])

@@ -267,7 +267,7 @@ def logged(home: Path) -> list[dict[str, Any]]:
     log = engine(Settings(home=home))
     try:
         columns = ["transaction_id", "model_version", "score"]
-        found: list[dict[str, Any]] = read_predictions(log, columns=columns).to_pylist()
+        found: list[dict[str, Any]] = read_predictions(log, "fraud", columns=columns).to_pylist()
     finally:
         log.dispose()
     return found

@@ -150,8 +150,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]):
 def test_lineage_of_a_prediction_leads_to_the_version_that_made_it(home: Path, capsys: pytest.CaptureFixture[str]):
     log = engine(Settings(home=home))
     migrate(log)
-    row = {"event_id": "request-9:0", "transaction_id": 77, "model_version": "2", "scored_at": datetime.now(UTC)}
-    write_predictions(log, [row])
+    row = {"prediction_id": "request-9:0", "event_id": 77, "model_version": "2", "scored_at": datetime.now(UTC)}
+    write_predictions(log, [row | {"workload": "fraud"}])
     log.dispose()
 
     status, out, _ = run(capsys, "lineage", "request-9", "--json")

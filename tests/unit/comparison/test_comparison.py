@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from logged import label_row, told
 
 from fraud.judging import LOG_COLUMNS
 from millrace.errors import NotFound
@@ -31,7 +32,7 @@ def predictions(*sides: tuple[str, str, float], shared: bool = True, labelled: b
         score = np.clip(0.2 + 0.6 * fraud + noise * rng.normal(size=ROWS), 0, 1)
         table = pa.table(
             {
-                "event_id": [f"{arm}-{i}" for i in range(ROWS)],
+                "prediction_id": [f"{arm}-{i}" for i in range(ROWS)],
                 "scored_at": pa.array(
                     [START + timedelta(minutes=5 * i) for i in range(ROWS)], pa.timestamp("us", "UTC")
                 ),
@@ -136,9 +137,9 @@ def test_the_page_is_written_from_the_log_and_linked(
     migrate(log)
     rows: list[dict[str, Any]] = predictions(("champion", "3", 0.4), ("shadow", "4", 0.2)).to_pylist()
     labels = [{name: row.pop(name) for name in ("is_fraud", "label_timestamp")} for row in rows]
-    known = [{"transaction_id": row["transaction_id"]} | label for row, label in zip(rows, labels, strict=True)]
-    write_predictions(log, rows)
-    write_labels(log, [label | {"is_fraud": bool(label["is_fraud"])} for label in known])
+    write_predictions(log, [told({"workload": "fraud"} | row) for row in rows])
+    known = [(row["transaction_id"], *label.values()) for row, label in zip(rows, labels, strict=True)]
+    write_labels(log, [label_row(*label) for label in known])
     log.dispose()
 
     status = main(["champion", "shadow", "--since", "2018-09-02", "--as-of", "2018-10-01"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from logged import label_row, told
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.events.log import engine, migrate, write_labels, write_predictions
@@ -23,18 +23,11 @@ def fill(settings: Settings, days: int, **options: Any) -> None:
     log = engine(settings)
     migrate(log)
     rows = [row for day in range(days) for row in rows_of(day, **options)]
-    write_predictions(log, [{k: v for k, v in row.items() if k != "is_fraud"} for row in rows])
+    write_predictions(log, [told({k: v for k, v in row.items() if k != "is_fraud"}) for row in rows])
     delay = timedelta(days=7)
     write_labels(
         log,
-        (
-            {
-                "transaction_id": row["transaction_id"],
-                "is_fraud": bool(row["is_fraud"]),
-                "label_timestamp": row["event_timestamp"] + delay,
-            }
-            for row in rows
-        ),
+        (label_row(row["transaction_id"], row["is_fraud"], row["event_timestamp"] + delay) for row in rows),
     )
     log.dispose()
 
@@ -60,11 +53,12 @@ def rows_of(
         label = np.concatenate([label, np.ones(len(victims), bool)])
     second = rng.integers(0, 86_400, len(p))
     kept = np.flatnonzero((second < silent_from_hour * 3600) | (day != silent_day))
-    features = json.dumps([1.0] * len(FEATURE_NAMES))
-    holes = json.dumps([None] * len(FEATURE_NAMES))
+    features = [1.0] * len(FEATURE_NAMES)
+    holes = [None] * len(FEATURE_NAMES)
     return [
         {
-            "event_id": f"{day}-{i}",
+            "workload": "fraud",
+            "prediction_id": f"{day}-{i}",
             "scored_at": START + timedelta(days=day, seconds=int(second[i])),
             "transaction_id": day * 10**6 + int(i),
             "event_timestamp": START + timedelta(days=day, seconds=int(second[i])),

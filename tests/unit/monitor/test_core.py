@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from logged import label_row
 
 from components.monitor.agreement import matrix
 from components.monitor.announce import announce, event_of
@@ -104,7 +105,7 @@ def test_the_same_log_gives_the_same_report_and_a_new_label_another(log_of: Log,
 
     again = monitor(settings, after(10), QUICK, page=False)
     log = engine(settings)
-    write_labels(log, [{"transaction_id": 5, "is_fraud": True, "label_timestamp": after(8)}])
+    write_labels(log, [label_row(5, True, after(8))])
     log.dispose()
 
     assert again.id == first.id

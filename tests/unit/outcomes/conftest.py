@@ -36,7 +36,7 @@ def scored(
     number = first_day * 10**6 + np.arange(len(p))
     return pa.table(
         {
-            "event_id": pa.array([f"e{i}" for i in number]),
+            "prediction_id": pa.array([f"e{i}" for i in number]),
             "scored_at": pa.array(moment).cast(utc),
             "transaction_id": pa.array(number),
             "event_timestamp": pa.array(moment).cast(utc),

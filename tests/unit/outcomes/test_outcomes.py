@@ -35,7 +35,7 @@ def replaced(rows: pa.Table, name: str, value: str) -> pa.Table:
 
 def test_shadows_repeats_and_rows_without_a_score_are_no_answers(stream: Stream) -> None:
     rows = stream(1)
-    again = replaced(rows.slice(0, 10), "event_id", "later").set_column(
+    again = replaced(rows.slice(0, 10), "prediction_id", "later").set_column(
         rows.column_names.index("scored_at"), "scored_at", pc.add(rows["scored_at"].slice(0, 10), timedelta(hours=1))
     )
     shadow = replaced(rows.slice(0, 20), "arm", "shadow")
@@ -46,7 +46,7 @@ def test_shadows_repeats_and_rows_without_a_score_are_no_answers(stream: Stream)
 
     found = answers(pa.concat_tables([again, shadow, rows, lost]))
 
-    assert found["event_id"].to_pylist() == rows["event_id"].to_pylist()
+    assert found["prediction_id"].to_pylist() == rows["prediction_id"].to_pylist()
 
 
 def test_a_day_is_complete_when_its_labels_are_due_and_in(stream: Stream, after: Callable[[int], datetime]) -> None:

@@ -25,7 +25,7 @@ def events(days: int, a_day: int, seed: int = 0, first: int = 0) -> tuple[np.nda
 
 
 def usual(a_day: int = 9600, days: int = 14) -> Profile:
-    return profile(*events(days, a_day, first=-days), days)
+    return profile(*events(days, a_day, first=-days), days, kind="terminals")
 
 
 def first_alarm(lost: np.ndarray, us: np.ndarray, terminals: list[str], since: datetime, profile: Profile) -> int:
@@ -58,7 +58,7 @@ def test_a_silent_fifth_of_the_terminals_is_noticed_though_the_rest_goes_on() ->
     assert minutes <= 15
     found = silences(usual(), us[~lost], [t for t, gone in zip(terminals, lost, strict=True) if not gone],
                      noon + timedelta(minutes=15))  # fmt: skip
-    assert found[0].terminals.startswith("terminals below")
+    assert found[0].range.startswith("terminals below")
 
 
 def test_a_month_of_looks_at_a_feed_that_works_gives_no_alarm() -> None:
@@ -84,7 +84,7 @@ def test_no_events_at_all_are_a_silence_and_no_past_is_refused() -> None:
 
     found = silences(usual(), np.empty(0, np.int64), [], noon)
 
-    assert found[0].terminals == "all"
+    assert found[0].range == "all"
     with pytest.raises(InvalidInput, match="at least one day"):
         profile(np.empty(0, np.int64), [], 7)
 

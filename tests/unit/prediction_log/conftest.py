@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from logged import prediction_event
 from stores import postgres_server
 
 from millrace.events.log import engine, migrate
@@ -20,7 +21,7 @@ from millrace.settings import Settings
 @pytest.fixture(scope="session")
 def event() -> Callable[..., dict[str, Any]]:
     """An event of the transformer, by transaction number; keywords change its data."""
-    return _event
+    return prediction_event
 
 
 @pytest.fixture(scope="session")
@@ -48,32 +49,3 @@ def log(home: Settings) -> Iterator[sa.Engine]:
     migrate(made)
     yield made
     made.dispose()
-
-
-def _event(number: int, **data: Any) -> dict[str, Any]:
-    said = {
-        "transaction_id": number,
-        "event_timestamp": "2018-09-30T11:59:59Z",
-        "customer_id": "0123456789abcdef",
-        "terminal_id": "42",
-        "amount": 12.5,
-        "model_name": "fraud-detector",
-        "model_version": "3",
-        "score": 0.25,
-        "decision": "approve",
-        "degraded": False,
-        "stage": "full",
-        "arm": "champion",
-        "latency_ms": 3.5,
-        "features": [1.5, None, 0.25],
-        "feature_service": "fraud_v1",
-    }
-    return {
-        "specversion": "1.0",
-        "type": "io.millrace.prediction",
-        "id": f"request-{number}:0",
-        "source": "/millrace/fraud-detector",
-        "subject": str(number),
-        "time": "2018-09-30T12:00:00.123Z",
-        "data": said | data,
-    }

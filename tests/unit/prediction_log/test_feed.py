@@ -33,8 +33,8 @@ def fill(log: sa.Engine) -> Fill:
                 if lost_from is not None and at >= lost_from and terminal.startswith(terminals):
                     continue
                 rows.append({
-                    "event_id": f"{day}-{number}-{arm}", "scored_at": at, "event_timestamp": at - timedelta(days=700),
-                    "transaction_id": number, "terminal_id": terminal, "arm": arm,
+                    "prediction_id": f"{day}-{number}-{arm}", "scored_at": at, "workload": "fraud", "arm": arm,
+                    "event_timestamp": at - timedelta(days=700), "event_id": number, "keys": {"terminal_id": terminal},
                 })  # fmt: skip
         write_predictions(log, rows)
 
@@ -49,13 +49,13 @@ def test_a_silent_feed_is_noticed_within_ten_minutes_and_one_that_works_is_left_
     noon = MIDNIGHT + timedelta(hours=12)
     fill(-3, 0)
     fill(0, 1, lost_from=noon)
-    feed = Feed(log)
+    feed = Feed(log, "fraud")
 
     looks = [feed.look(MIDNIGHT + timedelta(minutes=m)) for m in range(0, 721, 60)]
 
     assert looks == [[]] * 13
     assert minutes_until_noticed(feed, noon) <= 10
-    assert feed.look(noon + timedelta(minutes=30))[0].terminals == "all"
+    assert feed.look(noon + timedelta(minutes=30))[0].range == "all"
 
 
 def test_by_their_own_time_old_days_are_watched_as_they_were(log: sa.Engine, fill: Fill):
@@ -63,43 +63,45 @@ def test_by_their_own_time_old_days_are_watched_as_they_were(log: sa.Engine, fil
     fill(-4, 0)
     fill(0, 1, lost_from=noon)
 
-    assert minutes_until_noticed(Feed(log, EVENT_TIMESTAMP), noon - timedelta(days=700)) <= 10
-    assert Feed(log, SCORED_AT).look(noon - timedelta(days=700)) is None
+    assert minutes_until_noticed(Feed(log, "fraud", EVENT_TIMESTAMP), noon - timedelta(days=700)) <= 10
+    assert Feed(log, "fraud", SCORED_AT).look(noon - timedelta(days=700)) is None
 
 
 def test_shadows_do_not_stand_for_answers(log: sa.Engine, fill: Fill):
     fill(-3, 0)
     fill(0, 1, arm="shadow")
 
-    assert Feed(log).look(MIDNIGHT + timedelta(hours=2))
+    assert Feed(log, "fraud").look(MIDNIGHT + timedelta(hours=2))
 
 
 def test_a_feed_with_a_day_of_nothing_has_no_usual_hour(log: sa.Engine, fill: Fill):
-    assert Feed(log).look(MIDNIGHT) is None
+    assert Feed(log, "fraud").look(MIDNIGHT) is None
     fill(-3, -1)
 
-    assert Feed(log).look(MIDNIGHT) is None
+    assert Feed(log, "fraud").look(MIDNIGHT) is None
 
 
 def test_the_metric_says_what_is_silent_and_the_log_says_it_once(log: sa.Engine, fill: Fill, capsys):
     fill(-3, 0)
     fill(0, 1, lost_from=MIDNIGHT + timedelta(hours=6))
-    watch, silent = FeedWatch(Feed(log)), []
+    watch, silent = FeedWatch([Feed(log, "fraud")]), []
 
     for hour in (3, 8, 9):
         watch.look(MIDNIGHT + timedelta(hours=hour))
-        silent.append(prometheus_client.REGISTRY.get_sample_value("millrace_feed_silent_windows"))
+        silent.append(
+            prometheus_client.REGISTRY.get_sample_value("millrace_feed_silent_windows", {"workload": "fraud"})
+        )
 
     assert silent[0] == 0
     assert min(silent[1:]) > 0
-    assert prometheus_client.REGISTRY.get_sample_value("millrace_feed_watched") == 1
+    assert prometheus_client.REGISTRY.get_sample_value("millrace_feed_watched", {"workload": "fraud"}) == 1
     assert capsys.readouterr().err.count("feed_silent") == 1
 
 
 def test_a_database_that_is_away_ends_no_watch(tmp_path: Path, capsys):
     database = sa.create_engine(f"sqlite:///{tmp_path / 'no tables.db'}")
 
-    FeedWatch(Feed(database)).look(MIDNIGHT)
+    FeedWatch([Feed(database, "fraud")]).look(MIDNIGHT)
     database.dispose()
 
     assert "feed_not_looked_at" in capsys.readouterr().err

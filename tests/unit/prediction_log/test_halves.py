@@ -23,7 +23,8 @@ def half(kind: str, name: str = "abc", **changes: Any) -> dict[str, Any]:
     }
     later = timedelta(milliseconds=20) if kind == "response" else timedelta(0)
     times = {"received": NOON.isoformat(), "at": (NOON + later).isoformat()}
-    return {"kind": kind, "request_id": name, "model_name": "fraud-detector", "rows": rows[kind]} | times | changes
+    about = {"kind": kind, "request_id": name, "workload": "fraud", "model_name": "fraud-detector"}
+    return about | {"rows": rows[kind]} | times | changes
 
 
 def keep(log: sa.Engine, *halves: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,8 +42,8 @@ def waiting(log: sa.Engine) -> int:
 def test_a_pair_in_one_batch_is_one_row(log: sa.Engine) -> None:
     keep(log, half("request"), half("response"))
 
-    row = read_predictions(log).to_pylist()[0]
-    assert (row["event_id"], row["terminal_id"], row["amount"], row["score"]) == ("abc:0", "42", 3.5, 0.7)
+    row = read_predictions(log, "fraud").to_pylist()[0]
+    assert (row["prediction_id"], row["terminal_id"], row["amount"], row["score"]) == ("abc:0", "42", 3.5, 0.7)
     assert (row["scored_at"], row["latency_ms"]) == (NOON + timedelta(milliseconds=20), 20.0)
     assert waiting(log) == 0
 
@@ -52,7 +53,7 @@ def test_halves_in_any_order_and_repeated_are_one_row(log: sa.Engine, order: tup
     for kind in order:
         keep(log, half(kind))
 
-    assert read_predictions(log).num_rows == 1
+    assert read_predictions(log, "fraud").num_rows == 1
 
 
 def test_a_response_alone_becomes_rows_when_its_request_does_not_come(log: sa.Engine) -> None:
@@ -63,7 +64,7 @@ def test_a_response_alone_becomes_rows_when_its_request_does_not_come(log: sa.En
         rows, given_up = expire(connection, NOON + GRACE + timedelta(seconds=1))
 
     assert early == ([], 0)
-    assert [(row["event_id"], row["score"]) for row in rows] == [("abc:0", 0.7)]
+    assert [(row["prediction_id"], row["score"]) for row in rows] == [("abc:0", 0.7)]
     assert (given_up, waiting(log)) == (1, 0)
 
 
@@ -72,7 +73,7 @@ def test_halves_that_disagree_about_the_rows_keep_what_the_response_says(log: sa
 
     rows = keep(log, half("request"), half("response", rows=two))
 
-    assert [(row["event_id"], row["score"], row.get("amount")) for row in rows] == [
+    assert [(row["prediction_id"], row["score"], row["fields"].get("amount")) for row in rows] == [
         ("abc:0", 0.1, None),
         ("abc:1", 0.2, None),
     ]

@@ -27,11 +27,11 @@ def test_a_csv_is_loaded_once_however_often_it_is_given(log: sa.Engine, tmp_path
     path = tmp_path / "labels.csv"
     path.write_text(CSV)
 
-    first, again = load(str(path), log), load(path.as_uri(), log)
+    first, again = load(str(path), log, "fraud"), load(path.as_uri(), log, "fraud")
 
     midnight = datetime(2018, 10, 7, tzinfo=UTC)
     assert (first, again) == ((3, 3), (3, 0))
-    assert read_labels(log).to_pylist() == [
+    assert read_labels(log, "fraud").to_pylist() == [
         {"transaction_id": 1, "is_fraud": 1, "label_timestamp": midnight},
         {"transaction_id": 2, "is_fraud": 0, "label_timestamp": midnight},
         {"transaction_id": 4, "is_fraud": 1, "label_timestamp": midnight},
@@ -42,12 +42,15 @@ def test_parquet_with_the_published_names_and_no_times_is_dated_now(log: sa.Engi
     pq.write_table(pa.table({"TRANSACTION_ID": [1, 2], "TX_FRAUD": [0.0, 1.0]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"TRANSACTION_ID": [1, 2], "TX_FRAUD": [1, 1]}), tmp_path / "b.parquet")
 
-    counts = [load(str(tmp_path / name), log, NOW + timedelta(days=day)) for day, name in enumerate(["a.parquet"] * 2)]
-    corrected = load(str(tmp_path / "b.parquet"), log, NOW + timedelta(days=5))
+    counts = [
+        load(str(tmp_path / name), log, "fraud", NOW + timedelta(days=day))
+        for day, name in enumerate(["a.parquet"] * 2)
+    ]
+    corrected = load(str(tmp_path / "b.parquet"), log, "fraud", NOW + timedelta(days=5))
 
     assert (counts, corrected) == ([(2, 2), (2, 0)], (2, 1))
-    assert read_labels(log, NOW)["is_fraud"].to_pylist() == [0, 1]
-    assert read_labels(log)["is_fraud"].to_pylist() == [1, 1]
+    assert read_labels(log, "fraud", NOW)["is_fraud"].to_pylist() == [0, 1]
+    assert read_labels(log, "fraud")["is_fraud"].to_pylist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_a_bad_file_names_its_row(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "labels.csv").write_text(text)
 
     with pytest.raises(InvalidInput, match=message):
-        checked(read(str(tmp_path / "labels.csv")))
+        checked(read(str(tmp_path / "labels.csv")), "fraud")
 
 
 @pytest.mark.parametrize("name", ["none.csv", "labels.xlsx", "broken.parquet"])
@@ -81,12 +84,22 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_name(tmp_path: Path, na
 
 def test_parquet_columns_of_other_types_are_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="'transaction_id'"):
-        checked(pa.table({"transaction_id": [[1]], "is_fraud": [0]}))
+        checked(pa.table({"transaction_id": [[1]], "is_fraud": [0]}), "fraud")
     with pytest.raises(InvalidInput, match="is_fraud"):
-        checked(pa.table({"transaction_id": [1], "is_fraud": [0.5]}))
+        checked(pa.table({"transaction_id": [1], "is_fraud": [0.5]}), "fraud")
     with pytest.raises(InvalidInput, match="is_fraud"):
-        checked(pa.table({"transaction_id": [1], "is_fraud": [[0]]}))
+        checked(pa.table({"transaction_id": [1], "is_fraud": [[0]]}), "fraud")
 
 
 def test_an_empty_file_has_no_labels() -> None:
-    assert read_csv(b"transaction_id,is_fraud\n", NOW) == []
+    assert read_csv(b"transaction_id,is_fraud\n", NOW, "fraud") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["transaction_id,is_fraud\n1,0.0\n", "transaction_id;is_fraud\n1;0\n", "TRANSACTION_ID,tx_fraud\n1,0\n"],
+)
+def test_what_ingest_reads_as_a_label_is_read(text: str) -> None:
+    (record,) = read_csv(text.encode(), NOW, "fraud")
+
+    assert (record["event_id"], record["value"]) == (1, 0.0)

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from millrace.events.log import write_predictions
 from millrace.events.table import read_predictions
 from millrace.settings import Settings
+from serving.logged_rows import Bodies
 from serving.prediction_log import retention
-from serving.prediction_log.core import decode
-from serving.prediction_log.inference import Payloads
+from serving.prediction_log.core import Events
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
@@ -32,12 +32,16 @@ Event = Callable[..., dict[str, Any]]
 
 def scored(log: sa.Engine, *days_ago: float) -> None:
     write_predictions(
-        log, [{"event_id": f"{days:g}", "scored_at": NOW - timedelta(days=days), "amount": 1.0} for days in days_ago]
+        log,
+        [
+            {"prediction_id": f"{days:g}", "scored_at": NOW - timedelta(days=days), "workload": "fraud"}
+            for days in days_ago
+        ],
     )
 
 
 def kept(log: sa.Engine) -> list[str]:
-    return [str(name) for name in read_predictions(log)["event_id"].to_pylist()]
+    return [str(name) for name in read_predictions(log, "fraud")["prediction_id"].to_pylist()]
 
 
 def test_what_is_older_than_the_days_goes_and_what_is_younger_stays(log: sa.Engine) -> None:
@@ -83,7 +87,8 @@ def test_the_writer_lets_the_old_go_while_it_writes(log: sa.Engine, tmp_path: Pa
     scored(log, *(40 + number / 1000 for number in range(300)))
     journal = Journal(tmp_path / "journal", 1 << 20)
     writer = Writer(log, journal, tmp_path / "rejected.jsonl", Retention(log, 30, clock=lambda: NOW))
-    records = decode(BATCH, json.dumps([event(number) for number in range(50)]).encode(), NOW, Payloads(b"key"))
+    body = json.dumps([event(number) for number in range(50)]).encode()
+    records = Events(Bodies("fraud", b"key")).read(BATCH, body, NOW)
 
     writer.start()
     asyncio.run(journal.append(b"".join(orjson.dumps(record) + b"\n" for record in records)))

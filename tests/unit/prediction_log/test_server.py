@@ -83,7 +83,7 @@ class Server:
     def event_ids(self) -> list[str]:
         log = engine(self.settings)
         migrate(log)
-        ids: list[str] = read_predictions(log, columns=["event_id"])["event_id"].to_pylist()
+        ids: list[str] = read_predictions(log, "fraud", columns=["prediction_id"])["prediction_id"].to_pylist()
         log.dispose()
         return ids
 
@@ -184,8 +184,8 @@ def test_what_it_stored_can_be_asked_for_and_labelled(server: Server, event: Eve
     def ask(query: str) -> list[dict[str, Any]]:
         return server.session.get(f"{server.url}/v1/predictions?{query}").raise_for_status().json()["predictions"]
 
-    assert [row["is_fraud"] for row in ask("event_id=request-1:0")] == [0]
-    assert [row["event_id"] for row in ask("transaction_id=2")] == ["request-2:0"]
+    assert [row["is_fraud"] for row in ask("prediction_id=request-1:0")] == [0]
+    assert [row["prediction_id"] for row in ask("transaction_id=2")] == ["request-2:0"]
     assert len(ask("since=2018-09-30T12:00:00Z&until=2018-09-30T14:00:01%2B02:00")) == 2
     assert ask("until=2018-09-30T12:00:00Z") == []
     assert len(ask("limit=1")) == 1
@@ -207,7 +207,7 @@ def test_bad_requests_and_a_second_server_are_refused_by_name_and_change_nothing
     server.until(lambda: server.session.get(feed).status_code == 200)  # once the tables are there
 
     assert (bad.status_code, large.status_code, lost.status_code) == (400, 413, 404)
-    assert "1.data.score" in bad.json()["error"]
+    assert "event 1 (io.millrace.prediction): score is 7" in bad.json()["error"]
     assert {query: answer.status_code for query, answer in (asked | looked).items()} == dict.fromkeys(
         asked | looked, 400
     )

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from logged import DATA, told
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
 from millrace.events.log import engine, find_version, migrate, prune, transaction, write_labels, write_predictions
-from millrace.events.table import SCHEMA, read_labels, read_predictions
+from millrace.events.table import read_labels, read_predictions, schema_of
 from millrace.settings import Settings
 
 NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)
@@ -19,41 +21,33 @@ WEEK = timedelta(days=7)
 
 
 def prediction(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "event_id": f"request-{number}:0",
+    said = {
+        "prediction_id": f"request-{number}:0",
         "request_id": f"request-{number}",
         "scored_at": NOON + timedelta(seconds=number),
         "transaction_id": number,
         "event_timestamp": NOON - timedelta(days=1, seconds=-number),
-        "customer_id": "0123456789abcdef",
-        "terminal_id": "42",
-        "amount": 12.5,
-        "model_name": "fraud-detector",
-        "model_version": "3",
-        "score": 0.25,
-        "decision": "approve",
-        "degraded": False,
-        "stage": "full",
-        "arm": "champion",
-        "latency_ms": 3.5,
-        "features": "[1.5,null,0.25]",
-        "feature_service": "fraud_v1",
-    } | changes
+    }
+    return told(DATA | said | changes)
 
 
 def label(number: int, is_fraud: bool, known: datetime = NOON + WEEK) -> dict[str, Any]:
-    return {"transaction_id": number, "label_timestamp": known, "is_fraud": is_fraud}
+    return {"workload": "fraud", "event_id": number, "label_timestamp": known, "value": float(is_fraud)}
 
 
 def test_a_row_comes_back_as_it_was_written(log: sa.Engine) -> None:
     row = prediction(1)
 
     written = write_predictions(log, [row])
-    table = read_predictions(log)
+    table = read_predictions(log, "fraud")
 
     assert written == 1
-    assert table.schema == SCHEMA
-    assert table.to_pylist() == [row | {"features": [1.5, None, 0.25], "traceparent": None}]
+    keys = {name: pa.string() for name in ("customer_id", "terminal_id")}
+    assert table.schema == schema_of("fraud")
+    assert dict(zip(table.schema.names, table.schema.types, strict=True)).items() >= keys.items()
+    own = {"transaction_id": 1, "customer_id": "0123456789abcdef", "terminal_id": "42", "amount": 12.5}
+    shared = {name: value for name, value in row.items() if name not in ("workload", "event_id", "keys", "fields")}
+    assert table.to_pylist() == [own | shared | {"traceparent": None}]
 
 
 def test_an_event_is_stored_once_and_its_first_word_counts(log: sa.Engine) -> None:
@@ -62,23 +56,23 @@ def test_an_event_is_stored_once_and_its_first_word_counts(log: sa.Engine) -> No
     again = write_predictions(log, [prediction(1, score=0.9), prediction(2), prediction(2)])
 
     assert again == 1
-    assert read_predictions(log)["score"].to_pylist() == [0.25, 0.25]
+    assert read_predictions(log, "fraud")["score"].to_pylist() == [0.25, 0.25]
 
 
 def test_what_a_logger_does_not_say_is_null(log: sa.Engine) -> None:
-    write_predictions(log, [{"event_id": "a", "scored_at": NOON}])
+    write_predictions(log, [{"prediction_id": "a", "scored_at": NOON, "workload": "fraud"}])
 
-    row = read_predictions(log, with_labels_known_at=NOON).to_pylist()[0]
+    row = read_predictions(log, "fraud", with_labels_known_at=NOON).to_pylist()[0]
 
-    assert {name for name, value in row.items() if value is not None} == {"event_id", "scored_at"}
+    assert {name for name, value in row.items() if value is not None} == {"prediction_id", "scored_at"}
 
 
 def test_a_label_is_not_visible_before_it_is_known(log: sa.Engine) -> None:
     write_predictions(log, [prediction(1), prediction(2)])
     write_labels(log, [label(1, True)])
 
-    before = read_predictions(log, with_labels_known_at=NOON + WEEK - timedelta(microseconds=1))
-    after = read_predictions(log, with_labels_known_at=NOON + WEEK)
+    before = read_predictions(log, "fraud", with_labels_known_at=NOON + WEEK - timedelta(microseconds=1))
+    after = read_predictions(log, "fraud", with_labels_known_at=NOON + WEEK)
 
     assert before["is_fraud"].to_pylist() == [None, None]
     assert after["is_fraud"].to_pylist() == [1, None]
@@ -92,24 +86,26 @@ def test_a_later_label_replaces_an_earlier_one_from_its_own_time_on(log: sa.Engi
     repeated = write_labels(log, [label(1, False), label(1, True, NOON + 2 * WEEK)])
 
     assert (news, repeated) == (2, 0)
-    assert read_predictions(log, with_labels_known_at=NOON + WEEK)["is_fraud"].to_pylist() == [0]
-    assert read_predictions(log, with_labels_known_at=NOON + 2 * WEEK)["is_fraud"].to_pylist() == [1]
-    assert read_labels(log)["is_fraud"].to_pylist() == [1]
-    assert read_labels(log, NOON + WEEK)["is_fraud"].to_pylist() == [0]
+    assert read_predictions(log, "fraud", with_labels_known_at=NOON + WEEK)["is_fraud"].to_pylist() == [0]
+    assert read_predictions(log, "fraud", with_labels_known_at=NOON + 2 * WEEK)["is_fraud"].to_pylist() == [1]
+    assert read_labels(log, "fraud")["is_fraud"].to_pylist() == [1]
+    assert read_labels(log, "fraud", NOON + WEEK)["is_fraud"].to_pylist() == [0]
 
 
 def test_a_label_corrected_for_the_same_instant_is_the_new_one(log: sa.Engine) -> None:
     write_labels(log, [label(1, False)])
 
     assert write_labels(log, [label(1, True)]) == 1
-    assert read_labels(log).to_pylist() == [{"transaction_id": 1, "is_fraud": 1, "label_timestamp": NOON + WEEK}]
+    assert read_labels(log, "fraud").to_pylist() == [
+        {"transaction_id": 1, "is_fraud": 1, "label_timestamp": NOON + WEEK}
+    ]
 
 
 def test_windows_are_half_open_and_versions_are_told_apart(log: sa.Engine) -> None:
     write_predictions(log, [prediction(n, model_version=str(n % 2)) for n in range(10)])
 
     def numbers(**limits: Any) -> list[int]:
-        return read_predictions(log, columns=["transaction_id"], **limits)["transaction_id"].to_pylist()
+        return read_predictions(log, "fraud", columns=["transaction_id"], **limits)["transaction_id"].to_pylist()
 
     assert numbers(since=NOON + timedelta(seconds=3), until=NOON + timedelta(seconds=6)) == [3, 4, 5]
     assert numbers(until=NOON - timedelta(days=1) + timedelta(seconds=2), by="event_timestamp") == [0, 1]
@@ -121,25 +117,25 @@ def test_windows_are_half_open_and_versions_are_told_apart(log: sa.Engine) -> No
 def test_a_prediction_is_found_by_event_request_or_transaction(log: sa.Engine) -> None:
     write_predictions(log, [prediction(7), prediction(8, transaction_id=7, model_version="4")])
 
-    found = [find_version(log, name) for name in ("request-7:0", "request-7", "7", "nobody", str(1 << 70))]
+    found = [find_version(log, name, "fraud") for name in ("request-7:0", "request-7", "7", "nobody", str(1 << 70))]
 
     assert found == ["3", "3", "4", None, None]
 
 
 def test_all_rows_are_written_or_none(log: sa.Engine) -> None:
     with pytest.raises(InvalidInput, match="refuses a value"):
-        write_predictions(log, [prediction(1), {"event_id": "without a time"}])
+        write_predictions(log, [prediction(1), {"prediction_id": "without a time", "workload": "fraud"}])
 
-    assert read_predictions(log).num_rows == 0
+    assert read_predictions(log, "fraud").num_rows == 0
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda log: write_predictions(log, [prediction(1) | {"colour": "red"}]), "no column 'colour'"),
-        (lambda log: read_predictions(log, columns=["colour"]), "no column 'colour'"),
-        (lambda log: read_predictions(log, datetime(2018, 9, 30)), "no time zone"),
-        (lambda log: read_predictions(log, by="amount"), "wanted 'scored_at'"),
+        (lambda log: read_predictions(log, "fraud", columns=["colour"]), "no column 'colour'"),
+        (lambda log: read_predictions(log, "fraud", datetime(2018, 9, 30)), "no time zone"),
+        (lambda log: read_predictions(log, "fraud", by="amount"), "wanted 'scored_at'"),
     ],
 )
 def test_wrong_questions_are_refused_by_name(log: sa.Engine, call: Any, message: str) -> None:
@@ -154,7 +150,7 @@ def test_writers_at_the_same_time_lose_nothing(log: sa.Engine) -> None:
         written = sum(threads.map(lambda part: write_predictions(log, part), parts))
 
     assert written == 410
-    assert read_predictions(log).num_rows == 410
+    assert read_predictions(log, "fraud").num_rows == 410
 
 
 def test_services_may_migrate_at_the_same_time(home: Settings) -> None:
@@ -172,7 +168,7 @@ def test_a_log_without_tables_says_how_to_make_them(home: Settings) -> None:
     empty = engine(home)
 
     with pytest.raises(Unavailable, match="migrate"):
-        read_predictions(empty)
+        read_predictions(empty, "fraud")
     empty.dispose()
 
 
@@ -196,16 +192,16 @@ def test_a_password_is_never_in_an_error() -> None:
     away = engine(Settings(prediction_log_url="postgresql://me:hunter2@127.0.0.1:1/db"))
 
     with pytest.raises(Unavailable) as failure:
-        read_predictions(away)
+        read_predictions(away, "fraud")
 
     assert "hunter2" not in str(failure.value)
 
 
 def test_the_oldest_go_in_batches_and_labels_with_the_last_prediction_of_their_transaction(log: sa.Engine) -> None:
     old = [prediction(number) for number in range(5)]
-    again = prediction(100) | {"transaction_id": 4}  # scored once more, within what is kept
-    write_predictions(log, [*old, again, prediction(101) | {"transaction_id": None}])
-    known = [{"transaction_id": number, "label_timestamp": NOON + hour, "is_fraud": True}
+    again = prediction(100) | {"event_id": 4}  # scored once more, within what is kept
+    write_predictions(log, [*old, again, prediction(101) | {"event_id": None}])
+    known = [label(number, True, NOON + hour)
              for number in (0, 1, 4, 7) for hour in (WEEK, 2 * WEEK)]  # fmt: skip
     write_labels(log, known)
     before, batches = NOON + timedelta(seconds=50), []
@@ -215,5 +211,5 @@ def test_the_oldest_go_in_batches_and_labels_with_the_last_prediction_of_their_t
             batches.append(prune(connection, before, 2))
 
     assert batches == [(2, 4), (2, 0), (1, 0), (0, 0)]
-    assert read_predictions(log)["event_id"].to_pylist() == ["request-100:0", "request-101:0"]
-    assert sorted(set(read_labels(log, NOON + 3 * WEEK)["transaction_id"].to_pylist())) == [4, 7]
+    assert read_predictions(log, "fraud")["prediction_id"].to_pylist() == ["request-100:0", "request-101:0"]
+    assert sorted(set(read_labels(log, "fraud", NOON + 3 * WEEK)["transaction_id"].to_pylist())) == [4, 7]

@@ -13,8 +13,8 @@ import orjson
 import sqlalchemy as sa
 
 from millrace.events.table import read_labels, read_predictions
-from serving.prediction_log.core import decode, decode_labels
-from serving.prediction_log.inference import Payloads
+from serving.logged_rows import Bodies
+from serving.prediction_log.core import Events, decode_labels
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.writer import Writer
 
@@ -24,7 +24,7 @@ Event = Callable[..., dict[str, Any]]
 
 
 def records(*events: dict[str, Any]) -> list[dict[str, Any]]:
-    return decode(BATCH, json.dumps(events).encode(), NOW, Payloads(b"key"))
+    return Events(Bodies("fraud", b"key")).read(BATCH, json.dumps(events).encode(), NOW)
 
 
 def through(log: sa.Engine, folder: Path, *lines: bytes) -> Journal:
@@ -40,26 +40,26 @@ def through(log: sa.Engine, folder: Path, *lines: bytes) -> Journal:
 
 def test_what_the_database_refuses_goes_aside_and_holds_nobody_up(log: sa.Engine, tmp_path: Path, event: Event) -> None:
     good = [orjson.dumps(record) for record in records(*(event(number) for number in range(20)))]
-    refused = orjson.dumps(records(event(99))[0] | {"row": {"event_id": "without a time"}})
+    refused = orjson.dumps(records(event(99))[0] | {"row": {"prediction_id": "without a time"}})
     unknown = orjson.dumps({"kind": "surprise", "received": NOW})
 
     through(log, tmp_path, *good[:10], refused, b"{rot", unknown, *good[10:])
 
     aside = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
-    assert sorted(read_predictions(log)["transaction_id"].to_pylist()) == list(range(20))
+    assert sorted(read_predictions(log, "fraud")["transaction_id"].to_pylist()) == list(range(20))
     assert len(aside) == 3
     assert all(entry["reason"] and entry["record"] for entry in aside)
 
 
 def test_a_journal_that_is_written_again_adds_nothing(log: sa.Engine, tmp_path: Path, event: Event) -> None:
-    told = decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 1}]}', NOW)
-    corrected = decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 0}]}', NOW.replace(hour=13))
+    told = decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 1}]}', NOW, "fraud")
+    corrected = decode_labels(b'{"labels": [{"transaction_id": 1, "is_fraud": 0}]}', NOW.replace(hour=13), "fraud")
     lines = [orjson.dumps(record) for record in records(event(1), event(2)) + told + corrected]
 
     through(log, tmp_path / "first", *lines)
-    before = read_predictions(log, with_labels_known_at=NOW.replace(hour=14))
+    before = read_predictions(log, "fraud", with_labels_known_at=NOW.replace(hour=14))
     through(log, tmp_path / "second", *lines)
 
-    assert read_predictions(log, with_labels_known_at=NOW.replace(hour=14)).equals(before)
+    assert read_predictions(log, "fraud", with_labels_known_at=NOW.replace(hour=14)).equals(before)
     assert before["is_fraud"].to_pylist() == [0, None]
-    assert read_labels(log, NOW)["is_fraud"].to_pylist() == [1]
+    assert read_labels(log, "fraud", NOW)["is_fraud"].to_pylist() == [1]

@@ -10,6 +10,7 @@ from unittest.mock import ANY
 
 import pytest
 from kubernetes import client
+from logged import label_row
 
 from millrace.events import log as prediction_log
 from millrace.events.log import write_labels, write_predictions
@@ -43,13 +44,12 @@ def score(home: Settings) -> Score:
               known: datetime | None = BEGAN + timedelta(hours=1)) -> None:  # fmt: skip
         ids = [next(numbers) for _ in range(rows)]
         about = {"scored_at": at + timedelta(minutes=1), "model_version": version, "decision": decision}
-        write_predictions(database, [about | {"event_id": str(n), "transaction_id": n} for n in ids])
+        about["workload"] = "fraud"
+        write_predictions(database, [about | {"prediction_id": str(n), "event_id": n} for n in ids])
         if known is not None:
             fraud = [place < frauds for place in range(rows)]
             told = zip(ids, fraud, strict=True)
-            write_labels(
-                database, [{"transaction_id": n, "label_timestamp": known, "is_fraud": yes} for n, yes in told]
-            )
+            write_labels(database, [label_row(n, yes, known) for n, yes in told])
 
     yield write
     database.dispose()
@@ -74,7 +74,7 @@ def test_a_label_that_was_corrected_counts_as_it_is_known_now(home: Settings, sc
     score("2", 10, frauds=10)
     database = prediction_log.engine(home)
     later = BEGAN + timedelta(minutes=90)
-    write_labels(database, [{"transaction_id": 0, "label_timestamp": later, "is_fraud": False}])
+    write_labels(database, [label_row(0, False, later)])
     database.dispose()
 
     assert counted(home, "2") == (10, 9)

@@ -54,11 +54,11 @@ def test_every_scored_row_becomes_an_event_as_the_contract_says(lab, options):
     assert len(features) == len(FEATURE_NAMES)
     assert features[FEATURE_NAMES.index("amount")] == 12.5
     assert data == {
-        "transaction_id": 1,
+        "workload": "fraud",
+        "event_id": 1,
         "event_timestamp": "2018-09-30T12:00:00Z",
-        "customer_id": pseudonym("c", b"key"),
-        "terminal_id": "t",
-        "amount": 12.5,
+        "keys": {"customer_id": pseudonym("c", b"key"), "terminal_id": "t"},
+        "fields": {"amount": 12.5},
         "model_name": "fraud-detector",
         "model_version": "7",
         "score": 0.75,
@@ -92,7 +92,7 @@ def test_what_comes_over_grpc_is_told_as_what_comes_over_rest(lab, options):
 
     told = {event["id"]: event["data"] for event in lab.events_of(sink)}
     assert isinstance(answer, InferResponse)
-    assert {id_: (row["transaction_id"], row["score"]) for id_, row in told.items()} == {
+    assert {id_: (row["event_id"], row["score"]) for id_, row in told.items()} == {
         "call:0": (1, 0.75),
         "call:1": (2, 0.75),
     }

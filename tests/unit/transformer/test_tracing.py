@@ -29,8 +29,8 @@ from millrace.observe.progress import REQUEST, LogLines
 from serving.connections import Connections
 from serving.local.gateway import Gateway
 from serving.local.processes import free_port
+from serving.logged_rows import Bodies
 from serving.prediction_log.app import App
-from serving.prediction_log.inference import Payloads
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.writer import Writer
 from serving.protocol import V2Answer
@@ -94,7 +94,7 @@ async def answering(port: int, path: bytes) -> None:
 
 def prediction_log(home: Any) -> App:
     database, journal = engine(home), Journal(home.home / "log-journal", 1 << 20)
-    return App(journal, Writer(database, journal, home.home / "rejected.jsonl"), database, Payloads(b"key"))
+    return App(journal, Writer(database, journal, home.home / "rejected.jsonl"), database, Bodies("fraud", b"key"))
 
 
 def gateway(upstream: Connections) -> Gateway:

@@ -1,4 +1,4 @@
-"""Predictions, labels, and the halves of KServe's logger that wait for each other.
+"""Predictions and labels of any workload, and the halves of KServe's logger that wait for each other.
 
 A migration says what the schema was then, so it repeats the columns instead of importing today's tables.
 """
@@ -8,24 +8,27 @@ from alembic import op
 
 from millrace.events.log import Instant
 
-revision = "0001"
+revision = "events_0001"
 down_revision = None
 
 
 def upgrade() -> None:
     op.create_table(
         "predictions",
-        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("prediction_id", sa.Text, primary_key=True),
         sa.Column("request_id", sa.Text),
         sa.Column("scored_at", Instant, nullable=False),
-        sa.Column("transaction_id", sa.BigInteger),
+        sa.Column("workload", sa.Text, nullable=False),
+        sa.Column("event_id", sa.BigInteger),
         sa.Column("event_timestamp", Instant),
-        sa.Column("customer_id", sa.Text),
-        sa.Column("terminal_id", sa.Text),
-        sa.Column("amount", sa.Double),
+        sa.Column("keys", sa.Text),
+        sa.Column("fields", sa.Text),
+        sa.Column("feed_key", sa.Text),
         sa.Column("model_name", sa.Text),
         sa.Column("model_version", sa.Text),
         sa.Column("score", sa.Double),
+        sa.Column("low", sa.Double),
+        sa.Column("high", sa.Double),
         sa.Column("decision", sa.Text),
         sa.Column("degraded", sa.Boolean),
         sa.Column("stage", sa.Text),
@@ -36,12 +39,13 @@ def upgrade() -> None:
         sa.Column("traceparent", sa.Text),
     )
     op.create_index("ix_predictions_scored_at", "predictions", ["scored_at"])
-    op.create_index("ix_predictions_transaction_id", "predictions", ["transaction_id"])
+    op.create_index("ix_predictions_event", "predictions", ["workload", "event_id"])
     op.create_table(
         "labels",
-        sa.Column("transaction_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("workload", sa.Text, primary_key=True),
+        sa.Column("event_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("label_timestamp", Instant, primary_key=True),
-        sa.Column("is_fraud", sa.Boolean, nullable=False),
+        sa.Column("value", sa.Double, nullable=False),
     )
     op.create_table(
         "inference_halves",

@@ -1,38 +1,53 @@
-"""Bodies of KServe's logger, V1 and V2, as parts of prediction rows: as far as a request or a response says them.
+"""Bodies of KServe's logger, V1 and V2, as parts of scored rows: as far as a request or a response says them.
 
-The logger sits before the transformer (transactions in, decisions out) or before the predictor (tensors in, scores
-out); a field that neither half names stays empty. Customer ids come raw and leave as pseudonyms.
+The logger sits before the transformer (events in, answers out) or before the predictor (tensors in, scores out); a
+field that neither half names stays empty. Ids of pseudonymised entities come raw and leave as pseudonyms.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
-import orjson
+import pyarrow as pa
 
 from millrace.errors import InvalidInput
+from millrace.events.prediction import (
+    APPROVE,
+    FIRST_YEAR,
+    LAST_YEAR,
+    MAX_FEATURES,
+    MAX_TEXT,
+    PSEUDONYM,
+    REVIEW,
+    told_of,
+)
 from millrace.pseudonyms import pseudonym
+from millrace.workload import Kept, Task, load, names
 
-REQUEST: Final = "org.kubeflow.serving.inference.request"
-RESPONSE: Final = "org.kubeflow.serving.inference.response"
-PSEUDONYM: Final = re.compile("[0-9a-f]{16}")
 INT64: Final = 1 << 63
 
 Row = dict[str, Any]
+Read = Callable[[Any], Any]
 
 
 class Payloads:
-    """Reads bodies; `key` makes pseudonyms, which with `accept_pseudonyms` are let through as they are."""
+    """Reads bodies of a workload's model; `key` makes pseudonyms, which may be let through as they are."""
 
-    def __init__(self, key: bytes, *, accept_pseudonyms: bool = False) -> None:
-        self._key, self._accept = key, accept_pseudonyms
+    def __init__(self, workload: str, key: bytes, *, accept_pseudonyms: bool = False) -> None:
+        self.workload = workload
+        self._told, self._key, self._accept = told_of(workload), key, accept_pseudonyms
+
+    @cached_property
+    def tensors(self) -> frozenset[str]:
+        """Tensors of a body that are read."""
+        return frozenset(self._request_fields.keys() | self._response_fields.keys())
 
     def request(self, body: Mapping[str, Any]) -> list[Row]:
-        """One part of a row per instance or tensor row; raises InvalidInput."""
+        """One part of a row per instance or tensor row, by the workload's names; raises InvalidInput."""
         rows: Sequence[Mapping[str, Any]]
         if "instances" in body:
             rows = [_object(item, f"instances[{i}]") for i, item in enumerate(_list(body["instances"], "instances"))]
@@ -41,7 +56,7 @@ class Payloads:
         return [_checked(row, self._request_fields, place) for place, row in enumerate(rows)]
 
     def response(self, body: Mapping[str, Any]) -> list[Row]:
-        """Score, decision and version per row; the decision of a bare score comes from the threshold beside it."""
+        """Score, interval or decision, and version per row; a bare score's decision follows from the threshold."""
         about = body.get("parameters") if isinstance(body.get("parameters"), Mapping) else {}
         about = {**body, **(about or {})}
         rows: Sequence[Mapping[str, Any]]
@@ -50,18 +65,44 @@ class Payloads:
             rows = [item if isinstance(item, Mapping) else {"score": item} for item in listed]
         else:
             rows = _tensor_rows(body, "outputs")
-        parts = [_checked(row, _RESPONSE_FIELDS, place) for place, row in enumerate(rows)]
+        parts = [_checked(row, self._response_fields, place) for place, row in enumerate(rows)]
         return [_with_model(part, about) for part in parts]
 
-    @property
-    def _request_fields(self) -> Mapping[str, Callable[[Any], Any]]:
-        return _REQUEST_FIELDS | {"customer_id": self._customer}
+    @cached_property
+    def _request_fields(self) -> Mapping[str, Read]:
+        told = self._told
+        keys = {name: self._pseudonym if name in told.pseudonyms else _text for name in told.keys}
+        fields = {name: _kept(kept) for name, kept in told.fields.items()}
+        return {told.event_id: _whole, "event_timestamp": _instant, **keys, **fields, "features": _features}
 
-    def _customer(self, value: Any) -> str:
+    @cached_property
+    def _response_fields(self) -> Mapping[str, Read]:
+        answer = {"low": _number, "high": _number} if self._told.task is Task.REGRESSION else {"decision": _text}
+        return {self._told.event_id: _whole, "score": _number, **answer, "model_version": _text, "degraded": _flag}
+
+    def _pseudonym(self, value: Any) -> str:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise InvalidInput(f"wanted text, got a {type(value).__name__}")
         known = self._accept and isinstance(value, str) and PSEUDONYM.fullmatch(value)
         return str(value) if known else pseudonym(value, self._key)
+
+
+class Bodies:
+    """Readers of every installed workload, by its model's name; a model of another name is the default workload's."""
+
+    def __init__(self, workload: str, key: bytes, *, accept_pseudonyms: bool = False) -> None:
+        readers = {name: Payloads(name, key, accept_pseudonyms=accept_pseudonyms) for name in {workload, *names()}}
+        self.default = workload
+        self._default = readers[workload]
+        self._by_model = {load(name).model_name: reader for name, reader in readers.items()}
+        self.tensors = frozenset[str]().union(*(reader.tensors for reader in readers.values()))
+
+    def of(self, model_name: str) -> Payloads:
+        return self._by_model.get(model_name, self._default)
+
+
+def _kept(kept: Kept) -> Read:
+    return _text if pa.types.is_string(kept.type) else _number
 
 
 def _with_model(part: Row, about: Mapping[str, Any]) -> Row:
@@ -69,7 +110,7 @@ def _with_model(part: Row, about: Mapping[str, Any]) -> Row:
     if version is not None:
         part.setdefault("model_version", _text(version))
     if isinstance(threshold, int | float) and "score" in part:
-        part.setdefault("decision", "review" if part["score"] >= threshold else "approve")
+        part.setdefault("decision", REVIEW if part["score"] >= threshold else APPROVE)
     return part
 
 
@@ -140,7 +181,7 @@ def _number(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    if type(value) not in (str, int) or len(text := str(value)) > 256 or "\0" in text:
+    if type(value) not in (str, int) or len(text := str(value)) > MAX_TEXT or "\0" in text:
         raise InvalidInput(f"wanted text of at most 256 characters, got {str(value)[:60]!r}")
     return text
 
@@ -150,8 +191,8 @@ def _instant(value: Any) -> str:
         instant = datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"wanted ISO 8601, got {str(value)[:60]!r}") from error
-    if instant.tzinfo is None or not 1970 <= instant.year < 2200:
-        raise InvalidInput(f"wanted an offset and a year from 1970 to 2199, got {value!r}")
+    if instant.tzinfo is None or not FIRST_YEAR <= instant.year < LAST_YEAR:
+        raise InvalidInput(f"wanted an offset and a year from {FIRST_YEAR} to {LAST_YEAR - 1}, got {value!r}")
     return instant.isoformat()
 
 
@@ -161,25 +202,7 @@ def _flag(value: Any) -> bool:
     return bool(value)
 
 
-def _features(value: Any) -> str:
-    if not isinstance(value, list) or len(value) > 1024:
-        raise InvalidInput("wanted a list of at most 1024 numbers")
-    return orjson.dumps([None if item is None else _number(item) for item in value]).decode()
-
-
-_REQUEST_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
-    "transaction_id": _whole,
-    "event_timestamp": _instant,
-    "terminal_id": _text,
-    "amount": _number,
-    "features": _features,
-}
-_RESPONSE_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
-    "transaction_id": _whole,
-    "score": _number,
-    "decision": _text,
-    "model_version": _text,
-    "degraded": _flag,
-}
-LOGGED: Final = _REQUEST_FIELDS.keys() | _RESPONSE_FIELDS.keys() | {"customer_id"}
-"""Tensors that the log keeps; the rest of a body is not read."""
+def _features(value: Any) -> list[float | None]:
+    if not isinstance(value, list) or len(value) > MAX_FEATURES:
+        raise InvalidInput(f"wanted a list of at most {MAX_FEATURES} numbers")
+    return [None if item is None else _number(item) for item in value]
