@@ -75,7 +75,7 @@ def test_labels_that_are_due_and_missing_are_an_alarm(log_of: Log, after: After)
     short = log_of(10)
     log = engine(short)
     with log.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM labels WHERE transaction_id < 1000")
+        connection.exec_driver_sql("DELETE FROM labels WHERE event_id < 1000")
     log.dispose()
 
     starved = monitor(short, after(17), QUICK, page=False)

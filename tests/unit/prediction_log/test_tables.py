@@ -12,7 +12,16 @@ import sqlalchemy as sa
 from logged import DATA, told
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
-from millrace.events.log import engine, find_version, migrate, prune, transaction, write_labels, write_predictions
+from millrace.events.log import (
+    engine,
+    find_version,
+    migrate,
+    prune,
+    require_ours,
+    transaction,
+    write_labels,
+    write_predictions,
+)
 from millrace.events.table import read_labels, read_predictions, schema_of
 from millrace.settings import Settings
 
@@ -213,3 +222,22 @@ def test_the_oldest_go_in_batches_and_labels_with_the_last_prediction_of_their_t
     assert batches == [(2, 4), (2, 0), (1, 0), (0, 0)]
     assert read_predictions(log, "fraud")["prediction_id"].to_pylist() == ["request-100:0", "request-101:0"]
     assert sorted(set(read_labels(log, "fraud", NOON + 3 * WEEK)["transaction_id"].to_pylist())) == [4, 7]
+
+
+def test_a_log_of_another_version_is_refused_and_left_alone(log: sa.Engine) -> None:
+    with log.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+
+    for refused in (migrate, require_ours):
+        with pytest.raises(ConfigError, match="another version of Millrace"):
+            refused(log)
+
+
+def test_two_workloads_share_the_log_and_see_their_own(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(1), prediction(2) | {"workload": "another", "event_id": 1, "keys": None}])
+    write_labels(log, [label(1, True), label(1, False) | {"workload": "another"}])
+
+    rows = read_predictions(log, "fraud", with_labels_known_at=NOON + WEEK)
+
+    assert rows["prediction_id"].to_pylist() == ["request-1:0"]
+    assert rows["is_fraud"].to_pylist() == [1]
