@@ -47,7 +47,7 @@ def build() -> Iterator[Callable[..., list[dict[str, Any]]]]:
                 "kind": "Kustomization",
                 "namespace": "millrace",
                 "resources": ["../platform", "../base"],
-                "components": [f"../components/{name}" for name in components],
+                "components": [f"../{WORKLOAD_COMPONENTS.get(name, f'components/{name}')}" for name in components],
             }
             (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(document))
             return kustomize(Path(folder))
