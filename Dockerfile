@@ -69,7 +69,6 @@ RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app
 
 FROM code AS serving-code
 COPY serving /app/serving
-COPY manifests/base/serving/fraud-detector.yaml /app/manifests/base/serving/fraud-detector.yaml
 RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app && find /app -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
 
 FROM code AS pipeline-code
@@ -77,7 +76,6 @@ COPY components /app/components
 COPY pipelines /app/pipelines
 COPY run /app/run
 COPY feature_repo /app/feature_repo
-COPY manifests/base/serving/fraud-detector.yaml /app/manifests/base/serving/fraud-detector.yaml
 RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app && find /app -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
 
 
@@ -115,7 +113,7 @@ LABEL org.opencontainers.image.title="millrace-predictor" org.opencontainers.ima
 COPY --from=predictor-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
 EXPOSE 8080 8081
-CMD ["python", "-m", "serving.predictor.server", "--model_name=fraud-detector"]
+CMD ["python", "-m", "serving.predictor.server",]
 
 
 # With -O, Feast imports in 4 s instead of 10 s.
@@ -124,12 +122,12 @@ COPY requirements/images/transformer.txt /requirements/transformer.txt
 RUN --mount=type=cache,target=/var/cache/uv PYTHONOPTIMIZE=1 install-lock transformer
 
 FROM runtime AS transformer
-LABEL org.opencontainers.image.title="millrace-transformer" org.opencontainers.image.description="Transactions in, decisions out"
+LABEL org.opencontainers.image.title="millrace-transformer" org.opencontainers.image.description="Requests in, answers out"
 ENV PYTHONOPTIMIZE=1
 COPY --from=transformer-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
 EXPOSE 8080
-CMD ["python", "-m", "serving.transformer.server", "--model_name=fraud-detector"]
+CMD ["python", "-m", "serving.transformer.server",]
 
 
 FROM installer AS explainer-environment
@@ -142,7 +140,7 @@ ENV NUMBA_CACHE_DIR=/tmp/numba PYTHONOPTIMIZE=1
 COPY --from=explainer-environment /opt/venv /opt/venv
 COPY --from=serving-code /app /app
 EXPOSE 8080
-CMD ["python", "-m", "serving.explainer.server", "--model_name=fraud-detector"]
+CMD ["python", "-m", "serving.explainer.server",]
 
 
 # alibi-detect's pins cannot join the others: an environment of its own.

@@ -223,10 +223,11 @@ audit: setup ## Known vulnerabilities of every image's packages (pip-audit; need
 ##@ Change it
 
 .PHONY: lint
-lint: setup ## ruff, mypy (strict on src and every core.py), compiled pipelines up to date.
+lint: setup ## ruff, mypy (strict on src and every core.py), compiled pipelines and manifests up to date.
 	$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	$(BIN)/mypy --strict src $(STRICT)
 	$(BIN)/python -m run.compile --check
+	$(BIN)/python -m run.manifests --check
 
 .PHONY: format
 format: setup ## Format and fix what can be fixed.
@@ -235,6 +236,10 @@ format: setup ## Format and fix what can be fixed.
 .PHONY: compile
 compile: setup ## Compile the pipelines to pipelines/compiled.
 	$(BIN)/python -m run.compile
+
+.PHONY: manifests
+manifests: setup ## Write each workload's Kubernetes objects to manifests/workloads.
+	$(BIN)/python -m run.manifests
 
 .PHONY: lock
 lock: setup ## Resolve the locks again from pyproject.toml.

@@ -24,7 +24,7 @@ class Outputs(NamedTuple):
     scores: Dataset
 
 
-@dsl.pipeline(name="fraud-batch-scoring", description="Days of raw events, scored by the served fraud detector.")
+@dsl.pipeline(name="millrace-batch-scoring", description="Days of raw events, scored by the served model.")
 def batch_scoring(
     source: str,
     source_version: str = "",

@@ -18,7 +18,7 @@ class Outputs(NamedTuple):
     outcomes: Dataset
 
 
-@dsl.pipeline(name="fraud-monitoring", description="How the served fraud detector does, and an alarm where it decays.")
+@dsl.pipeline(name="millrace-monitoring", description="How the served model does, and an alarm where it decays.")
 def monitoring(
     as_of: str = "",
     workload: str = "",

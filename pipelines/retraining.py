@@ -8,7 +8,7 @@ from kfp import dsl
 from pipelines.training import Outputs, compose
 
 
-@dsl.pipeline(name="fraud-retraining", description="A challenger, promoted to a canary when it beats the champion.")
+@dsl.pipeline(name="millrace-retraining", description="A challenger, promoted to a canary when it beats the champion.")
 def retraining(
     source: str,
     champion: str,

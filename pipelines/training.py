@@ -112,7 +112,7 @@ def compose(
     )
 
 
-@dsl.pipeline(name="fraud-training", description="Raw events to a judged and promoted fraud detector.")
+@dsl.pipeline(name="millrace-training", description="Raw events to a judged and promoted model.")
 def training(
     source: str,
     source_version: str = "",

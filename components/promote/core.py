@@ -22,9 +22,10 @@ from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import CHALLENGER, Registry
 from millrace.registry.version_store import ModelVersion
+from millrace.rollout import service
 from millrace.settings import Settings
+from millrace.workload import load
 
-BASE_MANIFEST: Final = Path(__file__).parents[2] / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 MODEL_CARD: Final = "model_card.md"
 INFERENCE_SERVICE: Final = "inference_service.yaml"
 
@@ -36,8 +37,8 @@ ABOUT: Final = {"evaluation": "model", "skew_check": "feature_set", "validation"
 class PromoteConfig:
     """What to render, and what the audit record should say besides."""
 
-    base_manifest: Path = BASE_MANIFEST
-    """The InferenceService to point at the version."""
+    base_manifest: Path | None = None
+    """The InferenceService to point at the version; absent: the one made for the workload."""
     run_id: str = ""
     """Id of the pipeline run that asks."""
     reason: str = ""
@@ -59,7 +60,7 @@ def promote(
     """
     config = config or PromoteConfig()
     judgements = [evaluation, skew_check, validation]
-    base = _base(config.base_manifest)
+    base = _base(config.base_manifest, model.workload)
     inputs = {"model": model.id, "judgements": [item.id for item in judgements], "name": settings.model_name}
     identity = content_id(inputs | {"base": sha256_text(base), "store": settings.model_store_uri})
     folder = settings.lake.resolve() / "promotions" / identity
@@ -137,11 +138,13 @@ def _finished(folder: Path, registry: Registry) -> bool:
     return registry.settled and registry.was_admitted(version) and registry.folder(version).is_dir()
 
 
-def _base(path: Path) -> str:
+def _base(path: Path | None, workload: str) -> str:
+    if path is None:
+        return service.inference_service(load(workload))
     try:
         return path.read_text()
     except FileNotFoundError as error:
-        raise ConfigError(f"no InferenceService at {path}. Run from a checkout, or name one in the config.") from error
+        raise ConfigError(f"no InferenceService at {path}. Name one that is there, or none.") from error
 
 
 def _tags(model: Manifest, judgements: list[Manifest]) -> dict[str, str]:

@@ -15,11 +15,16 @@ from typing import Any, Final
 import yaml
 
 from millrace.errors import MillraceError
+from millrace.lake.atomic import write_text
+from millrace.rollout.service import drift_detector
+from millrace.workload import load
 from serving.local.manifest import ROOT, interpreter, parse
 from serving.local.state import Place
 
 COMPANIONS: Final = ROOT / "manifests" / "base" / "serving"
 FILES: Final = ("inferenceservice.yaml", "deployment.yaml", "statefulset.yaml")
+DRIFT_DETECTOR: Final = "drift-detector"
+"""The companion of which every workload's service has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +46,52 @@ def sources(main: Path, place: Place, companions: Iterable[str]) -> list[Source]
     found = [Source(_name(main), main, optional=False)]
     if main.parent.resolve() == place.folder.resolve():
         found += [Source(_name(path), path, optional=True) for path in sorted(place.folder.glob("*.yaml"))]
-        found += _companions(companions)
+        found += _companions(companions, place, [source.path for source in found])
     first: dict[str, Source] = {}
     for source in found:
         first.setdefault(source.name, source)
     return list(first.values())
 
 
-def _companions(names: Iterable[str]) -> Iterator[Source]:
+def _companions(names: Iterable[str], place: Place, services: Iterable[Path]) -> Iterator[Source]:
     for name in names:
+        if name == DRIFT_DETECTOR:
+            yield from _drift_detectors(place, services)
+            continue
         path = next((path for file in FILES if (path := COMPANIONS / name / file).is_file()), None)
         if path is not None:
             aliases = tuple(_aliases(path.parent))
             yield Source(name, path, optional=True, aliases=aliases, skipped=_absent(path), companion=True)
+
+
+def _drift_detectors(place: Place, services: Iterable[Path]) -> Iterator[Source]:
+    """One for each service that says which workload it is of, from the template that a cluster's is made from."""
+    for path in services:
+        name = _workload(path, stamp(path))
+        if name:
+            service = load(name).model_name
+            written = _write_drift_detector(place.companions / f"{service}-drift.yaml", name)
+            aliases = (f"{service}-drift-events",)
+            yield Source(f"{service}-drift", written, True, aliases, skipped=_absent(written), companion=True)
+
+
+@lru_cache(maxsize=256)
+def _write_drift_detector(path: Path, workload: str) -> Path:
+    """Once a process: what a template says changes with the code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, drift_detector(load(workload)))
+    return path
+
+
+@lru_cache(maxsize=256)
+def _workload(path: Path, _: tuple[int, int]) -> str:
+    """MILLRACE_WORKLOAD of a service's transformer; empty where there is none."""
+    try:
+        containers = parse(path.read_text(), path)["spec"]["transformer"]["containers"]
+        entries = containers[0].get("env") or []
+    except (OSError, KeyError, IndexError, TypeError, MillraceError):
+        return ""
+    return next((str(entry.get("value", "")) for entry in entries if entry.get("name") == "MILLRACE_WORKLOAD"), "")
 
 
 def _aliases(folder: Path) -> Iterator[str]:

@@ -113,6 +113,11 @@ class Place:
         return self.folder / "logs"
 
     @property
+    def companions(self) -> Path:
+        """Manifests of what watches, one of a kind for each workload."""
+        return self.folder / "companions"
+
+    @property
     def file(self) -> Path:
         return self.folder / "local.json"
 

@@ -1,4 +1,4 @@
-"""Retrainings as runs of the pipeline `fraud-retraining` at a Kubeflow Pipelines host.
+"""Retrainings as runs of the pipeline `millrace-retraining` at a Kubeflow Pipelines host.
 
 The run's name is made from the retraining's id and looked up before it is started, so that starting twice starts once;
 and nothing is started while any run of the experiment goes on. Credentials are kfp's, as in `run/kfp_host.py`.
@@ -20,7 +20,7 @@ from millrace.registry.retraining import DECLINED, FAILED, GATES, PROMOTED, sour
 from millrace.settings import Settings
 from serving.retraining_trigger.launcher import Status
 
-PIPELINE: Final = "fraud-retraining"
+PIPELINE: Final = "millrace-retraining"
 EXPERIMENT: Final = "millrace-retraining"
 GOING_ON: Final = frozenset({"PENDING", "RUNNING", "PAUSED", "CANCELING"})
 PAGE: Final = 50

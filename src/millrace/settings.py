@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from millrace.errors import ConfigError
+from millrace.workload import load
 
 
 class Settings(BaseSettings):
@@ -91,8 +92,8 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = ""
     """Empty: SQLite under `home`."""
 
-    model_name: str = "fraud-detector"
-    """Registered model and InferenceService name."""
+    model_name: str = Field(default="", validate_default=True)
+    """Registered model and InferenceService name; empty: the workload's."""
 
     model_store_uri: str = ""
     """How serving reaches `<home>/serving/models`, such as pvc://millrace/serving/models; empty: as file://."""
@@ -195,6 +196,11 @@ class Settings(BaseSettings):
 
     log_format: str = Field(default="text", pattern="^(text|json)$")
     """`json` in containers."""
+
+    @field_validator("model_name")
+    @classmethod
+    def _of_the_workload(cls, name: str, info: ValidationInfo) -> str:
+        return name or load(info.data["workload"]).model_name
 
     @field_validator("home")
     @classmethod

@@ -36,6 +36,12 @@ def overlays() -> dict[str, list[dict[str, Any]]]:
     return {name: kustomize(MANIFESTS / "overlays" / name) for name in OVERLAYS}
 
 
+def place_of(component: str) -> str:
+    """Folder of a component: a workload's own, or one for all workloads."""
+    own = sorted(MANIFESTS.glob(f"workloads/*/{component}"))
+    return str((own[0] if own else MANIFESTS / "components" / component).relative_to(MANIFESTS))
+
+
 @pytest.fixture
 def build() -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """`build(component, …)` → platform and base with those components."""
@@ -47,7 +53,7 @@ def build() -> Iterator[Callable[..., list[dict[str, Any]]]]:
                 "kind": "Kustomization",
                 "namespace": "millrace",
                 "resources": ["../platform", "../base"],
-                "components": [f"../{WORKLOAD_COMPONENTS.get(name, f'components/{name}')}" for name in components],
+                "components": [f"../{place_of(name)}" for name in components],
             }
             (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(document))
             return kustomize(Path(folder))

@@ -7,18 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from millrace.rollout.service import inference_service
 from millrace.settings import Settings
+from millrace.workload import load
 from serving.local.manifest import interpreter, read_service
-from serving.local.objects import sources
+from serving.local.objects import Source, sources
 from serving.local.state import Place
 
 NAMES = Settings().companions.split(",")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def companions(place: Place) -> list[Source]:
+    """What runs beside the fraud workload's service."""
+    manifest = place.manifest("fraud-detector")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(inference_service(load("fraud")))
+    return sources(manifest, place, NAMES)[1:]
+
+
+@pytest.mark.parametrize("name", ["prediction-log", "fraud-detector-drift"])
 def test_a_companion_of_the_local_runtime_can_be_run_from_the_clusters_manifest(name: str, tmp_path: Path):
     place = Place(tmp_path)
-    found = {item.name: item for item in sources(place.manifest("fraud-detector"), place, NAMES)}
+    found = {item.name: item for item in companions(place)}
 
     service = read_service(found[name].path, tmp_path)
     args = service.predictor.with_ports(7, 8, "")
@@ -31,9 +41,9 @@ def test_a_companion_of_the_local_runtime_can_be_run_from_the_clusters_manifest(
 
 def test_what_the_companions_are_called_by_others_is_known(tmp_path: Path):
     place = Place(tmp_path)
-    found = {item.name: item for item in sources(place.manifest("fraud-detector"), place, NAMES)}
+    found = {item.name: item for item in companions(place)}
 
-    assert "drift-events" in found["drift-detector"].aliases
+    assert found["fraud-detector-drift"].aliases == ("fraud-detector-drift-events",)
     assert "prediction-log" in found["prediction-log"].aliases
 
 

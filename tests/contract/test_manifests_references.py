@@ -45,7 +45,8 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
             for part in ("predictor", "transformer"):
                 if part in item["spec"]:
                     name = item["metadata"]["name"]
-                    labels = {"serving.kserve.io/inferenceservice": name, "component": part}
+                    own = {"serving.kserve.io/inferenceservice": name, "component": part}
+                    labels = item["metadata"].get("labels", {}) | own  # KServe hands the object's labels on
                     knative = item["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative"
                     extra = {"serving.knative.dev/service": f"{name}-{part}", "serving.knative.dev/revision": "any"}
                     yield f"{where} {part}", labels | (extra if knative else {}), item["spec"][part]

@@ -11,14 +11,16 @@ import jsonschema
 import pytest
 import yaml
 
+from millrace.rollout.service import inference_service
+from millrace.workload import load
+
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(os.environ.get("MILLRACE_SCHEMAS", ROOT.parent / "shared" / "schemas"))
-BASE = ROOT / "manifests" / "base" / "serving"
 
 
 @pytest.fixture
 def service() -> dict[str, Any]:
-    return yaml.safe_load((BASE / "fraud-detector.yaml").read_text())
+    return yaml.safe_load(inference_service(load("fraud")))
 
 
 @pytest.fixture

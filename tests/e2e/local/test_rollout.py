@@ -32,15 +32,16 @@ from fraud.features import FEATURE_NAMES
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry, served
 from millrace.rollout import canary
+from millrace.rollout import service as templates
 from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings
+from millrace.workload import load
 from serving.local.state import LocalState, Place
 from serving.rollout import core
 from serving.rollout.controller import Controller
 from serving.rollout.local import LocalMetrics, LocalTarget
 
 ROOT = Path(__file__).parents[3]
-BASE = ROOT / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 HISTORY_LENGTH = 16
 CLIENTS = 3
 POLICY = RolloutPolicy(
@@ -128,7 +129,7 @@ class World:
         onnx.save(graph, folder / "model.onnx")
         (folder / "manifest.json").unlink()
         Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
-        text = inference_service(BASE.read_text(), version, self.registry.uri(version))
+        text = inference_service(templates.inference_service(load("fraud")), version, self.registry.uri(version))
         self.registry.rendered_path(version).write_text(text)
         return self.registry.admit(version).version
 

@@ -354,7 +354,7 @@ def test_a_graph_sends_each_segment_to_its_model(runtime):
     runtime.write(inference_service("2", name="fraud-detector-business", transformer=False))
     runtime.write(inference_service("3", name="fraud-detector-travel", transformer=False))
     (runtime.place.folder / "m.yaml").write_text(yaml.safe_dump(inference_service("0", transformer=False)))
-    example = Path(STUB).parents[3] / "manifests" / "examples" / "inference-graph.yaml"
+    example = Path(STUB).parents[3] / "manifests" / "workloads" / "fraud" / "examples" / "inference-graph.yaml"
     (runtime.place.folder / "graph.yaml").write_text(example.read_text())
     runtime.up()
 

@@ -28,13 +28,14 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from millrace.lake.feast_home import repository
 from millrace.pseudonyms import pseudonym
+from millrace.rollout import service as templates
 from millrace.settings import Settings
+from millrace.workload import load
 from serving.local import commands
 from serving.local.state import LocalState, Place
 from serving.transformer.store import FeastStore
 
 ROOT = Path(__file__).parents[3]
-BASE = ROOT / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 HISTORY_LENGTH = 16
 LAST_DAY = "2018-05-10"
 
@@ -90,7 +91,7 @@ def transaction(**changes: Any) -> dict[str, Any]:
 
 def render(manifest: Path, model: Path, version: str) -> Path:
     """What promotion does to the manifest."""
-    document = yaml.safe_load(BASE.read_text())
+    document = yaml.safe_load(templates.inference_service(load("fraud")))
     document["metadata"]["annotations"]["millrace.io/model-version"] = version
     for variable in document["spec"]["predictor"]["containers"][0]["env"]:
         variable |= {"STORAGE_URI": {"value": model.as_uri()}, "MODEL_VERSION": {"value": version}}.get(

@@ -13,13 +13,15 @@ import yaml
 
 from components.evaluate.core import find_model
 from components.promote import core
-from components.promote.core import BASE_MANIFEST, PromoteConfig, promote
+from components.promote.core import PromoteConfig, promote
 from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import CHALLENGER, CHAMPION, Registry, served
 from millrace.rollout import canary
+from millrace.rollout import service as templates
 from millrace.settings import Settings
+from millrace.workload import load
 
 
 @dataclass
@@ -319,7 +321,7 @@ def test_a_base_manifest_of_another_shape_is_named(world: World, base_manifest: 
 
 
 def test_the_manifest_of_this_repository_can_be_rendered():
-    text = core.inference_service(BASE_MANIFEST.read_text(), 3, "file:///models/3")
+    text = core.inference_service(templates.inference_service(load("fraud")), 3, "file:///models/3")
 
     environment = {item["name"]: item for item in yaml.safe_load(text)["spec"]["predictor"]["containers"][0]["env"]}
     assert environment["STORAGE_URI"]["value"] == "file:///models/3"

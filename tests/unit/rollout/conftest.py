@@ -18,10 +18,11 @@ import yaml
 
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.models import Registry
+from millrace.rollout import service as templates
 from millrace.settings import Settings
+from millrace.workload import load
 
 ROOT = Path(__file__).parents[3]
-BASE = ROOT / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 LATENCY_MS = (5.0, 10.0, 20.0, 50.0, 100.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
 
@@ -29,7 +30,7 @@ SCORES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
 @pytest.fixture
 def document() -> dict[str, Any]:
     """The InferenceService, serving version 1."""
-    found = yaml.safe_load(BASE.read_text())
+    found = yaml.safe_load(templates.inference_service(load("fraud")))
     found["metadata"] |= {"namespace": "millrace"}
     found["metadata"]["annotations"]["millrace.io/model-version"] = "1"
     for variable in found["spec"]["predictor"]["containers"][0]["env"]:

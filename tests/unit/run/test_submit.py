@@ -38,7 +38,7 @@ def test_the_uploaded_package_is_the_committed_one(host):
     submitted(host)
 
     (version,) = host.kept["versions"]
-    assert "fraud-training" in version["_package"]
+    assert "millrace-training" in version["_package"]
     assert "millrace-pseudonym" in version["_package"]
 
 
@@ -117,7 +117,7 @@ def test_a_dry_run_sends_nothing(host):
 
 
 def test_reports_of_the_run_are_fetched_from_the_pipeline_root(host, tmp_path):
-    made = tmp_path / "root" / "fraud-training" / "runs-1" / "evaluate" / "0f3a"
+    made = tmp_path / "root" / "millrace-training" / "runs-1" / "evaluate" / "0f3a"
     made.mkdir(parents=True)
     (made / "html").write_text("<html>judged</html>")
     (made / "evaluation").write_text("{}")

@@ -15,7 +15,7 @@ from millrace.errors import ConfigError, InvalidInput, NotFound
 from serving.local.graph import holds, is_graph, read_graph
 
 ROOT = Path(__file__).parents[3]
-EXAMPLE = ROOT / "manifests" / "examples" / "inference-graph.yaml"
+EXAMPLE = ROOT / "manifests" / "workloads" / "fraud" / "examples" / "inference-graph.yaml"
 SCHEMAS = Path(os.environ.get("MILLRACE_SCHEMAS", ROOT.parent / "shared" / "schemas"))
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from millrace.errors import ConfigError, NotFound
+from millrace.rollout import service as templates
+from millrace.workload import load
 from serving.local.addresses import rewritten
 from serving.local.manifest import LOCAL_ENV, Logger, Service, read_service
 from serving.local.revisions import Revisions
 
-BASE = Path(__file__).parents[3] / "manifests" / "base" / "serving" / "fraud-detector.yaml"
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -24,7 +24,7 @@ def read(tmp_path) -> Callable[[Change], Service]:
     """`read(change)` → the base manifest with a model of its own and that change, as a Service."""
 
     def make(change: Change = lambda _: None) -> Service:
-        document = yaml.safe_load(BASE.read_text())
+        document = yaml.safe_load(templates.inference_service(load("fraud")))
         environment(document)["STORAGE_URI"]["value"] = tmp_path.as_uri()
         document["metadata"]["annotations"]["millrace.io/model-version"] = "12"
         change(document)
@@ -181,7 +181,7 @@ def test_what_a_deployment_has_beyond_a_command_is_refused_by_name(tmp_path):
     ("value", "here"),
     [
         ("http://prediction-log.millrace.svc.cluster.local", "http://127.0.0.1:7"),
-        ("http://prediction-log:8080/,http://drift-events:8080/", "http://127.0.0.1:7/"),
+        ("http://prediction-log:8080/,http://fraud-detector-drift-events:8080/", "http://127.0.0.1:7/"),
         ("http://fraud-detector-shadow-predictor.millrace/v2/models/x/infer", "http://127.0.0.1:9/v2/models/x/infer"),
         ("http://prediction-log-2.millrace.svc/x", ""),
         ("http://example.org/a,http://localhost:1/", "http://example.org/a,http://localhost:1/"),
@@ -196,8 +196,9 @@ def test_cluster_names_become_local_addresses_and_those_that_nobody_has_are_left
 def test_sinks_that_do_not_run_here_are_not_called(read):
     service = read(lambda _: None)
 
-    assert LOCAL_ENV["MILLRACE_EVENT_SINKS"] == service.transformer.env["MILLRACE_EVENT_SINKS"]
-    assert rewritten(LOCAL_ENV["MILLRACE_EVENT_SINKS"], {}) == ""
+    sinks = LOCAL_ENV["MILLRACE_EVENT_SINKS"].format(name="fraud-detector")
+    assert sinks == service.transformer.env["MILLRACE_EVENT_SINKS"]
+    assert rewritten(sinks, {}) == ""
 
 
 def test_a_change_of_what_runs_makes_a_revision_and_a_change_of_traffic_does_not(read):
