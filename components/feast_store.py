@@ -38,7 +38,7 @@ def opened(configuration: Path, workload: str) -> FeatureStore:
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
-    config = RepoConfig(**yaml.safe_load(template.substitute(known)))
+    config = RepoConfig(**yaml.safe_load(template.safe_substitute(known)))
     config.repo_path = configuration.parent
     return FeatureStore(config=config)
 
