@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from components.evaluate.baselines import XGBOOST, fit_baselines
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.test_week import TestWeek, model_scores, open_test_week
-from fraud.boosting import BoostConfig, columns_of, fit, logits
-from fraud.model import FraudModel, load_model
 from millrace.judge.bootstrap import Interval, Statistic, interval, unit_weights
 from millrace.judge.ranking import Judged, average_precision, roc_auc, unit_precision
 from millrace.judge.rows import Floats
@@ -32,6 +30,10 @@ from millrace.lake.manifest import Manifest, list_manifests
 from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
+from millrace.tabular.boosting import BoostConfig, columns_of, fit
+from millrace.tabular.network import Network
+from millrace.tabular.rows import inputs_of
+from millrace.tabular.weights import load_network
 
 
 def _card_precision(rows: Judged, scores: Floats, weights: Floats | None) -> Floats:
@@ -64,23 +66,23 @@ def served_models(lake: Path) -> Iterator[tuple[Manifest, Manifest]]:
 
 def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
     """Scores of the judged rows by each contender."""
-    network = load_model(model.folder)
-    booster = fit(network, week.data, BoostConfig())
+    network = load_network(model.folder)
+    boosted = fit(network, week.data, BoostConfig())
     rows = week.judged_rows
     baseline = fit_baselines(week.data, rows, EvaluateConfig.load())[XGBOOST]
     return {
         NETWORK: network_logits(network, week, rows),
-        TREES: logits(booster, columns_of(network, week.data, rows)).astype(np.float64),
+        TREES: boosted.margins(columns_of(network, week.data, rows)).astype(np.float64),
         SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
         TUNED: baseline.scores,
     }
 
 
 @torch.inference_mode()
-def network_logits(network: FraudModel, week: TestWeek, rows: NDArray[np.int64]) -> Floats:
+def network_logits(network: Network, week: TestWeek, rows: NDArray[np.int64]) -> Floats:
     parts = []
     for at in range(0, len(rows), CHUNK_ROWS):
-        arrays = week.data.batch(rows[at : at + CHUNK_ROWS], network.spec.sequence_length)
+        arrays = inputs_of(week.data, rows[at : at + CHUNK_ROWS], network.sequence_length)
         parts.append(network(*map(torch.from_numpy, arrays)).double().numpy())
     return np.concatenate(parts)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,13 @@ from rich.table import Table
 
 from benchmarks.model import SERVED, STATISTICS, Figure, figures_of, network_logits, served_models, summary
 from components.evaluate.test_week import TestWeek, open_test_week
-from fraud.boosting import BoostConfig, columns_of, fitted, logits, sampled
 from fraud.features import FEATURE_NAMES
-from fraud.model import load_model
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import track
 from millrace.settings import settings
-
-if TYPE_CHECKING:
-    from xgboost import Booster
+from millrace.tabular.boosting import BoostConfig, Boosted, columns_of, fitted, sampled
+from millrace.tabular.weights import load_network
 
 Floats = NDArray[np.float32]
 Segments = NDArray[np.int64]
@@ -65,7 +62,7 @@ class Contender:
 
 def contenders(model: Manifest, week: TestWeek) -> dict[str, Contender]:
     """The one booster (`served`), the seeds, and a set of specialists per router."""
-    network, data = load_model(model.folder), week.data
+    network, data = load_network(model.folder), week.data
     rows = data.rows_of("train")
     rows = rows[sampled(data.label[rows], BoostConfig())]
     columns, label = columns_of(network, data, rows), data.label[rows]
@@ -73,9 +70,9 @@ def contenders(model: Manifest, week: TestWeek) -> dict[str, Contender]:
     one = _fit([(columns, label, BoostConfig())])
     more = _fit([(columns, label, BoostConfig(seed=seed)) for seed in SEEDS[1:]])
     found = {
-        SERVED: _contender(one, logits(one[0][0], judged)),
+        SERVED: _contender(one, one[0][0].margins(judged)),
         "ensemble of three seeds": _contender(
-            (one[0] + more[0], one[1] + more[1]), np.mean([logits(b, judged) for b in one[0] + more[0]], axis=0)
+            (one[0] + more[0], one[1] + more[1]), np.mean([b.margins(judged) for b in one[0] + more[0]], axis=0)
         ),
     }
     for name, route in ROUTERS.items():
@@ -85,26 +82,26 @@ def contenders(model: Manifest, week: TestWeek) -> dict[str, Contender]:
 
 
 def _specialists(
-    general: Booster, columns: Floats, label: NDArray[np.int8], learned: Segments, judged: Floats, asked: Segments
+    general: Boosted, columns: Floats, label: NDArray[np.int8], learned: Segments, judged: Floats, asked: Segments
 ) -> Contender:
     """`learned[B]` is the segment of each training row, `asked[J]` of each judged one."""
-    scores = logits(general, judged)
+    scores = general.margins(judged)
     able = [s for s in np.unique(learned) if (label[learned == s] == 1).sum() >= MIN_FRAUDS]
     fit = _fit([(columns[learned == s], label[learned == s], BoostConfig()) for s in able])
     for segment, booster in zip(able, fit[0], strict=True):
         mine = asked == segment
         if mine.any():
-            scores[mine] = logits(booster, judged[mine])
+            scores[mine] = booster.margins(judged[mine])
     return _contender(fit, scores)
 
 
-def _fit(jobs: list[tuple[Floats, NDArray[np.int8], BoostConfig]]) -> tuple[list[Booster], float]:
+def _fit(jobs: list[tuple[Floats, NDArray[np.int8], BoostConfig]]) -> tuple[list[Boosted], float]:
     began = time.process_time()
     return [fitted(*job) for job in jobs], time.process_time() - began
 
 
-def _contender(fit: tuple[list[Booster], float], scores: Floats) -> Contender:
-    nodes = sum(len(booster.trees_to_dataframe()) for booster in fit[0])
+def _contender(fit: tuple[list[Boosted], float], scores: Floats) -> Contender:
+    nodes = sum(len(booster.booster.trees_to_dataframe()) for booster in fit[0])
     return Contender(scores, fit[1], nodes)
 
 
@@ -113,7 +110,7 @@ def judged(
 ) -> tuple[dict[str, dict[str, Figure]], dict[str, tuple[float, int]]]:
     """Contender → statistic → figure beside the network, and contender → CPU seconds of its fit, nodes."""
     found = contenders(model, week)
-    deep = network_logits(load_model(model.folder), week, week.judged_rows)
+    deep = network_logits(load_network(model.folder), week, week.judged_rows)
     mixed = {name: (deep + contender.logits) / 2 for name, contender in found.items()}
     costs = {name: (contender.fit_cpu_s, contender.nodes) for name, contender in found.items()}
     return figures_of(mixed, week.judged, resamples), costs

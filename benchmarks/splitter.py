@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from millrace.registry.model_artifact import ModelSpec
+from millrace.registry.model_spec import ModelSpec
 from serving.connections import Connections
 from serving.local.exchange import Upstream
 from serving.local.processes import free_port

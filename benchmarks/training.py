@@ -38,18 +38,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import nn
 
-from components.train.core import TrainConfig, epoch_rows, read_config, shard
+from components.train.core import AnyTrainConfig, epoch_rows, network_of, read_config, shard
 from components.train.feed import Feed
 from components.train.parallel import processes
 from components.train.trainer import Trainer
 from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
-from fraud.model import FraudModel
 from fraud.training_set import SPLITS, TrainingSet
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.settings import Settings, settings
+from millrace.workload import load
 
 ROUNDS: Final = 9
 STEPS: Final = 12
@@ -89,22 +88,22 @@ def trainer_turn(trainer: Trainer) -> Turn:
     return turn
 
 
-def bare_turn(rows: TrainingSet, config: TrainConfig, rank: int, world: int) -> Turn:
+def bare_turn(rows: TrainingSet, config: AnyTrainConfig, rank: int, world: int) -> Turn:
     """A loop over tensors with nothing around it."""
     train_rows = rows.rows_of("train")
-    order = epoch_rows(train_rows, rows.label[train_rows], config, 0)[:STEPS]
-    feed = Feed(rows, config.model.sequence_length, torch.device("cpu"))
-    batches = [feed.inputs(shard(batch, rank, world)) for batch in order]
-    model = FraudModel(config.model.spec()).train()
-    model.fit_preprocessing(*batches[0], float(rows.label[train_rows].mean()))
+    model = network_of(rows.workload, config).train()
+    order = epoch_rows(model, train_rows, rows.label[train_rows], config, 0)[:STEPS]
+    feed = Feed(rows, model.sequence_length, torch.device("cpu"))
+    batches = [feed.batch(shard(batch, rank, world)) for batch in order]
+    *inputs, label = batches[0]
+    model.fit_preprocessing(inputs, label, rows.label[train_rows])
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
 
     def turn() -> int:
-        for features, history, label in batches:
-            logits = model.member_logits(features, history)
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, label.expand_as(logits))
+        for *inputs, label in batches:
+            loss = model.loss(model.member_outputs(*inputs), label, negative_share=1.0)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -113,7 +112,9 @@ def bare_turn(rows: TrainingSet, config: TrainConfig, rank: int, world: int) -> 
     return turn
 
 
-def contend(orders: Connection, contender: Contender, rank: int, port: int, folder: str, config: TrainConfig) -> None:
+def contend(
+    orders: Connection, contender: Contender, rank: int, port: int, folder: str, config: AnyTrainConfig
+) -> None:
     """One process of a contender: a turn for every order it gets, answered by samples, seconds, processor seconds."""
     rows = TrainingSet(Manifest.read(folder, "training_set"))
     if contender.bare:
@@ -127,7 +128,7 @@ def contend(orders: Connection, contender: Contender, rank: int, port: int, fold
         _take_turns(orders, trainer_turn(Trainer(rows, config, process)))
 
 
-def measure(training_set: Manifest, config: TrainConfig, rounds: int) -> dict[str, float]:
+def measure(training_set: Manifest, config: AnyTrainConfig, rounds: int) -> dict[str, float]:
     """Every contender once a round, after a turn that does not count."""
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     costs: dict[str, list[float]] = {name: [] for name in CONTENDERS}
@@ -159,7 +160,7 @@ def _figures(speeds: dict[str, list[float]], costs: dict[str, list[float]]) -> d
 
 
 @contextmanager
-def _started(contender: Contender, training_set: Manifest, config: TrainConfig) -> Iterator[list[Connection]]:
+def _started(contender: Contender, training_set: Manifest, config: AnyTrainConfig) -> Iterator[list[Connection]]:
     """A connection to each of a contender's processes; all are ended on the way out."""
     context, port = multiprocessing.get_context("spawn"), _free_port()
     connections, children = [], []
@@ -208,13 +209,13 @@ def _free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--training-set", type=Path, help="default: the latest in the lake, else random rows")
-    parser.add_argument("--config", type=Path, help="default: components/train/train.yaml")
+    parser.add_argument("--config", type=Path, help="default: the train.yaml of its workload")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     here = settings()
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as scratch:
         training_set = _training_set(arguments.training_set, here, Path(scratch))
-        figures = measure(training_set, read_config(arguments.config), arguments.rounds)
+        figures = measure(training_set, read_config(load(training_set.workload), arguments.config), arguments.rounds)
     print(f"{'contender':<40}{'samples/s':>12}")
     for name, value in figures.items():
         print(f"{name:<40}{value:>12.2f}" if "per_s" not in name else f"{name:<40}{value:>12.0f}")

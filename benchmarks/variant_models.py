@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import prune
 
-from fraud.model import DERIVED, FraudModel, MemberLinear, PiecewiseLinear, Residual
+from fraud.model import DERIVED, FraudModel
 from fraud.training_set import TrainingSet
+from millrace.tabular.layers import Encoding, MemberLinear, Residual
+from millrace.tabular.segments import class_edges
 
 BATCH_ROWS = 512
 
@@ -43,32 +45,21 @@ class Exercise:
 class SmallNetwork(nn.Module):
     """features[B, F], history[B, L, C] → logit[B]: the teacher's columns, two small layers, no attention."""
 
-    centre: Tensor
-    spread: Tensor
-
     def __init__(self, teacher: FraudModel, bins: int = 16, width: int = 64) -> None:
         super().__init__()
-        self._columns: Callable[[Tensor, Tensor], Tensor] = teacher.columns
-        count = len(teacher.spec.feature_names) + len(DERIVED)
-        self.register_buffer("centre", torch.zeros(count))
-        self.register_buffer("spread", torch.ones(count))
-        self.piecewise = PiecewiseLinear(count, bins)
+        self._columns: Callable[..., Tensor] = teacher.columns
+        count = len(teacher.feature_names) + len(DERIVED)
+        self.encoding = Encoding(count, bins, embedding=0)
         self.body = nn.Sequential(
             nn.Linear(count * (bins + 1), width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
         )
 
     def forward(self, features: Tensor, history: Tensor) -> Tensor:
-        columns = self._columns(features, history)
-        scaled = ((_signed_log(columns) - self.centre) / self.spread).clamp(-5.0, 5.0)
-        return self.body(torch.cat([self.piecewise(columns).flatten(1), scaled], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+        return self.body(self.encoding(self._columns(features, history))).squeeze(1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fit_preprocessing(self, features: Tensor, history: Tensor, target: Tensor) -> None:
-        columns = self._columns(features, history)
-        logged = _signed_log(columns)
-        self.centre.copy_(logged.mean(dim=0))
-        self.spread.copy_(logged.std(dim=0).clamp(min=1e-3))
-        self.piecewise.fit(columns, (target > 0.5).float())
+        self.encoding.fit(self._columns(features, history), (target > 0.5).float(), class_edges)
         last = self.body[-1]
         assert isinstance(last, nn.Linear)
         last.bias.fill_(float(torch.logit(target.mean())))
@@ -141,7 +132,3 @@ def parameter_count(model: nn.Module) -> int:
 def _layers(block: Residual) -> tuple[MemberLinear, MemberLinear]:
     first, second = (module for module in block.modules() if isinstance(module, MemberLinear))
     return first, second
-
-
-def _signed_log(x: Tensor) -> Tensor:
-    return torch.sign(x) * torch.log1p(x.abs())

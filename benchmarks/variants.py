@@ -31,14 +31,15 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.graphs import FLOAT, choose, measure_graphs, scorer_of
 from components.optimise.rows import calibration_rows, validation_rows
 from components.optimise.student import STUDENT, StudentConfig
-from fraud.boosting import BoostConfig, fit, sampled
-from fraud.model import FraudModel, load_model
+from fraud.model import FraudModel
 from fraud.training_set import TrainingSet
 from millrace.judge.bootstrap import unit_weights
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
-from millrace.registry.model_artifact import ModelSpec
+from millrace.registry.model_spec import ModelSpec
 from millrace.settings import settings
+from millrace.tabular.boosting import BoostConfig, fit, sampled
+from millrace.tabular.weights import load_network
 
 BATCHES: Final = (1, 8, 64)
 RESAMPLES: Final = 200
@@ -54,7 +55,7 @@ def exercise(network: FraudModel, data: TrainingSet, teacher: Path) -> Exercise:
     rows = data.rows_of("train")
     rows = rows[data.label[rows] >= 0]
     rows = rows[sampled(data.label[rows], config.full)]
-    length = network.spec.sequence_length
+    length = network.sequence_length
     scores = [scorer(*data.batch(rows[at : at + 1024], length)) for at in range(0, len(rows), 1024)]
     target = (1 - config.label_share) * np.concatenate(scores) + config.label_share * data.label[rows]
     return Exercise(data, rows, target.astype(np.float32), length)
@@ -62,10 +63,10 @@ def exercise(network: FraudModel, data: TrainingSet, teacher: Path) -> Exercise:
 
 def write_graphs(model: Manifest, data: TrainingSet, folder: Path, steps: int) -> dict[str, dict[str, Any]]:
     """Every variant's graph in `folder`: file → its name and, where it differs, its number of parameters."""
-    network, spec = load_model(model.folder), ModelSpec.read(model.folder)
+    network, spec = load_network(model.folder), ModelSpec.read(model.folder)
     weight = float(spec.optimisation["boosting"]["weight"])
-    trace = data.batch(data.rows_of("validation")[:2], network.spec.sequence_length)
-    calibration = calibration_rows(data, network.spec.sequence_length, OptimiseConfig().calibration_rows)
+    trace = data.batch(data.rows_of("validation")[:2], network.sequence_length)
+    calibration = calibration_rows(data, network.sequence_length, OptimiseConfig().calibration_rows)
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, file: str, parameters: int | None = None) -> Path:
@@ -76,8 +77,8 @@ def write_graphs(model: Manifest, data: TrainingSet, folder: Path, steps: int) -
     flat = flattened(folder / FLOAT, folder / "flat.onnx")
     _half(flat, add("float16", "fp16.onnx"))
     dynamic(flat, add("int8, dynamic", DYNAMIC))
-    export.quantise(flat, *calibration, add("int8, static, Gemm only", "int8-gemm.onnx"))
-    export.quantise(flat, *calibration, add("int8, static, all products", "int8.onnx"), PRODUCTS)
+    export.quantise(flat, calibration, add("int8, static, Gemm only", "int8-gemm.onnx"))
+    export.quantise(flat, calibration, add("int8, static, all products", "int8.onnx"), PRODUCTS)
     if STUDENT in model.files:
         nodes = next(item["parameters"] for item in spec.optimisation["variants"] if item["file"] == STUDENT)
         shutil.copyfile(model.path(STUDENT), add("student: trees, float32", STUDENT, nodes))
@@ -92,9 +93,9 @@ def write_graphs(model: Manifest, data: TrainingSet, folder: Path, steps: int) -
     }
     for name, (file, make, beside) in makers.items():
         made = make(network, lessons, steps)
-        export.export_onnx(made, *trace, add(name, file, parameter_count(made)), beside)
+        export.export_class(made, trace, add(name, file, parameter_count(made)), beside)
         print("made", name, flush=True)
-    export.quantise(folder / "small.onnx", *calibration, add("small network, int8 static", "small.int8.onnx"))
+    export.quantise(folder / "small.onnx", calibration, add("small network, int8 static", "small.int8.onnx"))
     return found
 
 
@@ -102,9 +103,9 @@ def torch_latencies(
     model: Manifest, data: TrainingSet, folder: Path, repeats: int, compiling: bool = True
 ) -> tuple[dict[str, Any], str]:
     """Microseconds of the network alone in torch, eager and compiled; and why one is not there."""
-    network = export.Served(load_model(model.folder)).eval()
+    network = export.Served(load_network(model.folder)).eval()
     rows = data.rows_of("validation")[:1024]
-    features, history = data.batch(rows, load_model(model.folder).spec.sequence_length)
+    features, history = data.batch(rows, load_network(model.folder).sequence_length)
 
     def runner(call: Callable[..., Any]) -> measure.Scorer:
         def score(f: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -116,13 +117,13 @@ def torch_latencies(
 
     scorers, why = {"torch, eager (network alone)": runner(network)}, ""
     if not compiling:
-        return measure.latency_us(scorers, features, history, BATCHES, repeats), "AOTInductor left out: --no-compile"
+        return measure.latency_us(scorers, (features, history), BATCHES, repeats), "AOTInductor left out: --no-compile"
     try:
         compiled = _compiled(network, features[:8], history[:8], folder / "network.pt2")
         scorers["torch, AOTInductor (network alone)"] = runner(compiled)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no compiler, or not this network
         why = f"AOTInductor left out: {type(error).__name__}: {str(error).splitlines()[0][:160]}"
-    return measure.latency_us(scorers, features, history, BATCHES, repeats), why
+    return measure.latency_us(scorers, (features, history), BATCHES, repeats), why
 
 
 def test_scores(folder: Path, file: str, week: TestWeek, length: int) -> np.ndarray:

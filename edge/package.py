@@ -23,7 +23,7 @@ from millrace.errors import InvalidInput, NotFound
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
-from millrace.registry.model_artifact import ModelSpec
+from millrace.registry.model_spec import ModelSpec
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
 

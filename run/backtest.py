@@ -107,7 +107,7 @@ def _fold(features: Manifest, test_start: date, config: BacktestConfig, settings
     spec = SplitSpec(test_start=test_start, train_days=config.train_days)
     limits = {"threads": settings.threads, "memory_limit_gb": settings.memory_limit_gb}
     training_set = assemble(features, settings.lake, spec, **limits)
-    trained = train(training_set, settings.lake, read_config(), settings)
+    trained = train(training_set, settings.lake, read_config(load(training_set.workload)), settings)
     model = optimise(trained, training_set, settings.lake, OptimiseConfig(review_capacity=settings.review_capacity))
     transaction_id, score = score_test_rows(model, training_set)
     columns = load(settings.workload).judging.COLUMNS

@@ -1,7 +1,7 @@
 """`python -m search --minutes N [--data URI]`, which is `make search`.
 
 With data, the rows are those that the training pipeline would train on; without, those of the lake's newest training
-set. Test days are never read.
+set. Test rows are never read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.settings import Settings, settings
+from millrace.workload import load
 from run.loop import overrides as read_overrides
 from run.source import IngestOptions
 from search.space import read_space
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--training-set", type=Path, help="folder of a training set, instead of data")
     parser.add_argument("--as-of", default="", help="instant the rows speak from (default: start of the last day)")
     parser.add_argument("--train-days", type=int, default=28, help="training window, days (default 28)")
-    parser.add_argument("--space", type=Path, help="YAML of what to try (default: search/search.yaml)")
+    parser.add_argument("--space", type=Path, help="YAML of what to try (default: the workload's search.yaml)")
     parser.add_argument("--overrides", type=Path, help="YAML as run.loop takes it; its train part is the start")
     IngestOptions.add_to(parser)
     options = parser.parse_args(argv)
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InvalidInput(f"minutes is {options.minutes}; wanted more than 0: make search MINUTES=30")
         here = settings(options.workload)
         base = read_overrides(options.overrides).get("train_overrides", {})
-        space = read_space(options.space, base)
+        rows = rows_to_train_on(options, here)
+        space = read_space(load(rows.workload), options.space, base)
         limits = {"minutes": options.minutes, "trials": options.trials}
-        found = search(rows_to_train_on(options, here), space, here, base=base, **limits)
+        found = search(rows, space, here, base=base, **limits)
     except MillraceError as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
@@ -74,7 +76,7 @@ def _told(found: Found) -> str:
         return f"search {found.study}: {counts}; none complete yet. Search again to go on."
     start = "" if found.baseline is None else f" (at the start {found.baseline:.4f})"
     return (
-        f"search {found.study}: {counts}; validation days' average precision {found.average_precision:.4f}{start}\n"
+        f"search {found.study}: {counts}; {found.watched.name} {found.value:.4f} on the validation rows{start}\n"
         f'Train with the best: make run ARGS="--overrides {found.best}"\nThe same command goes on searching.'
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from components.train.core import TrainConfig
+from components.train.core import AnyTrainConfig
 from millrace.lake.manifest import Manifest
 from millrace.lake.provenance import code_version
 from millrace.registry.mlflow_home import experiment_id, mlflow_client
@@ -30,7 +30,7 @@ class Record:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
     @contextmanager
-    def trial(self, trial: Any, config: TrainConfig) -> Iterator[Callable[[dict[str, float]], None]]:
+    def trial(self, trial: Any, config: AnyTrainConfig) -> Iterator[Callable[[dict[str, float]], None]]:
         """A run that takes points of the curve; FINISHED, KILLED where the trial was given up, or FAILED."""
         import optuna
         from mlflow.entities import Metric, Param

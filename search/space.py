@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from components.train.core import TrainConfig, read_config
+from components.train.core import AnyTrainConfig, read_config
 from millrace.config import Config, load_config
 from millrace.errors import ConfigError
+from millrace.workload import Workload
 
-DEFAULT_SPACE: Final = Path(__file__).with_name("search.yaml")
 Number = StrictInt | StrictFloat
 
 
@@ -67,15 +67,19 @@ class SearchSpace(Config):
     """Key of `train.yaml`, `model.` before those of the architecture → what to try."""
 
 
-def read_space(path: Path | None, base: Mapping[str, Any]) -> SearchSpace:
-    """`search.yaml`, or the file at `path`; raises ConfigError when a key or an end of a range is none of train's."""
-    space = load_config(SearchSpace, path or DEFAULT_SPACE)
+def read_space(workload: Workload, path: Path | None, base: Mapping[str, Any]) -> SearchSpace:
+    """The workload's `search.yaml`, beside its `train.yaml`, or the file at `path`.
+
+    Raises ConfigError when a key or an end of a range is none of train's.
+    """
+    path = path or workload.model.TRAIN_CONFIG.with_name("search.yaml")
+    space = load_config(SearchSpace, path)
     for key, values in space.parameters.items():
         for value in values.examples:
             try:
-                read_config(**overrides({key: value}, base))
+                read_config(workload, **overrides({key: value}, base))
             except ConfigError as error:
-                raise ConfigError(f"{path or DEFAULT_SPACE}: parameters.{key} may be {value!r}: {error}") from error
+                raise ConfigError(f"{path}: parameters.{key} may be {value!r}: {error}") from error
     return space
 
 
@@ -88,7 +92,7 @@ def overrides(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, A
     return nested
 
 
-def start_of(space: SearchSpace, config: TrainConfig) -> dict[str, Any]:
+def start_of(space: SearchSpace, config: AnyTrainConfig) -> dict[str, Any]:
     """The parameters as `config` has them, without those that lie outside the space."""
     flat = config.model_dump()
     flat |= {f"model.{name}": value for name, value in flat.pop("model").items()}

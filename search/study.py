@@ -1,7 +1,7 @@
 """Run trials until the budget is spent: train, report each epoch, give up what lags behind, remember everything.
 
-A trial trains in this process with the worker's own loop and is judged by the best average precision of the validation
-days; the test days are not read. The study lives in SQLite, so a killed search goes on, first with the trial it lost.
+A trial trains in this process with the worker's own loop and is judged by the best watched figure of the validation
+rows; the test rows are not read. The study lives in SQLite, so a killed search goes on, first with the trial it lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from components.train.core import Progress, TrainConfig, read_config, require_trainable
+from components.train.core import AnyTrainConfig, Progress, network_of, read_config, require_trainable
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
 from fraud.training_set import TrainingSet
@@ -24,6 +24,8 @@ from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest, content_id
 from millrace.observe.progress import log
 from millrace.settings import Settings
+from millrace.tabular.network import Watched
+from millrace.workload import load
 from search.record import Record
 from search.space import Choices, SearchSpace, overrides, start_of
 
@@ -46,8 +48,10 @@ class Found:
     study: str
     trials: dict[str, int]
     """State → trials, of all sessions."""
-    average_precision: float | None
-    """Of the best trial, on the validation days; None before the first is complete."""
+    watched: Watched
+    """The figure that is searched for, of the validation rows."""
+    value: float | None
+    """Of the best trial; None before the first is complete."""
     baseline: float | None
     """Of the values the search began with."""
     best: Path | None
@@ -70,7 +74,8 @@ def search(
     """
     from optuna.storages import RDBStorage
 
-    config = read_config(**base)
+    workload = load(training_set.workload)
+    config = read_config(workload, **base)
     name = study_name(training_set, space, config)
     folder = settings.home / "search"
     with exclusive(folder / f".{name}.lock", f"search {name}"):
@@ -79,7 +84,8 @@ def search(
         require_trainable(rows, config)
         storage = RDBStorage(f"sqlite:///{folder / 'studies.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
         try:
-            study = _study(storage, name, space, config)
+            watched = network_of(workload, config).watched
+            study = _study(storage, name, space, config, watched)
             record = Record(settings, name, training_set)
             _recover(study)
             record.recover()
@@ -87,13 +93,13 @@ def search(
             deadline = time.monotonic() + 60 * minutes
             with processes() as process:
                 _run(study, Trial(rows, space, base, process, record, deadline), folder, trials)
-            return _found(study, folder)
+            return _found(study, folder, watched)
         finally:
             storage.remove_session()
             storage.engine.dispose()
 
 
-def study_name(training_set: Manifest, space: SearchSpace, config: TrainConfig) -> str:
+def study_name(training_set: Manifest, space: SearchSpace, config: AnyTrainConfig) -> str:
     """Rows, and a hash of what is tried and of what stays as it is."""
     return f"{training_set.id}-{content_id({'space': space.model_dump(), 'config': config.model_dump()})[:8]}"
 
@@ -110,29 +116,30 @@ class Trial:
     deadline: float
 
     def run(self, trial: Any) -> float:
-        """Train to the end; the best average precision. Raises TrialPruned, _OutOfTime, ConfigError."""
+        """Train to the end; the best watched figure. Raises TrialPruned, _OutOfTime, ConfigError."""
         import optuna
 
-        config = read_config(**overrides(_draw(trial, self.space), self.base))
+        config = read_config(self.rows.workload, **overrides(_draw(trial, self.space), self.base))
         with self.record.trial(trial, config) as told:
             require_trainable(self.rows, config)
             trainer = Trainer(self.rows, config, self.process)
             trainer.fit_preprocessing()
-            progress = Progress(config.patience, [])
+            watched = trainer.model.watched
+            progress = Progress(config.patience, watched, [])
             for number in range(config.epochs):
-                point = {"epoch": number} | trainer.epoch(number) | {"average_precision": trainer.validate()}
-                if not math.isfinite(point["loss"]) or not math.isfinite(point["average_precision"]):
+                point = {"epoch": number} | trainer.epoch(number) | trainer.validate()
+                if not math.isfinite(point["loss"]) or not math.isfinite(point[watched.name]):
                     raise ConfigError(f"trial {trial.number} diverged: {point}")
                 progress.curve.append(point)
                 told(point)
-                trial.report(point["average_precision"], number)
+                trial.report(point[watched.name], number)
                 if progress.finished or number == config.epochs - 1:
                     break
                 if trial.should_prune():
                     raise optuna.TrialPruned
                 if time.monotonic() > self.deadline:
                     raise _OutOfTime
-        return progress.best["average_precision"]
+        return progress.best[watched.name]
 
 
 def _run(study: Any, trial: Trial, folder: Path, trials: int) -> None:
@@ -160,12 +167,12 @@ def _run(study: Any, trial: Trial, folder: Path, trials: int) -> None:
             continue
         else:
             study.tell(asked, value)
-            log("search: trial done", trial=asked.number, average_precision=value, **asked.params)
+            log("search: trial done", trial=asked.number, value=value, **asked.params)
             _write_best(study, trial, folder)
         failures = 0
 
 
-def _study(storage: Any, name: str, space: SearchSpace, config: TrainConfig) -> Any:
+def _study(storage: Any, name: str, space: SearchSpace, config: AnyTrainConfig, watched: Watched) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -176,7 +183,11 @@ def _study(storage: Any, name: str, space: SearchSpace, config: TrainConfig) -> 
     }
     known = [item.study_name for item in optuna.get_all_study_summaries(storage)]
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruners[space.pruner]()
+        storage=storage,
+        study_name=name,
+        direction="maximize" if watched.higher_is_better else "minimize",
+        load_if_exists=True,
+        pruner=pruners[space.pruner](),
     )
     # A fresh seed for each session: the same one would draw the first trials again.
     seed = config.seed + len(study.trials)
@@ -214,19 +225,19 @@ def _best_path(study: Any, folder: Path) -> Path:
 
 def _write_best(study: Any, trial: Trial, folder: Path) -> None:
     best = study.best_trial
-    head = f"# Trial {best.number} of search {study.study_name}: average precision {best.value:.4f}, validation days.\n"
+    head = f"# Trial {best.number} of search {study.study_name}: {best.value:.4f} on the validation rows.\n"
     document = {"train": overrides(best.params, trial.base)}
     write_text(_best_path(study, folder), head + yaml.safe_dump(document, sort_keys=False))
 
 
-def _found(study: Any, folder: Path) -> Found:
+def _found(study: Any, folder: Path, watched: Watched) -> Found:
     trials = study.get_trials(deepcopy=False)
     states: dict[str, int] = {}
     for item in trials:
         states[item.state.name.lower()] = states.get(item.state.name.lower(), 0) + 1
     values = {item.number: item.value for item in trials if item.state.name == "COMPLETE"}
-    best = max(values.values(), default=None)
+    best = (max if watched.higher_is_better else min)(values.values(), default=None)
     path = _best_path(study, folder)
     first = trials[0].params if trials else {}
     same = [value for number, value in values.items() if trials[number].params == first]
-    return Found(study.study_name, states, best, next(iter(same), None), path if best is not None else None)
+    return Found(study.study_name, states, watched, best, next(iter(same), None), path if best is not None else None)

@@ -71,6 +71,8 @@ def build_tiny_model(
     )
     document = {
         "name": "tiny",
+        "workload": "fraud",
+        "task": "ranking",
         "feature_service": FEATURE_SERVICE,
         "feature_names": list(FEATURE_NAMES),
         "history_channels": list(HISTORY_CHANNELS),

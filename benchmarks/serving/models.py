@@ -19,7 +19,8 @@ from fraud.simulator import SimulationConfig, write
 from fraud.training_set import TrainingSet
 from millrace.errors import MillraceError, NotFound
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
-from millrace.registry.model_artifact import ModelArtifact, ModelSpec
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.model_spec import ModelSpec
 
 ROOT: Final = Path(__file__).parents[2]
 WORLD: Final = SimulationConfig(customers=400, terminals=800, days=60, seed=3)

@@ -1,6 +1,6 @@
 """The band of a cascade: which cheap scores are clear enough to be the answer.
 
-Scores on the validation rows in, bounds and what they cost out. Only the clearly genuine stop at the cheap model: they
+Scores on the validation rows in, bounds and what they cost out. Only the clear negatives stop at the cheap model: they
 are nearly all rows, and what ranks lowest decides little. A high cheap score always goes on.
 """
 
@@ -17,7 +17,7 @@ from components.optimise.measure import ranking, ranking_loss
 from millrace.judge.bootstrap import unit_weights
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
-from millrace.registry.model_artifact import Cascade
+from millrace.registry.model_spec import Cascade
 
 CASCADE: Final = "cascade.onnx"
 
@@ -59,7 +59,7 @@ def choose_band(
     """
     tried: list[dict[str, float]] = []
     if not ranking(rows, full):
-        return Band(None, tried)  # no fraud to judge by
+        return Band(None, tried)  # no positive to judge by
     weights = unit_weights(rows, config.resamples)
     for share in sorted(config.shares, reverse=True):
         lower = min(float(np.quantile(cheap, share)), threshold)

@@ -11,7 +11,7 @@ def optimise(
     training_set: dsl.Input[dsl.Dataset],
     optimised: dsl.Output[dsl.Model],
 ) -> None:
-    """Export, check, quantise where it pays, and set the decision threshold."""
+    """Export, check, measure, and decide what is served."""
     from pathlib import Path
 
     from components.optimise.cascade import CascadeConfig
@@ -28,5 +28,5 @@ def optimise(
         OptimiseConfig(review_capacity=config.review_capacity, cascade=CascadeConfig(in_use=config.cascade)),
     )
     result.hand_over(Path(optimised.path))
-    figures = {name: result.facts[name] for name in ("served_file", "decision_threshold")}
+    figures = {name: result.facts[name] for name in ("served_file", "decision_threshold") if name in result.facts}
     optimised.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri} | figures

@@ -1,7 +1,8 @@
 """Torch module in, ONNX graphs out: float32, and int8 with weights quantised per channel.
 
-The graph takes raw `features[B, F]` and `history[B, L, C]` and answers `score[B]`: scaling is in the module, the
-sigmoid is added here. Which exporter and which int8, and why: docs/adr/0006-one-graph-measured.md.
+The graph takes raw `features[B, F]`, and `history[B, L, C]` where the network reads one, and answers `score[B]`, of a
+quantity `low[B]` and `high[B]` too: scaling is in the module, the sigmoid is added here. Which exporter and which int8,
+and why: docs/adr/0006-one-graph-measured.md.
 """
 
 from __future__ import annotations
@@ -20,90 +21,94 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from components.optimise.boosted import Trees
-from components.optimise.tree_graph import OPSET, append_trees
-from fraud.model import FraudModel
+from components.optimise.interval import Interval
+from components.optimise.tree_graph import OPSET, append_trees, finish_quantity
+from millrace.tabular.network import Network
+from millrace.tabular.rows import Inputs
 
+INPUT_NAMES: Final = ("features", "history")
+"""A network without a history has the first alone."""
 QUANTISED: Final = ("Gemm",)
 """The large layers. The rest loses more on the way in and out of eight bits than it gains."""
 
 
 class Served(nn.Module):
-    """What is served: the model, and the sigmoid that makes its logit a score."""
+    """What is served of a class: the network, and the sigmoid that makes its logit a score."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.network = network
 
-    def forward(self, features: Tensor, history: Tensor) -> Tensor:
-        return torch.sigmoid(self.model(features, history))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(*inputs))
 
 
 class Parts(nn.Module):
-    """What trees are added to: the model's logit, and the columns that they read."""
+    """What trees are added to: the network's answer, and the columns that they read."""
 
-    def __init__(self, model: FraudModel) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.model = model
+        self.network = network
 
-    def forward(self, features: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(features, history), self.model.columns(features, history)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(*inputs), self.network.columns(*inputs)
 
 
 class Columns(nn.Module):
     """The columns alone, without the network that reads them."""
 
-    def __init__(self, model: FraudModel) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.model = model
+        self.network = network
 
-    def forward(self, features: Tensor, history: Tensor) -> Tensor:
-        return self.model.columns(features, history)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network.columns(*inputs)
 
 
-def export_onnx(
-    model: FraudModel,
-    features: NDArray[np.float32],
-    history: NDArray[np.float32],
-    path: Path,
-    trees: Trees | None = None,
-) -> None:
-    """Write the graph to `path`, with `trees` beside the model; the rows are only traced, their number stays free."""
+def export_class(network: Network, traced: Inputs, path: Path, trees: Trees | None = None) -> None:
+    """Write the graph to `path`, with `trees` beside the network; rows are only traced, their number stays free."""
     if trees:
-        _export(Parts(model), features, history, ["logit", "columns"], path)
+        _export(Parts(network), traced, ["logit", "columns"], path)
         append_trees(path, trees)
     else:
-        _export(Served(model), features, history, ["score"], path)
+        _export(Served(network), traced, ["score"], path)
 
 
-def export_columns(model: FraudModel, features: NDArray[np.float32], history: NDArray[np.float32], path: Path) -> None:
+def export_quantity(network: Network, traced: Inputs, path: Path, trees: Trees | None, interval: Interval) -> None:
+    """The same of a quantity: score, low and high end, the interval calibrated."""
+    if trees:
+        _export(Parts(network), traced, ["answer", "columns"], path)
+    else:
+        _export(network, traced, ["answer"], path)
+    finish_quantity(path, trees, interval)
+
+
+def export_columns(network: Network, traced: Inputs, path: Path) -> None:
     """Write the graph that makes `columns` of the inputs: what trees alone are appended to."""
-    _export(Columns(model), features, history, ["columns"], path)
+    _export(Columns(network), traced, ["columns"], path)
 
 
-def _export(
-    module: nn.Module, features: NDArray[np.float32], history: NDArray[np.float32], outputs: list[str], path: Path
-) -> None:
-    inputs = ["features", "history"]
+def named(inputs: Inputs) -> dict[str, NDArray[np.float32]]:
+    """A network's inputs by the names that every graph has for them."""
+    return dict(zip(INPUT_NAMES, inputs, strict=False))
+
+
+def _export(module: nn.Module, traced: Inputs, outputs: list[str], path: Path) -> None:
+    names = list(named(traced))
     with _quiet_exporter():
         torch.onnx.export(
             module.eval(),
-            (torch.tensor(features), torch.tensor(history)),
+            tuple(map(torch.tensor, traced)),
             str(path),
-            input_names=inputs,
+            input_names=names,
             output_names=outputs,
             opset_version=OPSET,
-            dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
+            dynamic_axes={name: {0: "batch"} for name in names + outputs},
             dynamo=False,
         )
 
 
-def quantise(
-    graph: Path,
-    features: NDArray[np.float32],
-    history: NDArray[np.float32],
-    path: Path,
-    operators: Sequence[str] = QUANTISED,
-) -> None:
+def quantise(graph: Path, calibration: Inputs, path: Path, operators: Sequence[str] = QUANTISED) -> None:
     """Write `graph` to `path` with int8 layers, the range of their inputs taken from the given rows.
 
     Ranges are fixed here, never taken from the batch at hand: that would make a score depend on its neighbours.
@@ -117,7 +122,7 @@ def quantise(
         quantize_static(
             str(prepared),
             str(path),
-            _OneBatch({"features": features, "history": history}),
+            _OneBatch(named(calibration)),
             quant_format=QuantFormat.QOperator,
             op_types_to_quantize=list(operators),
             nodes_to_exclude=stacked(prepared),
@@ -150,15 +155,25 @@ class _OneBatch:
 
 
 @torch.inference_mode()
-def torch_scores(
-    model: FraudModel, features: NDArray[np.float32], history: NDArray[np.float32], trees: Trees | None = None
-) -> NDArray[np.float32]:
-    """What the graph must reproduce: scores[B] of the torch module, and of the trees beside it."""
-    logit, columns = Parts(model).eval()(torch.tensor(features), torch.tensor(history))
+def torch_scores(network: Network, inputs: Inputs, trees: Trees | None = None) -> NDArray[np.float32]:
+    """What the graph of a class must reproduce: scores[B] of the torch module, and of the trees beside it."""
+    logit, columns = Parts(network).eval()(*map(torch.tensor, inputs))
     if trees:
-        logit = (1.0 - trees.weight) * logit + trees.weight * torch.tensor(trees.logits(columns.numpy()))
+        margins = torch.tensor(trees.boosted.margins(columns.numpy()))
+        logit = (1.0 - trees.weight) * logit + trees.weight * margins
     scores: NDArray[np.float32] = torch.sigmoid(logit).numpy()
     return scores
+
+
+@torch.inference_mode()
+def torch_answers(network: Network, inputs: Inputs, trees: Trees | None = None) -> NDArray[np.float32]:
+    """What the graph of a quantity must reproduce before its interval is calibrated: [B, 3] score, low, high."""
+    answers, columns = Parts(network).eval()(*map(torch.tensor, inputs))
+    if trees:
+        margins = torch.tensor(trees.boosted.margins(columns.numpy()))
+        answers = answers + trees.weight * (margins - answers[:, 0]).unsqueeze(1)
+    found: NDArray[np.float32] = answers.numpy()
+    return found
 
 
 @contextmanager

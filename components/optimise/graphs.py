@@ -1,4 +1,4 @@
-"""The graphs of a model, measured: float and int8, held against torch; which of them is served.
+"""The graphs of a class, measured: float and int8, held against torch; which of them is served.
 
 Model and rows in, files and figures out. How a graph is written is in `export.py`, the trees beside it in `boosted.py`.
 """
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from components.optimise import measure
 from components.optimise.boosted import Trees
 from components.optimise.config import OptimiseConfig
-from components.optimise.export import export_onnx, quantise, torch_scores
-from components.optimise.rows import Inputs, ValidationRows, score_all, spread
-from fraud.model import FraudModel
+from components.optimise.export import export_class, named, quantise, torch_scores
+from components.optimise.rows import ValidationRows, score_all, spread
 from millrace.judge.bootstrap import unit_weights
 from millrace.judge.gates import Rule, Verdict
 from millrace.registry.model_artifact import load_graph
+from millrace.tabular.network import Network
+from millrace.tabular.rows import Inputs
 
 FLOAT: Final = "model.onnx"
 INT8: Final = "model.int8.onnx"
@@ -38,9 +39,9 @@ class Variant:
     file: str
     size_bytes: int
     average_precision: float | None
-    """None where no validation row is fraud."""
+    """None where no validation row is positive."""
     interval: tuple[float, float]
-    """95 %, from resampled cards."""
+    """95 %, from resampled units."""
     loss_high: float
     """Upper end of what it loses of the float graph's average precision, on the same resamples."""
     max_abs_difference: float
@@ -55,7 +56,7 @@ class Variant:
 
 
 def make_graphs(
-    model: FraudModel,
+    network: Network,
     rows: ValidationRows,
     calibration: Inputs,
     folder: Path,
@@ -63,16 +64,25 @@ def make_graphs(
     trees: Trees | None = None,
 ) -> Verdict:
     """Write both graphs to `folder`; raises GateBlocked when the float one is not torch's equal."""
-    export_onnx(model, rows.features[:2], rows.history[:2], folder / FLOAT, trees)
-    quantise(folder / FLOAT, *calibration, folder / INT8)
-    sample = spread(len(rows.features), config.parity_rows)
-    features, history = rows.features[sample], rows.history[sample]
-    plain = scorer_of(folder / FLOAT)
-    alone = np.concatenate([plain(features[[i]], history[[i]]) for i in range(min(ALONE_ROWS, len(sample)))])
-    wanted = torch_scores(model, features, history, trees)
-    parity = check_parity(plain(features, history), wanted, alone, config.parity_limit)
+    export_class(network, first_rows(rows), folder / FLOAT, trees)
+    quantise(folder / FLOAT, calibration, folder / INT8)
+    sample = spread(len(rows), config.parity_rows)
+    inputs = tuple(tensor[sample] for tensor in rows.inputs)
+    wanted = torch_scores(network, inputs, trees)
+    parity = check_parity(*scored_twice(scorer_of(folder / FLOAT), inputs), wanted, config.parity_limit)
     parity.require()
     return parity
+
+
+def first_rows(rows: ValidationRows) -> Inputs:
+    """A few, to trace a network with."""
+    return tuple(tensor[:2] for tensor in rows.inputs)
+
+
+def scored_twice(scorer: measure.Scorer, inputs: Inputs) -> tuple[Scores, Scores]:
+    """What a graph says of rows[P] together, and of the first of them one by one."""
+    alone = [scorer(*(tensor[[row]] for tensor in inputs)) for row in range(min(ALONE_ROWS, len(inputs[0])))]
+    return scorer(*inputs), np.concatenate(alone)
 
 
 def measure_graphs(
@@ -81,17 +91,17 @@ def measure_graphs(
     """Figures and scores[V] of the graphs in `folder`, timed side by side; the float one is among them."""
     scorers = {name: scorer_of(folder / name) for name in names}
     scores = {name: score_all(scorer, rows) for name, scorer in scorers.items()}
-    latency = measure.latency_us(scorers, rows.features, rows.history, config.batches, config.repeats)
-    weights = unit_weights(rows.judged, config.resamples)
+    latency = measure.latency_us(scorers, rows.inputs, config.batches, config.repeats)
+    weights = unit_weights(rows.ranked, config.resamples)
     variants = {}
     for name in names:
-        found = measure.ranking_interval(rows.judged, scores[name], weights)
+        found = measure.ranking_interval(rows.ranked, scores[name], weights)
         variants[name] = Variant(
             file=name,
             size_bytes=(folder / name).stat().st_size,
-            average_precision=measure.ranking(rows.judged, scores[name]),
+            average_precision=measure.ranking(rows.ranked, scores[name]),
             interval=(found.low, found.high),
-            loss_high=measure.ranking_loss(rows.judged, scores[FLOAT], scores[name], weights).high,
+            loss_high=measure.ranking_loss(rows.ranked, scores[FLOAT], scores[name], weights).high,
             max_abs_difference=_max_difference(scores[name], scores[FLOAT]),
             latency_us=latency[name],
         )
@@ -99,9 +109,9 @@ def measure_graphs(
 
 
 def check_parity(
-    got: NDArray[np.float32], wanted: NDArray[np.float32], alone: NDArray[np.float32], limit: float
+    got: NDArray[np.float32], alone: NDArray[np.float32], wanted: NDArray[np.float32], limit: float
 ) -> Verdict:
-    """Whether scores[P] of the graph are torch's, and its first ones the same when scored `alone`; NaN fails."""
+    """Whether answers[P] of the graph are torch's, and its first ones the same when scored `alone`; NaN fails."""
     torch_detail = f"{len(got)} validation rows, scores of the graph against torch"
     alone_detail = f"{len(alone)} validation rows, scored alone against in a batch"
     rules = (
@@ -131,9 +141,9 @@ def scorer_of(path: Path) -> measure.Scorer:
     session = load_graph(path)
     reads = {item.name for item in session.get_inputs()}
 
-    def score(features: NDArray[np.float32], history: NDArray[np.float32]) -> NDArray[np.float32]:
-        given = {"features": features, "history": history}
-        scores: NDArray[np.float32] = session.run(["score"], {name: given[name] for name in given if name in reads})[0]
+    def score(*inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        given = {name: tensor for name, tensor in named(inputs).items() if name in reads}
+        scores: NDArray[np.float32] = session.run(["score"], given)[0]
         return scores
 
     return score

@@ -18,33 +18,34 @@ from millrace.judge.bootstrap import Interval, difference, interval
 from millrace.judge.calibration import calibration_error, reliability
 from millrace.judge.ranking import Judged, average_precision
 from millrace.judge.rows import Floats
+from millrace.tabular.rows import Inputs
 
-Scorer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""features[B, F], history[B, L, C] → scores[B]."""
+Scorer = Callable[..., NDArray[np.float32]]
+"""features[B, F], and history[B, L, C] where the network reads one → scores[B]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The score from which a card is reviewed, and what it stands on."""
+    """The score from which a unit is reviewed, and what it stands on."""
 
     value: float
     review_capacity: int
-    """Cards a day that were asked for."""
-    cards_per_day: float
-    """Median of the cards a day that it selects on the validation days."""
+    """Units a day that were asked for."""
+    units_per_day: float
+    """Median of the units a day that it selects on the validation days."""
     days: int
     scaled_down: bool
-    """True where fewer cards are active than the capacity is meant for: a share of them was taken instead."""
+    """True where fewer units are active than the capacity is meant for: a share of them was taken instead."""
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def review_threshold(rows: Judged, scores: NDArray[np.float32], capacity: int, max_share: float) -> Threshold:
-    """The score of the k-th card of a day, median over days; k = `capacity`, at most `max_share` of the day's cards.
+    """The score of the k-th unit of a day, median over days; k = `capacity`, at most `max_share` of the day's units.
 
-    A card's score is its highest of the day. The cap keeps a small world honest: 100 reviews a day are 3 % of the
-    cards active in a world of 5,000 customers, and half of those in one of 300.
+    A unit's score is its highest of the day. The cap keeps a small world honest: 100 reviews a day are 3 % of the
+    units active in a world of 5,000, and half of those in one of 300.
     """
     limits, places = [], []
     best_of = [_best_scores(rows, scores, day) for day in np.unique(rows.day)]
@@ -58,7 +59,7 @@ def review_threshold(rows: Judged, scores: NDArray[np.float32], capacity: int, m
 
 
 def calibration(rows: Judged, scores: NDArray[np.float32]) -> dict[str, Any]:
-    """How far the scores are probabilities: expected calibration error, mean score and fraud share, the curve."""
+    """How far the scores are probabilities: expected calibration error, mean score, share of positives, the curve."""
     values = scores.astype(np.float64)
     return {
         "expected_calibration_error": calibration_error(rows, values).item(),
@@ -69,13 +70,13 @@ def calibration(rows: Judged, scores: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def ranking(rows: Judged, scores: NDArray[np.float32]) -> float | None:
-    """Average precision; None where no validation row is fraud."""
+    """Average precision; None where no validation row is positive."""
     value = average_precision(rows, scores.astype(np.float64)).item()
     return value if math.isfinite(value) else None
 
 
 def ranking_interval(rows: Judged, scores: NDArray[np.float32], weights: Floats) -> Interval:
-    """Average precision with its interval; weights[B, cards] of `millrace.judge.bootstrap`."""
+    """Average precision with its interval; weights[B, units] of `millrace.judge.bootstrap`."""
     values = scores.astype(np.float64)
     return interval(average_precision(rows, values).item(), average_precision(rows, values, weights))
 
@@ -86,11 +87,7 @@ def ranking_loss(rows: Judged, full: NDArray[np.float32], other: NDArray[np.floa
 
 
 def latency_us(
-    scorers: Mapping[str, Scorer],
-    features: NDArray[np.float32],
-    history: NDArray[np.float32],
-    batches: Sequence[int],
-    repeats: int,
+    scorers: Mapping[str, Scorer], inputs: Inputs, batches: Sequence[int], repeats: int
 ) -> dict[str, dict[int, float]]:
     """Median microseconds of one call per scorer and batch size, of one thread's CPU: latency on an idle core.
 
@@ -100,8 +97,8 @@ def latency_us(
     taken: dict[str, dict[int, list[float]]] = {name: {b: [] for b in batches} for name in scorers}
     for batch in batches:
         for repeat in range(repeats):
-            place = (np.arange(batch) + repeat * batch) % len(features)
-            rows = features[place], history[place]
+            place = (np.arange(batch) + repeat * batch) % len(inputs[0])
+            rows = [tensor[place] for tensor in inputs]
             for name, scorer in scorers.items():
                 start = time.thread_time()
                 scorer(*rows)
@@ -113,7 +110,7 @@ def latency_us(
 
 
 def _best_scores(rows: Judged, scores: NDArray[np.float32], day: int) -> NDArray[np.float32]:
-    """Each card's highest score of the day, from the highest down."""
+    """Each unit's highest score of the day, from the highest down."""
     today = rows.day == day
     best = np.full(rows.units, -np.inf, np.float32)
     np.maximum.at(best, rows.unit[today], scores[today])

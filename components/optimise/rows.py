@@ -4,44 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.optimise.measure import Scorer
-from fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet, is_known
 from millrace.errors import InvalidInput
 from millrace.judge.ranking import Judged, judged
-from millrace.settings import settings
-from millrace.workload import load
+from millrace.tabular.rows import Inputs, inputs_of
+from millrace.workload import Task
 
 CHUNK_ROWS: Final = 1024
-
-Inputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""features[B, F], history[B, L, C]."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationRows:
     """The V rows everything here is judged on."""
 
-    features: NDArray[np.float32]  # [V, F]
-    history: NDArray[np.float32]  # [V, L, C]
-    judged: Judged
+    inputs: Inputs
+    label: NDArray[Any]  # [V]
+    judged: Judged | None
+    """The same rows as classes are judged; None of a quantity."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def ranked(self) -> Judged:
+        """`judged` of classes; there must be some."""
+        assert self.judged is not None
+        return self.judged
 
 
 def validation_rows(data: TrainingSet, length: int) -> ValidationRows:
     """Inputs and truth of the labelled validation rows; raises InvalidInput when there are none."""
     numbers = data.rows_of("validation")
-    numbers = numbers[data.label[numbers] >= 0]
+    numbers = numbers[is_known(data.label[numbers])]
     if not len(numbers):
         raise InvalidInput(f"training set {data.manifest.id} has no labelled validation rows. Assemble more days.")
-    features, history = data.batch(numbers, length)
-    columns = load(settings().workload).judging.COLUMNS
+    inputs, label = inputs_of(data, numbers, length), data.label[numbers]
+    if data.workload.task is Task.REGRESSION:
+        return ValidationRows(inputs, label, None)
+    columns = data.workload.judging.COLUMNS
     table = data.table(columns.names).take(pa.array(numbers))
-    return ValidationRows(features, history, judged(table, np.ones(len(numbers), bool), columns))
+    return ValidationRows(inputs, label, judged(table, np.ones(len(numbers), bool), columns))
 
 
 def calibration_rows(data: TrainingSet, length: int, count: int) -> Inputs:
@@ -49,18 +58,18 @@ def calibration_rows(data: TrainingSet, length: int, count: int) -> Inputs:
     numbers = data.rows_of("train")
     if not len(numbers):
         raise InvalidInput(f"training set {data.manifest.id} has no training rows. Assemble more days.")
-    return data.batch(numbers[spread(len(numbers), count)], length)
+    return inputs_of(data, numbers[spread(len(numbers), count)], length)
 
 
 def score_all(scorer: Scorer, rows: ValidationRows) -> NDArray[np.float32]:
     """scores[V], a bounded number of rows at a time."""
-    return np.concatenate([scorer(features, history) for features, history in chunks(rows)])
+    return np.concatenate([scorer(*inputs) for inputs in chunks(rows)])
 
 
 def chunks(rows: ValidationRows) -> Iterator[Inputs]:
     """The rows in order, CHUNK_ROWS at a time."""
-    for at in range(0, len(rows.features), CHUNK_ROWS):
-        yield rows.features[at : at + CHUNK_ROWS], rows.history[at : at + CHUNK_ROWS]
+    for at in range(0, len(rows), CHUNK_ROWS):
+        yield tuple(tensor[at : at + CHUNK_ROWS] for tensor in rows.inputs)
 
 
 def spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """A student of the served ensemble: few small trees that have learned its scores of the training rows.
 
-A score says more than a label: how close to fraud a genuine row is. Trained scores and columns in, a booster out, and
-its graph. On all the model's columns it stands in for the ensemble (edge, comparison); on the features alone it is the
-first model of a cascade. Why trees and not a small network: docs/adr/0017-a-cascade-of-trees-first.md.
+A score says more than a label: how close to a positive another row is. Trained scores and columns in, a booster out,
+and its graph. On all the model's columns it stands in for the ensemble (edge, comparison); on the features alone it is
+the first model of a cascade. Why trees and not a small network: docs/adr/0017-a-cascade-of-trees-first.md.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from components.optimise.export import export_columns
 from components.optimise.measure import Scorer
 from components.optimise.rows import CHUNK_ROWS
 from components.optimise.tree_graph import append_tree_score, write_tree_graph
-from fraud.boosting import BoostConfig, Floats, sampled
-from fraud.features import FEATURE_NAMES
-from fraud.model import FraudModel
-from fraud.training_set import TrainingSet
+from fraud.training_set import TrainingSet, is_known
+from millrace.tabular.boosting import BoostConfig, sampled
+from millrace.tabular.network import Network
+from millrace.tabular.rows import Floats, Inputs, inputs_of
 
 if TYPE_CHECKING:
     from xgboost import Booster
@@ -52,17 +52,17 @@ class Lessons:
     weight: Floats  # [n]
 
 
-def lessons(model: FraudModel, data: TrainingSet, teacher: Scorer, config: StudentConfig) -> Lessons:
+def lessons(network: Network, data: TrainingSet, teacher: Scorer, config: StudentConfig) -> Lessons:
     """Training rows with what the teacher says of them, histories a chunk at a time. No other rows are looked at."""
     rows = data.rows_of("train")
-    rows = rows[data.label[rows] >= 0]
+    rows = rows[is_known(data.label[rows])]
     rows = rows[sampled(data.label[rows], config.full)]
     columns, scores = [], []
     for at in range(0, len(rows), CHUNK_ROWS):
-        features, history = data.batch(rows[at : at + CHUNK_ROWS], model.spec.sequence_length)
+        inputs = inputs_of(data, rows[at : at + CHUNK_ROWS], network.sequence_length)
         with torch.inference_mode():
-            columns.append(model.columns(torch.from_numpy(features), torch.from_numpy(history)).numpy())
-        scores.append(teacher(features, history))
+            columns.append(network.columns(*map(torch.from_numpy, inputs)).numpy())
+        scores.append(teacher(*inputs))
     label = data.label[rows].astype(np.float32)
     target = (1.0 - config.label_share) * np.concatenate(scores) + config.label_share * label
     weight = np.where(label == 1, 1.0, 1.0 / config.full.negative_share).astype(np.float32)
@@ -77,15 +77,15 @@ def distil(lessons: Lessons, trees: BoostConfig, columns: int | None = None) -> 
     return train(trees.parameters(), matrix, trees.rounds)
 
 
-def write_student(model: FraudModel, booster: Booster, features: Floats, history: Floats, path: Path) -> None:
-    """The graph of a student of all columns: raw features and history → score; the rows are only traced."""
-    export_columns(model, features, history, path)
+def write_student(network: Network, booster: Booster, traced: Inputs, path: Path) -> None:
+    """The graph of a student of all columns: raw inputs → score; the rows are only traced."""
+    export_columns(network, traced, path)
     append_tree_score(path, booster)
 
 
-def write_cheap(booster: Booster, path: Path) -> None:
+def write_cheap(booster: Booster, features: int, path: Path) -> None:
     """The graph of a student of the features: features → score."""
-    write_tree_graph(booster, len(FEATURE_NAMES), path)
+    write_tree_graph(booster, features, path)
 
 
 def node_count(booster: Booster) -> int:

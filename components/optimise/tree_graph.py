@@ -1,14 +1,19 @@
-"""Boosted trees as ONNX: one node of a graph. A logit is the sum of leaves (BASE_SCORE adds nothing)."""
+"""Boosted trees as ONNX: one node of a graph, and the nodes that mix their answer with a network's.
+
+A logit is the sum of leaves (BASE_SCORES add nothing); a quantity the sum of leaves and of what they begin at.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from components.optimise.boosted import Trees
+from components.optimise.interval import Interval
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -24,21 +29,54 @@ IR_VERSION: Final = 9
 def append_trees(graph: Path, trees: Trees) -> None:
     """Make a graph that gives `logit` and `columns` give `score`: the sigmoid of both logits' weighted mean."""
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     proto = onnx.load(str(graph))
-    shares = {"deep_share": 1.0 - trees.weight, "tree_share": trees.weight}
-    proto.graph.initializer.extend(
-        numpy_helper.from_array(np.array([value], np.float32), name) for name, value in shares.items()
-    )
+    _add_constants(proto, {"deep_share": 1.0 - trees.weight, "tree_share": trees.weight})
     nodes = [
-        *_tree_nodes(proto, trees.booster, "columns"),
+        *_tree_nodes(proto, trees.boosted.booster, "columns"),
         helper.make_node("Mul", ["logit", "deep_share"], ["deep_part"]),
         helper.make_node("Mul", ["tree_logit", "tree_share"], ["tree_part"]),
         helper.make_node("Add", ["deep_part", "tree_part"], ["mixed_logit"]),
         helper.make_node("Sigmoid", ["mixed_logit"], ["score"]),
     ]
     _finish(proto, nodes, graph)
+
+
+def finish_quantity(graph: Path, trees: Trees | None, interval: Interval) -> None:
+    """Make a graph that gives `answer[B, 3]` (and `columns`, where there are trees) give `score`, `low` and `high`.
+
+    Trees move the score and both ends alike; then the interval is widened or narrowed, at most down to the score.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    proto = onnx.load(str(graph))
+    _add_constants(proto, {"below": interval.below, "above": interval.above})
+    nodes = []
+    for place, name in enumerate(("point", "lower", "upper")):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(place, np.int64), f"place_{name}"))
+        nodes.append(helper.make_node("Gather", ["answer", f"place_{name}"], [name], axis=1))
+    if trees:
+        _add_constants(proto, {"tree_share": trees.weight, "tree_middle": trees.boosted.middle})
+        nodes += [
+            *_tree_nodes(proto, trees.boosted.booster, "columns"),
+            helper.make_node("Add", ["tree_logit", "tree_middle"], ["tree_point"]),
+            helper.make_node("Sub", ["tree_point", "point"], ["apart"]),
+            helper.make_node("Mul", ["apart", "tree_share"], ["moved"]),
+        ]
+    else:
+        _add_constants(proto, {"moved": 0.0})
+    nodes += [
+        helper.make_node("Add", ["point", "moved"], ["score"]),
+        helper.make_node("Add", ["lower", "moved"], ["moved_lower"]),
+        helper.make_node("Sub", ["moved_lower", "below"], ["wide_lower"]),
+        helper.make_node("Min", ["wide_lower", "score"], ["low"]),
+        helper.make_node("Add", ["upper", "moved"], ["moved_upper"]),
+        helper.make_node("Add", ["moved_upper", "above"], ["wide_upper"]),
+        helper.make_node("Max", ["wide_upper", "score"], ["high"]),
+    ]
+    _finish(proto, nodes, graph, ("score", "low", "high"))
 
 
 def append_tree_score(graph: Path, booster: Booster) -> None:
@@ -106,14 +144,22 @@ def _tree_nodes(proto: ModelProto, booster: Booster, columns: str) -> list[NodeP
     ]
 
 
-def _finish(proto: ModelProto, nodes: list[NodeProto], path: Path) -> None:
-    """Add the nodes, make `score` the only output, check, and write."""
+def _add_constants(proto: ModelProto, constants: dict[str, float]) -> None:
+    from onnx import numpy_helper
+
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value], np.float32), name) for name, value in constants.items()
+    )
+
+
+def _finish(proto: ModelProto, nodes: list[NodeProto], path: Path, outputs: Sequence[str] = ("score",)) -> None:
+    """Add the nodes, make these the only outputs, check, and write."""
     import onnx
     from onnx import TensorProto, helper
 
     proto.graph.node.extend(nodes)
     del proto.graph.output[:]
-    proto.graph.output.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]))
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in outputs)
     proto.opset_import.append(helper.make_opsetid(TREE_DOMAIN, TREE_OPSET))
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))

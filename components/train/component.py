@@ -11,14 +11,16 @@ def train(
     model: dsl.Output[dsl.Model],
     overrides: dict = {},  # noqa: B006 - a KFP default is a constant
 ) -> None:
-    """Train with `train.yaml`, `overrides` winning, on the processes that the settings name."""
+    """Train with the workload's train.yaml, `overrides` winning, on the processes that the settings name."""
     from pathlib import Path
 
     from components.train.core import read_config, train
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
+    from millrace.workload import load
 
     here = settings()
-    result = train(Manifest.read(Path(training_set.path), "training_set"), here.lake, read_config(**overrides), here)
+    rows = Manifest.read(Path(training_set.path), "training_set")
+    result = train(rows, here.lake, read_config(load(rows.workload), **overrides), here)
     result.hand_over(Path(model.path))
     model.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictFloat, StrictInt
 
-from fraud.model import ModelSpec
 from fraud.training_set import TrainingSet
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
@@ -23,32 +22,13 @@ from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.settings import Settings
+from millrace.tabular.network import Network, Watched
+from millrace.workload import Workload, load
 
-DEFAULT_CONFIG: Final = Path(__file__).with_name("train.yaml")
-MIN_FRAUDS: Final = 2
-"""Below this many frauds in a split there is nothing to learn from, or to stop by."""
-
-
-class ModelConfig(Config):
-    """Architecture; each field is explained by `fraud.model.ModelSpec`."""
-
-    sequence_length: StrictInt = Field(ge=1, le=512)
-    attended: StrictInt = Field(ge=1, le=512)
-    bins: StrictInt = Field(ge=1, le=256)
-    embedding: StrictInt = Field(ge=0, le=256)
-    width: StrictInt = Field(ge=1, le=4096)
-    blocks: StrictInt = Field(ge=0, le=16)
-    members: StrictInt = Field(ge=1, le=64)
-    history_width: StrictInt = Field(ge=1, le=1024)
-    heads: StrictInt = Field(ge=1, le=64)
-    dropout: StrictFloat = Field(ge=0, lt=1)
-
-    def spec(self) -> ModelSpec:
-        """Raises ConfigError when sizes do not fit each other."""
-        return ModelSpec(**self.model_dump())
+A = TypeVar("A", bound=Config)
 
 
-class TrainConfig(Config):
+class TrainConfig(Config, Generic[A]):
     """Everything that decides the weights, besides the rows."""
 
     seed: StrictInt = Field(ge=0, lt=2**31)
@@ -56,7 +36,7 @@ class TrainConfig(Config):
     epochs: StrictInt = Field(ge=1, le=1000)
     """At most; the learning rate falls to zero over all of them."""
     patience: StrictInt = Field(ge=1)
-    """Epochs without a better average precision of the validation days before stopping."""
+    """Epochs without a better watched figure of the validation rows before stopping."""
     batch_size: StrictInt = Field(ge=1)
     """Rows of a step, over all processes."""
     accumulate: StrictInt = Field(ge=1)
@@ -75,9 +55,13 @@ class TrainConfig(Config):
     average_decay: StrictFloat = Field(ge=0, lt=1)
     """Per step, of the moving average of the weights that is validated and kept; 0 keeps the last weights."""
     negative_share: StrictFloat = Field(gt=0, le=1)
-    """Share of genuine rows that an epoch sees, drawn anew each time; the loss corrects the prior, so scores stay
-    probabilities."""
-    model: ModelConfig
+    """Of classes: share of the rows that are not positive that an epoch sees, drawn anew each time; the loss corrects
+    the prior, so scores stay probabilities."""
+    model: A
+    """The workload's `Architecture`."""
+
+
+AnyTrainConfig = TrainConfig[Any]
 
 
 @dataclass(slots=True)
@@ -85,12 +69,14 @@ class Progress:
     """The curve so far and when to stop; plain values, so that a checkpoint can hold it."""
 
     patience: int
+    watched: Watched
     curve: list[dict[str, float]]
 
     @property
     def best(self) -> dict[str, float]:
-        """The earliest epoch of the highest average precision."""
-        return max(self.curve, key=lambda point: point["average_precision"])
+        """The earliest epoch of the best watched figure."""
+        choose = max if self.watched.higher_is_better else min
+        return choose(self.curve, key=lambda point: point[self.watched.name])
 
     @property
     def improved(self) -> bool:
@@ -102,19 +88,26 @@ class Progress:
         return bool(self.curve) and self.curve[-1]["epoch"] - self.best["epoch"] >= self.patience
 
 
-def read_config(path: Path | None = None, **overrides: Any) -> TrainConfig:
-    """`train.yaml`, or the file at `path`; raises ConfigError naming key, value and what was wanted."""
-    return load_config(TrainConfig, path or DEFAULT_CONFIG, overrides)
+def config_type(workload: Workload) -> type[AnyTrainConfig]:
+    """TrainConfig with the workload's architecture under `model`."""
+    return TrainConfig[workload.model.Architecture]  # type: ignore[name-defined]
+
+
+def read_config(workload: Workload, path: Path | None = None, **overrides: Any) -> AnyTrainConfig:
+    """The workload's `train.yaml`, or the file at `path`; raises ConfigError naming key, value and what was wanted."""
+    return load_config(config_type(workload), path or workload.model.TRAIN_CONFIG, overrides)
+
+
+def network_of(workload: Workload, config: AnyTrainConfig) -> Network:
+    """One with random weights, from torch's generator."""
+    return workload.model.network(config.model, workload.features.FEATURE_NAMES)
 
 
 def epoch_rows(
-    rows: NDArray[np.int64], label: NDArray[np.int8], config: TrainConfig, epoch: int
+    network: Network, rows: NDArray[np.int64], label: NDArray[Any], config: AnyTrainConfig, epoch: int
 ) -> list[NDArray[np.int64]]:
-    """Batches of an epoch over all processes: every fraud, a fresh share of the rest, shuffled; same on every rank."""
-    rng = np.random.default_rng((config.seed, epoch))
-    fraud, genuine = rows[label == 1], rows[label == 0]
-    kept = rng.choice(genuine, max(round(len(genuine) * config.negative_share), 1), replace=False)
-    chosen = rng.permutation(np.concatenate([fraud, kept]))
+    """Batches of an epoch over all processes, shuffled; the same on every rank."""
+    chosen = network.epoch_rows(rows, label, config.negative_share, np.random.default_rng((config.seed, epoch)))
     return np.split(chosen, range(config.batch_size, len(chosen), config.batch_size))
 
 
@@ -123,7 +116,7 @@ def shard(batch: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
     return batch[: len(batch) - len(batch) % world][rank::world]
 
 
-def rate_at(step: int, steps: int, config: TrainConfig) -> float:
+def rate_at(step: int, steps: int, config: AnyTrainConfig) -> float:
     """Learning rate of a step: a straight rise, then half a cosine down to zero (one cycle)."""
     rise = max(round(steps * config.warmup_share), 1)
     if step < rise:
@@ -131,19 +124,14 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
 
 
-def steps_of(rows: int, frauds: int, config: TrainConfig) -> int:
-    """Steps of one epoch over `rows` training rows of which `frauds` are fraud."""
-    return math.ceil((frauds + max(round((rows - frauds) * config.negative_share), 1)) / config.batch_size)
-
-
-def model_id(training_set: Manifest, config: TrainConfig, processes: int) -> str:
+def model_id(training_set: Manifest, config: AnyTrainConfig, processes: int) -> str:
     """Id of what training would give: rows, hyper-parameters, code, and how many processes split a batch."""
-    code = code_of(Path(__file__).parent)
+    code = code_of(Path(__file__).parent, *load(training_set.workload).files("model", "features"))
     inputs = {"training_set": training_set.id, "config": config.model_dump(), "processes": processes, "code": code}
     return content_id(inputs)
 
 
-def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Settings) -> Manifest:
+def train(training_set: Manifest, lake: Path, config: AnyTrainConfig, settings: Settings) -> Manifest:
     """The trained model, made unless it is there; a run that was killed goes on from its last epoch.
 
     Raises InvalidInput when the rows cannot train this model, AlreadyRunning for a second run of the same model, and
@@ -163,19 +151,14 @@ def train(training_set: Manifest, lake: Path, config: TrainConfig, settings: Set
         return publish(training_set, config, settings, folder, work, run_id)
 
 
-def require_trainable(rows: TrainingSet, config: TrainConfig) -> None:
-    """Raise InvalidInput unless both splits hold both classes and the history is long enough."""
-    config.model.spec()
-    if config.model.sequence_length > rows.history_length:
+def require_trainable(rows: TrainingSet, config: AnyTrainConfig) -> None:
+    """Raise InvalidInput unless both splits have labels to learn from and the history is long enough."""
+    network = network_of(rows.workload, config)
+    if network.sequence_length and network.sequence_length > rows.history_length:
         raise InvalidInput(
-            f"model.sequence_length is {config.model.sequence_length}; the training set keeps {rows.history_length} "
-            "transactions. Shorten it, or raise MILLRACE_HISTORY_LENGTH and build the features again."
+            f"model.sequence_length is {network.sequence_length}; the training set keeps {rows.history_length} "
+            "events. Shorten it, or raise MILLRACE_HISTORY_LENGTH and build the features again."
         )
     for split in ("train", "validation"):
-        label = rows.label[rows.rows_of(split)]
-        frauds = int((label == 1).sum())
-        if frauds < MIN_FRAUDS or frauds == len(label):
-            raise InvalidInput(
-                f"the {split} rows hold {frauds} frauds among {len(label)}; wanted {MIN_FRAUDS} or more, and others. "
-                "Take more days: raise train_days or validation_days."
-            )
+        if lacking := network.lacking(rows.label[rows.rows_of(split)]):
+            raise InvalidInput(f"the {split} rows {lacking}. Take more days: raise train_days or validation_days.")

@@ -14,33 +14,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fraud.training_set import TrainingSet
+from millrace.tabular.rows import Rows, inputs_of
 
-Inputs = tuple[Tensor, Tensor, Tensor]
-"""features[B, F], history[B, L, C], label[B], all float32."""
+Batch = tuple[Tensor, ...]
+"""The network's inputs of B rows (features[B, F], history[B, L, C] where it reads one), then label[B]; all float32."""
 
 
 class Feed:
     """The rows of a training set as tensors on a device."""
 
-    def __init__(self, rows: TrainingSet, length: int, device: torch.device) -> None:
+    def __init__(self, rows: Rows, length: int, device: torch.device) -> None:
         self.rows, self.length, self.device = rows, length, device
 
-    def inputs(self, rows: NDArray[np.int64]) -> Inputs:
-        """features[B, F], history[B, L, C], label[B] of rows[B] on the device."""
-        arrays = (*self.rows.batch(rows, self.length), self.rows.label[rows].astype(np.float32))
-        features, history, label = (self._moved(torch.from_numpy(array)) for array in arrays)
-        return features, history, label
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Inputs and label of rows[B] on the device."""
+        arrays = (*inputs_of(self.rows, rows, self.length), self.rows.label[rows].astype(np.float32))
+        return tuple(self._moved(torch.from_numpy(array)) for array in arrays)
 
-    def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[Inputs]:
-        """The inputs of each part of `order`, in that order."""
-        return ahead(self.inputs, order) if self.device.type == "cuda" else map(self.inputs, order)
+    def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Each part of `order`, in that order."""
+        return ahead(self.batch, order) if self.device.type == "cuda" else map(self.batch, order)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
-def ahead(make: Callable[[NDArray[np.int64]], Inputs], order: Sequence[NDArray[np.int64]]) -> Iterator[Inputs]:
+def ahead(make: Callable[[NDArray[np.int64]], Batch], order: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
     """`make` of each part, the next one made by a thread while the last one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as thread:
         waiting = [thread.submit(make, part) for part in order[:1]]

@@ -13,19 +13,19 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from components.train.checkpoint import CURVE
-from components.train.core import TrainConfig
+from components.train.core import AnyTrainConfig, Progress, network_of
 from components.train.launcher import launcher
 from components.train.tracking import Tracking
 from components.train.worker import JOB, MODEL
-from fraud.features import FEATURE_SERVICE
 from millrace.errors import MillraceError
 from millrace.lake.atomic import replacing_folder, write_text
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.observe.progress import log
 from millrace.settings import Settings
+from millrace.workload import load
 
 TAIL_LINES: Final = 30
 
@@ -34,23 +34,12 @@ class TrainingFailed(MillraceError, RuntimeError):
     """The training processes ended without a model; the message ends with the first failing one's traceback."""
 
 
-def run_workers(training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path) -> str:
+def run_workers(training_set: Manifest, config: AnyTrainConfig, settings: Settings, identity: str, work: Path) -> str:
     """Train in `work` until `model/` lies there; returns the MLflow run id. Raises TrainingFailed."""
     work.mkdir(parents=True, exist_ok=True)
     for stale in work.glob("error-*.txt"):
         stale.unlink()
-    job = {
-        "config": config.model_dump(),
-        "training_set": str(training_set.folder.resolve()),
-        "description": {
-            "name": settings.model_name,
-            "feature_service": training_set.facts.get("feature_service", FEATURE_SERVICE),
-            "history_length": training_set.facts["history_length"],
-            "training": config.model_dump(),
-            "seeds": {"seed": config.seed},
-        },
-    }
-    write_text(work / JOB, json.dumps(job, indent=2) + "\n")
+    write_text(work / JOB, json.dumps(_job(training_set, config, settings), indent=2) + "\n")
     log("training", model=identity, processes=settings.processes, rows=training_set.facts["splits"]["train"]["rows"])
     tracking, tail, code = _train(training_set, config, settings, identity, work)
     finished = code == 0 and (work / MODEL / "model.json").is_file()
@@ -61,11 +50,12 @@ def run_workers(training_set: Manifest, config: TrainConfig, settings: Settings,
 
 
 def publish(
-    training_set: Manifest, config: TrainConfig, settings: Settings, folder: Path, work: Path, run_id: str
+    training_set: Manifest, config: AnyTrainConfig, settings: Settings, folder: Path, work: Path, run_id: str
 ) -> Manifest:
     """Give `work/model` its place and manifest, and drop the rest of `work`."""
     curve = json.loads((work / CURVE).read_text())
-    best = max(curve, key=lambda point: point["average_precision"])
+    watched = network_of(load(training_set.workload), config).watched
+    best = Progress(config.patience, watched, curve).best
     with replacing_folder(folder) as aside:
         shutil.copytree(work / MODEL, aside, dirs_exist_ok=True)
         shutil.copy(work / CURVE, aside / CURVE)
@@ -78,7 +68,7 @@ def publish(
             files=hash_files(aside),
             facts={
                 "mlflow_run_id": run_id,
-                "validation_average_precision": best["average_precision"],
+                f"validation_{watched.name}": best[watched.name],
                 "best_epoch": best["epoch"],
                 "epochs": len(curve),
                 "processes": settings.processes,
@@ -86,12 +76,28 @@ def publish(
             },
         ).write(aside / "manifest.json")
     shutil.rmtree(work)
-    log("trained", model=folder.name, epoch=best["epoch"], average_precision=best["average_precision"])
+    log("trained", model=folder.name, epoch=best["epoch"], **{watched.name: best[watched.name]})
     return Manifest.read(folder, "model")
 
 
+def _job(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> dict[str, Any]:
+    """What a training process reads: everything that decides the model, and what `model.json` says besides."""
+    description: dict[str, Any] = {
+        "name": settings.model_name,
+        "training": config.model_dump(),
+        "seeds": {"seed": config.seed},
+    }
+    if load(training_set.workload).features.HISTORY_CHANNELS:
+        description["history_length"] = training_set.facts["history_length"]
+    return {
+        "config": config.model_dump(),
+        "training_set": str(training_set.folder.resolve()),
+        "description": description,
+    }
+
+
 def _train(
-    training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path
+    training_set: Manifest, config: AnyTrainConfig, settings: Settings, identity: str, work: Path
 ) -> tuple[Tracking, list[str], int]:
     """Run the processes to their end: the MLflow run, their last lines, their exit status."""
     with launcher(settings)(work, identity, settings) as running:

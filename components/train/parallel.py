@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fraud.model import FraudModel
+from millrace.tabular.network import Network
 
 SILENCE: Final = timedelta(minutes=5)
 """A process that waits this long for another one gives up, and all are started again."""
@@ -63,17 +63,17 @@ def processes() -> Iterator[Process]:
 
 
 class Members(nn.Module):
-    """The model as it learns: features[B, F], history[B, L, C] → logit[M, B] of each member."""
+    """The network as it learns: its inputs → what each member says, [M, B] or [M, B, outputs]."""
 
-    def __init__(self, model: FraudModel) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, history: Tensor) -> Tensor:
-        return self.model.member_logits(features, history)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model.member_outputs(*inputs)
 
 
-def together(model: FraudModel, process: Process, how: str) -> nn.Module:
+def together(model: Network, process: Process, how: str) -> nn.Module:
     """`model` as it learns with the other processes; what it answers is `Members`'."""
     if process.world == 1 or how == "fsdp":
         return Members(model)
@@ -83,7 +83,7 @@ def together(model: FraudModel, process: Process, how: str) -> nn.Module:
     return DistributedDataParallel(Members(model), forward_sync_buffers=False, gradient_as_bucket_view=True, **where)
 
 
-def divided(model: FraudModel, process: Process) -> FraudModel:
+def divided(model: Network, process: Process) -> Network:
     """`model` with every weight divided over the processes, gathered block by block when it is used."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     from torch.distributed.tensor import Shard
@@ -94,10 +94,10 @@ def divided(model: FraudModel, process: Process) -> FraudModel:
 
     # The logits are a view of the head's output; nothing here changes them in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    for block in model.blocks:
+    for block in model.tower.blocks:
         fully_shard(block, shard_placement_fn=longest_side)
     fully_shard(model, shard_placement_fn=longest_side)
-    register_fsdp_forward_method(model, "member_logits")
+    register_fsdp_forward_method(model, "member_outputs")
     return model
 
 
@@ -106,12 +106,12 @@ def apart(parallel: nn.Module) -> AbstractContextManager[None]:
     return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
 
 
-def held(model: FraudModel) -> list[Tensor]:
+def held(model: Network) -> list[Tensor]:
     """The weights, or the parts of them, that this process holds."""
     return [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
 
 
-def weights(model: FraudModel) -> dict[str, Tensor]:
+def weights(model: Network) -> dict[str, Tensor]:
     """A copy of all weights and buffers, whole. Where they are divided all processes call it, the first gets them."""
     if not _is_divided(model):
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -121,7 +121,7 @@ def weights(model: FraudModel) -> dict[str, Tensor]:
     return state
 
 
-def moments(model: FraudModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def moments(model: Network, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state, whole, under the same terms as `weights`."""
     if not _is_divided(model):
         return optimizer.state_dict()
@@ -131,7 +131,7 @@ def moments(model: FraudModel, optimizer: torch.optim.Optimizer) -> dict[str, An
     return state
 
 
-def load_weights(model: FraudModel, whole: dict[str, Tensor]) -> None:
+def load_weights(model: Network, whole: dict[str, Tensor]) -> None:
     """The inverse of `weights`, from the same tensors in every process."""
     if not _is_divided(model):
         model.load_state_dict(whole)
@@ -141,7 +141,7 @@ def load_weights(model: FraudModel, whole: dict[str, Tensor]) -> None:
     set_model_state_dict(model, dict(whole), options=_whole())
 
 
-def load_moments(model: FraudModel, optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
+def load_moments(model: Network, optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
     """The inverse of `moments`, from the same tensors in every process."""
     if not _is_divided(model):
         optimizer.load_state_dict(whole)
@@ -158,7 +158,7 @@ def add_up(tensor: Tensor, process: Process) -> Tensor:
     return tensor
 
 
-def _is_divided(model: FraudModel) -> bool:
+def _is_divided(model: Network) -> bool:
     return hasattr(next(model.parameters()), "to_local")
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from components.train.core import TrainConfig
+from components.train.core import AnyTrainConfig
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.lake.provenance import code_version, hardware, package_versions
@@ -23,11 +23,11 @@ class Tracking:
 
     def __init__(self, client: Any, run_id: str) -> None:
         self.client, self.run_id = client, run_id
-        self._logged = len(client.get_metric_history(run_id, "average_precision"))
+        self._logged = len(client.get_metric_history(run_id, "loss"))
 
     @classmethod
     def open(
-        cls, training_set: Manifest, config: TrainConfig, settings: Settings, identity: str, work: Path
+        cls, training_set: Manifest, config: AnyTrainConfig, settings: Settings, identity: str, work: Path
     ) -> Tracking:
         """Find or create the run of this training."""
         client = mlflow_client(settings.tracking_uri)
@@ -63,7 +63,7 @@ class Tracking:
 
 
 def _describe(
-    client: Any, run_id: str, training_set: Manifest, config: TrainConfig, settings: Settings, identity: str
+    client: Any, run_id: str, training_set: Manifest, config: AnyTrainConfig, settings: Settings, identity: str
 ) -> None:
     from mlflow.entities import Param, RunTag
 

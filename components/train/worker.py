@@ -16,14 +16,15 @@ from typing import Any, Final
 from torch import Tensor
 
 from components.train import checkpoint, parallel
-from components.train.core import Progress, TrainConfig
+from components.train.core import AnyTrainConfig, Progress, config_type, network_of
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
-from fraud.model import FraudModel, save_model
 from fraud.training_set import TrainingSet
 from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
+from millrace.tabular.weights import save_network
+from millrace.workload import Workload
 
 JOB: Final = "job.json"
 MODEL: Final = "model"
@@ -32,13 +33,14 @@ MODEL: Final = "model"
 def run(folder: Path, process: Process) -> None:
     """Train the job in `folder` from its checkpoint, if there is one, to `model/`."""
     job = json.loads((folder / JOB).read_text())
-    config = TrainConfig(**job["config"])
-    trainer = Trainer(TrainingSet(Manifest.read(job["training_set"], "training_set")), config, process)
+    rows = TrainingSet(Manifest.read(job["training_set"], "training_set"))
+    config = config_type(rows.workload)(**job["config"])
+    trainer = Trainer(rows, config, process)
     progress, best = _begun(folder, trainer)
     for number in range(len(progress.curve), config.epochs):
         if progress.finished:
             break
-        point = {"epoch": number} | trainer.epoch(number) | {"average_precision": trainer.validate()}
+        point = {"epoch": number} | trainer.epoch(number) | trainer.validate()
         progress.curve.append(point)
         if progress.improved:
             best = parallel.weights(trainer.average)
@@ -48,7 +50,7 @@ def run(folder: Path, process: Process) -> None:
             log("epoch", of=config.epochs, **point)
     if process.leads:
         checkpoint.write_curve(folder, progress.curve)
-        _write_model(folder, config, best, job["description"])
+        _write_model(folder, rows.workload, config, best, job["description"])
 
 
 def _begun(folder: Path, trainer: Trainer) -> tuple[Progress, dict[str, Tensor]]:
@@ -56,17 +58,19 @@ def _begun(folder: Path, trainer: Trainer) -> tuple[Progress, dict[str, Tensor]]
     saved = checkpoint.kept(folder)
     if saved is None:
         trainer.fit_preprocessing()
-        return Progress(trainer.config.patience, []), {}
+        return Progress(trainer.config.patience, trainer.model.watched, []), {}
     trainer.load(saved["trainer"])
     if trainer.process.leads:
         log("resumed", epoch=len(saved["curve"]), checkpoint=folder / checkpoint.CHECKPOINT)
-    return Progress(trainer.config.patience, saved["curve"]), saved["best"]
+    return Progress(trainer.config.patience, trainer.model.watched, saved["curve"]), saved["best"]
 
 
-def _write_model(folder: Path, config: TrainConfig, best: dict[str, Tensor], description: dict[str, Any]) -> None:
-    model = FraudModel(config.model.spec())
-    model.load_state_dict(best)
-    save_model(model, folder / MODEL, **description)
+def _write_model(
+    folder: Path, workload: Workload, config: AnyTrainConfig, best: dict[str, Tensor], description: dict[str, Any]
+) -> None:
+    network = network_of(workload, config)
+    network.load_state_dict(best)
+    save_network(network, workload, folder / MODEL, **description)
 
 
 def main(folder: Path) -> None:

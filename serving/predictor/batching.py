@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from millrace.errors import Unavailable
 from millrace.observe import telemetry
 from millrace.observe.tracing import CURRENT, OFF, Span
-from millrace.registry.model_artifact import CACHE, STAGES
+from millrace.registry.model_artifact import CACHE, STAGES, Floats, Outputs
 from serving.predictor.cache import ScoreCache
-from serving.predictor.core import Inputs, Scorer, Scores
+from serving.predictor.core import Answer, Inputs, Scorer
 from serving.tensors import require_finite
 
 INLINE_S: Final = 0.005
@@ -40,9 +40,9 @@ class Overloaded(Unavailable):
 
 @dataclass(slots=True)
 class _Waiting:
-    features: NDArray[np.float32]
-    history: NDArray[np.float32]
-    answer: asyncio.Future[Scores]
+    inputs: Inputs
+    rows: int
+    answer: asyncio.Future[Answer]
     span: Span
     queued_ns: int = field(default_factory=time.time_ns)
 
@@ -72,38 +72,38 @@ class Batcher:
         self._stages = [telemetry.PREDICTOR_ROWS.labels(name) for name in STAGES]
         self._expected_s = self.warm_up()
 
-    async def score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
-        """features[B, F], history[B, L … N, C] → scores[B], stages[B]; raises InvalidInput, Overloaded."""
-        inputs = self.scorer.prepare(features, history)
+    async def score(self, *inputs: Floats) -> Answer:
+        """features[B, F], and history[B, L … N, C] → outputs, stages[B]; raises InvalidInput, Overloaded."""
+        inputs = self.scorer.prepare(*inputs)
         if self._cache is None:
-            return await self._score(*inputs)
+            return await self._score(inputs)
         key = self._cache.key(*inputs)
-        scores = self._cache.get(key)
-        if scores is not None:
-            self._stages[CACHE].inc(len(scores))
-            return scores, np.full(len(scores), CACHE, np.uint8)
-        scores, stages = await self._score(*inputs)
-        self._cache.put(key, scores)
-        return scores, stages
+        outputs = self._cache.get(key)
+        if outputs is not None:
+            rows = len(inputs[0])
+            self._stages[CACHE].inc(rows)
+            return outputs, np.full(rows, CACHE, np.uint8)
+        outputs, stages = await self._score(inputs)
+        self._cache.put(key, outputs)
+        return outputs, stages
 
     def warm_up(self) -> list[float]:
         """Run batches of every size up to the largest; CPU seconds of each, by the bits of its number of rows."""
-        spec = self.scorer.artifact.spec
+        artifact = self.scorer.artifact
         seconds = [0.0]
         for bits in range(self._batch_rows.bit_length()):
-            features = np.zeros((1 << bits, len(spec.feature_names)), np.float32)
-            history = np.zeros((1 << bits, self.scorer.length, len(spec.history_channels)), np.float32)
-            seconds.append(min(_seconds(self.scorer.artifact.run_full, features, history) for _ in range(3)))
+            inputs = artifact.blank(1 << bits)
+            seconds.append(min(_seconds(artifact.run_full, *inputs) for _ in range(3)))
         return seconds
 
-    async def _score(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
-        rows = len(features)
+    async def _score(self, inputs: Inputs) -> Answer:
+        rows = len(inputs[0])
         if not self._busy and self._expected(rows) <= INLINE_S and self._alone():
-            return self._run_now(features, history)
+            return self._run_now(inputs)
         if self.waiting_rows and self.waiting_rows + rows > self._queue_rows:
             raise Overloaded(f"{self.waiting_rows} rows wait for the model; wanted at most {self._queue_rows}")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(features, history, loop.create_future(), CURRENT.get())
+        waiting = _Waiting(inputs, rows, loop.create_future(), CURRENT.get())
         self._queue.append(waiting)
         self.waiting_rows += rows
         if not self._busy:
@@ -111,10 +111,10 @@ class Batcher:
             loop.call_soon(self._next)  # after the requests that arrived with this one
         return await waiting.answer
 
-    def _run_now(self, features: NDArray[np.float32], history: NDArray[np.float32]) -> Scores:
-        telemetry.BATCH_ROWS.observe(len(features))
+    def _run_now(self, inputs: Inputs) -> Answer:
+        telemetry.BATCH_ROWS.observe(len(inputs[0]))
         began_ns = time.time_ns()
-        (answer,) = self._run([(features, history)])
+        (answer,) = self._run([inputs])
         CURRENT.get().record(RUN, began_ns, time.time_ns())
         if isinstance(answer, Exception):
             raise answer
@@ -126,9 +126,9 @@ class Batcher:
         if not batch:
             self._busy = False
             return
-        rows = sum(len(one.features) for one in batch)
+        rows = sum(one.rows for one in batch)
         telemetry.BATCH_ROWS.observe(rows)
-        inputs = [(one.features, one.history) for one in batch]
+        inputs = [one.inputs for one in batch]
         began_ns = time.time_ns()
         loop = asyncio.get_running_loop()
         if self._expected(rows) <= INLINE_S:
@@ -138,7 +138,7 @@ class Batcher:
             run = loop.run_in_executor(self._worker, self._run_in_thread, inputs)
             run.add_done_callback(lambda done: self._after(batch, done, began_ns))
 
-    def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Scores | Exception]], began_ns: int) -> None:
+    def _after(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Answer | Exception]], began_ns: int) -> None:
         self._deliver(batch, done.result(), began_ns)
         self._next()
 
@@ -147,7 +147,7 @@ class Batcher:
         batch: list[_Waiting] = []
         rows = 0
         while self._queue:
-            more = len(self._queue[0].features)
+            more = self._queue[0].rows
             if batch and (rows + more > self._batch_rows or self._expected(rows + more) > self._run_s):
                 break
             one = self._queue.popleft()
@@ -157,23 +157,24 @@ class Batcher:
                 rows += more
         return batch
 
-    def _run(self, batch: Sequence[Inputs]) -> list[Scores | Exception]:
+    def _run(self, batch: Sequence[Inputs]) -> list[Answer | Exception]:
         """What each request gets. A run that fails is repeated one by one, so that only the guilty fails."""
         try:
-            scores, stages = self.scorer.run(*_joined(batch))
+            outputs, stages = self.scorer.run(*_joined(batch))
         except Exception as error:  # noqa: BLE001 - handed to whoever asked
             return [error] if len(batch) == 1 else [answer for one in batch for answer in self._run([one])]
         self._count(stages)
         if len(batch) == 1:
-            return [_checked(scores, stages)]
-        answers: list[Scores | Exception] = []
+            return [_checked(outputs, stages)]
+        answers: list[Answer | Exception] = []
         end = 0
         for one in batch:
             begin, end = end, end + len(one[0])
-            answers.append(_checked(scores[begin:end], stages[begin:end]))
+            own = {name: values[begin:end] for name, values in outputs.items()}
+            answers.append(_checked(own, stages[begin:end]))
         return answers
 
-    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Scores | Exception], began_ns: int) -> None:
+    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Answer | Exception], began_ns: int) -> None:
         _trace(batch, began_ns)
         for one, answer in zip(batch, answers, strict=True):
             if one.answer.done():
@@ -189,11 +190,11 @@ class Batcher:
         known = self._expected_s
         return known[bits] if bits < len(known) else known[-1] * rows / (1 << (len(known) - 2))
 
-    def _run_in_thread(self, batch: Sequence[Inputs]) -> list[Scores | Exception]:
+    def _run_in_thread(self, batch: Sequence[Inputs]) -> list[Answer | Exception]:
         """`_run`, which also learns what it takes: CPU time, which other work on the machine does not stretch."""
         start = time.thread_time()
         answers = self._run(batch)
-        bits = sum(len(features) for features, _ in batch).bit_length()
+        bits = sum(len(inputs[0]) for inputs in batch).bit_length()
         if bits < len(self._expected_s):
             self._expected_s[bits] += SMOOTHING * (time.thread_time() - start - self._expected_s[bits])
         return answers
@@ -216,15 +217,16 @@ def _trace(batch: Sequence[_Waiting], began_ns: int) -> None:
 def _joined(batch: Sequence[Inputs]) -> Inputs:
     if len(batch) == 1:
         return batch[0]
-    return np.concatenate([features for features, _ in batch]), np.concatenate([history for _, history in batch])
+    return tuple(map(np.concatenate, zip(*batch, strict=True)))
 
 
-def _checked(scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scores | Exception:
+def _checked(outputs: Outputs, stages: NDArray[np.uint8]) -> Answer | Exception:
     try:
-        require_finite(scores, "the score of the given features and history")
+        for name, values in outputs.items():
+            require_finite(values, f"the {name} of the given tensors")
     except ValueError as error:
         return error
-    return scores, stages
+    return outputs, stages
 
 
 def _seconds(work: Callable[..., Any], *arguments: Any) -> float:

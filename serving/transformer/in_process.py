@@ -42,12 +42,12 @@ class InProcess:
         batcher = self._live.batcher
         try:
             async with asyncio.timeout(timeout_s):
-                scores, stages = await batcher.score(features, history)
+                outputs, stages = await batcher.score(features, history)
         except (TimeoutError, InvalidInput, Unavailable) as error:
             PREDICTOR_FAILURES.inc()
             raise Unavailable(f"the model in this process gave no score: {error!r}") from error
         PREDICTOR_SECONDS.labels(batcher.scorer.version).observe(time.perf_counter() - began)
-        return _scored(batcher, scores, stages)
+        return _scored(batcher, outputs["score"], stages)
 
 
 def _scored(batcher: Batcher, scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scored:

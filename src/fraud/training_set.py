@@ -18,12 +18,20 @@ from numpy.typing import NDArray
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS, CustomerStates, history_tensor, states_before
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest
+from millrace.workload import load
 
 SPLITS: Final = ("train", "validation", "test")
 """The value of `split.npy` is the place in this tuple."""
 
 UNKNOWN: Final = -1
 """Label of a test row whose label is not known yet."""
+
+
+def is_known(label: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which labels are known, of classes or of a quantity."""
+    known: NDArray[np.bool_] = ~np.isnan(label) if label.dtype.kind == "f" else label >= 0
+    return known
+
 
 POOL_ARRAYS: Final[dict[str, type[Any]]] = {
     "pool_event_us": np.int64,
@@ -49,6 +57,7 @@ class TrainingSet:
         arrays = {name: _mapped(manifest, name, dtype) for name, dtype in (POOL_ARRAYS | ROW_ARRAYS).items()}
         _require_lengths(manifest, arrays)
         self.manifest = manifest
+        self.workload = load(manifest.workload)
         self.pool_event_us: NDArray[np.int64] = arrays["pool_event_us"]
         self.pool_amount_cents: NDArray[np.int64] = arrays["pool_amount_cents"]
         self.pool_terminal_risk: NDArray[np.float32] = arrays["pool_terminal_risk"]

@@ -21,15 +21,20 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from millrace.config import Config
 from millrace.errors import ConfigError
 from millrace.inputs import Requests, States
 from millrace.judge.rows import Columns
+
+if TYPE_CHECKING:  # they import torch
+    from millrace.tabular.boosting import BoostConfig
+    from millrace.tabular.network import Network
 
 GROUP: Final = "millrace.workloads"
 """Entry point group: name of a workload → its package."""
@@ -278,6 +283,23 @@ class Watch(Protocol):
     """Feature that is 1 on a weekend, else 0."""
 
 
+class Model(Protocol):
+    """`model`: the network, and the trees beside it; the one part that imports torch.
+
+    Ready-made for any table, to be imported whole: `millrace.tabular.classes`, `millrace.tabular.quantity`.
+    """
+
+    Architecture: type[Config]
+    """Sizes of the network: what train.yaml has under `model`."""
+    TRAIN_CONFIG: Path
+    """YAML of hyper-parameters (`components.train.core.TrainConfig`)."""
+    TREES: BoostConfig
+    """Boosted trees that may be served beside the network; of 0 rounds: none."""
+
+    def network(self, architecture: Any, feature_names: Sequence[str]) -> Network:
+        """One with random weights. What it computes and how it learns by its task: `millrace.tabular.network`."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload by name; its parts are properties."""
@@ -324,6 +346,7 @@ class Workload:
     def judging(self) -> Judging:
         return cast(Judging, self._part("judging", Judging))
 
+    @cached_property
     def online(self) -> Online:
         absent = {"remembered"} if self.recent is None else set()
         return cast(Online, self._part("online", Online, absent))
@@ -348,6 +371,10 @@ class Workload:
     @cached_property
     def watch(self) -> Watch:
         return cast(Watch, self._part("watch", Watch))
+
+    @cached_property
+    def model(self) -> Model:
+        return cast(Model, self._part("model", Model))
 
     def entity(self, name: str) -> Entity:
         """Raises ConfigError for one that the workload does not have."""

@@ -16,17 +16,19 @@ from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from fraud import simulator
-from fraud.model import FraudModel
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.tabular.network import Network
+from millrace.workload import load
 
+FRAUD = load("fraud")
 START = date(2026, 1, 1)
 DAYS = 60
 
 
 @dataclass(frozen=True)
 class Trained:
-    model: FraudModel
+    model: Network
     features: Tensor
     history: Tensor
     label: np.ndarray
@@ -51,11 +53,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), train_days=30, validation_days=3)
     torch.set_num_threads(1)  # as in production; more of them wait for each other on matrices this small
     rows = TrainingSet(assemble(feature_set, root / "lake", spec))
-    small = read_config().model.model_dump() | {"sequence_length": 16, "bins": 16, "width": 64, "members": 1}
-    hyper = read_config(epochs=5, batch_size=128, negative_share=0.5, model=small)
+    small = read_config(FRAUD).model.model_dump() | {"sequence_length": 16, "bins": 16, "width": 64, "members": 1}
+    hyper = read_config(FRAUD, epochs=5, batch_size=128, negative_share=0.5, model=small)
     trainer = Trainer(rows, hyper, Process(0, 1, torch.device("cpu")))
     trainer.fit_preprocessing()
     for epoch in range(hyper.epochs):
         trainer.epoch(epoch)
-    features, history, _ = trainer.inputs(rows.rows_of("test"))
+    features, history, _ = trainer.feed.batch(rows.rows_of("test"))
     return Trained(trainer.average, features, history, rows.label[rows.rows_of("test")])

@@ -9,10 +9,23 @@ import pytest
 import torch
 
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from fraud.model import FraudModel, ModelSpec, load_model, save_model
-from millrace.errors import ArtifactCorrupt, ConfigError, NotFound
+from fraud.model import Architecture, FraudModel
+from millrace.errors import ArtifactCorrupt, NotFound
+from millrace.tabular.weights import load_network, save_network
+from millrace.workload import load
 
-SPEC = ModelSpec(sequence_length=4, bins=5, embedding=3, width=16, blocks=1, members=2, history_width=8, heads=2)
+SIZES = Architecture(
+    sequence_length=4,
+    attended=4,
+    bins=5,
+    embedding=3,
+    width=16,
+    blocks=1,
+    members=2,
+    history_width=8,
+    heads=2,
+    dropout=0.1,
+)
 
 
 def rows(count: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -24,9 +37,9 @@ def rows(count: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def fitted() -> FraudModel:
     torch.manual_seed(0)
-    model = FraudModel(SPEC)
+    model = FraudModel(SIZES, FEATURE_NAMES)
     features, history, label = rows()
-    model.fit_preprocessing(features, history, label, 0.25)
+    model.fit_preprocessing((features, history), label, label.numpy())
     return model.eval()
 
 
@@ -34,29 +47,13 @@ def test_a_loaded_model_gives_the_same_logits(tmp_path: Path) -> None:
     model = fitted()
     features, history, _ = rows()
 
-    save_model(model, tmp_path, name="x", seeds={"seed": 1})
+    save_network(model, load("fraud"), tmp_path, name="x", seeds={"seed": 1})
 
-    loaded = load_model(tmp_path)
-    assert loaded.spec == SPEC
+    loaded = load_network(tmp_path)
+    assert loaded.architecture == SIZES
     assert not loaded.training
     torch.testing.assert_close(loaded(features, history), model(features, history), rtol=0, atol=0)
     assert json.loads((tmp_path / "model.json").read_text())["seeds"] == {"seed": 1}
-
-
-def test_a_model_from_before_columns_had_embeddings_loads_without_them(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = FraudModel(ModelSpec.from_dict(SPEC.to_dict() | {"embedding": 0})).eval()
-    features, history, label = rows()
-    model.fit_preprocessing(features, history, label, 0.25)
-    save_model(model, tmp_path)
-    content = json.loads((tmp_path / "model.json").read_text())
-    del content["parameters"]["embedding"]
-    (tmp_path / "model.json").write_text(json.dumps(content))
-
-    loaded = load_model(tmp_path)
-
-    assert loaded.spec.embedding == 0
-    torch.testing.assert_close(loaded(features, history), model(features, history), rtol=0, atol=0)
 
 
 def test_logits_are_one_per_row_and_the_mean_of_the_members(tmp_path: Path) -> None:
@@ -66,14 +63,14 @@ def test_logits_are_one_per_row_and_the_mean_of_the_members(tmp_path: Path) -> N
     logits = model(features, history)
 
     assert logits.shape == (7,)
-    torch.testing.assert_close(logits, model.member_logits(features, history).mean(dim=0))
+    torch.testing.assert_close(logits, model.member_outputs(features, history).mean(dim=0))
 
 
 def test_the_prior_is_that_of_the_training_rows() -> None:
     features, history, label = rows()
     model = fitted()
     with torch.no_grad():
-        model.head[-1].weight.zero_()
+        model.tower.head[-1].weight.zero_()
 
     rate = torch.sigmoid(model(features, history)).mean()
 
@@ -84,47 +81,33 @@ def test_the_prior_is_that_of_the_training_rows() -> None:
 def test_a_constant_feature_is_no_trouble(constant: float) -> None:
     features, history, label = rows()
     features[:, 3] = constant
-    model = FraudModel(SPEC)
+    model = FraudModel(SIZES, FEATURE_NAMES)
 
-    model.fit_preprocessing(features, history, label, 0.25)
+    model.fit_preprocessing((features, history), label, label.numpy())
 
     assert torch.isfinite(model(features, history)).all()
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"model\.json"):
-        load_model(tmp_path)
+        load_network(tmp_path)
 
-    save_model(fitted(), tmp_path)
+    save_network(fitted(), load("fraud"), tmp_path)
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(NotFound, match=r"weights\.safetensors"):
-        load_model(tmp_path)
+        load_network(tmp_path)
 
 
 def test_weights_of_another_shape_or_half_a_file_are_refused(tmp_path: Path) -> None:
-    save_model(fitted(), tmp_path / "one")
-    save_model(FraudModel(ModelSpec(sequence_length=4, width=8)), tmp_path / "two")
+    save_network(fitted(), load("fraud"), tmp_path / "one")
+    other = FraudModel(SIZES.model_copy(update={"width": 8}), FEATURE_NAMES)
+    save_network(other, load("fraud"), tmp_path / "two")
     weights = tmp_path / "one" / "weights.safetensors"
 
     weights.write_bytes((tmp_path / "two" / "weights.safetensors").read_bytes())
     with pytest.raises(ArtifactCorrupt, match="one whole model"):
-        load_model(tmp_path / "one")
+        load_network(tmp_path / "one")
 
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ArtifactCorrupt, match="one whole model"):
-        load_model(tmp_path / "one")
-
-
-def test_a_spec_survives_json_and_unknown_keys_do_not() -> None:
-    assert ModelSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
-
-    with pytest.raises(ConfigError, match="depth"):
-        ModelSpec.from_dict(SPEC.to_dict() | {"depth": 3})
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"heads": 3}, {"width": 0}, {"dropout": 1.0}, {"blocks": -1}, {"members": 0}, {"embedding": -1}]
-)
-def test_sizes_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError):
-        ModelSpec(**wrong)
+        load_network(tmp_path / "one")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,13 @@ from components.optimise.export import torch_scores
 from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from fraud import boosting, simulator
+from fraud import simulator
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.tabular import boosting
+from millrace.workload import load
 
+FRAUD = load("fraud")
 START, DAYS = date(2026, 1, 1), 45
 TEST_START = START + timedelta(days=DAYS - 14)
 
@@ -36,16 +38,20 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     )
     spec = SplitSpec(test_start=TEST_START, train_days=20, validation_days=3)
     rows = TrainingSet(assemble(feature_set, root, spec))
-    model = read_config().model.model_dump() | {"sequence_length": 16, "bins": 8, "width": 32}
-    config = read_config(epochs=1, batch_size=256, model=model)
+    model = read_config(FRAUD).model.model_dump() | {"sequence_length": 16, "bins": 8, "width": 32}
+    config = read_config(FRAUD, epochs=1, batch_size=256, model=model)
     trainer = Trainer(rows, config, Process(0, 1, torch.device("cpu")))
     trainer.fit_preprocessing()
     trainer.epoch(0)
     trees = boosting.fit(trainer.average, rows, boosting.BoostConfig(rounds=5))
     small = student.StudentConfig(full=boosting.BoostConfig(rounds=5, depth=3))
-    teacher = partial(torch_scores, trainer.average, trees=boosted.Trees(trees, 0.5))
+    served = boosted.Trees(trees, 0.5)
+
+    def teacher(*inputs: np.ndarray) -> np.ndarray:
+        return torch_scores(trainer.average, inputs, served)
+
     learned = student.distil(student.lessons(trainer.average, rows, teacher, small), small.full)
-    fitted = bytes(trees.save_raw("ubj")) + bytes(learned.save_raw("ubj"))
+    fitted = bytes(trees.booster.save_raw("ubj")) + bytes(learned.save_raw("ubj"))
     return trainer.average.state_dict(), fitted, rows.features[rows.rows_of("test")]
 
 

@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from millrace.errors import InvalidInput, NotFound
 from millrace.lake.manifest import FOLDERS, Manifest, list_manifests
-from millrace.registry.model_artifact import MODEL_JSON
+from millrace.registry.model_spec import MODEL_JSON
 from millrace.registry.models import ALIASES, Registry
 from millrace.settings import Settings
 

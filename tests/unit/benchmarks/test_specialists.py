@@ -3,8 +3,8 @@
 import numpy as np
 
 from benchmarks.specialists import MIN_FRAUDS, ROUTERS, _specialists
-from fraud.boosting import BoostConfig, fitted, logits
 from fraud.features import FEATURE_NAMES
+from millrace.tabular.boosting import BoostConfig, fitted
 
 
 def test_a_segment_with_few_frauds_is_left_to_the_booster_that_knows_all():
@@ -19,8 +19,8 @@ def test_a_segment_with_few_frauds_is_left_to_the_booster_that_knows_all():
     found = _specialists(general, columns, label, learned, asked, segment)
 
     assert (label[learned == 1] == 1).sum() < MIN_FRAUDS
-    assert (found.logits[segment == 1] == logits(general, asked)[segment == 1]).all()
-    assert (found.logits[segment == 0] != logits(general, asked)[segment == 0]).any()
+    assert (found.logits[segment == 1] == general.margins(asked)[segment == 1]).all()
+    assert (found.logits[segment == 0] != general.margins(asked)[segment == 0]).any()
 
 
 def test_a_router_tells_segments_by_a_feature():

@@ -31,7 +31,7 @@ def test_ratios_are_of_neighbouring_turns() -> None:
 def test_every_contender_computes_on_as_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "STEPS", 1)
     rows = TrainingSet(training._random_set(tmp_path / "set", rows=3_000))
-    config = read_config(batch_size=64)
+    config = read_config(rows.workload, batch_size=64)
 
     whole = training.bare_turn(rows, config, rank=0, world=1)()
     halves = [training.bare_turn(rows, config, rank, world=2)() for rank in (0, 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.variant_models import cut_silent_units, parameter_count
-from fraud.model import Residual
+from millrace.tabular.layers import Residual
 
 
 def test_a_block_without_its_silent_units_answers_the_same() -> None:

@@ -26,7 +26,8 @@ from millrace.errors import ArtifactCorrupt, InvalidInput
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest
 from millrace.pseudonyms import pseudonym
-from millrace.registry.model_artifact import ModelArtifact, ModelSpec
+from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.model_spec import ModelSpec
 
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)

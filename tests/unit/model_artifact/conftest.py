@@ -44,6 +44,8 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         graph(folder / "model.onnx")
         document = {
             "name": "fraud-detector",
+            "workload": "fraud",
+            "task": "ranking",
             "feature_service": FEATURE_SERVICE,
             "feature_names": list(FEATURE_NAMES),
             "history_channels": list(HISTORY_CHANNELS),

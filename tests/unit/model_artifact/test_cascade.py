@@ -51,7 +51,8 @@ def artifact(folder: Path) -> ModelArtifact:
 def test_clear_rows_keep_the_cheap_score_and_the_uncertain_get_the_full_one(folder: Path):
     amounts = [0.0, 100.0, 200.0, 250.0, 400.0]
 
-    scores, stages = ModelArtifact.open(folder).run(*rows(amounts))
+    outputs, stages = ModelArtifact.open(folder).run(*rows(amounts))
+    scores = outputs["score"]
 
     wanted = [CHEAP, FULL, FULL, FULL, CHEAP]
     assert stages.tolist() == wanted
@@ -61,7 +62,8 @@ def test_clear_rows_keep_the_cheap_score_and_the_uncertain_get_the_full_one(fold
 @settings(max_examples=25, deadline=None)
 @given(amounts=st.lists(st.floats(0, 1000, width=32), min_size=1, max_size=20))
 def test_every_row_is_answered_by_the_stage_that_its_cheap_score_says(artifact: ModelArtifact, amounts: list[float]):
-    scores, stages = artifact.run(*rows(amounts))
+    outputs, stages = artifact.run(*rows(amounts))
+    scores = outputs["score"]
 
     cheap = cheap_score(amounts)
     clear = np.abs(cheap - LOWER) > 1e-4  # float32 decides on the bounds themselves
@@ -75,7 +77,8 @@ def test_score_and_run_agree_and_rows_beyond_a_chunk_are_in_order(folder: Path):
     amounts = np.linspace(0, 500, CHUNK_ROWS + 7)
     artifact = ModelArtifact.open(folder)
 
-    scores, stages = artifact.run(*rows(amounts))
+    outputs, stages = artifact.run(*rows(amounts))
+    scores = outputs["score"]
 
     assert artifact.score(*rows(amounts)) == pytest.approx(scores)
     np.testing.assert_allclose(scores, np.where(stages == CHEAP, cheap_score(amounts), full_score(amounts)), rtol=1e-4)
@@ -86,7 +89,8 @@ def test_switched_off_every_row_goes_to_the_full_model(folder: Path, monkeypatch
     monkeypatch.setenv("MILLRACE_CASCADE", "off")
 
     for artifact in (ModelArtifact.open(folder), ModelArtifact.open(folder, cascade=False)):
-        scores, stages = artifact.run(*rows(amounts))
+        outputs, stages = artifact.run(*rows(amounts))
+        scores = outputs["score"]
         assert artifact.cascade is None
         assert stages.tolist() == [FULL, FULL]
         np.testing.assert_allclose(scores, full_score(amounts), rtol=1e-5)
@@ -94,7 +98,8 @@ def test_switched_off_every_row_goes_to_the_full_model(folder: Path, monkeypatch
 
 
 def test_a_graph_that_is_named_scores_alone(folder: Path):
-    scores, stages = ModelArtifact.open(folder, served_file="model.onnx").run(*rows([0.0]))
+    outputs, stages = ModelArtifact.open(folder, served_file="model.onnx").run(*rows([0.0]))
+    scores = outputs["score"]
 
     assert stages.tolist() == [FULL]
     np.testing.assert_allclose(scores, full_score([0.0]), rtol=1e-5)

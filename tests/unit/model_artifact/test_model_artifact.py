@@ -144,7 +144,7 @@ def test_a_served_file_that_is_not_in_the_manifest_is_not_found(make_model: Make
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"name": "x"}'])
 def test_a_broken_description_is_named(make_model: Make, text: str):
-    from millrace.registry.model_artifact import ModelSpec
+    from millrace.registry.model_spec import ModelSpec
 
     folder = make_model()
     (folder / "model.json").write_text(text)

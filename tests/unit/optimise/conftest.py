@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
-from fraud.model import FraudModel, ModelSpec, save_model
+from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.model import Architecture, FraudModel
 from millrace.lake.manifest import Manifest, hash_files
+from millrace.tabular.weights import save_network
+from millrace.workload import load
 
 LENGTH = 8
 DAYS = 6
@@ -68,17 +70,30 @@ def write_trained_model(folder: Path) -> Manifest:
     """An untrained `FraudModel`, its scales fitted, in the folder that `train` would write."""
     torch.manual_seed(0)
     model = FraudModel(
-        ModelSpec(sequence_length=LENGTH, bins=4, embedding=3, width=16, blocks=1, history_width=8, heads=2)
+        Architecture(
+            sequence_length=LENGTH,
+            attended=LENGTH,
+            bins=4,
+            embedding=3,
+            width=16,
+            blocks=1,
+            members=4,
+            history_width=8,
+            heads=2,
+            dropout=0.1,
+        ),
+        FEATURE_NAMES,
     )
     features = torch.rand(500, len(FEATURE_NAMES))
     features[:, 0] *= 300
     history = torch.rand(500, LENGTH, len(HISTORY_CHANNELS))
-    model.fit_preprocessing(features, history, (features[:, 0] > 250).float(), 0.1)
-    save_model(
+    label = (features[:, 0] > 250).float()
+    model.fit_preprocessing((features, history), label, np.arange(100) < 10)
+    save_network(
         model,
+        load("fraud"),
         folder,
         name="fraud-detector",
-        feature_service=FEATURE_SERVICE,
         history_length=16,
         seeds={"torch": 0},
         note="kept",

@@ -15,16 +15,16 @@ from components.optimise import core
 from components.optimise.boosted import Trees
 from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
-from components.optimise.export import export_onnx, torch_scores
+from components.optimise.export import export_class, torch_scores
 from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choose
 from components.optimise.student import STUDENT, StudentConfig
-from fraud.boosting import BoostConfig, fit
 from fraud.features import FEATURE_NAMES
-from fraud.model import load_model
 from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import ModelArtifact, load_graph
+from millrace.tabular.boosting import BoostConfig, fit
+from millrace.tabular.weights import load_network
 
 from .conftest import LENGTH, write_trained_model, write_training_set
 
@@ -59,23 +59,23 @@ def test_the_served_graph_scores_like_the_trained_weights(
     scores = ModelArtifact.open(servable.folder, served_file=FLOAT).score(features, history)
 
     with torch.inference_mode():
-        logits = load_model(trained.folder)(torch.tensor(features), torch.tensor(history))
+        logits = load_network(trained.folder)(torch.tensor(features), torch.tensor(history))
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-6)
 
 
 def test_trees_in_the_graph_answer_like_the_booster_beside_the_model(
     trained: Manifest, training_set: Manifest, tmp_path: Path
 ):
-    data, model = TrainingSet(training_set), load_model(trained.folder)
+    data, model = TrainingSet(training_set), load_network(trained.folder)
     features, history = data.batch(data.rows_of("validation"), LENGTH)
     trees = Trees(fit(model, data, BoostConfig(rounds=20, min_child_weight=0.1)), 0.75)
 
-    export_onnx(model, features[:2], history[:2], tmp_path / FLOAT, trees)
+    export_class(model, (features[:2], history[:2]), tmp_path / FLOAT, trees)
 
     session = load_graph(tmp_path / FLOAT)
     (scores,) = session.run(["score"], {"features": features, "history": history})
-    np.testing.assert_allclose(scores, torch_scores(model, features, history, trees), atol=1e-5)
-    assert np.abs(scores - torch_scores(model, features, history)).max() > 0.01
+    np.testing.assert_allclose(scores, torch_scores(model, (features, history), trees), atol=1e-5)
+    assert np.abs(scores - torch_scores(model, (features, history))).max() > 0.01
 
 
 def test_trees_are_served_where_validation_rows_say_so(trained: Manifest, training_set: Manifest, tmp_path: Path):
@@ -107,12 +107,12 @@ def test_every_graph_is_measured_and_the_figures_are_recorded(servable: Manifest
     assert 0 <= report["calibration"]["expected_calibration_error"] <= 1
 
 
-def test_the_threshold_selects_about_as_many_cards_as_can_be_reviewed(servable: Manifest):
+def test_the_threshold_selects_about_as_many_units_as_can_be_reviewed(servable: Manifest):
     report = json.loads((servable.folder / "model.json").read_text())["optimisation"]["threshold"]
 
     assert report["value"] == servable.facts["decision_threshold"]
     assert report["days"] == 2
-    assert abs(report["cards_per_day"] - 5) <= 1
+    assert abs(report["units_per_day"] - 5) <= 1
 
 
 def test_the_reference_window_holds_features_and_scores_of_validation_rows(servable: Manifest, training_set: Manifest):
@@ -165,13 +165,13 @@ def test_a_graph_that_is_not_torchs_equal_is_blocked_and_leaves_nothing(
 def test_parity_fails_for_a_difference_and_for_a_score_that_is_no_number(got: list[float]):
     wanted = np.array([0.5, 0.6], np.float32)
 
-    assert not check_parity(np.array(got, np.float32), wanted, wanted[:1], 1e-4).passed
+    assert not check_parity(np.array(got, np.float32), wanted[:1], wanted, 1e-4).passed
 
 
 def test_parity_fails_when_a_score_depends_on_its_neighbours():
     wanted = np.array([0.5, 0.6], np.float32)
 
-    verdict = check_parity(wanted, wanted, np.array([0.51], np.float32), 1e-4)
+    verdict = check_parity(wanted, np.array([0.51], np.float32), wanted, 1e-4)
 
     assert [rule.name for rule in verdict.failures] == ["batch_dependence"]
 

@@ -20,7 +20,7 @@ def test_the_threshold_is_the_score_of_the_last_card_that_can_be_reviewed():
     threshold = review_threshold(rows([0, 1, 2, 3], [0] * 4), scores, capacity=2, max_share=1.0)
 
     assert threshold.value == np.float32(0.8)
-    assert threshold.cards_per_day == 2
+    assert threshold.units_per_day == 2
 
 
 def test_a_card_counts_once_a_day_with_its_highest_score():
@@ -45,7 +45,7 @@ def test_a_small_world_reviews_a_share_of_its_cards_and_says_so():
 
     threshold = review_threshold(rows(list(range(40)), [0] * 40), scores, capacity=100, max_share=0.05)
 
-    assert threshold.cards_per_day == 2
+    assert threshold.units_per_day == 2
     assert threshold.scaled_down
 
 
@@ -66,14 +66,14 @@ def test_ranking_without_a_fraud_is_not_measured():
 
 
 def test_latency_is_measured_for_every_graph_and_batch_size_even_beyond_the_rows_there_are():
-    features, history = np.zeros((3, 2), np.float32), np.zeros((3, 4, 1), np.float32)
+    inputs = np.zeros((3, 2), np.float32), np.zeros((3, 4, 1), np.float32)
     seen: list[int] = []
 
     def scorer(f: np.ndarray, h: np.ndarray) -> np.ndarray:
         seen.append(len(f))
         return f[:, 0]
 
-    figures = latency_us({"a": scorer, "b": scorer}, features, history, (1, 8), repeats=2)
+    figures = latency_us({"a": scorer, "b": scorer}, inputs, (1, 8), repeats=2)
 
     assert seen == [1, 1, 1, 1, 8, 8, 8, 8]
     assert figures.keys() == {"a", "b"}

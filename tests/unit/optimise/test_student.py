@@ -24,11 +24,11 @@ from components.optimise.student import (
     write_cheap,
     write_student,
 )
-from fraud.boosting import BoostConfig
-from fraud.model import load_model
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import CHEAP, ModelArtifact
+from millrace.tabular.boosting import BoostConfig
+from millrace.tabular.weights import load_network
 
 from .conftest import LENGTH
 
@@ -55,7 +55,8 @@ def test_the_reference_window_is_scored_as_the_server_scores(servable: Manifest,
     inputs = data.batch(data.rows_of("validation"), LENGTH)
     artifact = ModelArtifact.open(servable.folder, cascade=True)
 
-    scores, stages = artifact.run(*inputs)
+    outputs, stages = artifact.run(*inputs)
+    scores = outputs["score"]
 
     reference = pq.read_table(servable.folder / "reference_window.parquet")["score"].to_numpy()
     np.testing.assert_array_equal(reference, artifact.score(*inputs))
@@ -109,7 +110,7 @@ def test_the_student_is_measured_and_stands_alone(servable: Manifest, training_s
 def test_a_student_comes_near_its_teacher_and_is_the_same_again(
     trained: Manifest, training_set: Manifest, servable: Manifest
 ):
-    data, network = TrainingSet(training_set), load_model(trained.folder)
+    data, network = TrainingSet(training_set), load_network(trained.folder)
     teacher = scorer_of(servable.folder / FLOAT)
     more = BoostConfig(rounds=60, depth=4, learning_rate=0.2, min_child_weight=0.1, negative_share=1.0)
     learned = lessons(network, data, teacher, StudentConfig(full=more, label_share=0.0))
@@ -125,13 +126,13 @@ def test_a_student_comes_near_its_teacher_and_is_the_same_again(
 def test_the_students_graphs_answer_like_their_trees(
     trained: Manifest, training_set: Manifest, servable: Manifest, tmp_path: Path
 ):
-    data, network = TrainingSet(training_set), load_model(trained.folder)
+    data, network = TrainingSet(training_set), load_network(trained.folder)
     features, history = data.batch(data.rows_of("validation"), LENGTH)
     learned = lessons(network, data, scorer_of(servable.folder / FLOAT), LENIENT.student)
     student = distil(learned, SMALL)
     cheap = distil(learned, SMALL, features.shape[1])
-    write_student(network, student, features[:2], history[:2], tmp_path / STUDENT)
-    write_cheap(cheap, tmp_path / CASCADE)
+    write_student(network, student, (features[:2], history[:2]), tmp_path / STUDENT)
+    write_cheap(cheap, features.shape[1], tmp_path / CASCADE)
 
     got = [scorer_of(tmp_path / name)(features, history) for name in (STUDENT, CASCADE)]
 

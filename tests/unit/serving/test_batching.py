@@ -15,7 +15,7 @@ from millrace.registry.model_artifact import STAGES, ModelArtifact
 from serving.lean import error_reply
 from serving.predictor.batching import Batcher, Overloaded
 from serving.predictor.cache import ScoreCache
-from serving.predictor.core import Inputs, Scorer, Scores
+from serving.predictor.core import Answer, Inputs, Scorer
 
 F, C, L, N = len(FEATURE_NAMES), len(HISTORY_CHANNELS), 8, 64
 
@@ -30,14 +30,15 @@ class Recorder(Scorer):
         self.gate: threading.Event | None = None
         self.poison: float | None = None
 
-    def run(self, features: np.ndarray, history: np.ndarray) -> Scores:
+    def run(self, *inputs: np.ndarray) -> Answer:
+        features = inputs[0]
         self.runs.append(len(features))
         self.threads.add(threading.current_thread().name)
         if self.gate is not None:
             assert self.gate.wait(10)
         if self.poison is not None and (features == self.poison).any():
             raise RuntimeError("the graph fails on this row")
-        return super().run(features, history)
+        return super().run(*inputs)
 
 
 @pytest.fixture
@@ -68,8 +69,8 @@ def test_requests_that_arrive_together_are_one_run_and_each_gets_its_own_scores(
     answers = together(Batcher(scorer), *requests)
 
     assert scorer.runs == [6]
-    for (features, history), (scores, stages) in zip(requests, answers, strict=True):
-        np.testing.assert_allclose(scores, scorer.artifact.score(features, history), rtol=1e-6)
+    for (features, history), (outputs, stages) in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(outputs["score"], scorer.artifact.score(features, history), rtol=1e-6)
         assert [STAGES[stage] for stage in stages] == ["full"] * len(features)
 
 
@@ -79,13 +80,13 @@ def test_histories_of_different_lengths_share_a_batch(scorer):
     answers = together(Batcher(scorer), short, longer)
 
     assert scorer.runs == [2]
-    assert answers[0][0] == pytest.approx(answers[1][0])
+    assert answers[0][0]["score"] == pytest.approx(answers[1][0]["score"])
 
 
 def test_a_lone_request_waits_for_nobody_and_needs_no_thread(scorer):
-    ((scores, _),) = together(Batcher(scorer), row())
+    ((outputs, _),) = together(Batcher(scorer), row())
 
-    assert len(scores) == 1
+    assert len(outputs["score"]) == 1
     assert scorer.threads == {threading.main_thread().name}
 
 
@@ -93,7 +94,7 @@ def test_what_arrives_during_a_run_becomes_the_next_batch(scorer):
     batcher = slow(Batcher(scorer))
     scorer.gate = threading.Event()
 
-    async def story() -> list[Scores]:
+    async def story() -> list[Answer]:
         first = asyncio.create_task(batcher.score(*row(1.0)))
         while not scorer.runs:
             await asyncio.sleep(0.001)
@@ -106,7 +107,7 @@ def test_what_arrives_during_a_run_becomes_the_next_batch(scorer):
     answers = asyncio.run(story())
 
     assert scorer.runs == [1, 5]
-    assert len({float(scores[0]) for scores, _ in answers}) == 6
+    assert len({float(outputs["score"][0]) for outputs, _ in answers}) == 6
     assert threading.main_thread().name not in scorer.threads
 
 
@@ -124,7 +125,7 @@ def test_what_arrives_during_a_run_becomes_the_next_batch(scorer):
 def test_a_wrong_request_fails_alone(scorer, wrong, message):
     good, bad, also_good = together(Batcher(scorer), row(1.0), wrong, row(2.0))
 
-    assert len(good[0]) == len(also_good[0]) == 1
+    assert len(good[0]["score"]) == len(also_good[0]["score"]) == 1
     assert isinstance(bad, InvalidInput)
     assert message in str(bad)
     assert scorer.runs == [2]
@@ -136,20 +137,20 @@ def test_a_request_that_fails_the_graph_fails_alone(scorer):
     good, bad, also_good = together(Batcher(scorer), row(1.0), row(13.0), row(2.0))
 
     assert isinstance(bad, RuntimeError)
-    assert len(good[0]) == len(also_good[0]) == 1
+    assert len(good[0]["score"]) == len(also_good[0]["score"]) == 1
     assert scorer.runs == [3, 1, 1, 1]
 
 
 def test_a_score_that_is_not_a_number_is_the_fault_of_its_request(tiny_model):
     class Overflowing(Scorer):
         def run(self, features, history):
-            scores, stages = super().run(features, history)
-            scores[features[:, 0] == 13.0] = np.nan
-            return scores, stages
+            outputs, stages = super().run(features, history)
+            outputs["score"][features[:, 0] == 13.0] = np.nan
+            return outputs, stages
 
     good, bad = together(Batcher(Overflowing(ModelArtifact.open(tiny_model()), "1")), row(1.0), row(13.0))
 
-    assert np.isfinite(good[0]).all()
+    assert np.isfinite(good[0]["score"]).all()
     assert isinstance(bad, InvalidInput)
 
 
@@ -180,15 +181,15 @@ def test_a_full_queue_says_so_and_recovers(scorer):
 
     taken, also, refused = together(batcher, row(rows=3), row(), row())
 
-    assert len(taken[0]) == 3
-    assert len(also[0]) == 1
+    assert len(taken[0]["score"]) == 3
+    assert len(also[0]["score"]) == 1
     assert isinstance(refused, Overloaded)
     assert "4 rows wait for the model" in str(refused)
-    assert len(together(batcher, row())[0][0]) == 1
+    assert len(together(batcher, row())[0][0]["score"]) == 1
 
 
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(scorer):
-    assert len(together(Batcher(scorer, queue_rows=4), row(rows=9))[0][0]) == 9
+    assert len(together(Batcher(scorer, queue_rows=4), row(rows=9))[0][0]["score"]) == 9
 
 
 def test_who_has_gone_is_not_scored(scorer):
@@ -214,11 +215,11 @@ def test_who_has_gone_is_not_scored(scorer):
 def test_an_identical_request_is_answered_from_the_cache(scorer):
     batcher = Batcher(scorer, cache=ScoreCache(60.0, 100))
 
-    ((scores, _),) = together(batcher, row(3.0, 2))
+    ((outputs, _),) = together(batcher, row(3.0, 2))
     ((again, stages),) = together(batcher, row(3.0, 2))
     together(batcher, row(3.0, 1))
 
-    assert again == pytest.approx(scores)
+    assert again["score"] == pytest.approx(outputs["score"])
     assert [STAGES[stage] for stage in stages] == ["cache"] * 2
     assert scorer.runs == [2, 1]
 
@@ -240,13 +241,13 @@ def test_the_cache_forgets_with_time_and_past_its_size():
     cache = ScoreCache(10.0, 5, clock=lambda: now[0])
     keys = [cache.key(*row(float(value), 2)) for value in range(4)]
     for key in keys[:3]:
-        cache.put(key, np.zeros(2, np.float32))
+        cache.put(key, {"score": np.zeros(2, np.float32)})
 
     assert len(cache) == 4
     assert [cache.get(key) is not None for key in keys] == [False, True, True, False]
     now[0] = 10.0
     assert cache.get(keys[2]) is None
-    cache.put(keys[3], np.zeros(2, np.float32))
+    cache.put(keys[3], {"score": np.zeros(2, np.float32)})
     assert len(cache) == 2
 
 
@@ -259,7 +260,7 @@ def test_a_failed_request_is_not_cached(scorer):
     second = together(batcher, row(13.0))
 
     assert isinstance(first[0], RuntimeError)
-    assert len(second[0][0]) == 1
+    assert len(second[0][0]["score"]) == 1
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_again():

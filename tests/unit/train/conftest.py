@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.train.core import TrainConfig, read_config
+from components.train.core import AnyTrainConfig, read_config
 from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
 from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.workload import load
 
 HISTORY = 8
 SMALL_MODEL = {
@@ -67,8 +68,8 @@ def write_training_set(folder: Path, rows: int = 2_000, fraud_share: float = 0.1
     ).write()
 
 
-def small_config(**changes: object) -> TrainConfig:
-    return read_config(**{"epochs": 4, "batch_size": 256, "model": SMALL_MODEL, "seed": 1} | changes)
+def small_config(**changes: object) -> AnyTrainConfig:
+    return read_config(load("fraud"), **{"epochs": 4, "batch_size": 256, "model": SMALL_MODEL, "seed": 1} | changes)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def training_set(tmp_path: Path) -> Manifest:
 
 
 @pytest.fixture(name="small_config", scope="session")
-def small_config_fixture() -> Callable[..., TrainConfig]:
+def small_config_fixture() -> Callable[..., AnyTrainConfig]:
     """small_config(**changes) → a configuration that trains in a second."""
     return small_config
 

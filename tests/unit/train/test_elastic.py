@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.train.core import TrainConfig
+from components.train.core import AnyTrainConfig
 from components.train.launcher import WORKER
 from components.train.torchrun import ENVIRONMENT, torchrun
 from millrace.lake.manifest import Manifest
@@ -90,7 +90,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_job(folder: Path, training_set: Manifest, config: TrainConfig) -> Path:
+def write_job(folder: Path, training_set: Manifest, config: AnyTrainConfig) -> Path:
     folder.mkdir()
     job = {"training_set": training_set.uri, "config": config.model_dump(), "description": {}}
     (folder / "job.json").write_text(json.dumps(job))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.train.core import TrainConfig
-from components.train.feed import Feed, Inputs, ahead
+from components.train.core import AnyTrainConfig
+from components.train.feed import Batch, Feed, ahead
 from components.train.meter import Meter
 from components.train.parallel import Process
 from components.train.trainer import Trainer
@@ -24,18 +24,18 @@ def test_batches_made_ahead_are_those_made_when_asked_for_in_the_same_order(trai
     feed = Feed(TrainingSet(training_set), 8, ALONE.device)
     order = np.array_split(np.random.default_rng(0).permutation(500), 7)
 
-    early, asked = list(ahead(feed.inputs, order)), list(feed.batches(order))
+    early, asked = list(ahead(feed.batch, order)), list(feed.batches(order))
 
     torch.testing.assert_close(early, asked, rtol=0, atol=0)
-    assert list(ahead(feed.inputs, [])) == []
+    assert list(ahead(feed.batch, [])) == []
 
 
 def test_the_next_batch_is_made_while_one_is_used(training_set: Manifest) -> None:
     feed, made = Feed(TrainingSet(training_set), 8, ALONE.device), threading.Semaphore(0)
 
-    def make(rows: np.ndarray) -> Inputs:
+    def make(rows: np.ndarray) -> Batch:
         made.release()
-        return feed.inputs(rows)
+        return feed.batch(rows)
 
     batches = ahead(make, np.array_split(np.arange(40), 4))
     next(batches)
@@ -49,7 +49,7 @@ def test_a_row_that_cannot_be_read_ahead_fails_the_epoch(training_set: Manifest)
     feed = Feed(TrainingSet(training_set), 8, ALONE.device)
 
     with pytest.raises(IndexError):
-        list(ahead(feed.inputs, [np.arange(5), np.array([10**9])]))
+        list(ahead(feed.batch, [np.arange(5), np.array([10**9])]))
 
 
 class Clock:
@@ -79,7 +79,7 @@ def test_a_starved_epoch_is_seen() -> None:
 
 
 def test_an_epoch_tells_how_it_used_the_machine(
-    training_set: Manifest, small_config: Callable[..., TrainConfig]
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig]
 ) -> None:
     trainer = Trainer(TrainingSet(training_set), small_config(), ALONE)
     trainer.fit_preprocessing()

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from components.train.checkpoint import CHECKPOINT, CURVE
-from components.train.core import TrainConfig, model_id
+from components.train.core import AnyTrainConfig, model_id
 from components.train.parallel import Process
 from components.train.torchrun import ENVIRONMENT
 from components.train.trainer import Trainer
-from fraud.model import load_model
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.tabular.weights import load_network
 
 ALONE = Process(0, 1, torch.device("cpu"))
 JOBS = {
@@ -31,7 +31,7 @@ JOBS = {
 }
 
 
-def without_dropout(small_config: Callable[..., TrainConfig], **changes: Any) -> TrainConfig:
+def without_dropout(small_config: Callable[..., AnyTrainConfig], **changes: Any) -> AnyTrainConfig:
     return small_config(**{"epochs": 3, "model": small_config().model.model_dump() | {"dropout": 0.0}} | changes)
 
 
@@ -39,7 +39,7 @@ def without_dropout(small_config: Callable[..., TrainConfig], **changes: Any) ->
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
     made_set: Callable[..., Manifest],
-    small_config: Callable[..., TrainConfig],
+    small_config: Callable[..., AnyTrainConfig],
 ) -> Path:
     """JOBS, each in its folder, trained by two processes that torchrun started once for all of them."""
     base = tmp_path_factory.mktemp("together")
@@ -65,7 +65,7 @@ def assert_alike(one: Path, other: Path) -> None:
     metrics = [[point["average_precision"] for point in curve(folder)] for folder in (one, other)]
     assert metrics[0] == pytest.approx(metrics[1], abs=2e-3)
     torch.testing.assert_close(
-        load_model(one / "model").state_dict(), load_model(other / "model").state_dict(), rtol=1e-3, atol=1e-4
+        load_network(one / "model").state_dict(), load_network(other / "model").state_dict(), rtol=1e-3, atol=1e-4
     )
 
 
@@ -81,14 +81,14 @@ def test_divided_weights_are_kept_whole_and_a_run_goes_on_from_them_with_the_sam
 
     shapes = [{name: tensor.shape for name, tensor in one["trainer"]["average"].items()} for one in (ddp, fsdp)]
     assert shapes[0] == shapes[1]
-    one, other = (load_model(trained / name / "model").state_dict() for name in ("divided", "broken"))
+    one, other = (load_network(trained / name / "model").state_dict() for name in ("divided", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert len(curve(trained / "broken")) == 3
 
 
 @pytest.mark.parametrize("parts", [2, 3, 1_000])
 def test_a_step_in_parts_is_the_step_of_the_whole(
-    training_set: Manifest, small_config: Callable[..., TrainConfig], parts: int
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig], parts: int
 ) -> None:
     rows = TrainingSet(training_set)
     whole, cut = (Trainer(rows, without_dropout(small_config, accumulate=n), ALONE) for n in (1, parts))
@@ -96,14 +96,16 @@ def test_a_step_in_parts_is_the_step_of_the_whole(
 
     for trainer in (whole, cut):
         trainer.fit_preprocessing()
-        losses.append([trainer.step(trainer.inputs(part), number) for number, part in enumerate(trainer.order(0)[:3])])
+        losses.append(
+            [trainer.step(trainer.feed.batch(part), number) for number, part in enumerate(trainer.order(0)[:3])]
+        )
 
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(whole.model.state_dict(), cut.model.state_dict(), rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_learns_about_the_same_and_keeps_float32(
-    training_set: Manifest, small_config: Callable[..., TrainConfig]
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig]
 ) -> None:
     found = {}
     for precision in ("float32", "bfloat16"):
@@ -111,7 +113,7 @@ def test_bfloat16_learns_about_the_same_and_keeps_float32(
         trainer.fit_preprocessing()
         for number in range(4):
             trainer.epoch(number)
-        found[precision] = trainer.validate()
+        found[precision] = trainer.validate()["average_precision"]
         assert {tensor.dtype for tensor in trainer.average.state_dict().values()} == {torch.float32}
 
     assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.05)
@@ -119,7 +121,7 @@ def test_bfloat16_learns_about_the_same_and_keeps_float32(
 
 
 def test_how_a_model_is_spread_is_part_of_its_id(
-    training_set: Manifest, small_config: Callable[..., TrainConfig]
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig]
 ) -> None:
     changes = ({}, {"accumulate": 2}, {"parallel": "fsdp"}, {"precision": "bfloat16"})
 

@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from components.train import torchrun as local
-from components.train.core import TrainConfig, model_id, train
+from components.train.core import AnyTrainConfig, model_id, train
 from components.train.launch import TrainingFailed
 from components.train.torchrun import ENVIRONMENT, torchrun
-from fraud.model import load_model
 from millrace.errors import AlreadyRunning
 from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest
-from millrace.registry.model_artifact import ModelSpec
+from millrace.registry.model_spec import ModelSpec
 from millrace.settings import Settings
+from millrace.tabular.weights import load_network
 
 # MLflow 3.17 asks SQLAlchemy 2.1 for a loader that is deprecated there.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -33,12 +33,13 @@ DEADLINE_S = 120
 TRAIN = """
 import json, sys
 from pathlib import Path
-from components.train.core import TrainConfig, train
+from components.train.core import config_type, train
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
+from millrace.workload import load
 job = json.loads(sys.argv[1])
 settings = Settings(**job["settings"])
-train(Manifest.read(job["set"]), settings.lake, TrainConfig(**job["config"]), settings)
+train(Manifest.read(job["set"]), settings.lake, config_type(load("fraud"))(**job["config"]), settings)
 """
 
 
@@ -52,7 +53,7 @@ def settings_in(home: Path, tracking_uri: str, processes: int = 1) -> Settings:
     return Settings(home=home, processes=processes, mlflow_tracking_uri=tracking_uri)
 
 
-def start(training_set: Manifest, config: TrainConfig, settings: Settings) -> subprocess.Popen[str]:
+def start(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> subprocess.Popen[str]:
     """The same call as in production, in a process group of its own that can be killed."""
     job = {"set": training_set.uri, "config": config.model_dump(), "settings": settings.model_dump(mode="json")}
     command = [sys.executable, "-c", TRAIN, json.dumps(job)]
@@ -78,11 +79,11 @@ def workers(work: Path) -> list[psutil.Process]:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    first, second = load_model(one).state_dict(), load_model(other).state_dict()
+    first, second = load_network(one).state_dict(), load_network(other).state_dict()
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def uninterrupted(training_set: Manifest, config: TrainConfig, folder: Path, processes: int) -> Path:
+def uninterrupted(training_set: Manifest, config: AnyTrainConfig, folder: Path, processes: int) -> Path:
     """The weights of a run that nothing disturbs."""
     folder.mkdir()
     job = {"training_set": training_set.uri, "config": config.model_dump(), "description": {}}
@@ -93,7 +94,7 @@ def uninterrupted(training_set: Manifest, config: TrainConfig, folder: Path, pro
 
 @pytest.mark.slow
 def test_neither_a_killed_worker_nor_a_killed_run_changes_the_weights(
-    training_set: Manifest, small_config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
     config = small_config(epochs=25, patience=25, batch_size=64, negative_share=0.5)
     settings = settings_in(tmp_path / "home", tracking_uri, processes=2)
@@ -119,7 +120,7 @@ def test_neither_a_killed_worker_nor_a_killed_run_changes_the_weights(
 
 
 def test_a_model_says_what_serving_and_people_need(
-    training_set: Manifest, small_config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
     one_process = settings_in(tmp_path, tracking_uri)
     manifest = train(training_set, one_process.lake, small_config(), one_process)
@@ -153,7 +154,7 @@ def assert_tracked(manifest: Manifest, settings: Settings) -> None:
 
 def test_the_traceback_of_a_failing_process_reaches_the_caller(
     training_set: Manifest,
-    small_config: Callable[..., TrainConfig],
+    small_config: Callable[..., AnyTrainConfig],
     tmp_path: Path,
     tracking_uri: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +174,7 @@ def test_the_traceback_of_a_failing_process_reaches_the_caller(
 
 
 def test_two_runs_of_the_same_model_at_once_are_refused(
-    training_set: Manifest, small_config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
+    training_set: Manifest, small_config: Callable[..., AnyTrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
     settings = settings_in(tmp_path, tracking_uri)
     identity = model_id(training_set, small_config(), settings.processes)

@@ -23,6 +23,7 @@ from components.train.core import read_config
 from millrace.errors import ConfigError
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.settings import Settings
+from millrace.workload import load
 from run.loop import overrides as run_overrides
 from search.space import SearchSpace, read_space
 from search.study import search, study_name
@@ -30,6 +31,7 @@ from search.study import search, study_name
 MODEL = {"sequence_length": 8, "bins": 6, "width": 16, "blocks": 1, "members": 1, "history_width": 8, "heads": 2}
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # MLflow's
 BASE: dict[str, Any] = {"epochs": 3, "batch_size": 256, "model": MODEL, "seed": 1}
+FRAUD = load("fraud")
 SPACE = SearchSpace.model_validate(
     {
         "startup_trials": 1,
@@ -53,10 +55,10 @@ def test_it_searches_within_its_budget_and_says_what_to_train_with(training_set:
     assert found.trials["complete"] >= 2
     assert found.trials.get("pruned", 0) >= 1
     assert found.baseline is not None
-    assert found.average_precision is not None
-    assert found.average_precision >= found.baseline
+    assert found.value is not None
+    assert found.value >= found.baseline
     assert found.best is not None
-    best = read_config(**run_overrides(found.best)["train_overrides"])
+    best = read_config(FRAUD, **run_overrides(found.best)["train_overrides"])
     assert best.epochs == 3
     assert best.model.bins in (4, 6)
     client = MlflowClient(home.tracking_uri)
@@ -81,11 +83,11 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(training_set: Manifest, 
         process.wait()
     assert trials(home) == ["RUNNING"]
 
-    found = search(training_set, read_space(space, slow), Settings(home=home), minutes=1 / 60, base=slow)
+    found = search(training_set, read_space(FRAUD, space, slow), Settings(home=home), minutes=1 / 60, base=slow)
 
     assert trials(home) == ["FAIL", "FAIL", "WAITING"]
     assert found.best is None
-    assert found.study == study_name(training_set, read_space(space, slow), read_config(**slow))
+    assert found.study == study_name(training_set, read_space(FRAUD, space, slow), read_config(FRAUD, **slow))
     client = MlflowClient(Settings(home=home).tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("search").experiment_id])
     assert "RUNNING" not in {run.info.status for run in runs}
@@ -128,11 +130,11 @@ def test_a_space_that_is_none_is_refused_before_any_trial(
     path.write_text(yaml.safe_dump({"parameters": parameters}))
 
     with pytest.raises(ConfigError, match=said):
-        read_space(path, {})
+        read_space(FRAUD, path, {})
 
 
 def test_the_shipped_space_fits_the_shipped_configuration() -> None:
-    assert len(read_space(None, {}).parameters) >= 5
+    assert len(read_space(FRAUD, None, {}).parameters) >= 5
 
 
 def reported(home: Path) -> int:

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from components.train.checkpoint import CHECKPOINT, CURVE
-from components.train.core import TrainConfig
+from components.train.core import AnyTrainConfig
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from components.train.worker import run
-from fraud.model import load_model
 from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.tabular.weights import load_network
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
 
-def job(folder: Path, training_set: Manifest, config: TrainConfig) -> Path:
+def job(folder: Path, training_set: Manifest, config: AnyTrainConfig) -> Path:
     folder.mkdir(parents=True)
     description = {"training_set": training_set.uri, "config": config.model_dump(), "description": {"name": "x"}}
     (folder / "job.json").write_text(json.dumps(description))
@@ -29,7 +29,7 @@ def job(folder: Path, training_set: Manifest, config: TrainConfig) -> Path:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    first, second = load_model(one).state_dict(), load_model(other).state_dict()
+    first, second = load_network(one).state_dict(), load_network(other).state_dict()
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -52,7 +52,7 @@ def test_a_run_resumed_from_any_epoch_ends_with_the_same_weights(
     run(whole, ALONE)
     validate, calls = Trainer.validate, []
 
-    def fail_once(self: Trainer) -> float:
+    def fail_once(self: Trainer) -> dict[str, float]:
         calls.append(1)
         if len(calls) == killed_after + 1:
             raise KeyboardInterrupt
@@ -75,7 +75,7 @@ def test_the_model_kept_is_the_best_epoch_s_not_the_last(training_set: Manifest,
     run(folder, ALONE)
 
     saved = torch.load(folder / CHECKPOINT, weights_only=True)
-    kept = load_model(folder / "model").state_dict()
+    kept = load_network(folder / "model").state_dict()
     assert all(torch.equal(kept[name], saved["best"][name]) for name in kept)
     curve = json.loads((folder / CURVE).read_text())
     best = max(curve, key=lambda point: point["average_precision"])["epoch"]
@@ -91,7 +91,7 @@ def test_scores_are_calibrated_although_genuine_rows_are_left_out(made_set, smal
     rows = TrainingSet(training_set)
     train = rows.rows_of("train")
     features, history = (torch.from_numpy(array) for array in rows.batch(train, 8))
-    mean = torch.sigmoid(load_model(folder / "model")(features, history)).mean().item()
+    mean = torch.sigmoid(load_network(folder / "model")(features, history)).mean().item()
     assert 0.7 < mean / rows.label[train].mean() < 1.4  # without the correction it is about 3
 
 
@@ -102,7 +102,7 @@ def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(training_set: Mani
     rows = trainer.train_rows[:100]
 
     def gradient(part: np.ndarray) -> torch.Tensor:
-        features, history, label = trainer.inputs(part)
+        features, history, label = trainer.feed.batch(part)
         trainer.model.zero_grad()
         logit = trainer.model(features, history)
         torch.nn.functional.binary_cross_entropy_with_logits(logit, label).backward()
