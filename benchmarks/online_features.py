@@ -1,6 +1,6 @@
 """Feast's online lookup on a Redis of its own: in process and through the feature server, for 1 and 64 entity rows.
 
-    python -m benchmarks.online_features [--customers 2000] [--rounds 3]     (make bench-features)
+    python -m benchmarks.online_features [--entities 2000] [--rounds 3]     (make bench-features)
 
 Each way is timed in interleaved rounds; beside them the bare HMGETs that a lookup comes down to, so that the rest is
 what Feast and HTTP cost. Figures, and Redis' bytes for an entity, go to `.millrace/bench/online_features.json`.
@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
-from fraud import features as f
-from fraud.online import CustomerState, push_columns
 from millrace.lake.atomic import write_text
 from millrace.lake.feast_home import repository
 from millrace.lake.provenance import code_version, hardware
 from millrace.settings import settings
+from millrace.workload import View, Workload, load
 from serving.local.processes import free_port
 
 ROOT: Final = Path(__file__).parents[1]
@@ -44,6 +43,7 @@ CALLS: Final = {1: 300, 64: 25}
 """Of each way in each round."""
 LOAD_TURNS: Final = 4
 DEADLINE_S: Final = 120
+LAST_US: Final = 1_538_000_000_000_000
 Call = Callable[[int], Any]
 CONFIGURATION: Final = """project: {workload}
 provider: local
@@ -75,50 +75,55 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def states(count: int, length: int, seed: int = 0) -> dict[str, CustomerState]:
-    """Customers named 0 … count - 1 with whole histories, their numbers as large as the workload's."""
-    random = np.random.default_rng(seed)
-    last_us = 1_538_000_000_000_000
-    return {
-        str(name): CustomerState(
-            np.sort(random.integers(0, 1_780_000, length)),
-            last_us - np.sort(random.integers(0, 60 * f.DAY_US, length))[::-1],
-            random.integers(100, 20_000, length),
-            random.random(length, np.float32),
-        )
-        for name in range(count)
-    }
+def states(workload: Workload, view: View, count: int, length: int) -> pa.Table:
+    """Entities named 0 … count - 1, recent ones with whole histories, their numbers as large as a year's."""
+    random = np.random.default_rng(0)
+    key = workload.entity(view.entity).key
+    columns: dict[str, Any] = {key: [str(name) for name in range(count)]}
+    columns["event_timestamp"] = pa.array([LAST_US] * count).cast(pa.timestamp("us", tz="UTC"))
+    for name, kind in view.fields.items():
+        rows = length if view.recent else 1
+        numbers = [_numbers(random, kind.value_type if view.recent else kind, rows) for _ in range(count)]
+        columns[name] = pa.array(numbers, kind) if view.recent else pa.array(np.concatenate(numbers), kind)
+    return pa.table(columns)
 
 
-def fill(store: Any, redis: Any, customers: int, terminals: int, length: int) -> dict[str, float]:
-    """Write them through Feast; Redis' bytes for each, and milliseconds."""
+def _numbers(random: np.random.Generator, kind: pa.DataType, count: int) -> np.ndarray[Any, Any]:
+    if pa.types.is_floating(kind):
+        return random.random(count, np.float32)
+    return np.sort(LAST_US - random.integers(0, 60 * 86_400_000_000, count))
+
+
+def fill(store: Any, redis: Any, workload: Workload, count: int, length: int) -> dict[str, float]:
+    """Write states of every view through Feast; Redis' bytes for each entity, and milliseconds."""
     found = {}
-    before, start = redis.info("memory")["used_memory"], time.perf_counter()
-    store.write_to_online_store("customer_state", pd.DataFrame(push_columns(states(customers, length))))
-    after, ended = redis.info("memory")["used_memory"], time.perf_counter()
-    found["redis_bytes_per_customer"] = (after - before) / customers
-    found["fill_ms_per_customer"] = (ended - start) / customers * 1e3
-    names = {"terminal_id": [str(name) for name in range(terminals)]}
-    fields = {name: np.random.default_rng(1).integers(0, 400, terminals) for name in f.TERMINAL_STATE_FIELDS}
-    when = {"event_timestamp": pd.to_datetime(["2018-09-27"] * terminals, utc=True)}
-    store.write_to_online_store("terminal_state", pd.DataFrame(names | when | fields))
-    found["redis_bytes_per_terminal"] = (redis.info("memory")["used_memory"] - after) / terminals
+    for view in workload.features.VIEWS:
+        rows = states(workload, view, count, length).to_pandas()
+        before, start = redis.info("memory")["used_memory"], time.perf_counter()
+        store.write_to_online_store(view.name, rows)
+        found[f"{view.name}_redis_bytes"] = (redis.info("memory")["used_memory"] - before) / count
+        found[f"{view.name}_fill_ms"] = (time.perf_counter() - start) / count * 1e3
     return found
 
 
-def ways(store: Any, redis: Any, port: int, customers: int, terminals: int) -> dict[str, Call]:
+def listed(workload: Workload) -> list[str]:
+    """Every field of the service, as Feast names it."""
+    return [f"{view.name}:{name}" for view in workload.features.VIEWS for name in view.fields]
+
+
+def keys_of(workload: Workload) -> list[str]:
+    return sorted({workload.entity(view.entity).key for view in workload.features.VIEWS})
+
+
+def ways(store: Any, redis: Any, port: int, workload: Workload, count: int) -> dict[str, Call]:
     """Name → call with a number of rows."""
     random = np.random.default_rng(2)
-    service = store.get_feature_service(f.FEATURE_SERVICE)
-    columns = [f"customer_state:{name}" for name in f.CUSTOMER_STATE_FIELDS]
-    columns += [f"terminal_state:{name}" for name in f.TERMINAL_STATE_FIELDS]
+    service = store.get_feature_service(workload.features.FEATURE_SERVICE)
+    columns, keys = listed(workload), keys_of(workload)
     hashes = _hashes(redis)
 
     def entities(rows: int) -> dict[str, list[str]]:
-        return {
-            "customer_id": [str(name) for name in random.integers(0, customers, rows)],
-            "terminal_id": [str(name) for name in random.integers(0, terminals, rows)],
-        }
+        return {key: [str(name) for name in random.integers(0, count, rows)] for key in keys}
 
     def bare(rows: int) -> Any:
         with redis.pipeline(transaction=False) as pipe:  # one round trip, as Feast does
@@ -137,7 +142,7 @@ def ways(store: Any, redis: Any, port: int, customers: int, terminals: int) -> d
 
 
 def _hashes(redis: Any) -> list[tuple[list[bytes], list[bytes]]]:
-    """Keys of the customers and of the terminals, each with the fields of one."""
+    """Keys of each kind of entity, with the fields of one."""
     by_size: dict[int, list[bytes]] = {}
     for key in redis.scan_iter(count=1000):
         by_size.setdefault(redis.hlen(key), []).append(key)
@@ -184,7 +189,7 @@ def _timed(call: Call, rows: int) -> tuple[float, float]:
     return (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
 
 
-def load(port: int, body: dict[str, Any], seconds: float) -> float:
+def load_test(port: int, body: dict[str, Any], seconds: float) -> float:
     """Requests a second of CLIENTS clients at once; each waits for its answer."""
 
     def client(_: int) -> int:
@@ -207,9 +212,11 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from feast import FeatureStore
     from redis import Redis
 
-    redis_port, port, repo = free_port(), free_port(), repository(folder)
-    repo.mkdir()
-    (repo / "feature_store.yaml").write_text(CONFIGURATION.format(folder=repo, port=redis_port))
+    workload = load(options.workload)
+    redis_port, port, repo = free_port(), free_port(), repository(folder, workload.name)
+    repo.mkdir(parents=True)
+    about = CONFIGURATION.format(workload=workload.name, folder=repo, port=redis_port)
+    (repo / "feature_store.yaml").write_text(about)
     program = shutil.which("redis-server")
     if program is None:
         raise SystemExit("no redis-server on PATH; install one: apt-get install redis-server")
@@ -217,39 +224,44 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     with process(redis_command, redis_port):
         redis = Redis(port=redis_port)
         store = FeatureStore(repo_path=str(repo))
-        defined = runpy.run_path(str(ROOT / "feature_repo" / "definitions.py"))
-        store.apply([defined["customer"], defined["terminal"], *defined["define"](folder)])
+        define = runpy.run_path(str(ROOT / "feature_repo" / "definitions.py"))["define"]
+        store.apply(define(workload, folder))
         store.refresh_registry()
-        figures = fill(store, redis, options.customers, options.terminals, options.length)
+        figures = fill(store, redis, workload, options.entities, options.length)
         feast = str(Path(sys.executable).with_name("feast"))
         serve = [feast, "-c", str(repo), "serve", "--port", str(port), "--workers", "1", "--no-access-log"]
         with process([*serve, "--max-requests", "1000000"], port, PYTHONOPTIMIZE="1", FEAST_USAGE="False"):
-            calls = ways(store, redis, port, options.customers, options.terminals)
-            figures |= measure(calls, options.rounds)
-            asked: dict[str, Any] = {"entities": {"customer_id": ["1"], "terminal_id": ["1"]}}
-            listed = [f"customer_state:{name}" for name in f.CUSTOMER_STATE_FIELDS]
-            listed += [f"terminal_state:{name}" for name in f.TERMINAL_STATE_FIELDS]
-            kinds = {"list": {"features": listed}, "service": {"feature_service": f.FEATURE_SERVICE}}
-            rates: dict[str, list[float]] = {name: [] for name in kinds}
-            for _ in range(LOAD_TURNS):
-                for name, what in kinds.items():
-                    rates[name].append(load(port, asked | what, options.seconds / LOAD_TURNS))
-            figures |= {f"http_{name}_c{CLIENTS}_requests_per_s": np.median(rates[name]) for name in kinds}
+            figures |= measure(ways(store, redis, port, workload, options.entities), options.rounds)
+            figures |= rates(port, workload, options.seconds)
     return figures
+
+
+def rates(port: int, workload: Workload, seconds: float) -> dict[str, float]:
+    """Requests a second for a list of features and for the name of the service, in turns."""
+    asked: dict[str, Any] = {"entities": {key: ["1"] for key in keys_of(workload)}}
+    kinds = {
+        "list": {"features": listed(workload)},
+        "service": {"feature_service": workload.features.FEATURE_SERVICE},
+    }
+    found: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(LOAD_TURNS):
+        for name, what in kinds.items():
+            found[name].append(load_test(port, asked | what, seconds / LOAD_TURNS))
+    return {f"http_{name}_c{CLIENTS}_requests_per_s": float(np.median(found[name])) for name in kinds}
 
 
 def main() -> None:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online_features", description=__doc__)
-    parser.add_argument("--customers", type=int, default=2000, help="states in Redis (default 2000)")
-    parser.add_argument("--terminals", type=int, default=2000)
-    parser.add_argument("--length", type=int, default=64, help="transactions in a customer's state (default 64)")
+    parser.add_argument("--workload", default=settings().workload, help="whose views (default %(default)s)")
+    parser.add_argument("--entities", type=int, default=2000, help="of each view in Redis (default %(default)s)")
+    parser.add_argument("--length", type=int, default=64, help="events in a recent state (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help=f"of {CLIENTS} clients, each way (default 4)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         figures = run(Path(folder), options)
-    facts = {"customers": options.customers, "history_length": options.length} | hardware()
+    facts = {"entities": options.entities, "history_length": options.length} | hardware()
     document = (
         {name: round(float(value), 3) for name, value in figures.items()} | facts | {"code_version": code_version()}
     )

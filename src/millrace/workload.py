@@ -110,7 +110,9 @@ class View:
     name: str
     entity: str
     fields: Mapping[str, pa.DataType]
-    """Field → type, in order. A recent view has lists: ids of events, `event_us`, then what else is remembered."""
+    """Field → type, in order: int64 or floats. No other view of the workload has a field of the same name, since an
+    answer of the store names fields alone. A recent view has lists: ids of events, `event_us`, then what else is
+    remembered, under the names of columns that a feature set's `events` have."""
     recent: bool
     """True: the entity's last N events, appended as events are scored. False: integers as of each refresh."""
 

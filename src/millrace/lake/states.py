@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from millrace.requests import SEPARATOR
 from millrace.workload import View, Workload
 
 INSTANT: Final = pa.timestamp("us", tz="UTC")
@@ -50,7 +51,7 @@ def recent_states(
     )
     query = f"""
         WITH last_n AS (
-            SELECT {", ".join((key, event_id, "event_timestamp", *remembered))}
+            SELECT {", ".join((f"{key_sql(workload, view.entity)} AS {key}", event_id, "event_timestamp", *remembered))}
             FROM read_parquet($1) WHERE epoch_us(event_timestamp) < $2
             WINDOW newest AS (PARTITION BY {key} ORDER BY event_timestamp DESC, {event_id} DESC)
             QUALIFY row_number() OVER newest <= $3
@@ -75,6 +76,17 @@ def refreshed_states(workload: Workload, view: View, day: Path, refresh: datetim
     column = states.schema.get_field_index("event_timestamp")
     field = states.schema.field(column)
     return states.set_column(column, field, pa.repeat(pa.scalar(refresh, field.type), len(states)))
+
+
+def key_sql(workload: Workload, name: str) -> str:
+    """SQL that gives an entity's id in a table with the columns of its events."""
+    entity = workload.entity(name)
+    if entity.constant:
+        return f"'{entity.constant}'"
+    if entity.parts:
+        parts = (key_sql(workload, part) for part in entity.parts)
+        return f"concat_ws('{SEPARATOR}', {', '.join(parts)})"
+    return entity.key
 
 
 def _schema(key: str, view: View) -> pa.Schema:
