@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
+from millrace import workload
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.workload import Workload
 
 
 def build_tiny_model(
@@ -112,6 +115,15 @@ def write_cheap_graph(path: Path) -> None:
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Workload:
+    """The workload in `tests/machines` as one that is installed: regression, without histories."""
+    installed = workload.entry_points(group=workload.GROUP)
+    more = EntryPoint("machines", "machines", workload.GROUP)
+    monkeypatch.setattr(workload, "entry_points", lambda group: [*installed, more] if group else [])
+    return workload.load("machines")
 
 
 @pytest.fixture(scope="session")

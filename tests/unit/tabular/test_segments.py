@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from millrace.tabular.segments import class_edges
+from millrace.tabular.segments import class_edges, quantity_edges
 
 
 def test_edges_span_the_column_in_ascending_order() -> None:
@@ -55,3 +55,14 @@ def test_the_same_rows_give_the_same_edges() -> None:
     values, label = torch.randn(3000, generator=torch.Generator().manual_seed(1)), torch.arange(3000) % 7 == 0
 
     assert torch.equal(class_edges(values, label.long(), 24), class_edges(values, label.long(), 24))
+
+
+def test_edges_of_a_quantity_lie_where_it_turns() -> None:
+    values = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    label = torch.where(values < 0.37, 1.0, 5.0)
+
+    edges = quantity_edges(values, label, 8)
+
+    assert (edges.diff() > 0).all()
+    assert ((edges > 0.36) & (edges < 0.38)).any()
+    assert (edges[0], edges[-1]) == (values.min(), values.max())
