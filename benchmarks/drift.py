@@ -55,8 +55,7 @@ def simulated_stream(
     import duckdb
     import pyarrow as pa
 
-    from fraud.features_sql import daily_features
-    from fraud.stream import Transactions
+    from fraud import batch
 
     config = SimulationConfig(
         customers=customers,
@@ -66,11 +65,11 @@ def simulated_stream(
         seed=seed,
     )
     table = pa.concat_tables(simulate(config))
-    transactions = Transactions(table)
+    transactions = batch.events(table)
     event_us = transactions.column("event_us")
     first = int(event_us.min() // f.DAY_US) + warm_days
     with duckdb.connect(config={"threads": 1}) as connection:
-        found = list(daily_features(connection, transactions, 64, first, first + days - 1))
+        found = list(batch.daily(connection, transactions, 64, first, first + days - 1))
     position = np.concatenate([day.position for day in found])
     features = np.concatenate([day.features for day in found])
     order = np.lexsort((position, event_us[position]))

@@ -49,14 +49,13 @@ def world(script: Script) -> World:
     import duckdb
     from xgboost import XGBClassifier
 
-    from fraud.features_sql import daily_features
-    from fraud.stream import Transactions
+    from fraud import batch
 
-    transactions = Transactions(pa.concat_tables(table for _, table in tables(script)))
+    transactions = batch.events(pa.concat_tables(table for _, table in tables(script)))
     event_us = transactions.column("event_us")
     first = int(event_us.min() // f.DAY_US)
     with duckdb.connect(config={"threads": 1}) as connection:
-        found = list(daily_features(connection, transactions, 64, first, first + WARM_DAYS + script.days - 1))
+        found = list(batch.daily(connection, transactions, 64, first, first + WARM_DAYS + script.days - 1))
     position = np.concatenate([day.position for day in found])
     values = np.concatenate([day.features for day in found])
     day = event_us[position] // f.DAY_US - first - WARM_DAYS

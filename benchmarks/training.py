@@ -44,9 +44,9 @@ from components.train.feed import Feed
 from components.train.parallel import processes
 from components.train.trainer import Trainer
 from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
-from fraud.training_set import SPLITS, TrainingSet
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.training_set import SPLITS, TrainingSet
 from millrace.settings import Settings, settings
 from millrace.workload import load
 

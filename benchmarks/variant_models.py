@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import prune
 
 from fraud.model import DERIVED, FraudModel
-from fraud.training_set import TrainingSet
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.layers import Encoding, MemberLinear, Residual
 from millrace.tabular.segments import class_edges
 

@@ -32,10 +32,10 @@ from components.optimise.graphs import FLOAT, choose, measure_graphs, scorer_of
 from components.optimise.rows import calibration_rows, validation_rows
 from components.optimise.student import STUDENT, StudentConfig
 from fraud.model import FraudModel
-from fraud.training_set import TrainingSet
 from millrace.judge.bootstrap import unit_weights
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_spec import ModelSpec
 from millrace.settings import settings
 from millrace.tabular.boosting import BoostConfig, fit, sampled

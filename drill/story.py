@@ -33,8 +33,8 @@ from drill.live import DETECTOR, TRIGGER, Live
 from drill.world import Script, by_refresh, seconds_of
 from fraud.schema import LABEL_DELAY_DAYS
 from millrace.errors import AlreadyRunning, Unavailable
+from millrace.instants import start_of
 from millrace.lake.atomic import replacing_file
-from millrace.lake.horizon import start_of
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.models import Registry

@@ -29,13 +29,13 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
 from components.train.core import read_config, train
 from fraud.schema import LABEL_DELAY_DAYS
-from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput, MillraceError
 from millrace.judge.ranking import ProtocolMetrics, mean_metrics, protocol_metrics
 from millrace.judge.rows import Columns
 from millrace.lake.atomic import replacing_file
 from millrace.lake.horizon import TEST_DAYS
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings, settings
@@ -104,7 +104,8 @@ def backtest(source: str, config: BacktestConfig, ingest_config: IngestConfig, s
 
 def _fold(features: Manifest, test_start: date, config: BacktestConfig, settings: Settings) -> Fold:
     log("fold", test_start=test_start)
-    spec = SplitSpec(test_start=test_start, train_days=config.train_days)
+    delay_days = load(features.workload).schema.LABEL.delay_days
+    spec = SplitSpec(test_start=test_start, delay_days=delay_days, train_days=config.train_days)
     limits = {"threads": settings.threads, "memory_limit_gb": settings.memory_limit_gb}
     training_set = assemble(features, settings.lake, spec, **limits)
     trained = train(training_set, settings.lake, read_config(load(training_set.workload)), settings)

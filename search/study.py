@@ -18,10 +18,10 @@ import yaml
 from components.train.core import AnyTrainConfig, Progress, network_of, read_config, require_trainable
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
-from fraud.training_set import TrainingSet
 from millrace.errors import ConfigError, MillraceError
 from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest, content_id
+from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.settings import Settings
 from millrace.tabular.network import Watched

@@ -16,9 +16,9 @@ import yaml
 from numpy.typing import NDArray
 
 from fraud.simulator import SimulationConfig, write
-from fraud.training_set import TrainingSet
 from millrace.errors import MillraceError, NotFound
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.model_spec import ModelSpec
 

@@ -1,7 +1,8 @@
-"""Build a training set: rows, labels known in time, and the pool of transactions their histories are slices of.
+"""Build a training set: rows, labels known in time, and the pool of events their histories are slices of.
 
-In: a feature set. Out: the folder of arrays that `fraud.training_set` opens. The join is ours, by position in
-the sorted pool, not Feast's: docs/adr/0004 has the measurement, tests/contract proves them equal.
+In: a feature set. Out: the folder of arrays that `millrace.lake.training_set` opens. The join is ours, by position in
+the sorted pool, not Feast's: docs/adr/0004 has the measurement, tests/contract proves them equal. A workload whose
+model reads no history has no pool.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from components.assemble.arrays import engine_within, write_arrays
-from fraud.schema import LABEL_DELAY_DAYS
-from fraud.training_set import SPLITS
+from components.assemble.arrays import Source, write_arrays
 from millrace.errors import InvalidInput
+from millrace.features.events import engine
+from millrace.instants import start_of
 from millrace.lake.atomic import exclusive, replacing_folder
-from millrace.lake.horizon import TEST_DAYS, resolve_as_of, start_of, test_start
+from millrace.lake.horizon import TEST_DAYS, resolve_as_of, test_start
 from millrace.lake.manifest import Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
+from millrace.lake.training_set import SPLITS
 from millrace.observe.progress import log
+from millrace.workload import load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +34,8 @@ class SplitSpec:
     """Days before the gap, validation included."""
     validation_days: int = 4
     """The last of the training days, held out for early stopping."""
-    delay_days: int = LABEL_DELAY_DAYS
-    """Gap between training and test: labels of these days are not known yet."""
+    delay_days: int
+    """Gap between training and test: labels of these days are not known yet (`Label.delay_days` of the workload)."""
     test_days: int = TEST_DAYS
     labels_until: datetime | None = None
     """Test labels known at this instant count; default: when the delay after the test window is over."""
@@ -88,7 +91,8 @@ class SplitSpec:
 def split_of(feature_set: Manifest, as_of: str = "", **days: int) -> SplitSpec:
     """The windows of a run that speaks from `as_of` (ISO 8601, empty: the feature set's last day)."""
     instant = resolve_as_of(feature_set, as_of)
-    return SplitSpec(test_start=test_start(instant), labels_until=instant, **days)
+    delay_days = load(feature_set.workload).schema.LABEL.delay_days
+    return SplitSpec(test_start=test_start(instant, delay_days), delay_days=delay_days, labels_until=instant, **days)
 
 
 def assemble(
@@ -100,7 +104,8 @@ def assemble(
     AlreadyRunning when another process assembles the same set.
     """
     history_length = int(feature_set.facts["history_length"])
-    code = code_of(Path(__file__).parent)
+    workload = load(feature_set.workload)
+    code = code_of(Path(__file__).parent, *workload.files("schema", "features"))
     identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": code})
     folder = lake / "training_sets" / identity
     if (done := Manifest.find(folder, "training_set")) is not None:
@@ -109,11 +114,10 @@ def assemble(
     with (
         exclusive(folder.with_name(f".{identity}.lock"), f"assembling training set {identity}"),
         replacing_folder(folder) as aside,
-        engine_within(threads, memory_limit_gb, aside.parent) as engine,
     ):
         feature_set.verify(set(feature_set.table("events", last_day=spec.test_end - timedelta(days=1))))
-        splits = write_arrays(engine, feature_set, spec, history_length, aside)
-        files = hash_files(aside)
+        with engine(threads, memory_limit_gb, spill=aside) as connection:
+            splits = write_arrays(Source(connection, feature_set, workload, spec, history_length), aside)
         facts = {
             "splits": splits,
             "test_start": str(spec.test_start),
@@ -121,14 +125,13 @@ def assemble(
             "feature_service": feature_set.facts["feature_service"],
             "spec": {key: str(value) if isinstance(value, date) else value for key, value in asdict(spec).items()},
         }
-        parents = {"feature_set": feature_set.id, **feature_set.parents}
         Manifest(
             kind="training_set",
             id=identity,
-            workload=feature_set.workload,
+            workload=workload.name,
             uri=str(folder),
-            parents=parents,
-            files=files,
+            parents={"feature_set": feature_set.id, **feature_set.parents},
+            files=hash_files(aside),
             facts=facts,
         ).write(aside / "manifest.json")
     log("assembled", training_set=identity, **{name: split["rows"] for name, split in splits.items()})

@@ -1,7 +1,7 @@
 """Turn a snapshot into feature tables, one file a day; days that are there already are not computed again.
 
-In: a snapshot. Out: a feature set (docs/architecture.md). What a feature is: `fraud.features`; the windows
-over a whole stream: `fraud.features_sql`; names and Parquet of the days: `partitions.py`.
+In: a snapshot. Out: a feature set (docs/architecture.md). What a feature is, and how whole days of them are computed,
+is the workload's (`batch`); names and Parquet of the days: `partitions.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.build_features import partitions
-from components.build_features.partitions import Day
-from fraud import features_sql as sql
-from fraud.features import FEATURE_SERVICE
-from fraud.stream import Transactions, engine
+from components.build_features.partitions import EVENTS, Day
 from millrace.errors import ArtifactCorrupt
+from millrace.features.days import DayFeatures, Events
+from millrace.features.events import engine, read_rows
 from millrace.lake.atomic import exclusive, sha256_file, sha256_text
 from millrace.lake.manifest import Manifest, content_id
+from millrace.lake.provenance import code_of
 from millrace.observe.progress import log, track
+from millrace.workload import Workload, load
 
 
 def build_features(
@@ -41,15 +42,17 @@ def build_features(
     Raises InvalidInput for a snapshot without rows, ArtifactCorrupt when a day's file is not what the snapshot lists,
     SchemaMismatch when a column has the name of a feature, AlreadyRunning when another process builds the same set.
     """
-    sources = snapshot.table("events")
-    carried = partitions.carried_schema(sources) if sources else pa.schema([])
-    root = sha256_text(sql.definition_version(partitions), str(history_length), str(carried))
-    days = partitions.plan(snapshot, lake, root)
-    identity = content_id({"snapshot": snapshot.id, "last": days[-1].terminal_state.stem})
+    workload = load(snapshot.workload)
+    sources = snapshot.table(EVENTS)
+    carried = partitions.carried_schema(sources, workload) if sources else pa.schema([])
+    root = sha256_text(definition(workload), str(history_length), str(carried))
+    days = partitions.plan(snapshot, lake, root, workload.refreshed_views)
+    identity = content_id({"snapshot": snapshot.id, "last": days[-1].before})
     folder = lake / "feature_sets" / identity
     done = Manifest.find(folder, "feature_set")
     if done is not None and not any(day.missing for day in days):
         return done
+
     with exclusive(folder.with_name(f".{identity}.lock"), f"building feature set {identity}"):
         missing = [day for day in days if day.missing]
         if missing:  # their rows only: those of the days before were hashed when their own features were computed
@@ -57,38 +60,62 @@ def build_features(
             if spark_master:
                 from components.build_features import spark
 
-                spark.compute(days, carried, history_length, spark_master)
+                spark.compute(days, workload, carried, history_length, spark_master)
             else:
-                _compute(days, carried, history_length, threads, memory_limit_gb)
-        manifest = _manifest(snapshot, folder, identity, days, history_length)
+                _compute(days, workload, carried, history_length, threads, memory_limit_gb)
+        manifest = _manifest(snapshot, workload, folder, identity, days, history_length)
     log("features built", feature_set=identity, days=len(days) - 1, computed=len(missing), rows=manifest.facts["rows"])
     return manifest
 
 
+def definition(workload: Workload) -> str:
+    """Hash of the code that defines the features and lays them out: a change is a new version."""
+    return code_of(Path(partitions.__file__), *workload.files("schema", "features", "batch"))
+
+
 def _compute(
-    days: Sequence[Day], carried: pa.Schema, history_length: int, threads: int, memory_limit_gb: float
+    days: Sequence[Day],
+    workload: Workload,
+    carried: pa.Schema,
+    history_length: int,
+    threads: int,
+    memory_limit_gb: float,
 ) -> None:
     """Write the missing ones of `days`; those before the first of them are read for the histories they hold."""
     first = next(index for index, day in enumerate(days) if day.missing)
-    transactions = Transactions.read([day.source for day in days if day.source is not None])
-    ids, terminals = transactions.column("transaction_id"), pa.array(transactions.terminals, pa.string())
+    rows = read_rows([day.source for day in days if day.source is not None], workload.schema)
+    events = workload.batch.events(rows)
+    del rows
     with engine(threads, memory_limit_gb) as connection:
         span = (days[first].number, days[-1].number)
-        computed = sql.daily_features(connection, transactions, history_length, *span)
+        computed = workload.batch.daily(connection, events, history_length, *span)
         for day, new in zip(track(days[first:], "computing features"), computed, strict=True):
-            if not day.terminal_state.exists():
-                known = new.terminals
-                names = terminals.take(pa.array(known.terminal))
-                partitions.write_terminal_state(day.terminal_state, day.day, names, known.refresh, known.state)
-            if day.source is not None and not day.transactions.exists():
-                rows = pq.read_table(day.source)
-                _require_own_rows(day, rows, ids[new.position])
-                partitions.write_transactions(day.transactions, rows, carried, new.features, new.terminal_risk)
+            _write_states(day, workload, events, new)
+            _write_events(day, workload, carried, events, new)
 
 
-def _require_own_rows(day: Day, rows: pa.Table, computed: NDArray[np.int64]) -> None:
+def _write_states(day: Day, workload: Workload, events: Events, new: DayFeatures) -> None:
+    for view in workload.refreshed_views:
+        path = day.states[view.name]
+        if not path.exists():
+            known = new.states[view.name]
+            keys = events.ids[view.entity].take(pa.array(known.entity))
+            partitions.write_states(path, day, view, workload, keys, known.refresh, known.state)
+
+
+def _write_events(day: Day, workload: Workload, carried: pa.Schema, events: Events, new: DayFeatures) -> None:
+    if day.source is None or day.events.exists():
+        return
+
+    rows = pq.read_table(day.source)
+    name = workload.schema.EVENT_ID
+    _require_own_rows(day, rows[name].to_numpy(), events.column(name)[new.position])
+    partitions.write_events(day.events, rows, workload, carried, new.features, new.remembered)
+
+
+def _require_own_rows(day: Day, ids: NDArray[np.int64], computed: NDArray[np.int64]) -> None:
     """Features are put beside rows by place, so a partition must hold its own day and nothing else."""
-    if not np.array_equal(rows["transaction_id"].to_numpy(), computed):
+    if not np.array_equal(ids, computed):
         raise ArtifactCorrupt(f"{day.source}: holds other rows than those of {day.day}. Ingest the data again.")
 
 
@@ -96,31 +123,31 @@ def _hash(path: Path, day: Day) -> str:
     return sha256_file(path) if path.exists() else day.elsewhere[path]
 
 
-def _manifest(snapshot: Manifest, folder: Path, identity: str, days: Sequence[Day], history_length: int) -> Manifest:
+def _manifest(
+    snapshot: Manifest, workload: Workload, folder: Path, identity: str, days: Sequence[Day], history_length: int
+) -> Manifest:
     """Hash the files, write the manifest; a row of the snapshot is a row of `events`."""
-    tables = {
-        "events": {str(day.day): day.transactions for day in days if day.source is not None},
-        "terminal_state": {str(day.day): day.terminal_state for day in days},
-    }
+    tables = {EVENTS: {str(day.day): day.events for day in days if day.source is not None}}
+    for view in workload.refreshed_views:
+        tables[view.name] = {str(day.day): day.states[view.name] for day in days}
     relative = {
         table: {day: os.path.relpath(path, folder) for day, path in paths.items()} for table, paths in tables.items()
     }
     facts = {
         "tables": relative,
-        "feature_service": FEATURE_SERVICE,
+        "feature_service": workload.features.FEATURE_SERVICE,
         "history_length": history_length,
         "first_day": str(days[0].day),
         "last_day": str(days[-2].day),
         "rows": sum(pq.read_metadata(day.source).num_rows for day in days if day.source is not None),
     }
     files = {os.path.relpath(path, folder): _hash(path, day) for day in days for path in day.files}
-    parents = {"snapshot": snapshot.id}
     return Manifest(
         kind="feature_set",
         id=identity,
-        workload=snapshot.workload,
+        workload=workload.name,
         uri=str(folder),
-        parents=parents,
+        parents={"snapshot": snapshot.id},
         files=files,
         facts=facts,
     ).write()

@@ -1,4 +1,4 @@
-"""Which day's files are where: content-chained keys, and the Parquet of the two tables, one file a day.
+"""Which day's files are where: content-chained keys, and the Parquet of the tables, one file a day.
 
 A day's features depend on every day before it, so a day's key hashes the key before it, its own rows and the
 definition: a label that arrives late for an old day changes the key of that day and of all that follow.
@@ -6,42 +6,25 @@ definition: a label that arrives late for an old day changes the key of that day
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fraud import features as f
-from fraud.schema import TRANSACTION_SCHEMA
-from fraud.stream import cents_of
 from millrace.errors import InvalidInput, SchemaMismatch
+from millrace.instants import DAY_US, day_number
 from millrace.lake.atomic import replacing_file, sha256_text
 from millrace.lake.manifest import Manifest, remote_hashes
+from millrace.workload import View, Workload
 
-_RAW = {field.name: field for field in TRANSACTION_SCHEMA}
-LEADING_SCHEMA: Final = pa.schema(
-    [
-        *(_RAW[name] for name in ("transaction_id", "event_timestamp", "customer_id", "terminal_id")),
-        pa.field("amount_cents", pa.int64(), nullable=False),
-        *(_RAW[name] for name in ("is_fraud", "label_timestamp")),
-        pa.field("terminal_risk", pa.float32(), nullable=False),
-    ]
-)
-"""Columns of `transactions` before the carried ones; the features follow those."""
-FEATURES_SCHEMA: Final = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in f.FEATURE_NAMES])
-TERMINAL_STATE_SCHEMA: Final = pa.schema(
-    [
-        *(_RAW[name] for name in ("terminal_id", "event_timestamp")),
-        *(pa.field(name, pa.int64(), nullable=False) for name in f.TERMINAL_STATE_FIELDS),
-    ]
-)
-_EPOCH = date(1970, 1, 1)
+EVENTS: Final = "events"
+"""The table of events; every refreshed view is another, under the view's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +32,20 @@ class Day:
     """One calendar day: what the snapshot has of it and where the feature tables have it."""
 
     day: date
+    before: str
+    """Key of all days before this one."""
     source: Path | None
     """The snapshot's rows of this day; None when nothing happened."""
-    transactions: Path
-    terminal_state: Path
+    events: Path
+    states: Mapping[str, Path]
+    """Refreshed view → its file."""
     elsewhere: Mapping[Path, str] = field(default_factory=dict)
     """Those files of all days that only the lake's remote has → their SHA-256."""
 
     @property
     def number(self) -> int:
         """Days since 1970."""
-        return (self.day - _EPOCH).days
+        return day_number(self.day)
 
     @property
     def missing(self) -> bool:
@@ -69,13 +55,13 @@ class Day:
     @property
     def files(self) -> list[Path]:
         """What the day has in the feature tables."""
-        return [self.terminal_state] if self.source is None else [self.transactions, self.terminal_state]
+        return [*self.states.values()] if self.source is None else [self.events, *self.states.values()]
 
 
-def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
+def plan(snapshot: Manifest, lake: Path, root: str, views: Sequence[View]) -> list[Day]:
     """Every day from the snapshot's first to the one after its last; `root` starts the chain of keys.
 
-    The terminal state of a day is that of the midnight it begins with, so it has the key of the day before.
+    The states of a day begin with those of midnight, so they have the key of the day before.
     """
     sources = snapshot.facts["tables"]["events"]
     if not sources:
@@ -86,50 +72,72 @@ def plan(snapshot: Manifest, lake: Path, root: str) -> list[Day]:
         source = Path(snapshot.uri) / sources[str(day)] if str(day) in sources else None
         # A partition's name is the hash of its rows (docs/architecture.md, The lake).
         before, key = key, sha256_text(key, str(day), source.stem if source else "")[:16]
-        places = (lake / "features" / table / f"day={day}" for table in ("events", "terminal_state"))
-        days.append(Day(day, source, next(places) / f"{key}.parquet", next(places) / f"{before}.parquet"))
+        states = {view.name: _place(lake, view.name, day, before) for view in views}
+        days.append(Day(day, before, source, _place(lake, EVENTS, day, key), states))
     elsewhere = remote_hashes(path for day in days for path in day.files)
     return [replace(day, elsewhere=elsewhere) for day in days]
 
 
-def carried_schema(sources: Sequence[Path]) -> pa.Schema:
+def _place(lake: Path, table: str, day: date, key: str) -> Path:
+    return lake / "features" / table / f"day={day}" / f"{key}.parquet"
+
+
+def carried_schema(sources: Sequence[Path], workload: Workload) -> pa.Schema:
     """Columns of the snapshot that are not ours; raises SchemaMismatch when one has the name of a column we add."""
     found = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in sources], promote_options="permissive")
-    carried = pa.schema([column for column in found if column.name not in _RAW])
-    taken = sorted(set(carried.names) & set(LEADING_SCHEMA.names + FEATURES_SCHEMA.names))
+    raw = set(workload.schema.EVENTS.names)
+    carried = pa.schema([column for column in found if column.name not in raw])
+    taken = sorted(set(carried.names) & {*workload.batch.COLUMNS.names, *workload.features.FEATURE_NAMES})
     if taken:
         raise SchemaMismatch(f"columns {taken} of the snapshot have the names of features. Rename them in the source.")
     return carried
 
 
-def write_transactions(
-    path: Path, rows: pa.Table, carried: pa.Schema, features: NDArray[np.float32], risk: NDArray[np.float32]
+def write_events(
+    path: Path,
+    rows: pa.Table,
+    workload: Workload,
+    carried: pa.Schema,
+    features: NDArray[np.float32],
+    remembered: Mapping[str, NDArray[Any]],
 ) -> None:
-    """`rows` of a day, any order, with `features[B, F]` and `risk[B]` beside them; written in order of time and id."""
-    ours = rows.append_column("amount_cents", cents_of(rows["amount"])).append_column("terminal_risk", pa.array(risk))
-    columns = [ours[name] for name in LEADING_SCHEMA.names]
+    """`rows` of a day, any order, with features[B, F] and what is `remembered` of each beside them.
+
+    They are written in order of time and id.
+    """
+    leading = workload.batch.COLUMNS
+    inputs = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in workload.features.FEATURE_NAMES])
+    columns = [pa.array(remembered[name]) if name in remembered else rows[name] for name in leading.names]
     for column in carried:
         known = column.name in rows.column_names
         columns.append(rows[column.name].cast(column.type) if known else pa.nulls(len(rows), column.type))
     columns += [pa.array(column) for column in np.ascontiguousarray(features.T)]
-    table = pa.table(columns, schema=pa.schema([*LEADING_SCHEMA, *carried, *FEATURES_SCHEMA]))
-    order = np.lexsort((rows["transaction_id"].to_numpy(), rows["event_timestamp"].cast(pa.int64()).to_numpy()))
+    table = pa.table(columns, schema=pa.schema([*leading, *carried, *inputs]))
+    ids, event_us = rows[workload.schema.EVENT_ID].to_numpy(), rows["event_timestamp"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((ids, event_us))
     table = table if (np.diff(order) == 1).all() else table.take(pa.array(order))
-    _write(path, table, dictionary=["customer_id", "terminal_id", "is_fraud"])
+    _write(path, table, dictionary=[column.name for column in leading if _has_few_values(column.type)])
 
 
-def write_terminal_state(
-    path: Path, day: date, terminals: pa.Array | pa.ChunkedArray, refresh: NDArray[np.int64], state: NDArray[np.int64]
+def write_states(
+    path: Path, day: Day, view: View, workload: Workload, keys: pa.Array, refresh: NDArray[np.int64], state: Any
 ) -> None:
-    """`state[S, C]` of `terminals[C]` as of `refresh[C]` of the day; in order of terminal and refresh."""
-    first, every = (day - _EPOCH).days * f.DAY_US, f.DAY_US // f.REFRESHES_PER_DAY
-    columns = [terminals, pa.array(first + refresh * every).cast(TERMINAL_STATE_SCHEMA.types[1])]
-    columns += [pa.array(column) for column in state]
-    counts = [name for name in f.TERMINAL_STATE_FIELDS if name.startswith(("count_", "labelled_"))]
-    _write(path, pa.table(columns, schema=TERMINAL_STATE_SCHEMA), dictionary=["event_timestamp"], delta=counts)
+    """`state[S, C]` of the entities keys[C] as of refresh[C] of the day; in order of key and refresh."""
+    first, every = day.number * DAY_US, DAY_US // workload.features.REFRESHES_PER_DAY
+    key = pa.field(workload.entity(view.entity).key, pa.string(), nullable=False)
+    stamp = workload.schema.EVENTS.field("event_timestamp")
+    fields = [pa.field(name, kind, nullable=False) for name, kind in view.fields.items()]
+    columns = [keys, pa.array(first + refresh * every).cast(stamp.type), *(pa.array(column) for column in state)]
+    table = pa.table(columns, schema=pa.schema([key, stamp, *fields]))
+    delta = [name for name in view.fields if name in workload.batch.SMALL_STEPS]
+    _write(path, table, dictionary=[stamp.name], delta=delta)
 
 
-def _write(path: Path, table: pa.Table, *, dictionary: list[str], delta: Sequence[str] = ()) -> None:
+def _has_few_values(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_int8(kind))
+
+
+def _write(path: Path, table: pa.Table, *, dictionary: list[str], delta: Collection[str] = ()) -> None:
     """Ids and few values want a `dictionary`, small steps `delta`: elsewhere they cost more CPU than all the rest."""
     encoding = dict.fromkeys(delta, "DELTA_BINARY_PACKED")
     with replacing_file(path) as aside:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from components.check_skew import paths, probes, served
 from components.check_skew.paths import Inputs
 from fraud import features as f
-from fraud.stream import engine
 from millrace.errors import InvalidInput
+from millrace.features.events import engine
+from millrace.instants import microseconds
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
-from millrace.lake.horizon import microseconds
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log

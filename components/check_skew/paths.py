@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from fraud import batch as days
 from fraud import features as f
-from fraud import features_sql, online
-from fraud.stream import Transactions, as_utc
+from fraud import online
 from millrace.errors import NotFound
+from millrace.features.days import Events
+from millrace.features.events import as_utc
+from millrace.instants import microseconds
 from millrace.lake.feast_home import repository
-from millrace.lake.horizon import microseconds
 from millrace.lake.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -99,9 +101,9 @@ def batch(connection: duckdb.DuckDBPyConnection, feature_set: Manifest, probes: 
     new = probes.select(["transaction_id", "customer_id", "terminal_id", "amount_cents"])
     new = new.append_column("event_timestamp", probes["event_us"].cast(INSTANT))
     stream = pa.concat_tables([past, new], promote_options="permissive")
-    transactions = Transactions(stream)
+    transactions = days.events(stream)
     day = int(probes["event_us"][0].as_py() // f.DAY_US)
-    today = next(features_sql.daily_features(connection, transactions, history_length, day, day))
+    today = next(days.daily(connection, transactions, history_length, day, day))
     probe = today.position >= len(past)
     return Inputs(today.features[probe], *_histories(transactions, stream["terminal_risk"], len(past), history_length))
 
@@ -137,7 +139,7 @@ def stored(feature_set: Manifest, probes: pa.Table, as_of: datetime) -> NDArray[
 
 
 def _histories(
-    transactions: Transactions, risk: pa.ChunkedArray, first: int, history_length: int
+    transactions: Events, risk: pa.ChunkedArray, first: int, history_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Tensors and newest times of the transactions from position `first` on, cut straight out of the stream."""
     ids, event_us, cents, customer = (

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.errors import InvalidInput
-from millrace.lake.horizon import microseconds
+from millrace.instants import microseconds
 from millrace.lake.manifest import Manifest
 
 ACTIVE_DAYS: Final = 30

@@ -21,8 +21,8 @@ from fraud import features as f
 from fraud import online
 from fraud.online import CustomerState
 from millrace.errors import NotFound
+from millrace.instants import microseconds
 from millrace.judge.gates import Rule
-from millrace.lake.horizon import microseconds
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 from millrace.workload import load

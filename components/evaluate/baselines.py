@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.config import BaselineParameters, EvaluateConfig
-from fraud.training_set import TrainingSet
 from millrace.errors import InvalidInput
 from millrace.judge.rows import Floats
+from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 
 LOGISTIC_REGRESSION, XGBOOST = "logistic_regression", "xgboost"

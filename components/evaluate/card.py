@@ -29,7 +29,7 @@ def model_card(
         "| split | days | rows | frauds |",
         "|---|---|---|---|",
         *(
-            f"| {n} | {s['first_day']} to {s['last_day']} | {s['rows']:,} | {s['frauds']:,} |"
+            f"| {n} | {s['first_day']} to {s['last_day']} | {s['rows']:,} | {s['positives']:,} |"
             for n, s in splits.items()
         ),
         "",

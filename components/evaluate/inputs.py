@@ -26,7 +26,7 @@ from fraud.features import (
     request_features,
     terminal_features,
 )
-from fraud.training_set import TrainingSet
+from millrace.lake.training_set import TrainingSet
 
 _TERMINAL: Final = slice(len(REQUEST_FEATURES) + len(CUSTOMER_FEATURES), len(FEATURE_NAMES))
 _SINCE: Final = ("terminal_days_since_streak_start", "terminal_days_since_fraud")
@@ -97,6 +97,7 @@ class Inputs:
 
 def inputs_of(data: TrainingSet, rows: NDArray[np.int64]) -> Inputs:
     """The unchanged inputs of rows[B] of a training set."""
-    cents = data.pool_amount_cents[data.row_position[rows]]
-    states = data.states(rows, data.history_length)
-    return Inputs(data.event_us(rows), cents, data.label[rows] == 1, states, data.features[rows][:, _TERMINAL])
+    past = data.histories(rows, data.history_length)
+    states = CustomerStates(past.event_us, past.values["amount_cents"], past.values["terminal_risk"], past.length)
+    cents = data.remembered("amount_cents", rows)
+    return Inputs(data.event_us[rows], cents, data.label[rows] == 1, states, data.features[rows][:, _TERMINAL])

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fraud.training_set import TrainingSet
 from millrace.judge.ranking import Judged, drop_known_units, judged
 from millrace.judge.rows import Columns, Floats, Mask
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
 from millrace.workload import load

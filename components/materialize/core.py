@@ -15,14 +15,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud.stream import engine
 from millrace.errors import InvalidInput
+from millrace.features.events import engine
+from millrace.instants import last_refresh, microseconds, start_of
 from millrace.lake.atomic import exclusive, replacing_folder
 from millrace.lake.feast_home import filled_with, repository
-from millrace.lake.horizon import microseconds, start_of
 from millrace.lake.manifest import Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
-from millrace.lake.states import last_refresh, recent_states, refreshed_states
+from millrace.lake.states import recent_states, refreshed_states
 from millrace.observe.progress import log
 from millrace.workload import View, Workload, load
 

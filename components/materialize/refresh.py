@@ -16,11 +16,10 @@ from pathlib import Path
 from components.materialize.core import described, sources_of
 from components.materialize.renewal import knows_events, renew
 from millrace.errors import InvalidInput, MillraceError, NotFound
+from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, repository
-from millrace.lake.horizon import start_of
 from millrace.lake.manifest import Manifest, list_manifests
-from millrace.lake.states import last_refresh
 from millrace.observe.progress import log
 from millrace.settings import Settings, settings
 from millrace.workload import Workload, load

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.materialize.store import Aside, applied, replace_rows
+from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, renewed_to, repository
-from millrace.lake.horizon import start_of
 from millrace.lake.manifest import Manifest
-from millrace.lake.states import last_refresh, refreshed_states
+from millrace.lake.states import refreshed_states
 from millrace.observe.progress import log
 from millrace.workload import View, Workload, load
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud.stream import engine
+from millrace.features.events import engine
 from millrace.lake.atomic import sha256_text, write_text
 from millrace.lake.feast_home import online_database, record_fill, repository
 from millrace.workload import View, Workload

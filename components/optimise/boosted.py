@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from components.optimise.rows import ValidationRows, chunks
-from fraud.training_set import TrainingSet
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.boosting import BoostConfig, Boosted, fit
 from millrace.tabular.network import Network
 from millrace.tabular.rows import Floats, Inputs

@@ -23,10 +23,10 @@ from components.optimise.decided import Decided
 from components.optimise.plain import make_plain
 from components.optimise.ranked import make_ranked
 from components.optimise.rows import validation_rows
-from fraud.training_set import TrainingSet
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of, code_version
+from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.registry.model_spec import MODEL_JSON, ModelSpec
 from millrace.tabular.network import Network

@@ -15,8 +15,8 @@ from components.optimise.export import export_class, export_quantity, named, tor
 from components.optimise.graphs import FLOAT, check_parity, first_rows, scored_twice, scorer_of
 from components.optimise.interval import Interval, calibrate
 from components.optimise.rows import ValidationRows, chunks, score_all, spread
-from fraud.training_set import TrainingSet
 from millrace.judge.gates import Verdict
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import load_graph
 from millrace.tabular.network import Network, QuantityNetwork
 from millrace.tabular.rows import Floats, Inputs

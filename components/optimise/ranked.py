@@ -25,7 +25,7 @@ from components.optimise.student import (
     write_cheap,
     write_student,
 )
-from fraud.training_set import TrainingSet
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.network import Network
 
 

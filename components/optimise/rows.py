@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.optimise.measure import Scorer
-from fraud.training_set import TrainingSet, is_known
 from millrace.errors import InvalidInput
 from millrace.judge.ranking import Judged, judged
+from millrace.lake.training_set import TrainingSet, is_known
 from millrace.tabular.rows import Inputs, inputs_of
 from millrace.workload import Task
 

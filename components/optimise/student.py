@@ -18,7 +18,7 @@ from components.optimise.export import export_columns
 from components.optimise.measure import Scorer
 from components.optimise.rows import CHUNK_ROWS
 from components.optimise.tree_graph import append_tree_score, write_tree_graph
-from fraud.training_set import TrainingSet, is_known
+from millrace.lake.training_set import TrainingSet, is_known
 from millrace.tabular.boosting import BoostConfig, sampled
 from millrace.tabular.network import Network
 from millrace.tabular.rows import Floats, Inputs, inputs_of

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictFloat, StrictInt
 
-from fraud.training_set import TrainingSet
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
 from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
+from millrace.lake.training_set import TrainingSet
 from millrace.settings import Settings
 from millrace.tabular.network import Network, Watched
 from millrace.workload import Workload, load

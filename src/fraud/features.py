@@ -1,11 +1,10 @@
 """What the model reads: names, versions and order; the formulas behind them are `formulas.py`'s.
 
-The batch path over whole days is `features_sql.py`, the single-row path `online.py`.
+The batch path over whole days is `days.py`, the single-row path `online.py`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Final
 
 import pyarrow as pa
@@ -68,7 +67,6 @@ __all__ = [
     "customer_features_of",
     "history_tensor",
     "history_totals",
-    "last_refresh",
     "model_features",
     "request_features",
     "states_before",
@@ -120,10 +118,3 @@ VIEWS: Final = (
     ),
     View("terminal_state", "terminal", dict.fromkeys(TERMINAL_STATE_FIELDS, pa.int64()), recent=False),
 )
-
-
-def last_refresh(instant: datetime) -> datetime:
-    """The refresh of terminal states at or before a UTC instant; the next is a day / REFRESHES_PER_DAY later."""
-    midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
-    every = timedelta(days=1) / REFRESHES_PER_DAY
-    return midnight + (instant - midnight) // every * every

@@ -1,7 +1,7 @@
 """The formulas behind every feature, on one row or many: state in, model inputs out, in NumPy alone.
 
 A state is what the online store holds for one entity; every function takes a batch of B states, and a server calls it
-with B = 1. The batch path over whole days is `features_sql.py`; a property test holds the two equal. Names and order
+with B = 1. The batch path over whole days is `days.py`; a property test holds the two equal. Names and order
 of what comes out are `features.py`'s. Nothing here reads a store or a clock.
 
 Conventions. Times are integer microseconds since 1970 UTC (`*_us`), amounts integer cents, so that sums are exact.

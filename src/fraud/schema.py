@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from millrace.workload import Entity, Field, Kind, Label, events_of
 
 VERSION = 1
 EVENT_ID = "transaction_id"
-FIELDS = (
+FIELDS: tuple[Field, ...] = (
     Field(name="transaction_id", kind=Kind.ID),
     Field(name="event_timestamp", kind=Kind.INSTANT),
     Field(name="customer_id", kind=Kind.KEY),  # pseudonym: 16 hex digits, never the raw id
@@ -19,7 +21,7 @@ FIELDS = (
 )
 EVENTS = events_of(FIELDS)
 
-ALIASES = {
+ALIASES: Mapping[str, str] = {
     "TRANSACTION_ID": "transaction_id",
     "TX_DATETIME": "event_timestamp",
     "CUSTOMER_ID": "customer_id",
@@ -30,15 +32,18 @@ ALIASES = {
 }
 """Public names of the published data set → ours."""
 
-CARRIED_TYPES = {"fraud_scenario": pa.int8()}
+CARRIED_TYPES: Mapping[str, pa.DataType] = {"fraud_scenario": pa.int8()}
 """Carried columns with one name and type whatever the source; evaluation slices by them, no feature reads them."""
 
 LABEL_DELAY_DAYS = 7
 """Default time from a transaction until its label is known, in days."""
 
-RULES: dict[str, str] = {}
+RULES: Mapping[str, str] = {}
 STRAY_DAYS = 0
-ENTITIES = (Entity("customer", "customer_id", pseudonymised=True), Entity("terminal", "terminal_id"))
+ENTITIES: tuple[Entity, ...] = (
+    Entity("customer", "customer_id", pseudonymised=True),
+    Entity("terminal", "terminal_id"),
+)
 LABEL = Label("is_fraud", unit="", delay_days=LABEL_DELAY_DAYS)
 
 REQUIRED = tuple(field.name for field in FIELDS if not field.optional)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud import features as f
+from millrace.features.days import DayStates
 
 _HAPPENED, _LABELLED, _FRAUD = range(3)
 _WINDOWS: Final = (
@@ -26,41 +27,7 @@ _WINDOWS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class DayStates:
-    """Terminals on one day, C rows by terminal and refresh: each as of midnight, then whenever it changed.
-
-    A row holds until the terminal's next; a terminal without transactions before the day has none.
-    """
-
-    day: int
-    """Days since 1970."""
-    key: NDArray[np.int64]
-    """[C] terminal × REFRESHES_PER_DAY + refresh of the day, ascending."""
-    state: NDArray[np.int64]
-    """[S, C] in the order of TERMINAL_STATE_FIELDS, a field's values side by side, as files want them."""
-
-    @property
-    def terminal(self) -> NDArray[np.int64]:
-        return self.key // f.REFRESHES_PER_DAY
-
-    @property
-    def refresh(self) -> NDArray[np.int64]:
-        """[C] of the day, 0 at midnight."""
-        return self.key % f.REFRESHES_PER_DAY
-
-    def at(self, terminal: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[B] terminals, each as of an instant of the day → [B, S]; zeros for those without a row."""
-        refresh = now_us % f.DAY_US * f.REFRESHES_PER_DAY // f.DAY_US
-        if not len(self.key):
-            return np.zeros((len(terminal), len(self.state)), np.int64)
-        row = np.searchsorted(self.key, terminal * f.REFRESHES_PER_DAY + refresh, side="right") - 1
-        states = self.state.take(row, axis=1, mode="clip")
-        states[:, self.key.take(row, mode="clip") // f.REFRESHES_PER_DAY != terminal] = 0
-        return states.T
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
+class Happened:
     """E events of a kind in the order of the refreshes, numbered from 1970 on, that are the first to see them."""
 
     refresh: NDArray[np.int64]
@@ -80,7 +47,7 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels(Events):
+class Labels(Happened):
     """Labels in the order of revelation."""
 
     fraud: NDArray[np.bool_]
@@ -95,9 +62,9 @@ class Labels(Events):
 class Terminals:
     """All T terminals from midnight to midnight; what lies before `first_day` is counted at once."""
 
-    def __init__(self, count: int, happened: Events, labels: Labels, first_day: int) -> None:
+    def __init__(self, count: int, happened: Happened, labels: Labels, first_day: int) -> None:
         self._day, self._labels, self._streaks = first_day, labels, Streaks(count)
-        frauds = Events(labels.refresh[labels.fraud], labels.terminal[labels.fraud])
+        frauds = Happened(labels.refresh[labels.fraud], labels.terminal[labels.fraud])
         self._seen = (happened, labels, frauds)
         self._appeared = np.zeros(count, np.bool_)
         self._appeared[happened.terminal[happened.before(first_day)]] = True
@@ -120,7 +87,8 @@ class Terminals:
         state = self._steps(day, row, len(key))
         changed = self._sum_up(state, there, row[there * f.REFRESHES_PER_DAY])
         # Few were touched and are what they were: as many labels came as left every window.
-        return DayStates(day, key, state) if changed.all() else DayStates(day, key[changed], state[:, changed])
+        kept = slice(None) if changed.all() else changed
+        return DayStates(day, f.REFRESHES_PER_DAY, key[kept], state[:, kept])
 
     def _touched(self, day: int, midnight: NDArray[np.int64]) -> NDArray[np.int64]:
         """Keys where something happens to a terminal, and those of `midnight`; ascending."""

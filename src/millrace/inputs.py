@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-NEVER_US: Final = np.iinfo(np.int64).min // 2
-"""Event time of padding: older than any window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
@@ -29,11 +29,16 @@ from numpy.typing import NDArray
 
 from millrace.config import Config
 from millrace.errors import ConfigError
+from millrace.features.days import DayFeatures, Events
+from millrace.features.histories import Histories
+from millrace.features.shards import Shard
 from millrace.inputs import Requests, States
 from millrace.judge.rows import Columns
 
-if TYPE_CHECKING:  # they import torch
-    from millrace.tabular.boosting import BoostConfig
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from millrace.tabular.boosting import BoostConfig  # imports torch, as a network does
     from millrace.tabular.network import Network
 
 GROUP: Final = "millrace.workloads"
@@ -205,6 +210,34 @@ class Features(Protocol):
     """How often the states of views that are not recent are renewed."""
 
 
+class Batch(Protocol):
+    """`batch`: features of whole days, from all events before them."""
+
+    COLUMNS: pa.Schema
+    """Columns of a feature set's events, in order, before those that are carried and the features: columns of the
+    schema, and others that `DayFeatures.remembered` gives. The fields of a recent view are among them."""
+    SMALL_STEPS: frozenset[str]
+    """Fields of refreshed views that differ little from row to row: files hold the differences."""
+    RELEVANT: str
+    """SQL condition on rows of `past`: whether features of the events in `probes` may depend on them."""
+    SHARDS: tuple[Shard, ...]
+    """The same in parts, for Spark; empty where that is not supported."""
+
+    def events(self, rows: pa.Table) -> Events:
+        """`rows` with the columns of the schema, or those of COLUMNS, as columns to compute with."""
+
+    def daily(
+        self, connection: DuckDBPyConnection, events: Events, history_length: int, first_day: int, last_day: int
+    ) -> Iterator[DayFeatures]:
+        """Every day from first_day to last_day (days since 1970), with or without events.
+
+        Earlier events count as past only; none may be later than last_day. A label counts from `label_timestamp` on.
+        """
+
+    def history(self, now_us: NDArray[np.int64], past: Histories, length: int) -> NDArray[np.float32]:
+        """[B] times and the histories before them → history[B, length, C]. Asked for only where there are channels."""
+
+
 class Judging(Protocol):
     """`judging`: who and what is judged. What is demanded of a task's figures is `components/evaluate`'s."""
 
@@ -345,6 +378,19 @@ class Workload:
         return cast(Features, self._part("features", Features))
 
     @cached_property
+    def batch(self) -> Batch:
+        return cast(Batch, self._part("batch", Batch))
+
+    @property
+    def recent_view(self) -> View | None:
+        """The view whose events a history is made of; None where the model reads scalars alone."""
+        return next((view for view in self.features.VIEWS if view.recent), None)
+
+    @property
+    def refreshed_views(self) -> tuple[View, ...]:
+        return tuple(view for view in self.features.VIEWS if not view.recent)
+
+    @cached_property
     def judging(self) -> Judging:
         return cast(Judging, self._part("judging", Judging))
 
@@ -399,6 +445,10 @@ class Workload:
         specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)
         return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """It travels between processes by name."""
+        return load, (self.name,)
+
     def _part(self, name: str, protocol: Any, absent: Set[str] = frozenset()) -> ModuleType:
         try:
             module = importlib.import_module(f"{self.package}.{name}")
@@ -436,6 +486,11 @@ def events_of(fields: tuple[Field, ...]) -> pa.Schema:
 def names() -> list[str]:
     """Workloads that are installed."""
     return sorted(point.name for point in entry_points(group=GROUP))
+
+
+def packages() -> list[str]:
+    """Their packages."""
+    return sorted(point.value for point in entry_points(group=GROUP))
 
 
 @cache

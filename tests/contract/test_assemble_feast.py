@@ -27,8 +27,8 @@ from fraud.features import (
     history_tensor,
     terminal_features,
 )
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.workload import load
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def feature_set(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module")
 def training_set(feature_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
-    spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), train_days=20, validation_days=4)
+    spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), delay_days=7, train_days=20, validation_days=4)
     return TrainingSet(assemble(feature_set, tmp_path_factory.mktemp("lake"), spec))
 
 
@@ -141,7 +141,7 @@ def test_terminal_features_equal_those_from_feasts_point_in_time_join(
     ours = training_set.features[sample][np.argsort(ids)][:, FEATURE_NAMES.index(TERMINAL_FEATURES[0]) :]
 
     state = joined[list(TERMINAL_STATE_FIELDS)].fillna(0).to_numpy(np.int64)
-    theirs = terminal_features(training_set.event_us(sample)[np.argsort(ids)], state)
+    theirs = terminal_features(training_set.event_us[sample][np.argsort(ids)], state)
 
     np.testing.assert_array_equal(ours, theirs)
     assert (theirs > 0).any(axis=0).all()  # no column is equal for being empty
@@ -154,7 +154,7 @@ def test_histories_equal_those_from_feasts_point_in_time_join(
     rows = sample[np.argsort(ids)]
     _, ours = training_set.batch(rows, LENGTH)
 
-    theirs = history_tensor(training_set.event_us(rows), padded(joined), LENGTH)
+    theirs = history_tensor(training_set.event_us[rows], padded(joined), LENGTH)
 
     np.testing.assert_array_equal(ours, theirs)
     assert 0 < ours[:, :, 3].mean() < 1  # some histories are full, some are not

@@ -24,8 +24,8 @@ from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
 from fraud.slices import slice_masks
 from millrace.errors import GateBlocked, InvalidInput
+from millrace.instants import start_of
 from millrace.judge.gates import Verdict
-from millrace.lake.horizon import start_of
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import ModelArtifact
 

@@ -16,8 +16,8 @@ from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from fraud import simulator
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.network import Network
 from millrace.workload import load
 
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     facts = {"tables": {"events": tables}, "first_day": str(START), "last_day": max(tables)}
     snapshot = Manifest(kind="snapshot", id="world", workload="fraud", uri=str(root), facts=facts)
     feature_set = build_features(snapshot, root / "lake", history_length=32)
-    spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), train_days=30, validation_days=3)
+    spec = SplitSpec(test_start=START + timedelta(days=DAYS - 14), delay_days=7, train_days=30, validation_days=3)
     torch.set_num_threads(1)  # as in production; more of them wait for each other on matrices this small
     rows = TrainingSet(assemble(feature_set, root / "lake", spec))
     small = read_config(FRAUD).model.model_dump() | {"sequence_length": 16, "bins": 16, "width": 64, "members": 1}

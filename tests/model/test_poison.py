@@ -19,8 +19,8 @@ from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from fraud import simulator
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular import boosting
 from millrace.workload import load
 
@@ -36,7 +36,7 @@ def learned(raw: list[Path], root: Path) -> tuple[dict[str, torch.Tensor], bytes
     feature_set = build_features(
         Manifest(kind="snapshot", id=root.name, workload="fraud", uri=str(root), facts=facts), root, history_length=16
     )
-    spec = SplitSpec(test_start=TEST_START, train_days=20, validation_days=3)
+    spec = SplitSpec(test_start=TEST_START, delay_days=7, train_days=20, validation_days=3)
     rows = TrainingSet(assemble(feature_set, root, spec))
     model = read_config(FRAUD).model.model_dump() | {"sequence_length": 16, "bins": 8, "width": 32}
     config = read_config(FRAUD, epochs=1, batch_size=256, model=model)

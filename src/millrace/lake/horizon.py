@@ -1,19 +1,20 @@
 """The instant a run speaks from, and the windows that follow from it. One place, so that no step disagrees.
 
-`as_of` is an instant; nothing at or after it is used to train, judge or fill the online store. A test week must have
-all its labels known at `as_of`, and the labels of the training days must be known when the test week starts.
+`as_of` is an instant; nothing at or after it is used to train, judge or fill the online store. A test window must have
+all its labels known at `as_of`, and the labels of the training days must be known when the test window starts. How long
+a label takes is the workload's (`Label.delay_days`).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
-from fraud.schema import LABEL_DELAY_DAYS
 from millrace.errors import InvalidInput
+from millrace.instants import start_of
 from millrace.lake.manifest import Manifest
 
 END = "end"
-"""As an `as_of`: the end of the last day. For a live store, to which that day's transactions were pushed already."""
+"""As an `as_of`: the end of the last day. For a live store, to which that day's events were pushed already."""
 TEST_DAYS = 7
 """Length of a test window, days."""
 
@@ -38,16 +39,6 @@ def resolve_as_of(artifact: Manifest, text: str = "") -> datetime:
     return instant
 
 
-def test_start(as_of: datetime) -> date:
-    """First day of the latest test week whose labels are all known at `as_of`."""
-    return as_of.date() - timedelta(days=LABEL_DELAY_DAYS + TEST_DAYS)
-
-
-def start_of(day: date) -> datetime:
-    """00:00 UTC of a day."""
-    return datetime.combine(day, time(), UTC)
-
-
-def microseconds(instant: datetime) -> int:
-    """Microseconds since 1970, the unit of every `*_us`."""
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+def test_start(as_of: datetime, delay_days: int) -> date:
+    """First day of the latest test window whose labels, `delay_days` after their events, are all known at `as_of`."""
+    return as_of.date() - timedelta(days=delay_days + TEST_DAYS)

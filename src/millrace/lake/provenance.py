@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final
 
 import millrace
+from millrace.workload import packages
 
 CODE_VERSION_VARIABLE: Final = "MILLRACE_CODE_VERSION"
 """Set in images, where there is no git; wins over everything else."""
 
 SOURCES: Final = (
     "millrace",
-    "fraud",
     "components",
     "pipelines",
     "run",
@@ -36,7 +36,7 @@ SOURCES: Final = (
     "serving",
     "feature_repo",
 )
-"""The packages whose files are the code."""
+"""The packages whose files are the code, beside the workloads."""
 
 PLUMBING: Final = frozenset(
     f"millrace/{name}.py"
@@ -83,8 +83,8 @@ def code_version() -> str:
 
 
 def source_folders() -> tuple[Path, ...]:
-    """Where the packages in SOURCES lie; those that are not installed are left out."""
-    specs = (importlib.util.find_spec(name) for name in SOURCES)
+    """Where the packages in SOURCES and the workloads lie; those that are not installed are left out."""
+    specs = (importlib.util.find_spec(name) for name in (*SOURCES, *packages()))
     places = (spec.submodule_search_locations for spec in specs if spec is not None)
     return tuple(Path(next(iter(place))) for place in places if place)
 

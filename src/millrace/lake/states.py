@@ -7,9 +7,8 @@ it. Both are tables of the entity's key, `event_timestamp`, and the view's field
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import duckdb
 import numpy as np
@@ -17,17 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from millrace.features.events import INSTANT
 from millrace.requests import SEPARATOR
 from millrace.workload import View, Workload
-
-INSTANT: Final = pa.timestamp("us", tz="UTC")
-
-
-def last_refresh(instant: datetime, per_day: int) -> datetime:
-    """The refresh at or before a UTC instant, of `per_day` that begin at midnight."""
-    midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
-    every = timedelta(days=1) / per_day
-    return midnight + (instant - midnight) // every * every
 
 
 def recent_states(

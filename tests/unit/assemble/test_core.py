@@ -19,12 +19,12 @@ import pytest
 from components.assemble import core
 from components.assemble.core import SplitSpec, assemble, split_of
 from fraud.features import DAY_US, FEATURE_NAMES
-from fraud.training_set import SPLITS, TrainingSet
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import SPLITS, TrainingSet
 
-SPEC = SplitSpec(test_start=date(2026, 2, 15), train_days=20, validation_days=4)
+SPEC = SplitSpec(test_start=date(2026, 2, 15), delay_days=7, train_days=20, validation_days=4)
 
 
 def instant_us(day: date) -> int:
@@ -75,7 +75,7 @@ def test_a_history_is_what_happened_strictly_before_whatever_its_split(
 ) -> None:
     made = TrainingSet(assemble(feature_set, lake, SPEC))
 
-    states = made.states(np.arange(len(made)), made.history_length)
+    states = made.histories(np.arange(len(made)), made.history_length)
 
     ids = made.table(["transaction_id"])["transaction_id"].to_pylist()
     columns = ("customer_id", "amount_cents", "terminal_risk")
@@ -84,9 +84,11 @@ def test_a_history_is_what_happened_strictly_before_whatever_its_split(
         past = [other for other in range(number) if customer[other] == customer[number]][-made.history_length :]
         assert states.length[row] == len(past)
         at = made.history_length - len(past)
-        assert states.amount_cents[row, at:].tolist() == [cents[other] for other in past]
-        np.testing.assert_array_equal(states.terminal_risk[row, at:], np.array([risk[o] for o in past], np.float32))
-        assert not states.amount_cents[row, :at].any()
+        assert states.values["amount_cents"][row, at:].tolist() == [cents[other] for other in past]
+        np.testing.assert_array_equal(
+            states.values["terminal_risk"][row, at:], np.array([risk[o] for o in past], np.float32)
+        )
+        assert not states.values["amount_cents"][row, :at].any()
 
 
 def test_no_label_is_visible_before_it_is_known(feature_set: Manifest, lake: Path, transactions: pa.Table) -> None:
@@ -119,6 +121,7 @@ def test_a_label_that_changes_after_the_horizon_changes_nothing(
 def test_the_horizon_of_test_labels_can_be_earlier(feature_set: Manifest, lake: Path) -> None:
     spec = SplitSpec(
         test_start=SPEC.test_start,
+        delay_days=7,
         train_days=20,
         labels_until=datetime(2026, 2, 22, tzinfo=UTC),
     )
@@ -132,10 +135,11 @@ def test_the_horizon_of_test_labels_can_be_earlier(feature_set: Manifest, lake: 
 def test_the_pool_holds_nothing_after_the_last_row_and_no_customer_without_rows(
     feature_set: Manifest, lake: Path, transactions: pa.Table
 ) -> None:
-    made = TrainingSet(assemble(feature_set, lake, SPEC))
+    made = assemble(feature_set, lake, SPEC)
 
-    assert made.pool_event_us.max() < instant_us(SPEC.test_end)
-    assert len(made.pool_event_us) < transactions.num_rows
+    event_us = np.load(made.path("pool_event_us.npy"))
+    assert event_us.max() < instant_us(SPEC.test_end)
+    assert len(event_us) < transactions.num_rows
 
 
 def test_the_same_set_again_does_no_work(feature_set: Manifest, lake: Path) -> None:
@@ -172,7 +176,7 @@ def test_carried_columns_reach_the_rows_and_never_the_features(feature_set: Mani
     assert not set(made.table().column_names) & set(FEATURE_NAMES)
 
 
-def test_facts_count_rows_and_frauds_per_split(feature_set: Manifest, lake: Path) -> None:
+def test_facts_count_rows_and_positives_per_split(feature_set: Manifest, lake: Path) -> None:
     manifest = assemble(feature_set, lake, SPEC)
 
     made = TrainingSet(manifest)
@@ -180,7 +184,7 @@ def test_facts_count_rows_and_frauds_per_split(feature_set: Manifest, lake: Path
         facts = manifest.facts["splits"][name]
         rows = made.rows_of(name)
         assert facts["rows"] == len(rows)
-        assert facts["frauds"] == int((made.label[rows] == 1).sum())
+        assert facts["positives"] == int((made.label[rows] == 1).sum())
     assert manifest.facts["splits"]["validation"]["first_day"] == "2026-02-04"
     assert manifest.facts["splits"]["validation"]["last_day"] == "2026-02-07"
     assert manifest.parents == {"feature_set": feature_set.id, "snapshot": "s" * 16}
@@ -189,7 +193,7 @@ def test_facts_count_rows_and_frauds_per_split(feature_set: Manifest, lake: Path
 @pytest.mark.parametrize("test_start", [date(2026, 1, 20), date(2026, 2, 28)])
 def test_days_the_feature_set_lacks_are_named(feature_set: Manifest, lake: Path, test_start: date) -> None:
     with pytest.raises(InvalidInput, match="holds 2026-01-01 … 2026-03-01"):
-        assemble(feature_set, lake, SplitSpec(test_start=test_start, train_days=20))
+        assemble(feature_set, lake, SplitSpec(test_start=test_start, delay_days=7, train_days=20))
 
 
 def test_a_split_without_rows_is_an_error_and_leaves_nothing(
@@ -254,11 +258,11 @@ def test_two_at_once_are_refused(feature_set: Manifest, lake: Path) -> None:
 )
 def test_a_split_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
-        SplitSpec(**({"test_start": date(2026, 2, 15)} | wrong))
+        SplitSpec(**({"test_start": date(2026, 2, 15), "delay_days": 7} | wrong))
 
 
 def test_windows_follow_from_the_first_test_day() -> None:
-    spec = SplitSpec(test_start=date(2018, 9, 16))
+    spec = SplitSpec(test_start=date(2018, 9, 16), delay_days=7)
 
     assert spec.train_start == date(2018, 8, 12)
     assert spec.validation_start == date(2018, 9, 5)
@@ -277,5 +281,5 @@ def test_a_run_tests_on_the_last_week_whose_labels_are_known(feature_set: Manife
 def test_rows_are_in_time_order(feature_set: Manifest, lake: Path) -> None:
     made = TrainingSet(assemble(feature_set, lake, SPEC))
 
-    assert (np.diff(made.event_us(np.arange(len(made)))) >= 0).all()
+    assert (np.diff(made.event_us) >= 0).all()
     assert pq.read_metadata(made.manifest.path("rows.parquet")).num_rows == len(made)

@@ -12,7 +12,7 @@ from benchmarks.training import CONTENDERS
 from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from fraud.training_set import TrainingSet
+from millrace.lake.training_set import TrainingSet
 
 
 def test_ratios_are_of_neighbouring_turns() -> None:

@@ -184,12 +184,12 @@ def test_a_killed_build_goes_on_where_it_was(
         "from pathlib import Path\n"
         "from components.build_features import core, partitions\n"
         "from millrace.lake.manifest import Manifest\n"
-        "write, left = partitions.write_transactions, [7]\n"
+        "write, left = partitions.write_events, [7]\n"
         "def dying(*args):\n"
         "    left[0] -= 1\n"
         "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(*args)\n"
-        "partitions.write_transactions = dying\n"
+        "partitions.write_events = dying\n"
         "core.build_features(Manifest.read(sys.argv[1]), Path(sys.argv[2]), history_length=8, threads=1)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(snapshot.folder), str(killed)], capture_output=True)

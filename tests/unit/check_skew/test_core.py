@@ -20,9 +20,10 @@ from components.build_features.core import build_features
 from components.check_skew import core
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
+from fraud import batch, formulas, online
 from fraud import features as f
-from fraud import features_sql, formulas, online
 from millrace.errors import GateBlocked, InvalidInput, NotFound
+from millrace.features.days import DayFeatures
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
 from millrace.lake.manifest import Manifest
@@ -199,13 +200,13 @@ def test_an_input_that_is_not_a_number_is_blocked(
     lake: Path, feature_set: Manifest, home: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, store = home
-    right = features_sql.daily_features
+    right = batch.daily
 
-    def broken(*arguments: Any) -> Iterator[features_sql.DayFeatures]:
+    def broken(*arguments: Any) -> Iterator[DayFeatures]:
         for day in right(*arguments):
             yield replace(day, features=np.where(np.arange(day.features.shape[1]) == 5, np.nan, day.features))
 
-    monkeypatch.setattr(features_sql, "daily_features", broken)
+    monkeypatch.setattr(batch, "daily", broken)
     failures = blocked_by(check(feature_set, store, lake, folder))
 
     assert f.FEATURE_NAMES[5] in failures["online against batch"].detail

@@ -19,9 +19,10 @@ from drill.figures import figures
 from drill.live import Live, require
 from drill.story import Moment, Story
 from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
-from fraud.features import last_refresh
+from fraud.features import REFRESHES_PER_DAY
 from millrace.errors import InvalidInput, NotFound
 from millrace.events.log import engine, migrate
+from millrace.instants import last_refresh
 from millrace.registry import audit
 from millrace.registry.models import Registry
 from millrace.settings import Settings, settings
@@ -66,11 +67,11 @@ def test_nothing_is_delivered_during_the_outage(days: dict[int, pa.Table]) -> No
 def test_rows_come_by_the_refresh_of_terminal_states_that_they_see(days: dict[int, pa.Table]) -> None:
     parts = list(by_refresh(days[3]))
 
-    assert [at for at, _ in parts] == [last_refresh(at) for at, _ in parts]
+    assert [at for at, _ in parts] == [last_refresh(at, REFRESHES_PER_DAY) for at, _ in parts]
     assert parts[0][0] == SMALL.instant(3)
     assert pa.concat_tables(part for _, part in parts).equals(days[3])
     for at, part in parts:
-        assert {last_refresh(moment) for moment in part["event_timestamp"].to_pylist()} == {at}
+        assert {last_refresh(moment, REFRESHES_PER_DAY) for moment in part["event_timestamp"].to_pylist()} == {at}
 
 
 def test_the_new_pattern_begins_on_its_day(days: dict[int, pa.Table]) -> None:

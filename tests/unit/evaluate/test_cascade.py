@@ -12,9 +12,9 @@ import pytest
 from components.evaluate.cascade import measure_cascade
 from components.evaluate.test_week import TestWeek, model_scores
 from fraud.judging import COLUMNS
-from fraud.training_set import TrainingSet
 from millrace.judge.bootstrap import unit_weights
 from millrace.judge.ranking import average_precision, judged
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import ModelArtifact
 
 from ..optimise.conftest import write_training_set

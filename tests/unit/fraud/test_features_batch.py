@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud import features as f
-from fraud import features_sql as sql
+from fraud.batch import daily, events
+from fraud.days import terminal_states
 from fraud.online import EMPTY_STATE, CustomerState, model_inputs
-from fraud.stream import Transactions
+from millrace.features.days import Events
 
 DAY = f.DAY_US
 START = 17_622 * DAY  # 2018-04-01
@@ -57,14 +58,14 @@ def engine() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
 
 
-def transactions(stream: list[Row]) -> Transactions:
+def transactions(stream: list[Row]) -> Events:
     instant = pa.timestamp("us", tz="UTC")
     types = [("transaction_id", pa.int64()), ("customer_id", pa.string()), ("terminal_id", pa.string())]
     types += [("amount_cents", pa.int64()), ("is_fraud", pa.int8())]
     columns = {name: pa.chunked_array([pa.array([row[name] for row in stream], kind)]) for name, kind in types}
     for name, source in (("event_timestamp", "event_us"), ("label_timestamp", "label_us")):
         columns[name] = pa.chunked_array([pa.array([row[source] for row in stream], pa.int64()).cast(instant)])
-    return Transactions(pa.table(columns))
+    return events(pa.table(columns))
 
 
 def batch(stream: list[Row], first_day: int | None = None, history_length: int = N) -> dict[int, np.ndarray]:
@@ -72,7 +73,7 @@ def batch(stream: list[Row], first_day: int | None = None, history_length: int =
     data = transactions(stream)
     ids, days = data.column("transaction_id"), data.column("event_us") // DAY
     span = (days.min() if first_day is None else first_day, days.max())
-    computed = list(sql.daily_features(engine(), data, history_length, *map(int, span)))
+    computed = list(daily(engine(), data, history_length, *map(int, span)))
     return {int(ids[at]): row for day in computed for at, row in zip(day.position, day.features, strict=True)}
 
 
@@ -203,13 +204,13 @@ def test_the_state_of_every_terminal_at_every_refresh_is_the_documented_one(stre
     end = int(stream[-1]["event_us"] // DAY) + 1
     first = min(int(stream[0]["event_us"] // DAY) + skipped, end)
 
-    days = list(sql.terminal_states(engine(), data, first, end))
+    found = list(terminal_states(engine(), data, first, end))
 
-    assert [states.day for states in days] == list(range(first, end + 1))
-    terminals, refreshes = (grid.ravel() for grid in np.indices((len(data.terminals), f.REFRESHES_PER_DAY)))
-    for states in days:
+    assert [states.day for states in found] == list(range(first, end + 1))
+    terminals, refreshes = (grid.ravel() for grid in np.indices((len(data.ids["terminal"]), f.REFRESHES_PER_DAY)))
+    for states in found:
         instants = states.day * DAY + refreshes * EVERY
-        names = [data.terminals[terminal] for terminal in terminals]
+        names = data.ids["terminal"].take(pa.array(terminals)).to_pylist()
         wanted = np.array([terminal_state(stream, *at) for at in zip(names, instants.tolist(), strict=True)])
         assert np.array_equal(states.at(terminals, instants + EVERY - 1), wanted)
         here = [any(r["terminal_id"] == t and r["event_us"] < states.day * DAY for r in stream) for t in names]
@@ -239,14 +240,13 @@ def test_a_label_known_exactly_at_a_refresh_counts_from_the_next() -> None:
     assert [features[id_][labelled] for id_ in (1, 2)] == [0, 1]
 
 
-def test_the_definition_version_changes_with_the_code_that_lays_features_out() -> None:
-    assert sql.definition_version() == sql.definition_version()
-    assert sql.definition_version() != sql.definition_version(pytest)
-
-
 def test_ids_get_the_same_codes_whatever_the_order_of_rows() -> None:
     stream = [_row(i, START + i, i % 3, i % 2, i, False, None) for i in range(6)]
-    assert transactions(stream).customers == transactions(stream[::-1]).customers == ["c0", "c1", "c2"]
+    assert (
+        transactions(stream).ids["customer"].to_pylist()
+        == transactions(stream[::-1]).ids["customer"].to_pylist()
+        == ["c0", "c1", "c2"]
+    )
 
 
 def test_a_resumed_day_finds_the_newest_of_tied_transactions() -> None:

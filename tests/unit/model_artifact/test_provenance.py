@@ -95,7 +95,7 @@ def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Pa
         ("optimise", "millrace.registry.model_artifact"),
         ("materialize", "millrace.lake.states"),
         ("assemble", "millrace.lake.horizon"),
-        ("train", "fraud.training_set"),
+        ("train", "millrace.lake.training_set"),
     ],
 )
 def test_the_code_of_a_real_component_reaches_what_decides_its_result(component: str, module: str):

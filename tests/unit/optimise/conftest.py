@@ -37,6 +37,7 @@ def write_training_set(folder: Path, customers: int = 30, per_customer: int = 20
     split = np.where(day >= 4, 1, 0).astype(np.int8) if validation else np.zeros(rows, np.int8)
     order = np.argsort(event_us, kind="stable")
     arrays = {
+        "event_us": event_us[order],
         "pool_event_us": event_us,
         "pool_amount_cents": cents,
         "pool_terminal_risk": rng.random(rows, dtype=np.float32),

@@ -19,9 +19,9 @@ from components.optimise.export import export_class, torch_scores
 from components.optimise.graphs import FLOAT, INT8, Variant, check_parity, choose
 from components.optimise.student import STUDENT, StudentConfig
 from fraud.features import FEATURE_NAMES
-from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, GateBlocked, InvalidInput
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import ModelArtifact, load_graph
 from millrace.tabular.boosting import BoostConfig, fit
 from millrace.tabular.weights import load_network

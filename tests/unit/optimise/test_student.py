@@ -24,8 +24,8 @@ from components.optimise.student import (
     write_cheap,
     write_student,
 )
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import CHEAP, ModelArtifact
 from millrace.tabular.boosting import BoostConfig
 from millrace.tabular.weights import load_network

@@ -16,9 +16,9 @@ from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
 from components.evaluate.test_week import model_scores
 from components.score.core import model_to_score_with, plan, score
-from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
 
@@ -52,7 +52,7 @@ def read(scores: Manifest) -> pa.Table:
 
 def test_scores_equal_those_of_the_evaluation(lake: Path, feature_set: Manifest, model: Manifest) -> None:
     first, last = last_days(feature_set, 7)
-    spec = SplitSpec(test_start=date.fromisoformat(first), train_days=14, validation_days=2)
+    spec = SplitSpec(test_start=date.fromisoformat(first), delay_days=7, train_days=14, validation_days=2)
     data = TrainingSet(assemble(feature_set, lake, spec, threads=1))
     rows = data.rows_of("test")
     artifact = ModelArtifact.open(model.folder)

@@ -39,6 +39,7 @@ def write_training_set(folder: Path, rows: int = 2_000, fraud_share: float = 0.1
     signal = cents / 6_000 + 3 * risk + rng.normal(0, 0.3, rows)
     label = (signal > np.quantile(signal, 1 - fraud_share)).astype(np.int8) if fraud_share else np.zeros(rows, np.int8)
     arrays = {
+        "event_us": np.arange(rows) * DAY_US // 100,
         "pool_event_us": np.arange(rows) * DAY_US // 100,
         "pool_amount_cents": cents,
         "pool_terminal_risk": risk,

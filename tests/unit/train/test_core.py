@@ -23,9 +23,9 @@ from components.train.core import (
 )
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from fraud.training_set import TrainingSet
 from millrace.errors import ConfigError, InvalidInput
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.network import Watched
 from millrace.workload import load
 

@@ -14,8 +14,8 @@ from components.train.feed import Batch, Feed, ahead
 from components.train.meter import Meter
 from components.train.parallel import Process
 from components.train.trainer import Trainer
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

@@ -18,8 +18,8 @@ from components.train.core import AnyTrainConfig, model_id
 from components.train.parallel import Process
 from components.train.torchrun import ENVIRONMENT
 from components.train.trainer import Trainer
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.weights import load_network
 
 ALONE = Process(0, 1, torch.device("cpu"))

@@ -14,8 +14,8 @@ from components.train.core import AnyTrainConfig
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from components.train.worker import run
-from fraud.training_set import TrainingSet
 from millrace.lake.manifest import Manifest
+from millrace.lake.training_set import TrainingSet
 from millrace.tabular.weights import load_network
 
 ALONE = Process(0, 1, torch.device("cpu"))

@@ -1,31 +1,29 @@
-"""Batch features: transactions in, features and the state of every terminal out, a day at a time.
+"""Features and the state of every terminal, a day at a time, from all transactions at once.
 
 DuckDB puts rows into the order in which they are looked back on. Integers are summed over them in NumPy, by
 `histories.py` and `terminals.py`; the formulas that turn sums into features are those of `features.py`, so both paths
-share them. Which days are computed and where they are written is `build_features`'.
+share them. How transactions are read and where days are written is the platform's.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from types import ModuleType
 from typing import Any, Final
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fraud import features as f
 from fraud import histories as h
-from fraud import stream, terminals
+from fraud import schema
 from fraud.histories import Histories
-from fraud.stream import Transactions
-from fraud.terminals import DayStates, Events, Labels, Terminals
-from millrace.lake.atomic import sha256_text
+from fraud.terminals import Happened, Labels, Terminals
+from millrace.features.days import DayFeatures, DayStates, Events
+from millrace.features.events import as_events
 
 HISTORIES_SQL: Final = """
     SELECT position, customer, event_us, amount_cents, coalesce(is_fraud = 1, false) AS fraud
@@ -33,62 +31,50 @@ HISTORIES_SQL: Final = """
 """
 
 
-def definition_version(*modules: ModuleType) -> str:
-    """Hash of the code that defines the features (and of `modules` that lay them out): a change is a new version."""
-    return sha256_text(
-        *(inspect.getsource(module) for module in (f, h, terminals, stream, sys.modules[__name__], *modules))
-    )
+def events(rows: pa.Table) -> Events:
+    """`rows` as schema.EVENTS, or with `amount_cents` instead of `amount`."""
+    cents = rows["amount_cents"] if "amount_cents" in rows.column_names else cents_of(rows["amount"])
+    return as_events(rows, schema, {"amount_cents": cents})
 
 
-@dataclass(frozen=True, slots=True)
-class DayFeatures:
-    """One day's transactions with their features, and the terminals from one of its refreshes to the next."""
-
-    position: NDArray[np.int64]
-    """[B] places of the day's transactions in `Transactions`, ascending."""
-    features: NDArray[np.float32]
-    """[B, F] in the order of FEATURE_NAMES."""
-    terminal_risk: NDArray[np.float32]
-    """[B], what a customer's history remembers."""
-    terminals: DayStates
+def cents_of(amount: pa.ChunkedArray) -> pa.ChunkedArray:
+    """decimal(12, 2) → int64 cents, exact."""
+    return pc.multiply(amount, pa.scalar(100, pa.decimal128(3, 0))).cast(pa.int64())
 
 
-def daily_features(
-    connection: duckdb.DuckDBPyConnection,
-    transactions: Transactions,
-    history_length: int,
-    first_day: int,
-    last_day: int,
+def daily(
+    connection: duckdb.DuckDBPyConnection, events: Events, history_length: int, first_day: int, last_day: int
 ) -> Iterator[DayFeatures]:
     """Every day from first_day to last_day (days since 1970), with or without transactions.
 
     Earlier transactions count as history only; none may be later than last_day.
     """
-    ordered = histories(connection, transactions)
+    ordered = histories(connection, events)
     customer = h.customer_features(ordered, history_length, first_day * f.DAY_US)
     ratios = h.amount_ratios(ordered)
     del ordered
-    now_us, amount_cents, terminal = (transactions.column(name) for name in ("event_us", "amount_cents", "terminal"))
+    now_us, amount_cents, terminal = (events.column(name) for name in ("event_us", "amount_cents", "terminal"))
     by_day, ends = _steps(now_us // f.DAY_US, range(first_day - 1, last_day + 1))
-    days = terminal_states(connection, transactions, first_day, last_day, ratios)
+    days = terminal_states(connection, events, first_day, last_day, ratios)
     for states, (begin, end) in zip(days, pairwise(ends), strict=True):
         rows = by_day[begin:end]
-        now = now_us[rows]
+        now, cents = now_us[rows], amount_cents[rows]
         mine = states.at(terminal[rows], now)
-        parts = [f.request_features(now, amount_cents[rows]), customer[rows], f.terminal_features(now, mine)]
-        yield DayFeatures(rows, np.concatenate(parts, axis=1), f.terminal_risk(mine), states)
+        parts = [f.request_features(now, cents), customer[rows], f.terminal_features(now, mine)]
+        remembered = {"amount_cents": cents, "terminal_risk": f.terminal_risk(mine)}
+        yield DayFeatures(rows, np.concatenate(parts, axis=1), remembered, {"terminal_state": states})
 
 
-def histories(connection: duckdb.DuckDBPyConnection, transactions: Transactions) -> Histories:
+def histories(connection: duckdb.DuckDBPyConnection, events: Events) -> Histories:
     """All transactions in the order of their customers' histories."""
-    rows = _query(connection, transactions, HISTORIES_SQL)
+    rows = _query(connection, events, HISTORIES_SQL)
     new = np.diff(rows.pop("customer"), prepend=-1) != 0
     return Histories(start=np.maximum.accumulate(np.where(new, np.arange(len(new)), 0)), **rows)
 
 
 def terminal_states(
     connection: duckdb.DuckDBPyConnection,
-    transactions: Transactions,
+    events: Events,
     first_day: int,
     last_day: int,
     ratios: NDArray[np.int64] | None = None,
@@ -97,13 +83,13 @@ def terminal_states(
 
     `ratios[T]` are `amount_ratios` of the transactions, where these are not whole histories of their customers.
     """
-    ratios = h.amount_ratios(histories(connection, transactions)) if ratios is None else ratios
-    day, terminal = transactions.column("event_us") // f.DAY_US, transactions.column("terminal")
+    ratios = h.amount_ratios(histories(connection, events)) if ratios is None else ratios
+    day, terminal = events.column("event_us") // f.DAY_US, events.column("terminal")
     by_day = np.argsort(day, kind="stable")
-    happened = Events((day[by_day] + 1) * f.REFRESHES_PER_DAY, terminal[by_day])
-    rows = _query(connection, transactions, labels_sql())
+    happened = Happened((day[by_day] + 1) * f.REFRESHES_PER_DAY, terminal[by_day])
+    rows = _query(connection, events, labels_sql())
     labels = Labels(ratio=ratios[rows.pop("position")], **rows)
-    known = Terminals(len(transactions.terminals), happened, labels, first_day)
+    known = Terminals(len(events.ids["terminal"]), happened, labels, first_day)
     for _ in range(first_day, last_day + 1):
         yield known.next_day()
 
@@ -129,8 +115,8 @@ def _steps(values: NDArray[np.int64], limits: range) -> tuple[NDArray[np.int64],
     return order, np.searchsorted(values[order], limits, side="right")
 
 
-def _query(connection: duckdb.DuckDBPyConnection, transactions: Transactions, sql: str) -> dict[str, NDArray[Any]]:
-    connection.register("transactions", transactions.table)
+def _query(connection: duckdb.DuckDBPyConnection, events: Events, sql: str) -> dict[str, NDArray[Any]]:
+    connection.register("transactions", events.table)
     table = connection.sql(sql).to_arrow_table()
     connection.unregister("transactions")
     return {name: table[name].to_numpy() for name in table.column_names}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
-from fraud.training_set import TrainingSet
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest, hash_files
+from millrace.lake.training_set import TrainingSet
 
 HISTORY = 4
 
@@ -18,6 +18,7 @@ HISTORY = 4
 def write_set(folder: Path, **changes: np.ndarray) -> Manifest:
     """Two customers: A at pool 0…5, B at pool 6…7; rows are A's second and sixth and B's first transaction."""
     arrays = {
+        "event_us": np.array([2, 3, 6]) * DAY_US,
         "pool_event_us": np.array([1, 2, 3, 4, 5, 6, 3, 5]) * DAY_US,
         "pool_amount_cents": np.array([100, 200, 300, 400, 500, 600, 7_000, 8_000]),
         "pool_terminal_risk": np.arange(8, dtype=np.float32) / 10,
@@ -55,7 +56,7 @@ def test_a_shorter_history_keeps_the_newest(tmp_path: Path) -> None:
     _, history = made.batch(np.array([2]), 2)
 
     assert history[0, :, 0].tolist() == [4, 5]
-    assert made.states(np.array([2]), 2).length.tolist() == [2]
+    assert made.histories(np.array([2]), 2).length.tolist() == [2]
 
 
 def test_rows_may_come_in_any_order_and_twice(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_arrays_cannot_be_changed_by_accident(tmp_path: Path) -> None:
     made = TrainingSet(write_set(tmp_path / "set"))
 
     with pytest.raises(ValueError, match="read-only"):
-        made.pool_amount_cents[0] = 1
+        made.features[0] = 1
 
 
 @pytest.mark.parametrize(
