@@ -6,15 +6,23 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
 
-from millrace.errors import MillraceError
+from millrace.errors import InvalidInput, MillraceError
+from millrace.requests import RequestFormat
 from millrace.settings import settings
+from millrace.workload import Kind, Workload, load
 from serving.local import commands
+from serving.local.manifest import read_service
 from serving.local.state import Place
+
+TEXTS: Final = (Kind.TEXT, Kind.KEY, Kind.INSTANT)
+"""Kinds of fields whose values are text in a request."""
 
 
 def main() -> int:
@@ -29,13 +37,16 @@ def main() -> int:
 
 
 def _up(options: argparse.Namespace, place: Place, console: Console) -> None:
-    state = commands.up(place, options.manifest or place.manifest(settings().model_name))
-    console.print(f"{state.service} version {state.model_version} answers at {state.url}")
-    console.print(f"  V1    POST {state.url}/v1/models/{state.service}:predict")
-    console.print(f"  V2    POST {state.url}/v2/models/{state.service}/infer")
-    console.print(f"  ready GET  {state.url}/v2/models/{state.service}/ready")
+    manifest = options.manifest or place.manifest(settings(options.workload).model_name)
+    state = commands.up(place, manifest)
+    service = state.find(read_service(manifest, place.home).name)
+    assert service is not None
+    console.print(f"{service.name} version {service.model_version} answers at {state.url}")
+    console.print(f"  V1    POST {state.url}/v1/models/{service.name}:predict")
+    console.print(f"  V2    POST {state.url}/v2/models/{service.name}/infer")
+    console.print(f"  ready GET  {state.url}/v2/models/{service.name}/ready")
     if state.grpc_port:
-        console.print(f"  gRPC  127.0.0.1:{state.grpc_port}, model {state.service}")
+        console.print(f"  gRPC  127.0.0.1:{state.grpc_port}, model {service.name}")
 
 
 def _down(_: argparse.Namespace, place: Place, console: Console) -> None:
@@ -47,10 +58,31 @@ def _status(_: argparse.Namespace, place: Place, console: Console) -> int:
 
 
 def _predict(options: argparse.Namespace, place: Place, console: Console) -> None:
-    given = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount")
-    transaction = commands.sample({name: getattr(options, name) for name in given})
-    console.print_json(json.dumps({"instances": [transaction]}))
-    console.print_json(json.dumps(commands.predict(place, transaction)))
+    configured = settings(options.workload)
+    workload = load(configured.workload)
+    event = commands.sample(workload, fields_of(options.fields, workload))
+    console.print_json(json.dumps({"instances": [event]}))
+    console.print_json(json.dumps(commands.predict(place, configured.model_name, event)))
+
+
+def fields_of(pairs: Sequence[str], workload: Workload) -> dict[str, Any]:
+    """`name=value` of a command line as a request says it; raises InvalidInput for a field that no request has."""
+    wanted = RequestFormat.of(workload)
+    numbers = {workload.schema.EVENT_ID, *(field.name for field in wanted.fields if field.kind not in TEXTS)}
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in wanted.names:
+            raise InvalidInput(f"{pair!r} is no FIELD=VALUE; the fields are {', '.join(wanted.names)}")
+        given[name] = _number(name, text) if name in numbers else text
+    return given
+
+
+def _number(name: str, text: str) -> int | float:
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError as error:
+        raise InvalidInput(f"{name} is {text!r}; wanted a number") from error
 
 
 def _logs(options: argparse.Namespace, place: Place, _: Console) -> None:
@@ -68,18 +100,15 @@ def _replay(options: argparse.Namespace, place: Place, console: Console) -> int:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
+    parser.add_argument("--workload", default="", help="which one is meant (default: MILLRACE_WORKLOAD)")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     add = verbs.add_parser("up", help="start the servers; those that run already follow the manifest without a restart")
     add.add_argument("--manifest", type=Path, help="an InferenceService; default: the one that was promoted last")
     add.set_defaults(run=_up)
     verbs.add_parser("down", help="drain and stop them").set_defaults(run=_down)
     verbs.add_parser("status", help="what runs, where, since when").set_defaults(run=_status)
-    add = verbs.add_parser("predict", help="send one transaction and show the answer")
-    add.add_argument("--transaction-id", type=int)
-    add.add_argument("--event-timestamp", help="ISO 8601 with an offset; default: now")
-    add.add_argument("--customer-id")
-    add.add_argument("--terminal-id")
-    add.add_argument("--amount", type=float)
+    add = verbs.add_parser("predict", help="send one request and show the answer")
+    add.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="of the request; default: the workload's example")
     add.set_defaults(run=_predict)
     add = verbs.add_parser("logs", help="the end of the log files")
     add.add_argument("role", nargs="?", help="part of a log's name: predictor, transformer, supervisor; default: all")

@@ -24,8 +24,10 @@ from rich.table import Table
 
 from millrace.errors import NotFound, Unavailable
 from millrace.observe.progress import log
+from millrace.requests import TIME
 from millrace.settings import settings
-from serving.local.manifest import read_service
+from millrace.workload import Workload
+from serving.local.manifest import Service, read_service
 from serving.local.state import LocalState, Place, ProcessState
 
 UP_TIMEOUT_S = 180.0
@@ -41,15 +43,17 @@ FAILED_STARTS = 3
 def up(place: Place, manifest: Path) -> LocalState:
     """Run what the manifest says and return when it is ready; a runtime that is up already follows it, as it is.
 
-    Raises Unavailable when it does not become ready; what ran before goes on running then.
+    Services whose manifests lie in the home run side by side: bringing one up leaves the others alone. Raises
+    Unavailable when it does not become ready; what ran before goes on running then.
     """
     service = read_service(manifest, place.home)
     running = place.read() if place.alive() else None
-    if running is not None and running.manifest == str(manifest.resolve()):
-        if running.manifest_hash != service.hash:
-            log("following", old_version=running.model_version, new_version=service.model_version)
+    if running is not None and _follows(running, manifest, place):
+        before = running.find(service.name)
+        if before is not None and before.manifest_hash != service.hash:
+            log("following", old_version=before.model_version, new_version=service.model_version)
         os.kill(running.pid, signal.SIGHUP)
-        return _wait_ready(place, None, service.hash)
+        return _wait_ready(place, None, service)
     if place.alive():
         log("restarting", manifest=manifest)
         down(place)
@@ -65,7 +69,13 @@ def up(place: Place, manifest: Path) -> LocalState:
             env=os.environ | {"MILLRACE_HOME": str(place.home)},
             start_new_session=True,
         )
-    return _wait_ready(place, supervisor, service.hash)
+    return _wait_ready(place, supervisor, service)
+
+
+def _follows(running: LocalState, manifest: Path, place: Place) -> bool:
+    """Whether a runtime looks at this manifest: it was started with it, or both lie in the home."""
+    beside = {path.parent for path in (manifest.resolve(), Path(running.manifest))} == {place.folder.resolve()}
+    return beside or running.manifest == str(manifest.resolve())
 
 
 def down(place: Place) -> bool:
@@ -115,7 +125,8 @@ def status(place: Place, console: Console) -> bool:
             table.add_row(service.name, "", "", "", f"{service.state}: {service.error}", "", "", "", "", "")
     for column in table.columns:
         column.overflow = "fold"
-    console.print(f"{state.service}, model version {state.model_version}, at {state.url}")
+    for service in state.models:
+        console.print(f"{service.name}, model version {service.model_version}, at {state.url}")
     console.print(table)
     return True
 
@@ -124,24 +135,18 @@ def _since(item: LocalState | ProcessState) -> str:
     return item.started_at[5:19].replace("T", " ")
 
 
-def sample(overrides: dict[str, Any]) -> dict[str, Any]:
-    """A transaction of now, with what was given on the command line in it."""
-    now = datetime.now(UTC)
-    base = {
-        "transaction_id": time.time_ns() // 1000,
-        "event_timestamp": now.isoformat(timespec="seconds"),
-        "customer_id": "596",
-        "terminal_id": "3156",
-        "amount": 57.16,
-    }
-    return base | {name: value for name, value in overrides.items() if value is not None}
+def sample(workload: Workload, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The workload's example as an event of now, with what was given on the command line in it."""
+    now = {workload.schema.EVENT_ID: time.time_ns() // 1000, TIME: datetime.now(UTC).isoformat(timespec="seconds")}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return now | dict(workload.exchange.EXAMPLE) | given
 
 
-def predict(place: Place, transaction: dict[str, Any]) -> dict[str, Any]:
+def predict(place: Place, model_name: str, event: dict[str, Any]) -> dict[str, Any]:
     """Send one V1 request through the gateway; returns the answer's document. Raises Unavailable."""
     state = require_running(place)
-    url = f"{state.url}/v1/models/{state.service}:predict"
-    body = json.dumps({"instances": [transaction]}).encode()
+    url = f"{state.url}/v1/models/{model_name}:predict"
+    body = json.dumps({"instances": [event]}).encode()
     headers = {"content-type": "application/json"} | settings().gateway_headers
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
     try:
@@ -174,7 +179,7 @@ def tail(path: Path, lines: int) -> str:
         return "".join(deque(stream, maxlen=lines)).rstrip()
 
 
-def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, hash_: str) -> LocalState:
+def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, service: Service) -> LocalState:
     """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
     began = time.monotonic()
     deadline = began + UP_TIMEOUT_S
@@ -190,8 +195,9 @@ def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, hash_:
         else:
             _show_progress(state, seen)
             if time.monotonic() > began + LOOKED_S:
-                _require_startable(state, place, fresh=supervisor is not None)
-            if state.state == "ready" and state.manifest_hash == hash_:
+                _require_startable(state, service.name, place, fresh=supervisor is not None)
+            found = state.find(service.name)
+            if found is not None and found.state == "ready" and found.manifest_hash == service.hash:
                 ready_since = ready_since or time.monotonic()
                 if _companions_settled(state) or time.monotonic() > ready_since + COMPANIONS_S:
                     return state
@@ -212,13 +218,13 @@ def _show_progress(state: LocalState, seen: set[str]) -> None:
             log("skipped", service=service.name, reason=service.error)
 
 
-def _require_startable(state: LocalState, place: Place, *, fresh: bool) -> None:
-    """Raise Unavailable when a server of the main service keeps dying, or its manifest cannot be followed."""
-    main = state.find(state.service)
-    if main is not None and main.error:
-        raise Unavailable(f"{main.name} cannot follow its manifest: {main.error}")
+def _require_startable(state: LocalState, service: str, place: Place, *, fresh: bool) -> None:
+    """Raise Unavailable when a server of the service keeps dying, or its manifest cannot be followed."""
+    found = state.find(service)
+    if found is not None and found.error:
+        raise Unavailable(f"{found.name} cannot follow its manifest: {found.error}")
     for item in state.processes:
-        if item.service == state.service and item.restarts >= FAILED_STARTS and item.state != "ready":
+        if item.service == service and item.restarts >= FAILED_STARTS and item.state != "ready":
             last = tail(Path(item.log), 15)
             if fresh:
                 down(place)

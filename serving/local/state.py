@@ -14,6 +14,9 @@ from typing import Any
 
 from millrace.lake.atomic import write_text
 
+UNSET = "unset"
+"""Model version of a manifest that nothing was promoted into."""
+
 
 @dataclass(slots=True)
 class ProcessState:
@@ -81,6 +84,11 @@ class LocalState:
     """Those of the main service first: predictor, transformer."""
     services: list[ServiceState] = field(default_factory=list)
     """The main one first."""
+
+    @property
+    def models(self) -> list[ServiceState]:
+        """Services that answer with a model that was promoted."""
+        return [item for item in self.services if item.model_version not in ("", UNSET)]
 
     def find(self, service: str) -> ServiceState | None:
         return next((item for item in self.services if item.name == service), None)

@@ -6,3 +6,4 @@ from typing import Final
 
 ASKED: Final = ("amount",)
 ANSWER: Final = {"score": "score"}
+EXAMPLE: Final = {"customer_id": "596", "terminal_id": "3156", "amount": 57.16}

@@ -279,6 +279,8 @@ class Exchange(Protocol):
     """Fields of the schema, in order: numbers, amounts, classes or text. One that may be empty may be left out."""
     ANSWER: Mapping[str, str]
     """Figures of the model (`score`; `low` and `high` of a regression) → what the answer calls them, in order."""
+    EXAMPLE: Mapping[str, Any]
+    """A request as somebody would try it: ids of entities and fields."""
 
 
 class Explain(Protocol):

@@ -355,7 +355,7 @@ def test_without_a_server_the_commands_say_what_to_do(tmp_path):
 
     assert commands.down(place) is False
     with pytest.raises(commands.Unavailable, match="make up"):
-        commands.predict(place, transaction())
+        commands.predict(place, "fraud-detector", transaction())
     with pytest.raises(commands.NotFound, match="Promote a model first"):
         commands.up(place, place.manifest("fraud-detector"))
 
