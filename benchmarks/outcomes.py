@@ -21,7 +21,7 @@ from drill.world import WARM_DAYS, Script, tables
 from fraud import features as f
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
-from millrace.judge.sequential import baseline, watch
+from millrace.judge.sequential import baseline, class_losses, watch
 
 TRAIN_DAYS: Final = (-42, -18)
 REFERENCE_DAYS: Final = (-14, -7)
@@ -72,8 +72,8 @@ def world(script: Script) -> World:
 
 def first_alarm(one: World, days: int, tolerance: float, limit: float) -> int:
     """The first day on which the evidence reaches the limit; NEVER when none does."""
-    reference = baseline(*one.between(*REFERENCE_DAYS), tolerance)
-    evidence = [item.value for item in watch(*one.between(0, days), reference)]
+    reference = baseline(class_losses(*one.between(*REFERENCE_DAYS)), tolerance)
+    evidence = [item.value for item in watch(class_losses(*one.between(0, days)), reference)]
     hits: NDArray[np.int64] = np.flatnonzero(np.array(evidence) >= limit)
     return int(hits[0]) if len(hits) else NEVER
 

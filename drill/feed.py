@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from drill.live import LOG, Live
 from drill.world import Script
 from millrace.events.log import engine
+from millrace.events.prediction import feed_column, feed_name
 from millrace.events.table import read_predictions
-from millrace.judge.outcomes import answers
+from millrace.judge.outcomes import answers, columns_of
+from millrace.judge.rows import event_us
 from millrace.judge.volume import Silence, profile, silences
 from millrace.settings import Settings
 
@@ -21,7 +23,6 @@ LOOK_MIN: Final = 10
 """Simulated minutes between two looks at a day whose feed was whole."""
 LEAST_DAYS: Final = 3
 USUAL_DAYS: Final = 7
-COLUMNS: Final = ("prediction_id", "scored_at", "transaction_id", "event_timestamp", "terminal_id", "score", "arm")
 
 
 def live_look(live: Live, now: datetime) -> list[Silence]:
@@ -35,11 +36,15 @@ def first_silence(settings: Settings, script: Script, day: int) -> tuple[datetim
     first = max(day - USUAL_DAYS, 0)
     database = engine(settings)
     try:
-        usual = profile(*_between(database, settings.workload, script.instant(first), script.instant(day)), day - first)
-        us, terminals = _between(database, settings.workload, script.instant(day), script.instant(day + 1))
+        usual = profile(
+            *_between(database, settings.workload, script.instant(first), script.instant(day)),
+            day - first,
+            kind=feed_name(settings.workload),
+        )
+        us, ids = _between(database, settings.workload, script.instant(day), script.instant(day + 1))
     finally:
         database.dispose()
-    names = np.array(terminals, dtype=object)
+    names = np.array(ids, dtype=object)
     for minute in range(60, 1440, LOOK_MIN):
         now = script.instant(day) + timedelta(minutes=minute)
         end = now.timestamp() * 1e6
@@ -54,6 +59,8 @@ def words(found: Silence) -> str:
 
 
 def _between(database: sa.Engine, workload: str, since: datetime, until: datetime) -> tuple[np.ndarray, Sequence[str]]:
-    """Times and terminals of the answers in the log, in order."""
-    rows = answers(read_predictions(database, workload, since, until, columns=COLUMNS, by="event_timestamp"))
-    return rows["event_timestamp"].cast("int64").to_numpy(), rows["terminal_id"].to_pylist()
+    """Times and watched ids of the answers in the log, in order."""
+    columns = columns_of(workload)
+    rows = answers(read_predictions(database, workload, since, until, columns=columns, by="event_timestamp"), workload)
+    watched = feed_column(workload)
+    return event_us(rows), rows[watched].to_pylist() if watched else [""] * len(rows)

@@ -296,7 +296,7 @@ class Story:
         document = json.loads(path.read_text())
         known = {(item["first_day"], item["model_version"]) for item in self.precision}
         for item in document["days"]:
-            if item["complete"] and (item["first_day"], item["model_version"]) not in known and item["frauds"]:
+            if item["complete"] and (item["first_day"], item["model_version"]) not in known and item["positives"]:
                 figure = item["figures"]["average_precision"]
                 self.precision.append({k: item[k] for k in ("first_day", "model_version")} | figure)
         log("drill outcome", day=day, passed=document["passed"])

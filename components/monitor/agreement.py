@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.judge.outcomes import day_of
 from millrace.lake.manifest import Manifest, list_manifests
+from millrace.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +35,44 @@ class Agreement:
         return asdict(self) | {"share": self.share}
 
 
-def agreement(rows: pa.Table, lake: Path, sample: int, tolerance: float) -> Agreement | None:
+def agreement(rows: pa.Table, lake: Path, workload: Workload, sample: int, tolerance: float) -> Agreement | None:
     """Compare a sample of `rows` (with `features`), the newest days first; None where no feature set holds any."""
-    sets = list(list_manifests(lake / "feature_sets", "feature_set"))
+    sets = [made for made in list_manifests(lake / "feature_sets", "feature_set") if made.workload == workload.name]
     whole = rows.filter(pc.and_(pc.is_valid(rows["features"]), pc.invert(pc.fill_null(rows["degraded"], True))))
-    whole = whole.filter(pc.equal(pc.fill_null(whole["feature_service"], ""), FEATURE_SERVICE))
+    whole = whole.filter(pc.equal(pc.fill_null(whole["feature_service"], ""), workload.features.FEATURE_SERVICE))
     for feature_set in reversed(sets):
         held = {(date.fromisoformat(day) - date(1970, 1, 1)).days for day in feature_set.facts["tables"]["events"]}
         candidates = np.flatnonzero(np.isin(day_of(whole), sorted(held)))
         if len(candidates):
             newest = candidates[-10 * sample :]
             chosen = np.random.default_rng(0).choice(newest, min(sample, len(newest)), replace=False)
-            return _compare(whole.take(pa.array(np.sort(chosen))), feature_set, tolerance)
+            return _compare(whole.take(pa.array(np.sort(chosen))), feature_set, workload, tolerance)
     return None
 
 
-def _compare(rows: pa.Table, feature_set: Manifest, tolerance: float) -> Agreement:
+def _compare(rows: pa.Table, feature_set: Manifest, workload: Workload, tolerance: float) -> Agreement:
+    event_id, names = workload.schema.EVENT_ID, workload.features.FEATURE_NAMES
     days = sorted(set(day_of(rows).tolist()))
     files = [path for day in days for path in feature_set.table("events", _date(day), _date(day))]
-    wanted = pc.field("transaction_id").isin(rows["transaction_id"])
-    columns = ["transaction_id", *FEATURE_NAMES]
+    wanted = pc.field(event_id).isin(rows[event_id])
+    columns = [event_id, *names]
     offline = pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
-    place = {identity: number for number, identity in enumerate(offline["transaction_id"].to_pylist())}
-    pairs = [(row, place[i]) for row, i in enumerate(rows["transaction_id"].to_pylist()) if i in place]
+    place = {identity: number for number, identity in enumerate(offline[event_id].to_pylist())}
+    pairs = [(row, place[i]) for row, i in enumerate(rows[event_id].to_pylist()) if i in place]
     if not pairs:
         return Agreement(feature_set.id, 0, 0, {})
     here, there = (np.array(side) for side in zip(*pairs, strict=True))
-    batch = np.stack([offline[name].to_numpy()[there] for name in FEATURE_NAMES], axis=1)
-    logged = matrix(rows.take(pa.array(here)))
+    batch = np.stack([offline[name].to_numpy()[there] for name in names], axis=1)
+    logged = matrix(rows.take(pa.array(here)), len(names))
     apart = np.abs(logged - batch)
     differs = ~(apart <= tolerance * (1 + np.abs(batch)))  # a missing feature differs
-    often = [name for name in np.argsort(-differs.sum(axis=0))[:5] if differs[:, name].any()]
-    worst = {FEATURE_NAMES[i]: float(np.nanmax(np.where(differs[:, i], apart[:, i], 0))) for i in often}
+    often = [i for i in np.argsort(-differs.sum(axis=0))[:5] if differs[:, i].any()]
+    worst = {names[i]: float(np.nanmax(np.where(differs[:, i], apart[:, i], 0))) for i in often}
     return Agreement(feature_set.id, len(pairs), int(differs.any(axis=1).sum()), worst)
 
 
-def matrix(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Logged features as [N, F] float32, NaN where unknown; a list of another length is all unknown."""
-    width = len(FEATURE_NAMES)
+def matrix(rows: pa.Table, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Logged features as [N, width] float32, NaN where unknown; a list of another length is all unknown."""
     out = np.full((len(rows), width), np.nan, np.float32)
     lengths = pc.fill_null(pc.list_value_length(rows["features"]), 0).to_numpy()
     fits = np.flatnonzero(lengths == width)

@@ -26,6 +26,8 @@ class MonitorConfig(Config):
     min_average_precision_kept: float = Field(ge=0, le=1)
     min_expected_precision_kept: float = Field(ge=0, le=1)
     max_calibration_error_growth: float = Field(ge=0, le=1)
+    max_error_growth: float = Field(ge=1)
+    max_coverage_drop: float = Field(ge=0, le=1)
     max_missing_feature_share: float = Field(ge=0, le=1)
     max_degraded_share: float = Field(ge=0, le=1)
     agreement_sample: int = Field(ge=1)

@@ -22,7 +22,7 @@ from millrace.errors import InvalidInput
 from millrace.events.log import engine
 from millrace.events.table import read_labels, read_predictions, with_labels
 from millrace.judge.gates import Verdict
-from millrace.judge.outcomes import COLUMNS, answers
+from millrace.judge.outcomes import answers, columns_of
 from millrace.lake.atomic import replacing_folder, write_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
@@ -46,7 +46,8 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
     before = _episodes_before(settings, as_of)
     folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings, before)
     if Manifest.find(folder, "outcome_report") is None:
-        watched = gather(rows, latest, as_of, settings.lake, config, settings.review_capacity)
+        workload = load(settings.workload)
+        watched = gather(rows, latest, as_of, settings.lake, workload, config, settings.review_capacity)
         verdict = Verdict(GATE, judge(watched, config))
         with replacing_folder(folder) as aside:
             _write_files(aside, watched, verdict, config, page=page)
@@ -73,15 +74,17 @@ def read(settings: Settings, as_of: datetime, config: MonitorConfig) -> tuple[pa
         raise InvalidInput(f"as_of is {as_of}; wanted an instant with its zone, such as 2018-09-30T00:00:00Z")
     since = as_of.astimezone(UTC) - timedelta(days=config.window_days)
     database, workload = engine(settings), settings.workload
+    columns = columns_of(workload)
     try:
         labels = read_labels(database, workload, as_of)
-        rows = read_predictions(database, workload, since, as_of, columns=list(COLUMNS), by="event_timestamp")
-        wide = [*COLUMNS, "features", "feature_service"]
+        rows = read_predictions(database, workload, since, as_of, columns=columns, by="event_timestamp")
+        wide = [*columns, "features", "feature_service"]
         lately = as_of - timedelta(days=LATEST_DAYS)
         latest = read_predictions(database, workload, lately, as_of, columns=wide, by="event_timestamp")
     finally:
         database.dispose()
-    return with_labels(answers(rows), labels, load(workload).schema.EVENT_ID), answers(latest)
+    event_id = load(workload).schema.EVENT_ID
+    return with_labels(answers(rows, workload), labels, event_id), answers(latest, workload)
 
 
 def instant_of(text: str) -> datetime:
@@ -147,7 +150,11 @@ def _identity(
     names = {path.name for path in (settings.lake / "feature_sets").glob("*")}
     made_from |= {"feature_sets": sorted(names), "k": settings.review_capacity, "model": settings.model_name}
     made_from["episodes"] = before
-    return content_id(made_from | {"code": code_of(Path(__file__).parent)})
+    return content_id(made_from | {"code": code_of(Path(__file__).parent, *_code_of_workload(settings.workload))})
+
+
+def _code_of_workload(name: str) -> list[Path]:
+    return load(name).files("schema", "judging", "watch")
 
 
 def _write_files(aside: Path, watched: Watched, verdict: Verdict, config: MonitorConfig, *, page: bool) -> None:

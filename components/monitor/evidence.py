@@ -15,11 +15,15 @@ import pyarrow.compute as pc
 from components.monitor.agreement import Agreement, agreement, matrix
 from components.monitor.config import MonitorConfig
 from components.monitor.reference import Reference, references
+from millrace.events.prediction import REVIEW, feed_column, feed_name
 from millrace.judge import volume
 from millrace.judge.bootstrap import Interval
-from millrace.judge.calibration import reliability
-from millrace.judge.outcomes import Stretch, as_numbers, complete_days, day_of, expected, judge_rows, stretch
+from millrace.judge.expectation import calibrate, expected
+from millrace.judge.outcomes import Stretch, as_numbers, complete_days, day_of, stretch
+from millrace.judge.rows import event_us
 from millrace.judge.sequential import Evidence, watch
+from millrace.judge.yardsticks import Ranks, yardstick_of
+from millrace.workload import Label, Workload
 
 SERVING_SHARE = 0.02
 """A version with at least this part of the last day's answers serves."""
@@ -47,6 +51,7 @@ class Watched:
     """What the verdict and the report are made from."""
 
     as_of: datetime
+    workload: Workload
     feed: Feed
     days: list[Stretch]
     weeks: dict[str, Stretch]
@@ -55,7 +60,7 @@ class Watched:
     references: Mapping[str, Reference]
     loss: dict[str, list[Evidence]]
     estimates: list[tuple[date, str, dict[str, Interval]]]
-    """Days without labels: what figures should turn out to be."""
+    """Days without labels: what figures should turn out to be. Empty where the task has no such estimate."""
     agreement: Agreement | None
     reliability: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
@@ -88,34 +93,41 @@ class Watched:
         }
 
 
-def gather(rows: pa.Table, latest: pa.Table, as_of: datetime, lake: Path, config: MonitorConfig, k: int) -> Watched:
+def gather(
+    rows: pa.Table, latest: pa.Table, as_of: datetime, lake: Path, workload: Workload, config: MonitorConfig, k: int
+) -> Watched:
     """Measure everything.
 
     `rows`: the window's answers with the labels known at `as_of`; `latest`: those of the last days, with features.
     """
-    done = complete_days(rows, as_of, config.min_label_share).tolist()
+    yardstick = yardstick_of(workload, k, config.review_cost)
+    done = complete_days(rows, as_of, config.min_label_share, workload.schema.LABEL).tolist()
     groups = _by_day_and_version(rows)
     versions = list(dict.fromkeys(version for _, version in groups))
-    known = references(versions, rows, done, lake, config, k)
-    judge = {"k": k, "review_cost": config.review_cost, "resamples": config.resamples}
-    days = [stretch(part, v, complete=day in done, **judge) for (day, v), part in groups.items()]
-    by_version = {v: _of(rows, v, done) for v in versions}
-    weeks = {
-        v: stretch(_last_days(part, WEEK), v, complete=True, **judge) for v, part in by_version.items() if len(part)
-    }
+    known = references(versions, rows, done, lake, workload, yardstick, config)
+    days = [
+        stretch(part, v, yardstick, complete=day in done, resamples=config.resamples)
+        for (day, v), part in groups.items()
+    ]
+    by_version = {v: part for v in versions if len(part := _of(rows, v, done))}
+    last = {v: _last_days(part, WEEK) for v, part in by_version.items()}
+    curves = {v: yardstick.reliability(yardstick.sample(week)) for v, week in last.items()}
     return Watched(
         as_of=as_of,
-        feed=_feed(rows, latest, as_of, config.min_label_share),
+        workload=workload,
+        feed=_feed(rows, latest, as_of, workload, config.min_label_share),
         days=days,
-        weeks=weeks,
+        weeks={v: stretch(w, v, yardstick, complete=True, resamples=config.resamples) for v, w in last.items()},
         serving=_serving(rows),
         references=known,
-        loss={v: list(watch(*judge_rows(by_version[v]), known[v].baseline)) for v in known if len(by_version[v])},
-        estimates=_estimates(groups, done, known, config, k),
-        agreement=agreement(latest, lake, config.agreement_sample, config.agreement_tolerance),
-        reliability={
-            v: reliability(*judge_rows(_last_days(part, WEEK))) for v, part in by_version.items() if len(part)
+        loss={
+            v: list(watch(yardstick.losses(yardstick.sample(by_version[v]), known[v].baseline), known[v].baseline))
+            for v in known
+            if v in by_version
         },
+        estimates=_estimates(groups, done, known, yardstick, config) if isinstance(yardstick, Ranks) else [],
+        agreement=agreement(latest, lake, workload, config.agreement_sample, config.agreement_tolerance),
+        reliability={v: curve for v, curve in curves.items() if curve},
     )
 
 
@@ -148,20 +160,26 @@ def _estimates(
     groups: dict[tuple[int, str], pa.Table],
     done: list[int],
     known: Mapping[str, Reference],
+    yardstick: Ranks,
     config: MonitorConfig,
-    k: int,
 ) -> list[tuple[date, str, dict[str, Interval]]]:
-    return [
-        (date(1970, 1, 1) + timedelta(days=day), v, expected(part, known[v].calibration, k, config.estimate_draws, day))
-        for (day, v), part in groups.items()
-        if day > max(done, default=0) and v in known
-    ]
+    """Of the days after the last that is labelled."""
+    learned = {version: calibrate(found.sample.rows, found.sample.answers) for version, found in known.items()}
+    estimates = []
+    for (day, version), part in groups.items():
+        if day <= max(done, default=0) or version not in known:
+            continue
+        rows = yardstick.unlabelled(part)
+        flagged = np.asarray(pc.equal(pc.fill_null(part["decision"], ""), REVIEW).to_numpy(zero_copy_only=False))
+        found = expected(rows.rows, rows.answers, flagged, learned[version], yardstick.k, config.estimate_draws, day)
+        estimates.append((date(1970, 1, 1) + timedelta(days=day), version, found))
+    return estimates
 
 
-def _feed(rows: pa.Table, latest: pa.Table, as_of: datetime, min_label_share: float) -> Feed:
+def _feed(rows: pa.Table, latest: pa.Table, as_of: datetime, workload: Workload, min_label_share: float) -> Feed:
     newest = pc.max(rows["event_timestamp"]).as_py()
     last_day = latest.filter(pc.greater_equal(latest["event_timestamp"], _at(as_of - timedelta(days=1))))
-    features = matrix(last_day)
+    features = matrix(last_day, len(workload.features.FEATURE_NAMES))
     latency = [value for value in last_day["latency_ms"].to_pylist() if value is not None]
     return Feed(
         answers=len(rows),
@@ -170,30 +188,32 @@ def _feed(rows: pa.Table, latest: pa.Table, as_of: datetime, min_label_share: fl
         degraded_share=pc.mean(pc.fill_null(last_day["degraded"], True).cast(pa.float64())).as_py(),
         missing_feature_share=float(np.isnan(features).mean()) if len(features) else None,
         p99_ms=float(np.percentile(latency, 99)) if latency else None,
-        silences=_silences(rows, as_of),
-        days_without_labels=_unlabelled(rows, as_of, min_label_share),
+        silences=_silences(rows, as_of, workload),
+        days_without_labels=_unlabelled(rows, as_of, min_label_share, workload.schema.LABEL),
     )
 
 
-def _silences(rows: pa.Table, as_of: datetime) -> list[volume.Silence] | None:
+def _silences(rows: pa.Table, as_of: datetime, workload: Workload) -> list[volume.Silence] | None:
     """The hour before `as_of` against the whole days before its own."""
     midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=as_of.hour < 1)
     midnight = midnight.replace(hour=0)
     past = rows.filter(pc.less(rows["event_timestamp"], _at(midnight)))
     if not len(past) or (days := int(np.ptp(day_of(past))) + 1) < 3:
         return None
-    usual = volume.profile(
-        past["event_timestamp"].cast(pa.int64()).to_numpy(), past["terminal_id"].to_pylist(), days, kind="terminals"
-    )
     recent = rows.filter(pc.greater_equal(rows["event_timestamp"], _at(as_of - timedelta(hours=1))))
-    return volume.silences(
-        usual, recent["event_timestamp"].cast(pa.int64()).to_numpy(), recent["terminal_id"].to_pylist(), as_of
-    )
+    usual = volume.profile(event_us(past), _watched_ids(past, workload), days, kind=feed_name(workload.name))
+    return volume.silences(usual, event_us(recent), _watched_ids(recent, workload), as_of)
 
 
-def _unlabelled(rows: pa.Table, as_of: datetime, min_share: float) -> list[str]:
-    due = complete_days(rows, as_of, 0.0).tolist()
-    done = complete_days(rows, as_of, min_share).tolist()
+def _watched_ids(rows: pa.Table, workload: Workload) -> list[str]:
+    column = feed_column(workload.name)
+    ids: list[str] = pc.fill_null(rows[column], "").to_pylist() if column else [""] * len(rows)
+    return ids
+
+
+def _unlabelled(rows: pa.Table, as_of: datetime, min_share: float, label: Label) -> list[str]:
+    due = complete_days(rows, as_of, 0.0, label).tolist()
+    done = complete_days(rows, as_of, min_share, label).tolist()
     return [str(date(1970, 1, 1) + timedelta(days=int(day))) for day in due if day not in done]
 
 

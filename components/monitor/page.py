@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,72 @@ from matplotlib.figure import Figure
 from components.monitor.config import MonitorConfig
 from components.monitor.evidence import Watched
 from millrace.judge.gates import Verdict
+from millrace.judge.outcomes import Stretch
 from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
+from millrace.workload import Task
 
 LABELS = {
     "average_precision": "average precision",
-    "unit_precision": "card precision",
+    "unit_precision": "{unit} precision",
     "calibration_error": "calibration error",
     "brier_skill": "Brier skill",
     "cost_ratio": "cost over doing nothing",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "bias": "mean error",
+    "coverage": "coverage",
+    "interval_width": "interval width",
 }
+SHORT = {"average_precision": "AP", "cost_ratio": "cost", "mae": "MAE", "rmse": "RMSE"}
+"""Where the column says more than its head."""
+BY_DAY = {
+    Task.RANKING: ("average_precision", "unit_precision", "cost_ratio"),
+    Task.CLASSIFICATION: ("average_precision", "calibration_error", "brier_skill"),
+    Task.REGRESSION: ("mae", "rmse", "coverage"),
+}
+"""Figures of a day; the first two are drawn."""
+SHARES = frozenset({"average_precision", "unit_precision", "calibration_error", "coverage"})
 SHOWN_DAYS = 14
 
 
 def write(path: Path, watched: Watched, verdict: Verdict, config: MonitorConfig) -> None:
     """One HTML page at `path`."""
+    workload = watched.workload
+    units = workload.judging.UNIT_NOUN[1]
     page = Page("Outcomes", f"as known at {watched.as_of:%Y-%m-%d %H:%M} UTC")
     page.facts(_facts(watched))
     page.heading("Verdict", "A failed rule is an alarm. Decay asks for a retraining; a broken feed does not.")
     page.verdict(verdict)
     for text in _unknown(watched):
         page.text(text)
-    page.heading("By day and version", "Intervals are 95 %, from resampled cards; dashed: estimated, no labels yet.")
-    page.figures(_by_day(watched, "average_precision"), _by_day(watched, "unit_precision"))
-    page.figures(_evidence(watched, config), _calibration(watched))
+    dashed = "; dashed: estimated, no labels yet" if watched.estimates else ""
+    page.heading("By day and version", f"Intervals are 95 %, from resampled {units}{dashed}.")
+    by_day = BY_DAY[workload.task]
+    page.figures(*(_by_day(watched, name) for name in by_day[:2]))
+    page.figures(_evidence(watched, config), *([_calibration(watched)] if watched.reliability else []))
     page.heading("The last judged week")
-    page.table(["version", "days", "rows", "frauds", *LABELS.values()], _weeks(watched))
+    shown = list(dict.fromkeys(name for week in watched.weeks.values() for name in week.figures))
+    positives = _positives(watched)
+    page.table(
+        ["version", "days", "rows", *positives, *(_name(watched, name) for name in shown)], _weeks(watched, shown)
+    )
     page.heading("Days", f"The last {SHOWN_DAYS} of them; figures follow once labels are in.")
-    page.table(["day", "version", "rows", "labelled", "frauds", "AP", "card precision", "cost"], _days(watched))
+    heads = [SHORT.get(name) or _name(watched, name) for name in by_day]
+    page.table(["day", "version", "rows", "labelled", *positives, *heads], _days(watched, by_day))
     page.write(path)
+
+
+def _name(w: Watched, figure: str) -> str:
+    return LABELS[figure].format(unit=w.workload.judging.UNIT_NOUN[0])
+
+
+def _positives(w: Watched) -> list[str]:
+    """The head of the column of positives, where there are any."""
+    return [] if w.workload.task is Task.REGRESSION else [_positive_noun(w)[1]]
+
+
+def _positive_noun(w: Watched) -> tuple[str, str]:
+    return w.workload.ranked.POSITIVE_NOUN if w.workload.task is Task.RANKING else ("positive", "positives")
 
 
 def _facts(w: Watched) -> dict[str, Any]:
@@ -75,7 +114,8 @@ def _unknown(w: Watched) -> list[str]:
 
 
 def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
-    plot, axes = figure(LABELS[name].capitalize(), "", "")
+    unit = w.workload.schema.LABEL.unit if name not in SHARES else ""
+    plot, axes = figure(_capital(_name(w, name)), "", unit)
     versions = list(dict.fromkeys(day.model_version for day in w.days))
     for place, version in enumerate(versions):
         colour = COLOURS[place % len(COLOURS)]
@@ -92,7 +132,8 @@ def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
         if version in w.references:
             axes.axhline(w.references[version].figures[name].value, color=colour, lw=0.8, ls=":")
     _dates(axes)
-    axes.set_ylim(0, 1.03)
+    if name in SHARES:
+        axes.set_ylim(0, 1.03)
     if versions:
         legend(axes, loc="lower left")
     return plot, "Dotted: what the version had when it was let in."
@@ -113,7 +154,7 @@ def _evidence(w: Watched, config: MonitorConfig) -> tuple[Figure, str]:
 
 
 def _calibration(w: Watched) -> tuple[Figure, str]:
-    plot, axes = figure("Calibration, last judged week", "mean score", "fraud share")
+    plot, axes = figure("Calibration, last judged week", "mean score", f"{_positive_noun(w)[0]} share")
     axes.plot([1e-4, 1], [1e-4, 1], color=MUTED, lw=1, ls="--", label="perfect")
     for place, (version, points) in enumerate(w.reliability.items()):
         x, y = ([max(point[key], 1e-4) for point in points] for key in ("mean_score", "positive_share"))
@@ -125,22 +166,30 @@ def _calibration(w: Watched) -> tuple[Figure, str]:
     return plot, "Above the line the model is too careful, below it too sure."
 
 
-def _weeks(w: Watched) -> list[list[Any]]:
+def _weeks(w: Watched, shown: Sequence[str]) -> list[list[Any]]:
     return [
-        [version, f"{s.first_day} … {s.last_day}", s.rows, s.frauds, *(str(s.figures[name]) for name in LABELS)]
+        [version, f"{s.first_day} … {s.last_day}", s.rows, *_count(s), *(str(s.figures[name]) for name in shown)]
         for version, s in w.weeks.items()
     ]
 
 
-def _days(w: Watched) -> list[list[Any]]:
-    def cell(figures: Any, name: str) -> str:
-        return str(figures[name]) if name in figures else ""
+def _days(w: Watched, names: Sequence[str]) -> list[list[Any]]:
+    rows = []
+    for s in sorted(w.days, key=lambda item: item.first_day)[-SHOWN_DAYS:]:
+        figures = [str(s.figures[name]) if name in s.figures else "" for name in names]
+        rows.append([str(s.first_day), s.model_version, s.rows, s.labelled_share, *_count(s), *figures])
+    return rows
 
-    return [
-        [str(s.first_day), s.model_version, s.rows, s.labelled_share, s.frauds if s.complete else None]
-        + [cell(s.figures, name) for name in ("average_precision", "unit_precision", "cost_ratio")]
-        for s in sorted(w.days, key=lambda item: item.first_day)[-SHOWN_DAYS:]
-    ]
+
+def _count(s: Stretch) -> list[int | None]:
+    """The cell of positives: empty while labels are missing, absent where the task has none."""
+    if s.positives is None:
+        return []
+    return [s.positives if s.complete else None]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _dates(axes: Axes) -> None:

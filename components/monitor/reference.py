@@ -1,4 +1,4 @@
-"""How good a model version was when it was let in: the labelled test week of its evaluation, from the lake."""
+"""How good a model version was when it was let in: the labelled test days of its evaluation, from the lake."""
 
 from __future__ import annotations
 
@@ -12,49 +12,54 @@ import pyarrow.parquet as pq
 
 from components.monitor.config import MonitorConfig
 from millrace.errors import NotFound
-from millrace.judge.bootstrap import Interval, unit_weights, with_intervals
-from millrace.judge.outcomes import Calibration, calibrate, day_of, judge_rows
-from millrace.judge.ranking import Judged, judged
-from millrace.judge.rows import Floats
-from millrace.judge.sequential import Baseline, baseline
+from millrace.judge.bootstrap import Interval
+from millrace.judge.outcomes import day_of
+from millrace.judge.sequential import Baseline
+from millrace.judge.yardsticks import Sample, Yardstick
 from millrace.lake.manifest import FOLDERS, MANIFEST, Manifest, list_manifests
-from millrace.settings import settings
-from millrace.workload import load
-
-COLUMNS = ["transaction_id", "event_timestamp", "customer_id", "amount_cents", "is_fraud", "label_timestamp"]
+from millrace.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Figures, calibration and loss of a version when it was good, and where they come from."""
+    """Figures, answers and loss of a version when it was good, and where they come from."""
 
     source: str
     figures: dict[str, Interval]
-    calibration: Calibration
+    sample: Sample
     baseline: Baseline
 
 
 def references(
-    versions: list[str], rows: pa.Table, judged_days: list[int], lake: Path, config: MonitorConfig, k: int
+    versions: list[str],
+    rows: pa.Table,
+    judged_days: list[int],
+    lake: Path,
+    workload: Workload,
+    yardstick: Yardstick,
+    config: MonitorConfig,
 ) -> dict[str, Reference]:
     """Version → its reference; versions without an evaluation use their first judged days, or have none yet."""
-    promoted = {str(item.facts.get("model_version")): item for item in list_manifests(lake / "promotions", "promotion")}
+    promoted = {
+        str(item.facts.get("model_version")): item
+        for item in list_manifests(lake / "promotions", "promotion")
+        if item.workload == workload.name
+    }
     found: dict[str, Reference] = {}
     for version in versions:
-        source, data, scores = _evaluated(promoted.get(version), lake)
-        if not len(data):
-            source, data, scores = _first_days(version, rows, judged_days, config.reference_days)
-        if data.label.any():
-            weights = unit_weights(data, config.resamples)
-            figures = with_intervals(data, scores, weights, k, config.review_cost)
-            loss = baseline(data, scores, config.loss_tolerance)
-            found[version] = Reference(source, figures, calibrate(data, scores), loss)
+        source, sample = _evaluated(promoted.get(version), lake, workload, yardstick)
+        if not len(sample):
+            source, sample = _first_days(version, rows, judged_days, config.reference_days, yardstick)
+        if yardstick.usable(sample):
+            figures = yardstick.figures(sample, config.resamples)
+            loss = yardstick.baseline(sample, config.loss_tolerance)
+            found[version] = Reference(source, figures, sample, loss)
     return found
 
 
-def _evaluated(promotion: Manifest | None, lake: Path) -> tuple[str, Judged, Floats]:
-    """The labelled rows of the evaluation's test week, and the scores given then; none where the lake lost them."""
-    nothing = ("", _nobody(), np.empty(0))
+def _evaluated(promotion: Manifest | None, lake: Path, workload: Workload, yardstick: Yardstick) -> tuple[str, Sample]:
+    """The labelled rows of the evaluation's test days, and the answers given then; none where the lake lost them."""
+    nothing = "", yardstick.nothing()
     if promotion is None:
         return nothing
     names = {kind: promotion.parents.get(kind, "") for kind in ("evaluation", "training_set")}
@@ -67,27 +72,21 @@ def _evaluated(promotion: Manifest | None, lake: Path) -> tuple[str, Judged, Flo
         return nothing
     if not scores_path.is_file() or not rows_path.is_file():
         return nothing
-    table = pq.read_table(rows_path, columns=COLUMNS, partitioning=None).join(
-        pq.read_table(scores_path, partitioning=None), "transaction_id", join_type="inner"
+
+    schema, columns = workload.schema, workload.judging.COLUMNS
+    wanted = list(dict.fromkeys([schema.EVENT_ID, *columns.names]))
+    table = pq.read_table(rows_path, columns=wanted, partitioning=None).join(
+        pq.read_table(scores_path, partitioning=None), schema.EVENT_ID, join_type="inner"
     )
-    table = table.filter(pc.is_valid(table["is_fraud"])).sort_by("transaction_id")
-    scores: Floats = table["score"].to_numpy().astype(np.float64)
-    return (
-        f"evaluation {names['evaluation']}",
-        judged(table, np.ones(len(table), bool), load(settings().workload).judging.COLUMNS),
-        scores,
-    )
+    table = table.filter(pc.is_valid(table[columns.label])).sort_by(schema.EVENT_ID)
+    return f"evaluation {names['evaluation']}", yardstick.sample(table, logged=False)
 
 
-def _first_days(version: str, rows: pa.Table, judged_days: list[int], count: int) -> tuple[str, Judged, Floats]:
+def _first_days(
+    version: str, rows: pa.Table, judged_days: list[int], count: int, yardstick: Yardstick
+) -> tuple[str, Sample]:
     own = rows.filter(pc.equal(rows["model_version"], version))
     days = sorted(set(day_of(own).tolist()) & set(judged_days))[:count]
     if len(days) < count:
-        return "", _nobody(), np.empty(0)
-    data, scores = judge_rows(own.filter(pa.array(np.isin(day_of(own), days))))
-    return f"its first {count} judged days", data, scores
-
-
-def _nobody() -> Judged:
-    empty = np.empty(0, np.int64)
-    return Judged(empty, empty, np.empty(0, bool), np.empty(0), 0)
+        return "", yardstick.nothing()
+    return f"its first {count} judged days", yardstick.sample(own.filter(pa.array(np.isin(day_of(own), days))))

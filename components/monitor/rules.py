@@ -6,13 +6,19 @@ broken, where a retraining would learn what is broken. `DECAY` tells them apart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from components.monitor.config import MonitorConfig
 from components.monitor.evidence import Watched
+from millrace.judge.bootstrap import Interval
 from millrace.judge.gates import Rule
+from millrace.judge.outcomes import Stretch
+from millrace.workload import Task
 
 CONCEPT_DRIFT = "concept_drift_evidence"
 PRECISION_KEPT = "average_precision_kept"
-DECAY = frozenset({CONCEPT_DRIFT, PRECISION_KEPT})
+ERROR_GROWTH = "error_growth"
+DECAY = frozenset({CONCEPT_DRIFT, PRECISION_KEPT, ERROR_GROWTH})
 """Families of rules whose failure asks for a retraining."""
 
 
@@ -61,26 +67,51 @@ def _of_version(watched: Watched, version: str, config: MonitorConfig) -> list[R
         detail = f"reached on {day}" if day else f"over {len(loss)} judged days"
         rules.append(Rule(f"{CONCEPT_DRIFT}[v{version}]", highest, "<", limit, detail))
     if week := watched.weeks.get(version):
-        rules += [
-            Rule(
-                f"{PRECISION_KEPT}[v{version}]",
-                week.figures["average_precision"].high / usual["average_precision"].value,
-                ">=",
-                config.min_average_precision_kept,
-                f"{week.figures['average_precision']} in {week.first_day} … {week.last_day}, was "
-                f"{usual['average_precision']}",
-            ),
-            Rule(
-                f"calibration_error_growth[v{version}]",
-                week.figures["calibration_error"].low - usual["calibration_error"].high,
-                "<=",
-                config.max_calibration_error_growth,
-                f"{week.figures['calibration_error']}, was {usual['calibration_error']}",
-            ),
-        ]
+        of_task = _of_quantity if watched.workload.task is Task.REGRESSION else _of_class
+        rules += of_task(version, week, usual, config)
     estimates = [figures["average_precision"] for _, v, figures in watched.estimates if v == version]
     if estimates:
         kept = max(item.high for item in estimates[-3:]) / usual["average_precision"].value
         limit = config.min_expected_precision_kept
         rules.append(Rule(f"expected_precision_kept[v{version}]", kept, ">=", limit, f"last estimate {estimates[-1]}"))
+    return rules
+
+
+def _of_class(version: str, week: Stretch, usual: Mapping[str, Interval], config: MonitorConfig) -> list[Rule]:
+    """The last judged week still ranks as it did, and its scores are still probabilities."""
+    precision, error = week.figures["average_precision"], week.figures["calibration_error"]
+    return [
+        Rule(
+            f"{PRECISION_KEPT}[v{version}]",
+            precision.high / usual["average_precision"].value,
+            ">=",
+            config.min_average_precision_kept,
+            f"{precision} in {week.first_day} … {week.last_day}, was {usual['average_precision']}",
+        ),
+        Rule(
+            f"calibration_error_growth[v{version}]",
+            error.low - usual["calibration_error"].high,
+            "<=",
+            config.max_calibration_error_growth,
+            f"{error}, was {usual['calibration_error']}",
+        ),
+    ]
+
+
+def _of_quantity(version: str, week: Stretch, usual: Mapping[str, Interval], config: MonitorConfig) -> list[Rule]:
+    """The last judged week's error is no larger than it was, and its intervals hold as many."""
+    error = week.figures["mae"]
+    rules = [
+        Rule(
+            f"{ERROR_GROWTH}[v{version}]",
+            error.low / usual["mae"].value,
+            "<=",
+            config.max_error_growth,
+            f"{error} in {week.first_day} … {week.last_day}, was {usual['mae']}",
+        )
+    ]
+    if "coverage" in week.figures and "coverage" in usual:
+        held, before = week.figures["coverage"], usual["coverage"]
+        drop = before.low - held.high
+        rules.append(Rule(f"coverage_drop[v{version}]", drop, "<=", config.max_coverage_drop, f"{held}, was {before}"))
     return rules

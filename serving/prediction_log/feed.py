@@ -16,12 +16,11 @@ import sqlalchemy as sa
 
 from millrace.errors import MillraceError
 from millrace.events.log import PREDICTIONS, microseconds, reading
-from millrace.events.prediction import SHADOW
+from millrace.events.prediction import SHADOW, feed_name
 from millrace.events.table import plain, within
 from millrace.judge.volume import DAY_US, HOUR_US, WINDOWS_MIN, Profile, Silence, profile, silences
 from millrace.observe import telemetry
 from millrace.observe.progress import log
-from millrace.workload import load
 
 LOOK_EVERY_S: Final = 60.0
 MOST_DAYS: Final = 28
@@ -68,7 +67,7 @@ class Feed:
             streamed = connection.execution_options(stream_results=True, yield_per=CHUNK_ROWS)
             rows = streamed.execute(counted.group_by(hour, PREDICTIONS.c.feed_key)).all()
         hours, counts = (np.fromiter((row[place] for row in rows), np.int64, len(rows)) for place in (0, 2))
-        return profile(hours * HOUR_US, [row[1] or "" for row in rows], days, counts, kind=ids_of(self.workload))
+        return profile(hours * HOUR_US, [row[1] or "" for row in rows], days, counts, kind=feed_name(self.workload))
 
     def _days(self, connection: sa.Connection, midnight: datetime) -> int:
         """Whole days that there is something of, at most MOST_DAYS; 0 where one of the last LEAST_DAYS brought none."""
@@ -86,12 +85,6 @@ class Feed:
 
     def _time(self) -> Any:
         return plain(self._database, self._column)
-
-
-def ids_of(workload: str) -> str:
-    """What the watched ids are called, for people."""
-    entity = load(workload).watch.FEED
-    return f"{entity.replace('_', ' ')}s" if entity else ""
 
 
 class FeedWatch(threading.Thread):

@@ -8,6 +8,7 @@ from millrace.judge.rows import Columns
 
 UNIT: Final = "customer"
 UNIT_NOUN: Final = ("card", "cards")
+POSITIVE_NOUN: Final = ("fraud", "frauds")
 COLUMNS: Final = Columns(
     unit="customer_id", label="is_fraud", value="amount_cents", value_scale=100, known_days=14
 )  # 7 days of training and 7 of label delay, as in the published protocol

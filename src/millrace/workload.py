@@ -251,6 +251,13 @@ class Judging(Protocol):
     """Where the prediction log does."""
 
 
+class Ranked(Protocol):
+    """`judging` of a rare class has, besides: words for it."""
+
+    POSITIVE_NOUN: tuple[str, str]
+    """What a positive is called: singular and plural."""
+
+
 class Online(Protocol):
     """`online`: what the model reads of a request and the states of its entities; one code for every way to a score."""
 
@@ -395,6 +402,11 @@ class Workload:
     @cached_property
     def judging(self) -> Judging:
         return cast(Judging, self._part("judging", Judging))
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """Of a ranking alone."""
+        return cast(Ranked, self._part("judging", Ranked))
 
     @cached_property
     def online(self) -> Online:

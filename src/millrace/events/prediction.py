@@ -120,6 +120,12 @@ def feed_column(workload: str) -> str | None:
     return parts.entity(parts.watch.FEED).key if parts.watch.FEED else None
 
 
+def feed_name(workload: str) -> str:
+    """What the ids that the feed is watched by are called, for people."""
+    entity = load(workload).watch.FEED
+    return f"{entity.replace('_', ' ')}s" if entity else ""
+
+
 def event_of(
     data: PredictionData, *, request_id: str, row: int, scored_at: datetime, traceparent: str | None = None
 ) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def test_logged_features_are_held_against_the_feature_set(log_of: Log, after: Af
 def test_a_list_of_another_length_counts_as_missing() -> None:
     rows = pa.table({"features": pa.array([[1.0], None, [2.0] * len(FEATURE_NAMES)], pa.list_(pa.float32()))})
 
-    assert np.isnan(matrix(rows)).all(axis=1).tolist() == [True, True, False]
+    assert np.isnan(matrix(rows, len(FEATURE_NAMES))).all(axis=1).tolist() == [True, True, False]
 
 
 def test_the_same_finding_is_announced_under_the_same_id(log_of: Log, after: After) -> None:

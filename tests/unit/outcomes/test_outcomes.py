@@ -2,24 +2,34 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from millrace.judge.outcomes import (
-    Calibration,
-    answers,
-    calibrate,
-    complete_days,
-    day_of,
-    expected,
-    judge_rows,
-    stretch,
-)
+from millrace.judge.bootstrap import Interval
+from millrace.judge.expectation import Calibration, calibrate, expected
+from millrace.judge.outcomes import answers, complete_days, day_of, stretch
+from millrace.judge.yardsticks import Ranks
+from millrace.workload import load
 
 Stream = Callable[..., pa.Table]
+LABEL = load("fraud").schema.LABEL
+FRAUD = load("fraud").judging
+YARDSTICK = Ranks(FRAUD.COLUMNS, FRAUD.LOG_COLUMNS, k=20, review_cost=5.0)
+
+
+def judge_rows(rows: pa.Table) -> tuple[Any, Any]:
+    sample = YARDSTICK.sample(rows)
+    return sample.rows, sample.answers
+
+
+def estimate(rows: pa.Table, calibration: Calibration, draws: int, seed: int = 0) -> dict[str, Interval]:
+    sample = YARDSTICK.unlabelled(rows)
+    flagged = np.asarray(rows["decision"].to_pylist()) == "review"
+    return expected(sample.rows, sample.answers, flagged, calibration, 20, draws, seed)
 
 
 def unlabelled_after(rows: pa.Table, as_of: datetime) -> pa.Table:
@@ -44,7 +54,7 @@ def test_shadows_repeats_and_rows_without_a_score_are_no_answers(stream: Stream)
     )
     lost = lost.set_column(rows.column_names.index("score"), "score", pa.array([None] * 5, pa.float64()))
 
-    found = answers(pa.concat_tables([again, shadow, rows, lost]))
+    found = answers(pa.concat_tables([again, shadow, rows, lost]), "fraud")
 
     assert found["prediction_id"].to_pylist() == rows["prediction_id"].to_pylist()
 
@@ -53,8 +63,8 @@ def test_a_day_is_complete_when_its_labels_are_due_and_in(stream: Stream, after:
     rows = stream(12)
     seen = unlabelled_after(rows, after(10))
 
-    whole = complete_days(seen, after(10), 0.95)
-    half = complete_days(seen, after(10) + timedelta(hours=12), 0.95)
+    whole = complete_days(seen, after(10), 0.95, LABEL)
+    half = complete_days(seen, after(10) + timedelta(hours=12), 0.95, LABEL)
 
     assert list(whole - day_of(rows).min()) == [0, 1, 2]
     assert list(half) == list(whole)
@@ -65,14 +75,14 @@ def test_a_day_whose_labels_did_not_come_is_not_judged(stream: Stream, after: Ca
     frauds_only = pc.if_else(pc.equal(rows["is_fraud"], 1), rows["is_fraud"], pa.scalar(None, pa.int8()))
     rows = rows.set_column(rows.column_names.index("is_fraud"), "is_fraud", frauds_only)
 
-    assert len(complete_days(rows, after(12), 0.95)) == 0
-    part = stretch(rows, "1", complete=False, k=10, review_cost=5.0, resamples=20)
+    assert len(complete_days(rows, after(12), 0.95, LABEL)) == 0
+    part = stretch(rows, "1", YARDSTICK, complete=False, resamples=20)
     assert part.figures == {}
     assert part.to_dict()["labelled_share"] < 0.1
 
 
 def test_figures_come_with_intervals_that_hold_them(stream: Stream) -> None:
-    part = stretch(stream(7), "1", complete=True, k=20, review_cost=5.0, resamples=60)
+    part = stretch(stream(7), "1", YARDSTICK, complete=True, resamples=60)
 
     precision = part.figures["average_precision"]
     assert precision.low < precision.value < precision.high
@@ -87,9 +97,9 @@ def test_the_estimate_without_labels_covers_what_turns_out(stream: Stream) -> No
     for seed in range(20):
         calibration = calibrate(*judge_rows(stream(7, seed=seed)))
         week = stream(7, seed=seed, first_day=7)
-        estimate = expected(week, calibration, k=20, draws=40, seed=seed)["average_precision"]
-        truth = stretch(week, "1", complete=True, k=20, review_cost=5.0, resamples=20).figures["average_precision"]
-        covered += estimate.low <= truth.value <= estimate.high
+        guess = estimate(week, calibration, draws=40, seed=seed)["average_precision"]
+        truth = stretch(week, "1", YARDSTICK, complete=True, resamples=20).figures["average_precision"]
+        covered += guess.low <= truth.value <= guess.high
 
     assert covered >= 15, f"{covered} of 20; 95 % intervals should miss about one"
 
@@ -98,7 +108,7 @@ def test_the_estimate_follows_an_overconfident_model_down(stream: Stream) -> Non
     honest, overconfident = (calibrate(*judge_rows(stream(7, truth=truth))) for truth in (1.0, 0.4))
     week = stream(3, first_day=7)
 
-    a, b = (expected(week, known, k=20, draws=20)["precision"].value for known in (honest, overconfident))
+    a, b = (estimate(week, known, draws=20)["precision"].value for known in (honest, overconfident))
 
     assert b < 0.6 * a
 
