@@ -12,9 +12,10 @@ UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
-CHOICE = $(if $(WORKLOAD),--workload '$(WORKLOAD)')
+CHOICE = --workload '$(WORKLOAD)'
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
-WORKLOAD = $(or $(MILLRACE_WORKLOAD),fraud)
+# Which workload is meant, everywhere below: make run WORKLOAD=name.
+WORKLOAD ?= $(or $(MILLRACE_WORKLOAD),fraud)
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
@@ -51,7 +52,7 @@ spark-env: setup ## Make the Spark engine's environment in .venv-spark, for its 
 
 .PHONY: up
 up: setup ## Start the servers for the promoted model and keep them.
-	$(BIN)/python -m serving.local up $(ARGS)
+	$(BIN)/python -m serving.local $(CHOICE) up $(ARGS)
 
 .PHONY: down
 down: setup ## Stop them.
@@ -59,11 +60,11 @@ down: setup ## Stop them.
 
 .PHONY: status
 status: setup ## What runs, where, since when.
-	$(BIN)/python -m serving.local status $(ARGS)
+	$(BIN)/python -m serving.local $(CHOICE) status $(ARGS)
 
 .PHONY: predict
 predict: setup ## Send one request and show the answer.
-	$(BIN)/python -m serving.local predict $(ARGS)
+	$(BIN)/python -m serving.local $(CHOICE) predict $(ARGS)
 
 .PHONY: refresh
 refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every hour.

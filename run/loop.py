@@ -91,7 +91,7 @@ def _training() -> Any:
 
 def _serving(settings: Settings, *arguments: str) -> None:
     """serving is another deployable: it is started as a program, never imported."""
-    command = [sys.executable, "-m", "serving.local", *arguments]
+    command = [sys.executable, "-m", "serving.local", "--workload", settings.workload, *arguments]
     if subprocess.run(command, check=False).returncode:
         logs = settings.home / "serving" / "logs"
         raise Unavailable(f"`python -m serving.local {arguments[0]}` failed, see above. Server logs: {logs}")

@@ -26,10 +26,11 @@ def evaluate(
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
-    here = settings()
+    rows = Manifest.read(Path(training_set.path), "training_set")
+    here = settings(rows.workload)
     result = verb(
         Manifest.read(Path(model.path), "model"),
-        Manifest.read(Path(training_set.path), "training_set"),
+        rows,
         find_model(here, champion),
         here.lake,
         EvaluateConfig.load(overrides=overrides),

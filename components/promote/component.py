@@ -24,11 +24,12 @@ def promote(
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
+    trained = Manifest.read(Path(model.path), "model")
     result = verb(
-        Manifest.read(Path(model.path), "model"),
+        trained,
         Manifest.read(Path(evaluation.path), "evaluation"),
         Manifest.read(Path(skew_check.path), "skew_check"),
-        settings(),
+        settings(trained.workload),
         PromoteConfig(run_id=run_id, reason=reason),
         validation=Manifest.read(Path(validation.path), "validation"),
     )

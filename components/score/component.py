@@ -21,10 +21,11 @@ def score(
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
-    here = settings()
+    features = Manifest.read(Path(feature_set.path), "feature_set")
+    here = settings(features.workload)
     model, version = model_to_score_with(here, model_version)
     result = verb(
-        Manifest.read(Path(feature_set.path), "feature_set"),
+        features,
         model,
         version,
         here.lake,

@@ -19,8 +19,8 @@ def train(
     from millrace.settings import settings
     from millrace.workload import load
 
-    here = settings()
     rows = Manifest.read(Path(training_set.path), "training_set")
+    here = settings(rows.workload)
     result = train(rows, here.lake, read_config(load(rows.workload), **overrides), here)
     result.hand_over(Path(model.path))
     model.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}
