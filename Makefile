@@ -29,7 +29,7 @@ help: ## List the targets.
 
 .PHONY: run
 run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri]; without DATA on simulated data.
-	$(BIN)/python -m run $(if $(DATA),--data '$(DATA)') $(CHOICE) $(ARGS)
+	$(BIN)/python -m run $(if $(DATA),--data "$$DATA") $(CHOICE) $(ARGS)
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
@@ -76,7 +76,7 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 
 .PHONY: score
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
-	$(BIN)/python -m run.score --data '$(DATA)' $(if $(DAY),--day '$(DAY)') $(CHOICE) $(ARGS)
+	$(BIN)/python -m run.score --data "$$DATA" $(if $(DAY),--day '$(DAY)') $(CHOICE) $(ARGS)
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
@@ -138,11 +138,11 @@ drill: setup drift-env ## 60 simulated days through live servers: drift, an outa
 
 .PHONY: backtest
 backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=n [DAYS=n] OUT=scores.parquet
-	$(BIN)/python -m run.backtest --data '$(DATA)' --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(CHOICE) $(ARGS)
+	$(BIN)/python -m run.backtest --data "$$DATA" --from '$(FROM)' --weeks '$(or $(WEEKS),4)' --days '$(or $(DAYS),28)' --out '$(or $(OUT),scores.parquet)' $(CHOICE) $(ARGS)
 
 .PHONY: search
 search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; the same command goes on [ARGS=--help].
-	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data '$(DATA)') $(CHOICE) $(ARGS)
+	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data "$$DATA") $(CHOICE) $(ARGS)
 
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
@@ -15,48 +16,57 @@ import pandera.pandas as pandera
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.ingest.casts import LABEL_DELAY, UNREADABLE
+from components.ingest.casts import BROKEN, FAULT, LABEL_DELAY
+from millrace.workload import Field, Kind
 
-FIRST_EVENT, LAST_EVENT = pd.Timestamp("1970-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")
 _MISSING: Final = "missing"
-CHECKED: Final = (UNREADABLE, "transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount", LABEL_DELAY)
 
 
 @functools.cache
-def row_schema() -> pandera.DataFrameSchema:
-    """Every check carries the reason that a row failing it gets; nulls fail where a column must not have them."""
+def row_schema(fields: tuple[Field, ...]) -> pandera.DataFrameSchema:
+    """Every check carries the reason that a row failing it gets; nulls fail where a field must not have them."""
     check = pandera.Check
-    in_range = check.in_range(FIRST_EVENT, LAST_EVENT, error="event_timestamp_out_of_range")
-    after_event = check.ge(0, error="label_before_event")
-    return pandera.DataFrameSchema(
-        {
-            # Read errors come first: what could not be read is null, and would be called missing.
-            UNREADABLE: pandera.Column(nullable=True, checks=check(lambda reason: reason.isna(), error=UNREADABLE)),
-            "transaction_id": pandera.Column(nullable=False),
-            "event_timestamp": pandera.Column(nullable=False, checks=in_range),
-            "customer_id": pandera.Column(nullable=False),
-            "terminal_id": pandera.Column(nullable=False),
-            "amount": pandera.Column(nullable=False, checks=check.ge(0, error="amount_negative")),
-            LABEL_DELAY: pandera.Column(nullable=True, checks=after_event),
-        }
-    )
+    # Read errors come first: what could not be read is null, and would be called missing.
+    columns = {FAULT: pandera.Column(nullable=True, checks=check(lambda reason: reason.isna(), error=FAULT))}
+    for field in fields:
+        if not field.empty or _range(field):
+            columns[field.name] = pandera.Column(nullable=field.empty, checks=_range(field))
+    columns[LABEL_DELAY] = pandera.Column(nullable=True, checks=check.ge(0, error="label_before_event"))
+    columns[BROKEN] = pandera.Column(nullable=True, checks=check(lambda reason: reason.isna(), error=BROKEN))
+    return pandera.DataFrameSchema(columns)
 
 
-def reasons(batch: pa.Table) -> NDArray[Any]:
+def reasons(batch: pa.Table, fields: tuple[Field, ...]) -> NDArray[Any]:
     """[rows] object: None for a good row, else the first rule it breaks, in the order of the schema."""
-    frame = batch.select(CHECKED).to_pandas(types_mapper=pd.ArrowDtype)
+    schema = row_schema(fields)
+    checked = list(schema.columns)
+    frame = batch.select(checked).to_pandas(types_mapper=pd.ArrowDtype)
     found: NDArray[Any] = np.full(len(frame), None, dtype=object)
     try:
         with warnings.catch_warnings():
             # pandera joins failure cases of which some hold only nulls; pandas will type that differently one day.
             warnings.filterwarnings("ignore", "The behavior of DataFrame concatenation", FutureWarning)
-            row_schema().validate(frame, lazy=True)
+            schema.validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
         cases = error.failure_cases
-        order = cases["column"].map({name: place for place, name in enumerate(CHECKED)})
+        order = cases["column"].map({name: place for place, name in enumerate(checked)})
         cases = cases.assign(order=order).sort_values("order", kind="stable").drop_duplicates("index")
         found[cases["index"].to_numpy(dtype=np.int64)] = [_reason(*case) for case in _cases(cases)]
     return found
+
+
+def _range(field: Field) -> list[pandera.Check]:
+    checks = []
+    if field.minimum is not None:
+        below = f"{field.name}_negative" if field.minimum == 0 else f"{field.name}_too_small"
+        checks.append(pandera.Check.ge(_limit(field, field.minimum), error=below))
+    if field.maximum is not None:
+        checks.append(pandera.Check.le(_limit(field, field.maximum), error=f"{field.name}_too_large"))
+    return checks
+
+
+def _limit(field: Field, value: float) -> float | Decimal:
+    return Decimal(str(value)) if field.kind is Kind.MONEY else value
 
 
 def _cases(cases: pd.DataFrame) -> zip[tuple[str, str, Any]]:
@@ -64,6 +74,6 @@ def _cases(cases: pd.DataFrame) -> zip[tuple[str, str, Any]]:
 
 
 def _reason(column: str, check: str, value: Any) -> str:
-    if column == UNREADABLE:
+    if column in (FAULT, BROKEN):
         return str(value)
     return f"{column}_{_MISSING}" if check == "not_nullable" else check

@@ -11,11 +11,12 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.ingest.columns import Shape, resolve
+from components.ingest.columns import Shape, named, resolve
 from components.ingest.index import Segment
 from components.ingest.raw import RawRows, Stretch
 from components.ingest.sources import SourceFile
 from millrace.errors import InvalidInput
+from millrace.workload import Schema
 
 _BATCH_ROWS: Final = 131_072
 _HASH_BYTES: Final = 4 << 20
@@ -24,10 +25,12 @@ _HASH_BYTES: Final = 4 << 20
 class ParquetReader:
     """One Parquet file."""
 
-    def __init__(self, file: SourceFile, column_map: Mapping[str, str]) -> None:
+    def __init__(self, file: SourceFile, schema: Schema, column_map: Mapping[str, str]) -> None:
         self.file = file
         with _named(file), self._open() as parquet:
-            self.shape: Shape = resolve(parquet.schema_arrow, column_map, file.name)
+            found = parquet.schema_arrow
+        raw = pa.schema([field.with_name(name) for field, name in zip(found, named(found.names), strict=True)])
+        self.shape: Shape = resolve(raw, schema, column_map, file.name)
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:
         by_place = {(segment.start, segment.hash): segment for segment in known}
@@ -49,7 +52,8 @@ class ParquetReader:
         first = 0
         with _named(self.file):
             for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], use_threads=False):
-                yield RawRows(_decoded(pa.Table.from_batches([batch])), range(first, first + len(batch)))
+                rows = _decoded(pa.Table.from_batches([batch])).rename_columns(self.shape.raw.names)
+                yield RawRows(rows, range(first, first + len(batch)))
                 first += len(batch)
 
     def _open(self) -> pq.ParquetFile:

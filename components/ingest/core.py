@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from components.ingest.columns import check_column_map
+from components.ingest.columns import check_column_map, rules_id
 from components.ingest.index import Index
 from components.ingest.partitions import iso, partition_path
 from components.ingest.redaction import redacting
 from components.ingest.sources import SourceFile, canonical_uri, list_files
-from fraud.schema import SCHEMA_VERSION
 from millrace.errors import InvalidInput
 from millrace.lake.atomic import exclusive, replacing_folder, sha256_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remote_hashes
@@ -30,6 +29,7 @@ from millrace.lake.provenance import code_version
 from millrace.observe.progress import log
 from millrace.pseudonyms import fingerprint
 from millrace.uris import redacted
+from millrace.workload import load
 
 if TYPE_CHECKING:
     from components.ingest.refresh import Result
@@ -42,7 +42,7 @@ class IngestConfig:
     workload: str
     """Name of the workload whose events they are."""
     pseudonym_key: bytes = field(repr=False)
-    """Key of the hash over customer ids; `Settings.pseudonym_secret()`."""
+    """Key of the hash over ids that are pseudonymised; `Settings.pseudonym_secret()`."""
     column_map: Mapping[str, str] = field(default_factory=dict)
     """Raw name → our name, for columns that are neither ours nor the public ones."""
     timezone: str = "UTC"
@@ -60,7 +60,7 @@ class IngestConfig:
             raise InvalidInput("the pseudonym key is empty; set MILLRACE_PSEUDONYM_KEY, or unset it to have one made")
         if self.delimiter and len(self.delimiter) != 1:
             raise InvalidInput(f"delimiter is {self.delimiter!r}; wanted one character")
-        check_column_map(self.column_map)
+        check_column_map(self.column_map, load(self.workload).schema)
         _check_timezone(self.timezone)
         try:
             codecs.lookup(self.encoding or "utf-8")
@@ -70,7 +70,8 @@ class IngestConfig:
     @property
     def identity(self) -> str:
         """Everything that changes what the same bytes mean; the key only as a keyed hash of nothing."""
-        reading = [self.workload, dict(self.column_map), self.timezone, self.delimiter, self.encoding]
+        rules = rules_id(load(self.workload).schema)
+        reading = [self.workload, rules, dict(self.column_map), self.timezone, self.delimiter, self.encoding]
         return json.dumps(reading, sort_keys=True) + fingerprint(self.pseudonym_key)
 
 
@@ -125,12 +126,13 @@ def source_version(source: str) -> str:
 
 def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
     """Give quarantine and manifest their names; the snapshot exists once the manifest does."""
-    days = {iso(day): record for day, record in sorted(result.index.days.items()) if record.rows}
+    kept = {day: record for day, record in result.index.days.items() if record.rows and day not in result.stray}
+    days = {iso(day): record for day, record in sorted(kept.items())}
     quarantined = dict(sorted(result.quarantined.items()))
     carried = {item.name: str(item.type) for item in result.carried}
     content = {
         "workload": workload,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": load(workload).schema.VERSION,
         "carried": carried,
         "days": {day: record.hash for day, record in days.items()},
         "quarantined": quarantined,
@@ -151,7 +153,7 @@ def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
         files={paths[day]: record.hash for day, record in days.items()},
         facts={
             "tables": {"events": paths},
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": load(workload).schema.VERSION,
             "carried": carried,
             "rows": sum(record.rows for record in days.values()),
             "first_day": min(days),
@@ -203,7 +205,15 @@ def _relative(day: str, digest: str) -> str:
 
 
 def _check_timezone(name: str) -> None:
+    wanted = f"timezone is {name!r}; wanted an IANA name like Europe/Berlin"
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InvalidInput(f"timezone is {name!r}; wanted an IANA name like Europe/Berlin") from error
+        raise InvalidInput(wanted) from error
+    if name == "UTC":
+        return
+    import duckdb  # reads the times, and knows fewer names than the system: no posix/Europe/Berlin
+
+    with duckdb.connect() as engine:
+        if not engine.execute("SELECT 1 FROM pg_timezone_names() WHERE name = ?", [name]).fetchone():
+            raise InvalidInput(wanted)

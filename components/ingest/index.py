@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from millrace.lake.atomic import write_text
 
-INDEX_VERSION: Final = 1
+INDEX_VERSION: Final = 2
 """Raised when the rules of ingest change: an index of another version is not used."""
 
 
@@ -63,7 +63,7 @@ class Index:
     files: dict[str, FileRecord] = field(default_factory=dict)
     days: dict[int, DayRecord] = field(default_factory=dict)
     conflicts: list[tuple[int, int]] = field(default_factory=list)
-    """(transaction id, day) of every row that clashed with another of the same id."""
+    """(event id, day) of every row that clashed with another of the same id."""
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps({"version": INDEX_VERSION} | asdict(self)) + "\n")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.ingest.casts import cast_sql
+from components.ingest.casts import cast_sql, raw_name
 from components.ingest.checks import reasons
 from components.ingest.columns import Shape
 from components.ingest.index import Segment
@@ -23,6 +23,7 @@ from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
 from components.ingest.raw import RawRows
 from components.ingest.staging import DAY_US, Staging
 from millrace.pseudonyms import pseudonymise
+from millrace.workload import Schema
 
 _ROWS_AT_ONCE: Final = 262_144
 
@@ -47,13 +48,17 @@ class Origin:
 class Intake:
     """Casts, checks, pseudonymises and stages."""
 
-    def __init__(self, staging: Staging, quarantine: Quarantine, carried: pa.Schema, timezone: str, key: bytes):
+    def __init__(
+        self, staging: Staging, quarantine: Quarantine, schema: Schema, carried: pa.Schema, timezone: str, key: bytes
+    ):
         self._staging = staging
+        self._schema = schema
         self._quarantine = quarantine
         self._carried = carried
         self._timezone = timezone
         self._key = key
-        self._names: dict[str, str] = {}  # customers of earlier batches
+        self._hidden = [entity.key for entity in schema.ENTITIES if entity.pseudonymised]
+        self._pseudonyms: dict[str, dict[str, str]] = {key: {} for key in self._hidden}  # of earlier batches
         self._waiting: list[tuple[Origin, RawRows]] = []
         self._days: Collection[int] | None = None
 
@@ -80,9 +85,10 @@ class Intake:
         origins = np.repeat([origin.number for origin, _ in waiting], [len(rows.table) for _, rows in waiting])
         places = np.concatenate([origin.first_row + np.asarray(rows.rows, np.int64) for origin, rows in waiting])
         first = waiting[0][0]
-        sql = cast_sql(first.shape, self._carried, self._timezone, first.path)
-        typed = self._staging.query(sql, raw=raw)
-        reason = reasons(typed)
+        sql = cast_sql(first.shape, self._schema, self._carried, self._timezone, first.path)
+        numbered = raw.rename_columns([raw_name(place) for place in range(raw.num_columns)])
+        typed = self._staging.query(sql, raw=numbered)
+        reason = reasons(typed, self._schema.FIELDS)
         if self._days is None:
             self._set_aside(waiting, raw, reason, origins, places)
         good = pa.array(reason == np.array(None))
@@ -92,7 +98,10 @@ class Intake:
         self, waiting: list[tuple[Origin, RawRows]], typed: pa.Table, origins: NDArray[Any], places: NDArray[Any]
     ) -> None:
         days = pc.cast(typed["event_timestamp"], pa.int64()).to_numpy() // DAY_US
-        batch = typed.set_column(2, "customer_id", pseudonymise(typed["customer_id"], self._key, self._names))
+        batch = typed
+        for name in self._hidden:
+            hidden = pseudonymise(batch[name], self._key, self._pseudonyms[name])
+            batch = batch.set_column(batch.schema.get_field_index(name), name, hidden)
         batch = batch.append_column("__segment", pa.array(origins, pa.int32()))
         batch = batch.append_column("__row", pa.array(places, pa.int64()))
         self._staging.add(batch.append_column("__day", pa.array(days, pa.int32())), self._days)

@@ -23,7 +23,7 @@ def partition_path(lake: Path, day: int, digest: str) -> Path:
     return lake / "events" / f"day={iso(day)}" / f"{digest[:16]}.parquet"
 
 
-def write_partition(lake: Path, scratch: Path, day: int, rows: pa.Table) -> DayRecord:
+def write_partition(lake: Path, scratch: Path, day: int, rows: pa.Table, event_id: str) -> DayRecord:
     """Write one day's sorted rows unless a partition with these bytes is there."""
     aside = scratch / f"{day}.parquet"
     texts = [field.name for field in rows.schema if pa.types.is_string(field.type)]
@@ -42,7 +42,7 @@ def write_partition(lake: Path, scratch: Path, day: int, rows: pa.Table) -> DayR
         aside.unlink()
     else:
         _publish(aside, path)
-    ids = pc.min_max(rows["transaction_id"]).as_py()
+    ids = pc.min_max(rows[event_id]).as_py()
     return DayRecord(hash=digest, rows=len(rows), first_id=ids["min"], last_id=ids["max"])
 
 

@@ -2,7 +2,7 @@
 
 `invalid-<segment>-<first row>.parquet` holds rows that broke a rule by themselves, `repeated-<day>-<segment>.parquet`
 rows that lost against another row of the same id. Columns: `reason`, `source_file`, `source_row` (counted from 1
-below the header), then the raw columns as text. These are raw customer ids: only the owner may read the files.
+below the header), then the raw columns as text. They hold raw ids: only the owner may read the files.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Quarantine:
 
     def add(self, name: str, raw: pa.Table, reasons: Sequence[str] | NDArray[Any], path: str, rows: Any) -> None:
         """Write raw rows, the reason of each, and where they stood: `rows` counts from 0 within the file."""
-        self._db.register("rejected", raw)
+        self._db.register("rejected", raw.rename_columns([f"column_{place}" for place in range(raw.num_columns)]))
         text: pa.Table = self._db.sql("SELECT CAST(COLUMNS(*) AS VARCHAR) FROM rejected").to_arrow_table()
         self._db.unregister("rejected")
+        text = text.rename_columns(raw.column_names)
         columns = {
             "reason": pa.array(list(reasons), pa.string()),
             "source_file": pa.array([path] * len(raw), pa.string()),

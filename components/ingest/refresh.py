@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from components.ingest.columnar import ParquetReader
 from components.ingest.columns import decode_schema, encode_schema, unify
 from components.ingest.delimited import DelimitedReader
+from components.ingest.edges import STRAY, edge_days
 from components.ingest.index import DayRecord, FileRecord, Index, Segment
 from components.ingest.intake import Intake, Origin
 from components.ingest.partitions import partition_path, write_partition
@@ -24,6 +26,7 @@ from components.ingest.staging import Staging
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.lake.manifest import content_id, fetch
 from millrace.observe.progress import track
+from millrace.workload import Schema, load
 
 if TYPE_CHECKING:
     from components.ingest.core import IngestConfig
@@ -34,6 +37,8 @@ class Result:
     """What a pass found; `index.snapshot` is still that of the pass before."""
 
     index: Index
+    stray: set[int]
+    """Days of the index that are not of the snapshot."""
     carried: pa.Schema
     quarantined: Counter[str]
     quarantine: Path
@@ -48,6 +53,7 @@ class Refresh:
         self.lake = lake
         self.scratch = scratch
         self.config = config
+        self.schema = load(config.workload).schema
         self.before = index
         self.files: dict[str, FileRecord] = {}
         self._sources: dict[str, SourceFile] = {}
@@ -66,9 +72,11 @@ class Refresh:
         """Raises InvalidInput when no row is left."""
         self._sources = {file.name: file for file in files}
         carried = self._carried()
-        self._staging = staging = Staging(self.scratch, carried, self.config.memory_limit_gb, self.config.threads)
+        self._staging = staging = Staging(
+            self.scratch, self.schema, carried, self.config.memory_limit_gb, self.config.threads
+        )
         quarantine = Quarantine(self.scratch / "quarantine", staging.db)
-        intake = Intake(staging, quarantine, carried, self.config.timezone, self.config.pseudonym_key)
+        intake = Intake(staging, quarantine, self.schema, carried, self.config.timezone, self.config.pseudonym_key)
         for file in track(files, "ingest reads", total=len(files)):
             self.files[file.name] = self._scan(file, intake)
         intake.flush()
@@ -77,8 +85,10 @@ class Refresh:
                 f"{files[0].name} and the other {len(files) - 1} files hold no rows; wanted at least one"
             )
         days, conflicts = self._remake(self._stage_touched(intake, staging), staging, quarantine)
+        stray = self._set_strays_aside(days, quarantine)
         index = Index(snapshot=self.before.snapshot, files=self.files, days=days, conflicts=conflicts)
-        return Result(index, carried, self._quarantined(days), quarantine.folder, self._source_hash())
+        rejected = self._quarantined(days) + Counter({STRAY: sum(days[day].rows for day in stray)})
+        return Result(index, stray, carried, rejected, quarantine.folder, self._source_hash())
 
     def _carried(self) -> pa.Schema:
         """Carried columns of all files together; when they differ from last time, every day is made again."""
@@ -86,8 +96,10 @@ class Refresh:
         kept = [decode_schema(record.carried) for path in self._sources if (record := self._old(path))]
         if not kept:
             self._check_column_map()
-        now = unify([*kept, *(self._reader(path).shape.carried for path in changed)])
-        if self.before.files and not now.equals(unify(decode_schema(r.carried) for r in self.before.files.values())):
+        known = self.schema.CARRIED_TYPES
+        now = unify([*kept, *(self._reader(path).shape.carried for path in changed)], known)
+        was = unify((decode_schema(record.carried) for record in self.before.files.values()), known)
+        if self.before.files and not now.equals(was):
             self.before = Index()
             return self._carried()
         return now
@@ -106,7 +118,7 @@ class Refresh:
 
     def _reader(self, path: str) -> Reader:
         if path not in self._readers:
-            self._readers[path] = open_reader(self._sources[path], self.config)
+            self._readers[path] = open_reader(self._sources[path], self.schema, self.config)
         return self._readers[path]
 
     def _scan(self, file: SourceFile, intake: Intake) -> FileRecord:
@@ -199,9 +211,9 @@ class Refresh:
         self._set_losers_aside(losers, quarantine)
         days = {day: record for day, record in self.before.days.items() if day not in touched}
         for day, rows in track(staging.days(), "ingest writes"):
-            days[day] = write_partition(self.lake, self.scratch, day, rows)
+            days[day] = write_partition(self.lake, self.scratch, day, rows, self.schema.EVENT_ID)
         conflicts = [(row, day) for row, day in self.before.conflicts if day not in touched]
-        lost = losers.select(["day", "reason", "transaction_id"]).to_pydict().values()
+        lost = losers.select(["day", "reason", "event_id"]).to_pydict().values()
         for day, reason, row in zip(*lost, strict=True):
             record = days.setdefault(day, DayRecord(hash="", rows=0, first_id=0, last_id=0))
             record.repeated[reason] = record.repeated.get(reason, 0) + 1
@@ -226,6 +238,18 @@ class Refresh:
                     name = f"{repeated_prefix(day)}{origin.key}-{rows[mine][chosen][0]}"
                     lost = raw.table.take(pa.array(at[chosen]))
                     quarantine.add(name, lost, reasons[mine][chosen], origin.path, rows[mine][chosen])
+
+    def _set_strays_aside(self, days: dict[int, DayRecord], quarantine: Quarantine) -> set[int]:
+        """Write the events of days that are none as they would have been kept; returns the days."""
+        stray = edge_days({day: record.rows for day, record in days.items()}, self.schema.EDGE_SHARE)
+        paths = {day: partition_path(self.lake, day, days[day].hash) for day in sorted(stray)}
+        fetch({path: days[day].hash for day, path in paths.items()})
+        for day, path in paths.items():
+            rows = pq.read_table(path, partitioning=None)
+            quarantine.add(
+                f"stray-{day}", rows, [STRAY] * len(rows), str(path.relative_to(self.lake)), range(len(rows))
+            )
+        return stray
 
     def _take_over_quarantine(self, touched: set[int], quarantine: Quarantine) -> None:
         """From the snapshot before: rejected rows of segments that were known, and of days that were not touched."""
@@ -263,11 +287,11 @@ class Refresh:
         return (segment for _, segment in _all_segments(self.files))
 
 
-def open_reader(file: SourceFile, config: IngestConfig) -> Reader:
+def open_reader(file: SourceFile, schema: Schema, config: IngestConfig) -> Reader:
     """The reader for a file's format."""
     if file.is_parquet:
-        return ParquetReader(file, config.column_map)
-    return DelimitedReader(file, config.column_map, config.delimiter, config.encoding)
+        return ParquetReader(file, schema, config.column_map)
+    return DelimitedReader(file, schema, config.column_map, config.delimiter, config.encoding)
 
 
 def _all_segments(files: dict[str, FileRecord]) -> Iterator[tuple[str, Segment]]:

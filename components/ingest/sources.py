@@ -106,7 +106,8 @@ def _stamp(fs: Any, path: str) -> str:
 def _expand(fs: Any, path: str, shown: str) -> list[str]:
     if fs.isfile(path):
         return [path]
-    if _GLOB & set(path):
+    folder = isinstance(fs, LocalFileSystem) and fs.isdir(path)  # whose name may have brackets in it
+    if _GLOB & set(path) and not folder:
         return [found for found in fs.glob(path) if fs.isfile(found)]
     if not fs.isdir(path):
         raise NotFound(f"{shown} does not exist")

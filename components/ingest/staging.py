@@ -1,9 +1,9 @@
 """Valid rows on their way into partitions: a DuckDB table that spills to disk, where ids are made unique.
 
-Rules for rows that share a transaction id, whatever file or day they come from:
+Rules for rows that share an event id, whatever file or day they come from:
 
-- the same time, customer, terminal and amount: one transaction. The row that knows its label wins, then the one that
-  learned it last; the others are `duplicate`, or `superseded_label` when their label differs from the winner's.
+- the same in every field but the label: one event. The row that knows its label wins, then the one that learned it
+  last; the others are `duplicate`, or `superseded_label` when their label differs from the winner's.
 - anything else: nobody can say which is true, so all of them are `conflicting_id`.
 """
 
@@ -17,20 +17,26 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from fraud.schema import TRANSACTION_SCHEMA
+from components.ingest.casts import carried_name, quoted
+from millrace.workload import Schema
 
 DAY_US: Final = 86_400_000_000
 _ROWS_AT_ONCE: Final = 1_000_000
-_SORTED: Final = "event_timestamp, transaction_id"
-_IDENTITY: Final = "event_timestamp, customer_id, terminal_id, amount"
 
 
 class Staging:
     """All rows of the days that are being made."""
 
-    def __init__(self, folder: Path, carried: pa.Schema, memory_limit_gb: float, threads: int) -> None:
-        self.schema = pa.schema([*TRANSACTION_SCHEMA, *carried])
-        self._names = ", ".join(quoted(name) for name in self.schema.names)
+    def __init__(
+        self, folder: Path, workload: Schema, carried: pa.Schema, memory_limit_gb: float, threads: int
+    ) -> None:
+        self.schema = pa.schema([*workload.EVENTS, *carried])
+        self._carried = [carried_name(place) for place in range(len(carried))]
+        self._inside = [*workload.EVENTS.names, *self._carried]
+        self._names = ", ".join(quoted(name) for name in self._inside)
+        self._id, self._label = quoted(workload.EVENT_ID), quoted(workload.LABEL.column)
+        unlike = {workload.EVENT_ID, workload.LABEL.column, "label_timestamp"}
+        self._identity = ", ".join(quoted(name) for name in workload.EVENTS.names if name not in unlike)
         self.db = duckdb.connect()
         for setting, value in {
             "TimeZone": "UTC",
@@ -65,23 +71,23 @@ class Staging:
         touched: set[int] = set()
         if conflicts:
             known = pa.table({"id": [row for row, _ in conflicts], "day": [day for _, day in conflicts]})
-            rows = self.tuples("SELECT DISTINCT day FROM known SEMI JOIN staged ON id = transaction_id", known=known)
+            rows = self.tuples(f"SELECT DISTINCT day FROM known SEMI JOIN staged ON id = {self._id}", known=known)
             touched |= {day for (day,) in rows}
         for day, path in partitions.items():
-            sql = f"SELECT 1 AS hit FROM {_literal(path)} SEMI JOIN staged USING (transaction_id) LIMIT 1"
+            sql = f"SELECT 1 AS hit FROM {_literal(path)} SEMI JOIN staged USING ({self._id}) LIMIT 1"
             if self.tuples(sql):
                 touched.add(day)
         return touched
 
     def id_range(self) -> tuple[int, int] | None:
         """Smallest and largest id that is staged."""
-        low, high = self.tuples("SELECT min(transaction_id) AS low, max(transaction_id) AS high FROM staged")[0]
+        low, high = self.tuples(f"SELECT min({self._id}) AS low, max({self._id}) AS high FROM staged")[0]
         return None if low is None else (low, high)
 
     def settle_repeated(self) -> pa.Table:
-        """Take rows that lost or clashed out of the stage: `segment, row, day, transaction_id, reason`."""
+        """Take rows that lost or clashed out of the stage: `segment, row, day, event_id, reason`."""
         self.db.execute(
-            "CREATE OR REPLACE TEMP TABLE repeated AS SELECT transaction_id FROM staged GROUP BY 1 HAVING count(*) > 1"
+            f"CREATE OR REPLACE TEMP TABLE repeated AS SELECT {self._id} FROM staged GROUP BY 1 HAVING count(*) > 1"
         )
         self.db.execute(f"CREATE OR REPLACE TEMP TABLE losers AS {self._losers_sql()}")
         losers = self.query("SELECT * FROM losers ORDER BY segment, row")
@@ -90,22 +96,22 @@ class Staging:
         return losers
 
     def _losers_sql(self) -> str:
-        others = self.schema.names[len(TRANSACTION_SCHEMA) :]
-        tie = "".join(f", CAST({quoted(name)} AS VARCHAR)" for name in others)
+        tie = "".join(f", CAST({name} AS VARCHAR)" for name in self._carried)
+        one, label = self._id, self._label
         return f"""
-            WITH suspects AS (SELECT * FROM staged SEMI JOIN repeated USING (transaction_id)),
-            counted AS (SELECT transaction_id, count(DISTINCT hash({_IDENTITY})) AS versions FROM suspects GROUP BY 1),
+            WITH suspects AS (SELECT * FROM staged SEMI JOIN repeated USING ({one})),
+            counted AS (SELECT {one}, count(DISTINCT hash({self._identity})) AS versions FROM suspects GROUP BY 1),
             ranked AS (
-                SELECT __segment, __row, __day, transaction_id, versions, is_fraud, label_timestamp,
+                SELECT __segment, __row, __day, {one}, versions, {label} AS __label, label_timestamp,
                     row_number() OVER best AS place,
-                    first_value(is_fraud) OVER best AS best_label, first_value(label_timestamp) OVER best AS best_time
-                FROM suspects JOIN counted USING (transaction_id)
-                WINDOW best AS (PARTITION BY transaction_id ORDER BY label_timestamp DESC NULLS LAST,
-                    is_fraud DESC NULLS LAST{tie}, __segment, __row)
+                    first_value({label}) OVER best AS best_label, first_value(label_timestamp) OVER best AS best_time
+                FROM suspects JOIN counted USING ({one})
+                WINDOW best AS (PARTITION BY {one} ORDER BY label_timestamp DESC NULLS LAST,
+                    {label} DESC NULLS LAST{tie}, __segment, __row)
             )
-            SELECT __segment AS segment, __row AS row, __day AS day, transaction_id, CASE
+            SELECT __segment AS segment, __row AS row, __day AS day, {one} AS event_id, CASE
                 WHEN versions > 1 THEN 'conflicting_id'
-                WHEN is_fraud IS DISTINCT FROM best_label OR label_timestamp IS DISTINCT FROM best_time
+                WHEN __label IS DISTINCT FROM best_label OR label_timestamp IS DISTINCT FROM best_time
                 THEN 'superseded_label' ELSE 'duplicate' END AS reason
             FROM ranked WHERE versions > 1 OR place > 1
             """
@@ -115,17 +121,20 @@ class Staging:
         counts = self.tuples("SELECT __day, count(*) AS n FROM staged GROUP BY 1 ORDER BY 1")
         for first, last in _groups(counts):
             table = self.query(
-                f"SELECT {self._names}, __day FROM staged WHERE __day BETWEEN {first} AND {last} ORDER BY {_SORTED}"
+                f"SELECT {self._names}, __day FROM staged WHERE __day BETWEEN {first} AND {last} "
+                f"ORDER BY event_timestamp, {self._id}"
             )
             start = 0
             for day, rows in counts:
                 if first <= day <= last:
-                    yield day, table.slice(start, rows).drop_columns(["__day"]).cast(self.schema)
+                    found = table.slice(start, rows).drop_columns(["__day"])
+                    yield day, found.rename_columns(self.schema.names).cast(self.schema)
                     start += rows
 
     def _create(self) -> None:
         internal = [pa.field("__segment", pa.int32()), pa.field("__row", pa.int64()), pa.field("__day", pa.int32())]
-        empty = pa.schema([*(pa.field(f.name, f.type) for f in self.schema), *internal]).empty_table()
+        ours = [pa.field(name, field.type) for name, field in zip(self._inside, self.schema, strict=True)]
+        empty = pa.schema([*ours, *internal]).empty_table()
         with self._registered({"empty": empty}):
             self.db.execute("CREATE TABLE staged AS FROM empty")
 
@@ -138,11 +147,6 @@ class Staging:
         finally:
             for name in tables:
                 self.db.unregister(name)
-
-
-def quoted(name: str) -> str:
-    """An identifier of SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _groups(counts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -39,13 +39,12 @@ LABEL_DELAY_DAYS = 7
 """Default time from a transaction until its label is known, in days."""
 
 RULES: Mapping[str, str] = {}
-STRAY_DAYS = 0
+EDGE_SHARE = 0.0
 ENTITIES: tuple[Entity, ...] = (
     Entity("customer", "customer_id", pseudonymised=True),
     Entity("terminal", "terminal_id"),
 )
 LABEL = Label("is_fraud", unit="", delay_days=LABEL_DELAY_DAYS)
 
-REQUIRED = tuple(field.name for field in FIELDS if not field.optional)
 SCHEMA_VERSION = VERSION
 TRANSACTION_SCHEMA = EVENTS

@@ -1,32 +1,36 @@
-"""Pseudonyms of customer ids: a keyed hash, so that ids can be joined but not read or guessed without the key.
+"""Pseudonyms of ids: a keyed hash, so that ids can be joined but not read or guessed without the key.
 
 HMAC-SHA256 of the id as text, first 16 hex digits. Ingest hashes whole columns, the transformer single requests; both
-come through `canonical`, so 596, "596", " 596" and 596.0 are the same customer everywhere. A single id needs no
+come through `canonical`, so 596, "596", " 596", 596.0 and "596.0" are the same one everywhere. A single id needs no
 pyarrow: an edge package carries this module without it.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DIGITS: Final = 16
-"""Hex digits of a pseudonym: 64 bits, so that among ten million customers two collide once in 370,000 worlds."""
+"""Hex digits of a pseudonym: 64 bits, so that among ten million ids two collide once in 370,000 worlds."""
+_THROUGH_A_FLOAT: Final = re.compile(r"([+-]?[0-9]+)\.0+")
 
 
-def canonical(customer_id: str | int | float) -> str:
-    """The text that is hashed: no surrounding blanks, and no `.0` on an id that went through a float."""
-    if isinstance(customer_id, float) and customer_id.is_integer():
-        customer_id = int(customer_id)
-    return str(customer_id).strip()
+def canonical(raw: str | int | float) -> str:
+    """An id as text: no surrounding blanks, and no `.0` on one that went through a float."""
+    if isinstance(raw, float) and raw.is_integer():
+        return str(int(raw))
+    text = str(raw).strip()
+    through_a_float = _THROUGH_A_FLOAT.fullmatch(text) if "." in text else None
+    return through_a_float[1] if through_a_float else text
 
 
-def pseudonym(customer_id: str | int | float, key: bytes) -> str:
+def pseudonym(raw: str | int | float, key: bytes) -> str:
     """The pseudonym of one id, 16 hex digits."""
-    return hmac.digest(key, canonical(customer_id).encode(), "sha256").hex()[:DIGITS]
+    return hmac.digest(key, canonical(raw).encode(), "sha256").hex()[:DIGITS]
 
 
 def fingerprint(key: bytes) -> str:
@@ -37,7 +41,7 @@ def fingerprint(key: bytes) -> str:
 def pseudonymise(ids: Any, key: bytes, known: dict[Any, str] | None = None) -> pa.Array:
     """The pseudonyms of a column (Arrow, NumPy or sequence); each distinct id is hashed once, a null stays null.
 
-    `known` is filled with each id's pseudonym; handed in again, with the same key, it spares the customers of earlier
+    `known` is filled with each id's pseudonym; handed in again, with the same key, it spares the ids of earlier
     columns.
     """
     import pyarrow as pa

@@ -180,8 +180,8 @@ class Schema(Protocol):
     """Public names → ours, read in any case."""
     RULES: Mapping[str, str]
     """Reason → SQL over the fields that is true of a row to be rejected for it."""
-    STRAY_DAYS: int
-    """A few events so many days away from all others are rejected; 0: any distance is believed."""
+    EDGE_SHARE: float
+    """Days at either end of the data with less than this share of an ordinary day's events are rejected; 0: none."""
     CARRIED_TYPES: Mapping[str, pa.DataType]
     """Columns that no feature reads, with one name and type whatever the source."""
     ENTITIES: tuple[Entity, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,94 @@ def test_a_damaged_parquet_is_named_and_nothing_is_written(
 
     assert not lake.snapshots()
     assert not list(lake.folder.rglob("*.parquet"))
+
+
+def test_keys_that_went_through_a_float_are_the_keys_they_were(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    through = [row | {name: f"{row[name]}.0" for name in ("customer_id", "terminal_id")} for row in events]
+
+    assert lake.ingest(csv_of(through, tmp_path / "events.csv")).id == expected
+
+
+def test_line_ends_and_first_lines_that_spreadsheets_write_are_read(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    text = csv_of(events, tmp_path / "events.csv", delimiter=";").read_text()
+    written = {
+        "mac.csv": text.replace("\n", "\r"),
+        "windows.csv": text.replace("\n", "\r\n"),
+        "named.csv": "sep=;\n" + text,
+        "blank.csv": "\n \n" + text,
+    }
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content.encode())
+
+        assert lake.ingest(tmp_path / name).id == expected, name
+
+
+def test_lines_below_a_first_blank_one_are_appended_to_as_usual(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    path = csv_of(events, tmp_path / "events.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("sep=,\n" + "".join(lines[:21]))
+    assert lake.ingest(path).facts["rows"] == 20
+
+    with path.open("a") as stream:
+        stream.writelines(lines[21:])
+
+    assert lake.ingest(path).id == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("a.csv", b"PK\x03\x04 and so on", "zip archive, as an Excel workbook is"),
+        ("b.csv", gzip.compress(b"x,y\n1,2\n"), r"gzip-compressed: let its name end in \.gz"),
+        ("c.csv.gz", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
+        ("d.csv.gz", gzip.compress(bytes(range(256)) * 400)[:-300], "cannot be unpacked, it is cut off"),
+        ("e.csv.bz2", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
+        ("f.csv.xz", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
+        ("g.csv", b"\n \n\r\n", "is empty"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named_with_what_it_is(
+    lake: Any, tmp_path: Path, name: str, content: bytes, wanted: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(InvalidInput, match=rf"{re.escape(name)}.*{wanted}"):
+        lake.ingest(tmp_path / name)
+
+
+def test_columns_with_names_of_our_own_or_none_are_carried(
+    lake: Any, events: Any, csv_of: Any, parquet_of: Any, tmp_path: Path
+) -> None:
+    ours = {"__day": "7", "__row": "1", "__fault": "x", "__carried_0": "y", "__raw_0": "z", "SEGMENT": "1"}
+    typed = pq.read_table(parquet_of([row | ours for row in events], tmp_path / "x.parquet"))
+    pq.write_table(typed.append_column("", pa.array(range(30))), tmp_path / "x.parquet")
+    wrong = [row | {"": "1"} | ours for row in events]
+    wrong[4] = wrong[4] | {"amount": "-1"}
+
+    parquet = lake.ingest(tmp_path / "x.parquet")
+    csv = lake.ingest(csv_of(wrong, tmp_path / "y.csv"))
+
+    assert set(parquet.facts["carried"]) == set(ours) | {"unnamed_12"}
+    assert lake.rows(parquet, 'transaction_id, "__day", "__carried_0", unnamed_12')[3] == (3, "7", "y", 3)
+    assert set(csv.facts["carried"]) == set(ours) | {"unnamed_6"}
+    assert csv.facts["quarantined"] == {"amount_negative": 1}
+    assert lake.quarantine(csv, '"__fault", "__raw_0"') == [("x", "z")]
+
+
+def test_a_folder_may_have_brackets_in_its_name(
+    lake: Any, events: Any, csv_of: Any, tmp_path: Path, expected: str
+) -> None:
+    path = csv_of(events, tmp_path / "data [2018]" / "events.csv")
+
+    assert lake.ingest(path.parent).id == expected
+
+
+def test_a_zone_that_only_the_system_knows_is_refused_before_anything_is_read(lake: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="timezone is 'posix/Europe/Berlin'; wanted an IANA name"):
+        lake.ingest(tmp_path / "nowhere.csv", timezone="posix/Europe/Berlin")

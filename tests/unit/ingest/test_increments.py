@@ -26,9 +26,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     original = intake.reasons
 
-    def counting(batch: Any) -> Any:
+    def counting(batch: Any, fields: Any) -> Any:
         counts.append(len(batch))
-        return original(batch)
+        return original(batch, fields)
 
     monkeypatch.setattr(intake, "reasons", counting)
     return counts
@@ -257,11 +257,12 @@ def test_segments_cover_the_file_and_end_at_line_ends(
     make: Any, csv_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from components.ingest.sources import list_files
+    from fraud import schema
 
     monkeypatch.setattr(delimited, "SEGMENT_BYTES", 300)
     rows = [row | {"note": "two\nlines" if row["transaction_id"] % 3 else 'a " in between'} for row in make(range(40))]
     path = csv_of(rows, tmp_path / "events.csv")
-    reader = DelimitedReader(list_files(str(path))[0], {}, "", "")
+    reader = DelimitedReader(list_files(str(path))[0], schema, {}, "", "")
 
     stretches = [(one.segment, [len(raw.table) for raw in one.read()]) for one in reader.scan([])]
 

@@ -23,6 +23,8 @@ BAD = [
     ({"event_timestamp": "2018-02-30 12:00:00"}, "event_timestamp_unreadable"),
     ({"event_timestamp": "infinity"}, "event_timestamp_unreadable"),
     ({"event_timestamp": "1018-04-01 12:00:00"}, "event_timestamp_out_of_range"),
+    ({"event_timestamp": "2200-01-01 00:00:00"}, "event_timestamp_out_of_range"),
+    ({"event_timestamp": "12018-04-01T00:00:00Z"}, "event_timestamp_out_of_range"),
     ({"customer_id": " "}, "customer_id_missing"),
     ({"terminal_id": ""}, "terminal_id_missing"),
     ({"amount": ""}, "amount_missing"),
@@ -38,6 +40,7 @@ BAD = [
     ({"is_fraud": "yes"}, "is_fraud_not_0_or_1"),
     ({"label_timestamp": "2018-04-01 00:00:00"}, "label_before_event"),
     ({"label_timestamp": "soon"}, "label_timestamp_unreadable"),
+    ({"label_timestamp": "9999-12-31 00:00:00"}, "label_timestamp_out_of_range"),
 ]
 
 
@@ -196,9 +199,11 @@ def test_an_offset_wins_over_the_named_zone(lake: Any, events: Any, csv_of: Any,
 
 def test_a_label_time_without_a_label_is_forgotten(lake: Any, events: Any, csv_of: Any, tmp_path: Path) -> None:
     rows = [row | {"is_fraud": "", "label_timestamp": "2018-05-01 00:00:00"} for row in events]
+    rows[3]["label_timestamp"] = "9999-12-31 00:00:00"  # what some exports write for "not known yet"
 
     manifest = lake.ingest(csv_of(rows, tmp_path / "events.csv"))
 
+    assert manifest.facts["quarantined"] == {}
     assert set(lake.rows(manifest, "transaction_id * 0, is_fraud, label_timestamp")) == {(0, None, None)}
 
 

@@ -1,4 +1,4 @@
-"""Pseudonyms of customer ids."""
+"""Pseudonyms of ids."""
 
 import pyarrow as pa
 
@@ -23,11 +23,12 @@ def test_a_pseudonym_is_sixteen_hex_digits_and_depends_on_the_key() -> None:
     assert set(first) <= set("0123456789abcdef")
 
 
-def test_the_same_id_as_number_text_or_padded_text_is_the_same_customer() -> None:
-    assert len({pseudonym(one, KEY) for one in (596, 596.0, "596", " 596 ")}) == 1
+def test_an_id_as_number_text_padded_text_or_after_a_float_has_one_pseudonym() -> None:
+    assert len({pseudonym(one, KEY) for one in (596, 596.0, "596", " 596 ", "596.0", "596.00")}) == 1
+    assert len({pseudonym(one, KEY) for one in ("596", "596.5", "0596", "59.60", "a.0")}) == 5
 
 
-def test_customers_of_an_earlier_column_are_remembered_and_nulls_are_not() -> None:
+def test_ids_of_an_earlier_column_are_remembered_and_nulls_are_not() -> None:
     known: dict[str, str] = {}
 
     first = pseudonymise(["1", None, "2"], KEY, known)
