@@ -2,7 +2,7 @@
 
 A day's file is named by all that decides its scores (the features of that day and those before it, the model, this
 code), so days that are there are not scored again, and a killed run goes on with the day it was at. What a model reads
-is made by `pool.py` and `fraud.features`; the graph is run by `ModelArtifact`.
+is made by `pool.py` and the workload; the graph is run by `ModelArtifact`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.score.pool import Pool, read_pool
-from fraud.features import FEATURE_NAMES
+from components.score.pool import Past, read_past
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.atomic import exclusive, replacing_file, sha256_file
 from millrace.lake.manifest import Manifest, content_id, fetch, remote_hashes
@@ -29,6 +28,7 @@ from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
+from millrace.workload import load
 
 CHUNK_ROWS: Final = 1024
 """Rows of one call: their histories stay small, and the graph is at its best rate long before."""
@@ -75,9 +75,10 @@ def score(
 ) -> Manifest:
     """Scores of the days first_day … last_day (ISO, both included; empty: all there are).
 
-    Files hold transaction_id, event_timestamp, score float32, decision, model_version, in (event_timestamp,
-    transaction_id) order. Raises NotFound when the feature set has none of these days, ArtifactCorrupt and
-    SchemaMismatch for a model that cannot be run, AlreadyRunning when another process scores the same.
+    Files hold the event's id, event_timestamp, score and what else the model answers (float32), of a ranking its
+    decision, and model_version, in the order of time and id. Raises NotFound when the feature set has none of these
+    days, ArtifactCorrupt and SchemaMismatch for a model that cannot be run, AlreadyRunning when another process scores
+    the same.
     """
     days = plan(feature_set, model, version, lake, first_day, last_day)
     identity = content_id({"scores": [day.scores.stem for day in days], "version": version})
@@ -108,7 +109,8 @@ def plan(
         raise NotFound(
             f"feature set {feature_set.id} has no day in {first_day or '…'} … {last_day or '…'}; it has {have}"
         )
-    decides = {"model": model.id, "version": version, "code": code_of(Path(__file__).parent)}
+    code = code_of(Path(__file__).parent, *load(model.workload).files("features", "batch"))
+    decides = {"model": model.id, "version": version, "code": code}
     root = lake.resolve() / "scores"
     # The name of a day's features stands for its own rows and for every day before it.
     keys = {day: content_id(decides | {"features": Path(table[day]).stem, "day": day}) for day in wanted}
@@ -124,41 +126,41 @@ def _score(
     """Write the scores of `days`; the number of rows."""
     artifact = ModelArtifact.open(model.folder, threads=threads)
     length = artifact.spec.sequence_length
-    if length > int(feature_set.facts["history_length"]):
+    if length and length > int(feature_set.facts["history_length"]):
         raise InvalidInput(
-            f"model {model.id} reads {length} transactions; feature set {feature_set.id} was built for "
+            f"model {model.id} reads {length} events; feature set {feature_set.id} was built for "
             f"{feature_set.facts['history_length']}. Set MILLRACE_HISTORY_LENGTH as it was in training."
         )
     feature_set.verify({day.features for day in days})
     first, last = (date.fromisoformat(day.name) for day in (days[0], days[-1]))
-    pool = read_pool(feature_set.table("events", None, last), first, length, threads, memory_limit_gb)
-    return sum(_score_day(day, pool, artifact, version) for day in track(days, "scoring"))
+    past, view = None, artifact.workload.recent_view
+    if length and view is not None:
+        files = feature_set.table("events", None, last)
+        past = read_past(
+            artifact.workload, view, files, first, length, threads=threads, memory_limit_gb=memory_limit_gb
+        )
+    return sum(_score_day(day, past, artifact, version) for day in track(days, "scoring"))
 
 
-def _score_day(day: Day, pool: Pool, artifact: ModelArtifact, version: str) -> int:
-    columns = ["transaction_id", "event_timestamp", *FEATURE_NAMES]
-    table = pq.read_table(day.features, columns=columns, partitioning=None)
-    features = np.stack([table[name].to_numpy() for name in FEATURE_NAMES], axis=1).astype(np.float32, copy=False)
-    ids: NDArray[np.int64] = table["transaction_id"].to_numpy()
-    place = pool.places(ids)
-    if len(ids) != len(place):
-        raise ArtifactCorrupt(f"{day.features} repeats a transaction_id. Build the features again.")
+def _score_day(day: Day, past: Past | None, artifact: ModelArtifact, version: str) -> int:
+    event_id, names = artifact.workload.schema.EVENT_ID, artifact.spec.feature_names
+    table = pq.read_table(day.features, columns=[event_id, "event_timestamp", *names], partitioning=None)
+    features = np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float32, copy=False)
+    ids: NDArray[np.int64] = table[event_id].to_numpy()
+    if len(np.unique(ids)) != len(ids):
+        raise ArtifactCorrupt(f"{day.features} repeats a {event_id}. Build the features again.")
     length = artifact.spec.sequence_length
-    chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(ids), CHUNK_ROWS)]
-    parts = [artifact.score(features[chunk], pool.history(place[chunk], length)) for chunk in chunks]
-    scores = np.concatenate([np.empty(0, np.float32), *parts])
-    decisions = pa.array(["approve", "review"]).take(pa.array((scores >= artifact.decision_threshold).astype(np.int8)))
-    result = pa.table(
-        {
-            "transaction_id": table["transaction_id"],
-            "event_timestamp": table["event_timestamp"],
-            "score": scores,
-            "decision": decisions,
-            "model_version": pa.repeat(version, len(ids)),
-        }
-    )
+    chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, max(len(ids), 1), CHUNK_ROWS)]
+    histories = (None if past is None else past.history(ids[chunk], length) for chunk in chunks)
+    parts = [artifact.predict(features[chunk], history) for chunk, history in zip(chunks, histories, strict=True)]
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in artifact.spec.outputs}
+    columns = {event_id: table[event_id], "event_timestamp": table["event_timestamp"], **outputs}
+    if artifact.spec.decides:
+        flagged = pa.array((outputs["score"] >= artifact.decision_threshold).astype(np.int8))
+        columns["decision"] = pa.array(["approve", "review"]).take(flagged)
+    columns["model_version"] = pa.repeat(version, len(ids))
     with replacing_file(day.scores) as aside:
-        pq.write_table(result, aside, compression="zstd")
+        pq.write_table(pa.table(columns), aside, compression="zstd")
     return len(ids)
 
 

@@ -1,7 +1,7 @@
-"""What the scored transactions look back on: every customer's transactions side by side, in time order.
+"""What the scored events look back on: each entity's events side by side, in time order.
 
-One pass of DuckDB over the feature files. Of the days before the first scored one, each customer's last L only: the
-pool grows with what is scored, not with the age of the lake.
+One pass of DuckDB over the feature files. Of the days before the first scored one, each entity's last L only: the pool
+grows with what is scored, not with the age of the lake. The entity is that of the workload's recent view.
 """
 
 from __future__ import annotations
@@ -10,74 +10,88 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Final
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud.features import HISTORY_CHANNELS, history_tensor, states_before
 from millrace.errors import ArtifactCorrupt
-
-GATHER_ROWS: Final = 256
-"""Rows gathered at a time: what lies between pool and tensor stays in the cache."""
+from millrace.features.histories import Pool
+from millrace.lake.training_set import remembered_by
+from millrace.workload import View, Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """T transactions sorted by (customer, event time, transaction id)."""
+class Past:
+    """T events sorted by (entity, event time, event id), found by their ids."""
 
-    transaction_id: NDArray[np.int64]
-    event_us: NDArray[np.int64]
-    amount_cents: NDArray[np.int64]
-    terminal_risk: NDArray[np.float32]
-    start: NDArray[np.int64]  # [T] where the transaction's customer begins
-    by_id: NDArray[np.int64]  # [T] places in the order of transaction_id
+    workload: Workload
+    pool: Pool
+    event_id: NDArray[np.int64]  # [T]
+    start: NDArray[np.int64]  # [T] where the event's entity begins
+    by_id: NDArray[np.int64]  # [T] places in the order of the ids
 
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[B] where these transactions lie; raises ArtifactCorrupt when one is not there."""
-        found = np.searchsorted(self.transaction_id, ids, sorter=self.by_id)
+        """[B] where these events lie; raises ArtifactCorrupt when one is not there."""
+        found = np.searchsorted(self.event_id, ids, sorter=self.by_id)
         place = self.by_id[np.minimum(found, len(self.by_id) - 1)] if len(self.by_id) else found
-        if len(place) and (not len(self.by_id) or (self.transaction_id[place] != ids).any()):
+        if len(place) and (not len(self.by_id) or (self.event_id[place] != ids).any()):
             raise ArtifactCorrupt("the feature files changed while they were read. Build the features again.")
         return place
 
-    def history(self, place: NDArray[np.int64], length: int) -> NDArray[np.float32]:
-        """history[B, length, C]: the last `length` transactions strictly before each."""
-        history = np.empty((len(place), length, len(HISTORY_CHANNELS)), np.float32)
-        for begin in range(0, len(place), GATHER_ROWS):
-            part = place[begin : begin + GATHER_ROWS]
-            columns = self.event_us, self.amount_cents, self.terminal_risk
-            states = states_before(part, self.start[part], length, *columns)
-            history[begin : begin + GATHER_ROWS] = history_tensor(self.event_us[part], states, length)
-        return history
+    def history(self, ids: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+        """history[B, length, C]: the last `length` events strictly before each."""
+        place = self.places(ids)
+        channels = len(self.workload.features.HISTORY_CHANNELS)
+        return self.pool.tensor(place, self.start[place], length, channels, self.workload.batch.history)
 
 
-def read_pool(files: Sequence[Path], first: date, length: int, threads: int, memory_limit_gb: float) -> Pool:
-    """The pool of `files` for rows from the day `first` on, whose histories hold `length` transactions."""
+def read_past(
+    workload: Workload,
+    view: View,
+    files: Sequence[Path],
+    first: date,
+    length: int,
+    *,
+    threads: int,
+    memory_limit_gb: float,
+) -> Past:
+    """The past of `files` for rows from the day `first` on, whose histories hold `length` events of `view`'s entity."""
+    remembered = remembered_by(view)
+    table = _sorted(workload, view, list(remembered), files, first, length, threads, memory_limit_gb)
+    ids = table["event_id"].to_numpy()
+    entity = table["entity"].to_numpy()
+    values = {name: table[name].to_numpy().astype(dtype) for name, dtype in remembered.items()}
+    pool = Pool(table["event_us"].to_numpy(), values)
+    return Past(workload, pool, ids, np.searchsorted(entity, entity), np.argsort(ids, kind="stable"))
+
+
+def _sorted(
+    workload: Workload,
+    view: View,
+    remembered: Sequence[str],
+    files: Sequence[Path],
+    first: date,
+    length: int,
+    threads: int,
+    memory_limit_gb: float,
+) -> pa.Table:
+    """Events of `first` and later, and of those before the last `length` of each entity."""
+    event_id, key = workload.schema.EVENT_ID, workload.entity(view.entity).key
+    columns = "".join(f', "{name}"' for name in remembered)
     with duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_limit_gb}GB"}) as engine:
         engine.execute("SET TimeZone = 'UTC'")
-        table: pa.Table = engine.sql(
-            """
-            SELECT epoch_us(event_timestamp) AS event_us, transaction_id, amount_cents, terminal_risk,
-                   dense_rank() OVER (ORDER BY customer_id) AS customer
+        return engine.sql(
+            f"""
+            SELECT epoch_us(event_timestamp) AS event_us, "{event_id}" AS event_id,
+                   dense_rank() OVER (ORDER BY "{key}") AS entity {columns}
             FROM read_parquet($1)
             QUALIFY event_timestamp >= $2 OR row_number() OVER (
-                PARTITION BY customer_id, event_timestamp >= $2
-                ORDER BY event_timestamp DESC, transaction_id DESC
+                PARTITION BY "{key}", event_timestamp >= $2
+                ORDER BY event_timestamp DESC, "{event_id}" DESC
             ) <= $3
-            ORDER BY customer, event_us, transaction_id
+            ORDER BY entity, event_us, event_id
             """,
             params=[[str(path) for path in files], f"{first}T00:00:00+00:00", length],
         ).to_arrow_table()
-    ids = table["transaction_id"].to_numpy()
-    customer = table["customer"].to_numpy()
-    return Pool(
-        ids,
-        table["event_us"].to_numpy(),
-        table["amount_cents"].to_numpy().astype(np.int64),
-        table["terminal_risk"].to_numpy().astype(np.float32),
-        np.searchsorted(customer, customer),
-        np.argsort(ids, kind="stable"),
-    )

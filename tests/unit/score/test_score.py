@@ -138,7 +138,7 @@ def test_a_model_that_reads_further_back_than_the_features_is_refused(
 ) -> None:
     deep = Manifest.read(tiny_model(tmp_path / "deep", sequence_length=32, history_length=64), "model")
 
-    with pytest.raises(InvalidInput, match="reads 32 transactions"):
+    with pytest.raises(InvalidInput, match="reads 32 events"):
         score(feature_set, deep, "3", tmp_path)
 
 
