@@ -138,7 +138,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return build
 
 
-def write_snapshot(lake: Path, days: Sequence[pa.Table]) -> Manifest:
+def write_snapshot(lake: Path, days: Sequence[pa.Table], workload: str = "fraud") -> Manifest:
     """A snapshot as ingest makes it: a partition per day, named by the hash of its content."""
     paths: dict[str, Path] = {}
     for rows in days:
@@ -156,7 +156,7 @@ def write_snapshot(lake: Path, days: Sequence[pa.Table]) -> Manifest:
         "last_day": max(paths, default=""),
     }
     files = {relative[day]: sha256_file(path) for day, path in paths.items()}
-    return Manifest(kind="snapshot", id=identity, workload="fraud", uri=str(folder), files=files, facts=facts).write()
+    return Manifest(kind="snapshot", id=identity, workload=workload, uri=str(folder), files=files, facts=facts).write()
 
 
 @pytest.fixture(scope="session")

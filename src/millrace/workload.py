@@ -235,7 +235,7 @@ class Batch(Protocol):
         """
 
     def history(self, now_us: NDArray[np.int64], past: Histories, length: int) -> NDArray[np.float32]:
-        """[B] times and the histories before them → history[B, length, C]. Asked for only where there are channels."""
+        """[B] times and the histories before them → history[B, length, C]. Absent where there are no channels."""
 
 
 class Judging(Protocol):
@@ -388,7 +388,8 @@ class Workload:
 
     @cached_property
     def batch(self) -> Batch:
-        return cast(Batch, self._part("batch", Batch))
+        absent = set() if self.features.HISTORY_CHANNELS else {"history"}
+        return cast(Batch, self._part("batch", Batch, absent))
 
     @property
     def recent_view(self) -> View | None:

@@ -1,0 +1,6 @@
+"""What is asked of a reading, and what the answer is called."""
+
+from typing import Final
+
+ASKED: Final = ("heat", "load")
+ANSWER: Final = {"score": "hours", "low": "low", "high": "high"}
