@@ -18,13 +18,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.errors import Unavailable
+from millrace.errors import ModelFault, Unavailable
 from millrace.observe import telemetry
 from millrace.observe.tracing import CURRENT, OFF, Span
 from millrace.registry.model_artifact import CACHE, STAGES, Floats, Outputs
 from serving.predictor.cache import ScoreCache
 from serving.predictor.core import Answer, Inputs, Scorer
-from serving.tensors import require_finite
 
 INLINE_S: Final = 0.005
 """A run expected to be shorter happens in the event loop: handing it to a thread and back costs more than it frees."""
@@ -221,11 +220,10 @@ def _joined(batch: Sequence[Inputs]) -> Inputs:
 
 
 def _checked(outputs: Outputs, stages: NDArray[np.uint8]) -> Answer | Exception:
-    try:
-        for name, values in outputs.items():
-            require_finite(values, f"the {name} of the given tensors")
-    except ValueError as error:
-        return error
+    """The answer; ModelFault (HTTP 500) where it is not finite, so that it counts as the model's failure."""
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            return ModelFault(f"the model answers {name} that is not finite. Roll it back, and look at its inputs.")
     return outputs, stages
 
 

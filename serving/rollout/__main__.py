@@ -1,4 +1,5 @@
-"""The canary controller: `python -m serving.rollout [--start | --abort | --once | --until-end]`; alone it runs forever.
+"""The canary controller: `python -m serving.rollout [--start | --abort | --once | --until-end]`; alone it runs forever,
+for the services of all workloads.
 
 On a cluster (or with --target cluster) it moves a KServe InferenceService by what Prometheus says, else the local
 runtime by what its servers say.
@@ -21,10 +22,11 @@ from millrace.observe.tracing import configure
 from millrace.registry.models import Registry
 from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings, settings
+from millrace.workload import Task, load, names
 from serving.rollout import core
-from serving.rollout.alerts import AlertSource
-from serving.rollout.controller import Controller, serve_health
+from serving.rollout.controller import Controller, run_all, serve_health
 from serving.rollout.core import MetricsSource, Target
+from serving.rollout.labels import LabelSource
 
 POLICY = Path(__file__).with_name("rollout.yaml")
 
@@ -33,50 +35,78 @@ def main() -> int:
     """0: done, or promoted; 1: an error; 2: rolled back."""
     options = _arguments().parse_args()
     try:
-        return _run(options, settings())
+        return _run(options)
     except MillraceError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace, configured: Settings) -> int:
+def _run(options: argparse.Namespace) -> int:
+    configured = settings(options.workload)
     policy = load_config(RolloutPolicy, options.policy or configured.rollout_policy or POLICY)
-    registry = Registry(configured)
     configure("millrace-rollout")
-    target, metrics = _sides(options, configured)
-    if options.start:
-        rollout = core.start(target, registry, policy, time.time, options.version)
-        log("canary_started", version=rollout.canary, percent=rollout.percent, stable=rollout.stable)
-        return 0
-    if options.abort:
-        core.abort(target, registry, time.time(), options.reason)
-        log("canary_aborted", reason=options.reason)
-        return 0
-    controller = Controller(target, metrics, registry, policy, adopting=options.adopt or options.target == "cluster")
+    if options.start or options.abort:
+        return _by_hand(options, configured, policy)
     if options.once:
-        controller.look()
+        _controller(options, configured, policy).look()
         return 0
+
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if options.http_port:
         serve_health(options.http_port)
-    last = controller.run(options.every, stop, until_end=options.until_end)
-    return 2 if options.until_end and last is not None and last.action is Action.ROLL_BACK else 0
+    if options.until_end:
+        last = _controller(options, configured, policy).run(options.every, stop, until_end=True)
+        return 2 if last is not None and last.action is Action.ROLL_BACK else 0
+    chosen = [options.workload] if options.workload else names()
+    run_all([_controller(options, settings(name), policy) for name in chosen], options.every, stop)
+    return 0
 
 
-def _sides(options: argparse.Namespace, configured: Settings) -> tuple[Target, MetricsSource]:
-    alerts = AlertSource(configured)
+def _by_hand(options: argparse.Namespace, configured: Settings, policy: RolloutPolicy) -> int:
+    """Start or abort the canary of a workload."""
+    target, registry = _target(options, configured), Registry(configured)
+    if options.start:
+        rollout = core.start(target, registry, policy, time.time, options.version)
+        log("canary_started", version=rollout.canary, percent=rollout.percent, stable=rollout.stable)
+        return 0
+    core.abort(target, registry, time.time(), options.reason)
+    log("canary_aborted", reason=options.reason)
+    return 0
+
+
+def _controller(options: argparse.Namespace, configured: Settings, policy: RolloutPolicy) -> Controller:
+    """Of a workload's service."""
+    adopting = options.adopt or options.target == "cluster"
+    target = _target(options, configured)
+    metrics = _metrics(options, configured)
+    return Controller(target, metrics, Registry(configured), policy, adopting=adopting)
+
+
+def _target(options: argparse.Namespace, configured: Settings) -> Target:
     if options.target == "cluster":
-        from serving.rollout.cluster import ClusterTarget, PrometheusMetrics
+        from serving.rollout.cluster import ClusterTarget
 
-        target = ClusterTarget(configured.model_name, options.namespace)
-        return target, PrometheusMetrics(configured.prometheus_url, target.namespace, alerts)
+        return ClusterTarget(configured.model_name, options.namespace)
     from serving.local.state import Place
-    from serving.rollout.local import LocalMetrics, LocalTarget
+    from serving.rollout.local import LocalTarget
 
-    place = Place(configured.home.resolve())
-    return LocalTarget(place, configured.model_name), LocalMetrics(place, configured.model_name, alerts)
+    return LocalTarget(Place(configured.home.resolve()), configured.model_name)
+
+
+def _metrics(options: argparse.Namespace, configured: Settings) -> MetricsSource:
+    labels = LabelSource(configured)
+    decides = load(configured.workload).task is Task.RANKING
+    if options.target == "cluster":
+        from serving.rollout.cluster import PrometheusMetrics, namespace_of
+
+        namespace = namespace_of(options.namespace)
+        return PrometheusMetrics(configured.prometheus_url, namespace, configured.model_name, labels, decides=decides)
+    from serving.local.state import Place
+    from serving.rollout.local import LocalMetrics
+
+    return LocalMetrics(Place(configured.home.resolve()), configured.model_name, labels, decides=decides)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -87,6 +117,7 @@ def _arguments() -> argparse.ArgumentParser:
     what.add_argument("--abort", action="store_true", help="roll back now")
     what.add_argument("--once", action="store_true", help="look once")
     what.add_argument("--until-end", action="store_true", help="run until the rollout has ended; status 2: rolled back")
+    parser.add_argument("--workload", default="", help="whose service (default: MILLRACE_WORKLOAD; forever: all)")
     parser.add_argument("--version", type=int, help="with --start: this version instead of the challenger")
     parser.add_argument("--reason", default="aborted by hand", help="with --abort: kept in the audit record")
     parser.add_argument(

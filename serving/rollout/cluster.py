@@ -20,8 +20,8 @@ from urllib3.exceptions import HTTPError
 from millrace.errors import NotFound, Unavailable
 from millrace.rollout.canary import Document, Rollout
 from millrace.rollout.policy import Histogram, Observations, Observed
-from serving.rollout.alerts import AlertSource
 from serving.rollout.core import Change, RevisionNames
+from serving.rollout.labels import LabelSource
 from serving.rollout.local import histogram
 
 GROUP: Final = {"group": "serving.kserve.io", "version": "v1beta1", "plural": "inferenceservices"}
@@ -30,12 +30,17 @@ ATTEMPTS: Final = 5
 TIMEOUT_S: Final = 10
 
 
+def namespace_of(given: str) -> str:
+    """The one that was named, else the pod's own, else `millrace`."""
+    in_pod = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else "millrace"
+    return given or in_pod
+
+
 class ClusterTarget:
     """One InferenceService."""
 
     def __init__(self, name: str, namespace: str = "", api: client.CustomObjectsApi | None = None) -> None:
-        in_pod = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else "millrace"
-        self.namespace = namespace or in_pod
+        self.namespace = namespace_of(namespace)
         self._name = name
         self._api = api or _api()
 
@@ -87,10 +92,12 @@ class _Conflict(Exception):
 class PrometheusMetrics:
     """Counts since a step began, from Prometheus' HTTP API."""
 
-    def __init__(self, url: str, namespace: str, alerts: AlertSource | None = None) -> None:
+    def __init__(
+        self, url: str, namespace: str, model_name: str, labels: LabelSource | None = None, *, decides: bool = True
+    ) -> None:
         self._url = url.rstrip("/")
         self._namespace = namespace
-        self._alerts = alerts
+        self._model_name, self._labels, self._decides = model_name, labels, decides
 
     def observe(self, rollout: Rollout, names: RevisionNames, now: float) -> Observations:
         window_s = max(1, math.ceil(now - rollout.state.step_began))
@@ -101,20 +108,21 @@ class PrometheusMetrics:
 
     def _observed(self, revision: str, version: str, rollout: Rollout, window_s: int, now: float) -> Observed:
         of_revision = f'namespace="{self._namespace}",revision_name="{revision}"'
-        of_version = f'namespace="{self._namespace}",model_version="{version}"'
+        of_version = f'namespace="{self._namespace}",model_name="{self._model_name}",model_version="{version}"'
         requests = self._grown("revision_request_count", of_revision, "response_code_class", window_s, now)
         latency = self._grown("revision_request_latencies_bucket", of_revision, "le", window_s, now)
-        scores = self._grown("millrace_score_bucket", of_version, "le", window_s, now)
-        decisions = self._grown("millrace_predictions_total", of_version, "decision", window_s, now)
-        known, true = self._alerts.alerts(version, rollout.state.began, now) if self._alerts else (0, 0)
+        of_scores = "millrace_score_bucket" if self._decides else "millrace_quantity_bucket"
+        scores = self._grown(of_scores, of_version, "le", window_s, now)
+        decisions = (
+            self._grown("millrace_predictions_total", of_version, "decision", window_s, now) if self._decides else None
+        )
         return Observed(
             sum(requests.values()),
             requests.get("5xx", 0.0),
             _histogram(latency),
             _histogram(scores),
-            decisions.get("review", 0.0),
-            known,
-            true,
+            decisions.get("review", 0.0) if decisions is not None else None,
+            self._labels.known(version, rollout.state.began, now) if self._labels else None,
         )
 
     def _grown(self, metric: str, selector: str, label: str, window_s: int, now: float) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from millrace.observe.progress import log
@@ -16,7 +16,7 @@ from serving.rollout.core import MetricsSource, Target
 
 
 class Controller:
-    """Moves one service's rollouts until told to stop."""
+    """Moves one service's rollouts."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Controller:
         self._clock = clock
         self._finished: Rollout | None = None
         self._said = ""
+        self._trouble: dict[str, str] = {}
 
     def look(self) -> tuple[Rollout | None, Decision]:
         """One look; raises MillraceError when the target cannot be read or written."""
@@ -52,23 +53,37 @@ class Controller:
         """Look until `stop`, or until the rollout has ended; the last decision that moved traffic."""
         last: Decision | None = None
         while not stop.is_set():
-            try:
-                rollout, decision = self.look()
-            except Exception as error:  # noqa: BLE001 - MLflow's and a driver's errors share no base class
-                log("rollout_not_seen", error=str(error) or repr(error))
-            else:
+            if (seen := self.try_look()) is not None:
+                rollout, decision = seen
                 last = decision if decision.action is not Action.HOLD else last
                 if until_end and (rollout is None or not rollout.progressing):
                     return last or decision
             stop.wait(every_s)
         return last
 
+    def try_look(self) -> tuple[Rollout | None, Decision] | None:
+        """`look`, or None and a log line where that fails."""
+        try:
+            seen = self.look()
+        except Exception as error:  # noqa: BLE001 - MLflow's and a driver's errors share no base class
+            self._cannot("rollout_not_seen", error)
+            return None
+        self._trouble.pop("rollout_not_seen", None)
+        return seen
+
     def _adopt(self) -> None:
         """A registry that is away must not keep a canary from being judged."""
         try:
             core.adopt(self._target, self._registry, self._policy, self._clock)
         except Exception as error:  # noqa: BLE001 - MLflow's errors among others
-            log("challenger_not_seen", error=str(error) or repr(error))
+            self._cannot("challenger_not_seen", error)
+
+    def _cannot(self, what: str, error: Exception) -> None:
+        """A line when the trouble is new: a workload that nobody serves yet is no news every five seconds."""
+        text = str(error) or repr(error)
+        if self._trouble.get(what) != text:
+            self._trouble[what] = text
+            log(what, model=self._registry.name, error=text)
 
     def _say(self, rollout: Rollout | None, decision: Decision) -> None:
         """A line when something is new, not at every look."""
@@ -76,7 +91,16 @@ class Controller:
         if text != self._said:
             self._said = text
             version = rollout.canary_version if rollout else ""
-            log(f"rollout_{decision.action}", canary=version, percent=decision.percent, reason=decision.reason)
+            about = {"model": self._registry.name, "canary": version, "percent": decision.percent}
+            log(f"rollout_{decision.action}", **about, reason=decision.reason)
+
+
+def run_all(controllers: Sequence[Controller], every_s: float, stop: threading.Event) -> None:
+    """Look at every service's rollout until `stop`; the trouble of one keeps none of the others waiting."""
+    while not stop.is_set():
+        for controller in controllers:
+            controller.try_look()
+        stop.wait(every_s)
 
 
 def serve_health(port: int) -> ThreadingHTTPServer:

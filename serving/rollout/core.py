@@ -97,7 +97,10 @@ def adopt(target: Target, registry: Registry, policy: RolloutPolicy, clock: Cloc
         if champion is not None:
             target.change(lambda found: canary.pointed(found, champion, registry.uri(champion)))
             registry.note("served", champion_version=champion, reason="the first champion")
-    elif challenger is not None and not (rollout and rollout.progressing) and not registry.was_rejected(challenger):
+        return
+    # A rollout that has ended is not begun again by itself, even where the registry does not say so yet.
+    seen = rollout is not None and (rollout.progressing or rollout.canary == challenger)
+    if challenger is not None and not seen and not registry.was_rejected(challenger):
         start(target, registry, policy, clock)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from millrace.lake.atomic import exclusive, write_text
 from millrace.rollout.canary import Document, Rollout
 from millrace.rollout.policy import Histogram, Observations, Observed
 from serving.local.state import LocalState, Place
-from serving.rollout.alerts import AlertSource
 from serving.rollout.core import Change, RevisionNames
+from serving.rollout.labels import LabelSource
 
 TIMEOUT_S: Final = 3.0
 FAILED_STARTS: Final = 3
@@ -28,8 +29,11 @@ WATCHED: Final = (
     "revision_request_count",
     "revision_request_latencies_bucket",
     "millrace_score_bucket",
+    "millrace_quantity_bucket",
     "millrace_predictions_total",
 )
+SCORES: Final = ("millrace_score_bucket", "millrace_quantity_bucket")
+"""Of classes, and of a quantity."""
 Samples = dict[str, float]
 """`name{label="value",…}` as the server writes it → value."""
 
@@ -76,18 +80,20 @@ class LocalTarget:
 class LocalMetrics:
     """Scrapes the gateway and the transformer; adds up what has grown since the step began."""
 
-    def __init__(self, place: Place, name: str, alerts: AlertSource | None = None) -> None:
+    def __init__(self, place: Place, name: str, labels: LabelSource | None = None, *, decides: bool = True) -> None:
         self._place = place
         self._name = name
-        self._alerts = alerts
+        self._labels, self._decides = labels, decides
         self._path = place.folder / "rollout" / f"{name}.json"
 
     def observe(self, rollout: Rollout, names: RevisionNames, now: float) -> Observations:
         grown = self._grown(rollout, self._scrape())
 
         def side(revision: str, version: str) -> Observed:
-            known, true = self._alerts.alerts(version, rollout.state.began, now) if self._alerts else (0, 0)
-            return observed(grown, revision, version, known, true)
+            found = observed(grown, revision, version, decides=self._decides)
+            return (
+                replace(found, labels=self._labels.known(version, rollout.state.began, now)) if self._labels else found
+            )
 
         return Observations(side(names.stable, rollout.stable_version), side(names.canary, rollout.canary_version))
 
@@ -116,7 +122,7 @@ class LocalMetrics:
         return grown
 
 
-def observed(samples: Samples, revision: str, version: str, labelled: int, true: int) -> Observed:
+def observed(samples: Samples, revision: str, version: str, *, decides: bool) -> Observed:
     """One revision's counts among samples that have grown."""
     requests, errors, reviewed = 0.0, 0.0, 0.0
     latency: dict[float, float] = {}
@@ -128,11 +134,11 @@ def observed(samples: Samples, revision: str, version: str, labelled: int, true:
             errors += value if labels["response_code_class"] == "5xx" else 0.0
         elif labels.get("revision_name") == revision and name == "revision_request_latencies_bucket":
             latency[float(labels["le"])] = value
-        elif labels.get("model_version") == version and name == "millrace_score_bucket":
+        elif labels.get("model_version") == version and name in SCORES:
             scores[float(labels["le"])] = value
         elif labels.get("model_version") == version and labels.get("decision") == "review":
             reviewed += value
-    return Observed(requests, errors, histogram(latency), histogram(scores), reviewed, labelled, true)
+    return Observed(requests, errors, histogram(latency), histogram(scores), reviewed if decides else None)
 
 
 def histogram(cumulative: Mapping[float, float]) -> Histogram:

@@ -184,7 +184,7 @@ class Transformer(HotModel):
         for part in parts:
             record = Record(context, at, latency_ms, requests, names, prepared.features, prepared.degraded, part)
             self._events.put(record)
-            _count(part.scored, prepared.degraded)
+            _count(part, prepared.degraded)
         if self._shadow is not None:
             self._shadow.mirror(record, prepared.history)
 
@@ -199,11 +199,12 @@ class Transformer(HotModel):
         self._journal.close()
 
 
-def _count(scored: core.Scored, degraded: bool) -> None:
-    version = scored.model_version
+def _count(part: core.Part, degraded: bool) -> None:
+    scored = part.scored
+    model = part.model_name, scored.model_version
     for score in scored.scores.tolist():
-        _bound(SCORES, version).observe(score)
-        _bound(PREDICTIONS, version, core.decision(score, scored), degraded).inc()
+        _bound(SCORES, *model).observe(score)
+        _bound(PREDICTIONS, *model, core.decision(score, scored), degraded).inc()
 
 
 @functools.lru_cache(256)

@@ -10,6 +10,7 @@ Each says what, got, wanted and the next step, and subclasses the builtin a call
     ├── ArtifactCorrupt(OSError)          a stored file does not match the hash in its manifest
     ├── GateBlocked(RuntimeError)         a gate said no; carries the verdict
     ├── AlreadyRunning(RuntimeError)      another process holds the lock on this piece of work
+    ├── ModelFault(ArithmeticError)       a model answers what is no number
     └── Unavailable(RuntimeError)         a server, store or port does not answer
 """
 
@@ -54,6 +55,10 @@ class AlreadyRunning(MillraceError, RuntimeError):
 
 class Unavailable(MillraceError, RuntimeError):
     """A server, store or port does not answer."""
+
+
+class ModelFault(MillraceError, ArithmeticError):
+    """A model answers what is no number, to inputs that are."""
 
 
 class GateBlocked(MillraceError, RuntimeError):

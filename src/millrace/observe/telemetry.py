@@ -23,6 +23,9 @@ SCORE_BUCKETS: Final = (
 )  # fmt: skip
 """Scores are mostly small: the population stability index needs several buckets where the mass is."""
 
+QUANTITY_BUCKETS: Final = (0.0, *(round(0.01 * 1.25**step, 4) for step in range(73)))
+"""Of any unit, to 95,000: neighbours are joined until each holds a part of the mass."""
+
 # Every server
 REQUESTS = Counter("millrace_requests", "Answers of a server", ["server", "route", "code"])
 REQUEST_SECONDS = Histogram(
@@ -42,8 +45,11 @@ PREDICTOR_ROWS = Counter("millrace_predictor_rows", "Scored rows, by the stage t
 MODEL_RELOADS = Counter("millrace_model_reloads", "Times the model was loaded again", ["result"])
 
 # Transformer
-PREDICTIONS = Counter("millrace_predictions", "Scored transactions", ["model_version", "decision", "degraded"])
-SCORES = Histogram("millrace_score", "Scores given", ["model_version"], buckets=SCORE_BUCKETS)
+PREDICTIONS = Counter("millrace_predictions", "Scored events", ["model_name", "model_version", "decision", "degraded"])
+SCORES = Histogram("millrace_score", "Scores given", ["model_name", "model_version"], buckets=SCORE_BUCKETS)
+QUANTITIES = Histogram(
+    "millrace_quantity", "Quantities predicted", ["model_name", "model_version"], buckets=QUANTITY_BUCKETS
+)
 PREDICTOR_SECONDS = Histogram(
     "millrace_predictor_seconds",
     "The transformer's call of the predictor",

@@ -67,8 +67,11 @@ class RolloutPolicy(Config):
     max_decision_rate_ratio: float = Field(default=2.0, gt=1)
     """Share of `review` decisions, canary over stable, or the other way round."""
     max_alert_precision_drop: Share = 0.1
-    """Of flagged transactions whose label is known, the frauds; stable minus canary."""
+    """Of flagged events whose label is known, the positives; stable minus canary."""
     min_labelled_alerts: int = Field(default=30, ge=1)
+    max_error_ratio: float = Field(default=1.1, gt=1)
+    """Mean absolute error of a quantity where labels are known, canary over stable."""
+    min_labelled_errors: int = Field(default=200, ge=2)
 
     @model_validator(mode="after")
     def _steps_grow(self) -> RolloutPolicy:
@@ -114,6 +117,24 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerts:
+    """Flagged events of a rollout whose label is known."""
+
+    labelled: float = 0.0
+    true: float = 0.0
+    """Positives among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Absolute errors of a rollout's answers whose label, a quantity, is known."""
+
+    labelled: float = 0.0
+    mean: float = 0.0
+    variance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One revision since the step began."""
 
@@ -122,12 +143,10 @@ class Observed:
     """Answers with 5xx, or none."""
     latency_ms: Histogram = field(default_factory=Histogram)
     scores: Histogram = field(default_factory=Histogram)
-    reviewed: float = 0.0
-    """Of the scored transactions, those decided `review`."""
-    labelled_alerts: float = 0.0
-    """Flagged transactions of this rollout whose label is known …"""
-    true_alerts: float = 0.0
-    """… and which are frauds."""
+    reviewed: float | None = None
+    """Of the scored events, those decided `review`; None where the task has no decisions."""
+    labels: Alerts | Errors | None = None
+    """What labels say; None where nobody was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +220,23 @@ def checks(observations: Observations, policy: RolloutPolicy) -> Iterator[Check]
         yield _latency(stable.latency_ms, canary.latency_ms, policy)
     if min(canary.scores.total, stable.scores.total) >= policy.min_sample_to_judge:
         yield _score_shift(stable.scores, canary.scores, policy)
-        yield _decision_rate(stable, canary, policy)
-    if min(canary.labelled_alerts, stable.labelled_alerts) >= policy.min_labelled_alerts:
+        if canary.reviewed is not None and stable.reviewed is not None:
+            reviewed = stable.reviewed, canary.reviewed
+            yield _decision_rate(reviewed, (stable.scores.total, canary.scores.total), policy)
+    yield from _by_labels(stable.labels, canary.labels, policy)
+
+
+def _by_labels(
+    stable: Alerts | Errors | None, canary: Alerts | Errors | None, policy: RolloutPolicy
+) -> Iterator[Check]:
+    """Whether the canary is right as often, or as closely, once enough labels of both are known."""
+    if stable is None or canary is None:
+        return
+    known = min(canary.labelled, stable.labelled)
+    if isinstance(stable, Alerts) and isinstance(canary, Alerts) and known >= policy.min_labelled_alerts:
         yield _alert_precision(stable, canary, policy)
+    if isinstance(stable, Errors) and isinstance(canary, Errors) and known >= policy.min_labelled_errors:
+        yield _error_growth(stable, canary, policy)
 
 
 def wilson(hits: float, total: float, z: float = WILSON_Z) -> tuple[float, float]:
@@ -269,10 +302,11 @@ def _score_shift(stable: Histogram, canary: Histogram, policy: RolloutPolicy) ->
     return Check("score PSI", index, limit, index > limit)
 
 
-def _decision_rate(stable: Observed, canary: Observed, policy: RolloutPolicy) -> Check:
-    """Half a decision is added to each side, so that none among few is no infinite ratio."""
-    ratio = (canary.reviewed + 0.5) / (canary.scores.total + 1) * (stable.scores.total + 1) / (stable.reviewed + 0.5)
-    (low, high), (stable_low, stable_high) = (wilson(o.reviewed, o.scores.total) for o in (canary, stable))
+def _decision_rate(reviewed: tuple[float, float], scored: tuple[float, float], policy: RolloutPolicy) -> Check:
+    """Of (stable, canary). Half a decision is added to each side, so that none among few is no infinite ratio."""
+    ratio = (reviewed[1] + 0.5) / (scored[1] + 1) * (scored[0] + 1) / (reviewed[0] + 0.5)
+    stable_low, stable_high = wilson(reviewed[0], scored[0])
+    low, high = wilson(reviewed[1], scored[1])
     limit = policy.max_decision_rate_ratio
     breached = low > limit * stable_high or high * limit < stable_low
     # Few decisions tell little: what cannot be told from the stable rate passes.
@@ -281,12 +315,21 @@ def _decision_rate(stable: Observed, canary: Observed, policy: RolloutPolicy) ->
     return Check("decision rate ratio", value, limit, breached)
 
 
-def _alert_precision(stable: Observed, canary: Observed, policy: RolloutPolicy) -> Check:
-    low, _ = wilson(stable.true_alerts, stable.labelled_alerts)
-    _, high = wilson(canary.true_alerts, canary.labelled_alerts)
-    drop = stable.true_alerts / stable.labelled_alerts - canary.true_alerts / canary.labelled_alerts
+def _alert_precision(stable: Alerts, canary: Alerts, policy: RolloutPolicy) -> Check:
+    low, _ = wilson(stable.true, stable.labelled)
+    _, high = wilson(canary.true, canary.labelled)
+    drop = stable.true / stable.labelled - canary.true / canary.labelled
     limit = policy.max_alert_precision_drop
     return Check("alert precision drop", drop, limit, low - high > limit)
+
+
+def _error_growth(stable: Errors, canary: Errors, policy: RolloutPolicy) -> Check:
+    """The canary's mean error is beyond the limit with confidence, by a normal interval of the difference."""
+    limit = policy.max_error_ratio
+    spread = math.sqrt(canary.variance / canary.labelled + limit * limit * stable.variance / stable.labelled)
+    beyond = canary.mean - limit * stable.mean
+    ratio = canary.mean / stable.mean if stable.mean > 0 else (math.inf if canary.mean > 0 else 1.0)
+    return Check("error ratio", ratio, limit, beyond > WILSON_Z * spread)
 
 
 def _too_late(

@@ -180,7 +180,8 @@ class Prometheus(Serving):
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)["query"][0]
         self.queries.append(query)
-        form = r'sum by \((\w+)\) \(increase\((\w+)\{namespace="millrace",\w+="([^"]+)"\}\[\d+s\]\)\)'
+        selector = r'namespace="millrace",(?:model_name="fraud-detector",)?\w+="([^"]+)"'
+        form = rf"sum by \((\w+)\) \(increase\((\w+)\{{{selector}\}}\[\d+s\]\)\)"
         found = re.fullmatch(form, query)
         if found is None:
             return 400, {"status": "error", "error": f"not a query: {query}"}

@@ -50,7 +50,7 @@ def make(target, prometheus, registry, clock):
     """A new controller, as after a restart."""
 
     def controller(**options: bool) -> Controller:
-        metrics = PrometheusMetrics(prometheus.url, "millrace")
+        metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector")
         return Controller(target, metrics, registry, POLICY, clock=clock, **options)
 
     return controller
@@ -328,3 +328,17 @@ def test_a_record_of_moved_traffic_waits_for_the_registrys_lock(target, registry
 
     thread.join()
     assert registry.history()[-1]["action"] == "canary_started"
+
+
+def test_a_canary_that_was_ended_by_hand_is_not_begun_again_before_the_registry_knows(
+    make, target, registry, prometheus, api_server, clock
+):
+    controller = make(adopting=True)
+    look(controller, clock)
+    document = canary.rolled_back(api_server.document, clock(), "by hand")
+
+    target.change(lambda _: document)  # as `abort` does first; the registry's refusal comes after it
+    look(controller, clock)
+
+    assert canary.read(api_server.document).phase == "rolled_back"
+    assert api_server.traffic[STABLE] == 100

@@ -78,13 +78,13 @@ def test_what_the_splitter_counts_is_what_the_controller_sees():
         "# HELP python_info x\npython_info 1.0\n"
     )
 
-    seen = observed(parsed(metrics.text() + scores), "fraud-predictor-00001", "1", 7, 5)
+    seen = observed(parsed(metrics.text() + scores), "fraud-predictor-00001", "1", decides=True)
 
     assert (seen.requests, seen.errors, seen.reviewed) == (4, 1, 1)
     assert (seen.latency_ms.total, seen.latency_ms.counts[0], seen.latency_ms.counts[-1]) == (4, 1, 1)
     assert seen.scores == Histogram((0.5,), (3, 1))
-    assert (seen.labelled_alerts, seen.true_alerts) == (7, 5)
-    assert observed({}, "x", "9", 0, 0).requests == 0
+    assert observed({}, "x", "9", decides=True).requests == 0
+    assert observed({}, "x", "9", decides=False).reviewed is None
 
 
 def test_cumulative_buckets_become_counts():

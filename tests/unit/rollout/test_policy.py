@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from millrace.rollout.policy import (
     Action,
+    Alerts,
     Decision,
+    Errors,
     Histogram,
     Observations,
     Observed,
@@ -46,7 +48,8 @@ SLOW = {"latency_ms": Histogram(BOUNDS, (0, 0, 0, 10, 170, 20, 0, 0))}
 FAILING = {"errors": 40, "scores": Histogram(SCORES, (0,) * 8), "reviewed": 0}
 SKEWED = {"scores": Histogram(SCORES, (0, 0, 20, 60, 60, 40, 20, 0))}
 FLAGGING = {"reviewed": 120}
-IMPRECISE = {"labelled_alerts": 100, "true_alerts": 20}
+IMPRECISE = {"labels": Alerts(100, 20)}
+WORSE = {"labels": Errors(400, 4.2, 16.0), "reviewed": None}
 
 
 def at(percent: int = 10, now: float = 20.0, **changes: object) -> State:
@@ -73,7 +76,8 @@ def test_a_healthy_canary_goes_from_step_to_step_until_it_is_promoted():
         (SKEWED, {}, "score PSI"),
         (FLAGGING, {}, "decision rate ratio"),
         ({"reviewed": 0}, {"reviewed": 60}, "decision rate ratio"),
-        (IMPRECISE, {"labelled_alerts": 100, "true_alerts": 80}, "alert precision drop"),
+        (IMPRECISE, {"labels": Alerts(100, 80)}, "alert precision drop"),
+        (WORSE, {"labels": Errors(400, 3.0, 9.0), "reviewed": None}, "error ratio"),
     ],
 )
 def test_a_canary_beyond_a_limit_is_rolled_back_and_the_limit_is_named(canary, stable, reason):
@@ -172,9 +176,12 @@ def revisions(draw: st.DrawFn) -> Observed:
         errors=draw(st.floats(0, requests)),
         latency_ms=draw(histograms(BOUNDS)),
         scores=scores,
-        reviewed=draw(st.floats(0, scores.total)),
-        labelled_alerts=labelled,
-        true_alerts=draw(st.floats(0, labelled)),
+        reviewed=draw(st.none() | st.floats(0, scores.total)),
+        labels=draw(
+            st.none()
+            | st.just(Errors(labelled, draw(counts), draw(counts)))
+            | st.floats(0, labelled).map(lambda true: Alerts(labelled, true))
+        ),
     )
 
 
@@ -235,3 +242,17 @@ def test_traffic_only_grows_until_it_ends_or_drops_to_nothing_once_and_it_ends_i
 @given(observations, policies, st.sampled_from([Phase.PROMOTED, Phase.ROLLED_BACK]), st.floats(0, 1e6))
 def test_a_rollout_that_has_ended_stays_so(seen, policy, phase, now):
     assert decide(State(0, 0.0, 0.0, phase), seen, policy, now).action is Action.HOLD
+
+
+def test_a_quantity_is_judged_without_decisions_and_by_its_error_once_labels_are_in():
+    alike = {"labels": Errors(400, 3.1, 9.0), "reviewed": None}
+    few = {"labels": Errors(20, 9.0, 9.0), "reviewed": None}
+    stable = observed(labels=Errors(400, 3.0, 9.0), reviewed=None)
+
+    names = [
+        {check.name for check in checks(Observations(stable, observed(**canary)), POLICY)} for canary in (alike, few)
+    ]
+
+    assert names[0] == {"error rate", "error rate above stable", "latency p95 ms", "score PSI", "error ratio"}
+    assert names[1] == names[0] - {"error ratio"}
+    assert decide(at(), Observations(stable, observed(**alike)), POLICY, 20.0).action is Action.ADVANCE

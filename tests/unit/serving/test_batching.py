@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from millrace.errors import InvalidInput
+from millrace.errors import InvalidInput, ModelFault
 from millrace.registry.model_artifact import STAGES, ModelArtifact
 from serving.lean import error_reply
 from serving.predictor.batching import Batcher, Overloaded
@@ -141,7 +141,7 @@ def test_a_request_that_fails_the_graph_fails_alone(scorer):
     assert scorer.runs == [3, 1, 1, 1]
 
 
-def test_a_score_that_is_not_a_number_is_the_fault_of_its_request(tiny_model):
+def test_a_score_that_is_not_a_number_fails_its_request_alone_and_counts_against_the_model(tiny_model):
     class Overflowing(Scorer):
         def run(self, features, history):
             outputs, stages = super().run(features, history)
@@ -151,7 +151,8 @@ def test_a_score_that_is_not_a_number_is_the_fault_of_its_request(tiny_model):
     good, bad = together(Batcher(Overflowing(ModelArtifact.open(tiny_model()), "1")), row(1.0), row(13.0))
 
     assert np.isfinite(good[0]["score"]).all()
-    assert isinstance(bad, InvalidInput)
+    assert isinstance(bad, ModelFault)
+    assert error_reply(bad).status == 500
 
 
 def test_batches_are_bounded_in_rows_and_a_large_request_is_a_batch_of_its_own(scorer):

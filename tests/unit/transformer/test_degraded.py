@@ -142,7 +142,7 @@ def test_degraded_answers_are_counted_by_model_version(lab, options):
 
     run(scenario())
 
-    labels = {"model_version": "17", "decision": "approve", "degraded": "True"}
+    labels = {"model_name": "fraud-detector", "model_version": "17", "decision": "approve", "degraded": "True"}
     assert lab.metric("millrace_predictions_total", **labels) == 2
 
 

@@ -16,11 +16,11 @@ from millrace.events import log as prediction_log
 from millrace.events.log import write_labels, write_predictions
 from millrace.registry.models import Registry
 from millrace.rollout import canary
-from millrace.rollout.policy import Action, RolloutPolicy
+from millrace.rollout.policy import Action, Alerts, RolloutPolicy
 from millrace.settings import Settings
 from serving.rollout import core
-from serving.rollout.alerts import AlertSource
 from serving.rollout.cluster import ClusterTarget, PrometheusMetrics
+from serving.rollout.labels import LabelSource
 
 BEGAN = datetime(2018, 9, 1, tzinfo=UTC)
 NOW = BEGAN + timedelta(hours=2)
@@ -56,7 +56,9 @@ def score(home: Settings) -> Score:
 
 
 def counted(home: Settings, version: str) -> tuple[int, int]:
-    return AlertSource(home).alerts(version, BEGAN.timestamp(), NOW.timestamp())
+    found = LabelSource(home).known(version, BEGAN.timestamp(), NOW.timestamp())
+    assert isinstance(found, Alerts)
+    return found.labelled, found.true
 
 
 def test_flagged_transactions_with_a_known_label_are_counted_and_nothing_else(home: Settings, score: Score) -> None:
@@ -98,7 +100,7 @@ def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
     """Whatever else is measured is healthy; the labels come while the canary has its first step's traffic."""
     api = client.ApiClient(client.Configuration(host=api_server.url))
     target = ClusterTarget("fraud-detector", "millrace", client.CustomObjectsApi(api))
-    metrics = PrometheusMetrics(prometheus.url, "millrace", AlertSource(home))
+    metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", LabelSource(home))
     for revision, version in (("fraud-detector-predictor-00001", "1"), ("fraud-detector-predictor-00002", "2")):
         prometheus.has(revision, version)
     core.start(target, registry, POLICY, BEGAN.timestamp)
