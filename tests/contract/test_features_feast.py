@@ -6,19 +6,26 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from feast import ValueType
 
 from fraud import features as f
-from millrace.workload import load
+from millrace.errors import ConfigError
+from millrace.workload import View, Workload, load
 
 REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
+
+
+def define(workload: Workload, home: Path) -> list[Any]:
+    things: list[Any] = runpy.run_path(str(REPOSITORY / "definitions.py"))["define"](workload, home)
+    return things
 
 
 @pytest.fixture(scope="module")
 def defined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("home")
-    things = runpy.run_path(str(REPOSITORY / "definitions.py"))["define"](load("fraud"), home)
-    return {thing.name: thing for thing in things}
+    return {thing.name: thing for thing in define(load("fraud"), home)}
 
 
 def test_the_views_hold_the_fields_of_the_states(defined: dict[str, Any]) -> None:
@@ -36,6 +43,38 @@ def test_the_service_is_the_versioned_one_and_holds_both_views(defined: dict[str
 
 def test_customer_states_can_be_pushed(defined: dict[str, Any]) -> None:
     assert defined["customer_state"].stream_source.name == "customer_state_push"
+
+
+def test_refreshed_states_are_not_pushed(defined: dict[str, Any]) -> None:
+    assert defined["terminal_state"].stream_source is None
+
+
+def test_an_entity_made_of_others_is_a_text_key_like_any(machines: Workload, tmp_path: Path) -> None:
+    things = {thing.name: thing for thing in define(machines, tmp_path)}
+
+    assert things.keys() == {"machine", "post", "machine_state", "post_state", "machine_hours_v1"}
+    assert (things["post"].join_key, things["post"].value_type) == ("post", ValueType.STRING)
+
+
+def test_two_views_with_a_field_of_one_name_are_refused(
+    machines: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [View(name, name, {"readings": pa.int64()}, recent=False) for name in ("machine", "post")]
+    monkeypatch.setattr(machines.features, "VIEWS", tuple(views))
+
+    with pytest.raises(ConfigError, match=r"'machine' and 'post' of workload 'machines' have a field 'readings'"):
+        define(machines, tmp_path)
+
+
+def test_a_field_that_no_state_can_have_is_refused(
+    machines: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        machines.features, "VIEWS", (View("of_machine", "machine", {"name": pa.string()}, recent=False),)
+    )
+
+    with pytest.raises(ConfigError, match=r"'name' of a view is string; wanted int64"):
+        define(machines, tmp_path)
 
 
 def test_every_path_in_the_repository_is_below_the_home(defined: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ EVENTS: Final = events_of(FIELDS)
 ALIASES: Final[dict[str, str]] = {}
 RULES: Final[dict[str, str]] = {}
 STRAY_DAYS: Final = 0
+EDGE_SHARE: Final = 0.0
 CARRIED_TYPES: Final[dict[str, Any]] = {}
 ENTITIES: Final = (
     Entity("machine", "machine"),
