@@ -70,7 +70,7 @@ def write_arrays(source: Source, folder: Path) -> dict[str, dict[str, Any]]:
     """Every file of the training set into `folder`; returns `facts.splits`. Raises InvalidInput for an empty split."""
     rows = _select_rows(source)
     label, split = _write_rows(source, rows, folder)
-    view = source.workload.recent_view
+    view = source.workload.recent
     if view is not None and source.workload.features.HISTORY_CHANNELS:
         _write_pool(source, view, folder)
     splits: dict[str, dict[str, Any]] = {}

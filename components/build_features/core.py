@@ -46,7 +46,7 @@ def build_features(
     sources = snapshot.table(EVENTS)
     carried = partitions.carried_schema(sources, workload) if sources else pa.schema([])
     root = sha256_text(definition(workload), str(history_length), str(carried))
-    days = partitions.plan(snapshot, lake, root, workload.refreshed_views)
+    days = partitions.plan(snapshot, lake, root, workload.refreshed)
     identity = content_id({"snapshot": snapshot.id, "last": days[-1].before})
     folder = lake / "feature_sets" / identity
     done = Manifest.find(folder, "feature_set")
@@ -95,7 +95,7 @@ def _compute(
 
 
 def _write_states(day: Day, workload: Workload, events: Events, new: DayFeatures) -> None:
-    for view in workload.refreshed_views:
+    for view in workload.refreshed:
         path = day.states[view.name]
         if not path.exists():
             known = new.states[view.name]
@@ -128,7 +128,7 @@ def _manifest(
 ) -> Manifest:
     """Hash the files, write the manifest; a row of the snapshot is a row of `events`."""
     tables = {EVENTS: {str(day.day): day.events for day in days if day.source is not None}}
-    for view in workload.refreshed_views:
+    for view in workload.refreshed:
         tables[view.name] = {str(day.day): day.states[view.name] for day in days}
     relative = {
         table: {day: os.path.relpath(path, folder) for day, path in paths.items()} for table, paths in tables.items()

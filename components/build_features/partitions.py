@@ -61,7 +61,7 @@ class Day:
 def plan(snapshot: Manifest, lake: Path, root: str, views: Sequence[View]) -> list[Day]:
     """Every day from the snapshot's first to the one after its last; `root` starts the chain of keys.
 
-    The states of a day begin with those of midnight, so they have the key of the day before.
+    States that depend on no event of their own day have the key of the day before.
     """
     sources = snapshot.facts["tables"]["events"]
     if not sources:
@@ -72,7 +72,7 @@ def plan(snapshot: Manifest, lake: Path, root: str, views: Sequence[View]) -> li
         source = Path(snapshot.uri) / sources[str(day)] if str(day) in sources else None
         # A partition's name is the hash of its rows (docs/architecture.md, The lake).
         before, key = key, sha256_text(key, str(day), source.stem if source else "")[:16]
-        states = {view.name: _place(lake, view.name, day, before) for view in views}
+        states = {view.name: _place(lake, view.name, day, key if view.same_day else before) for view in views}
         days.append(Day(day, before, source, _place(lake, EVENTS, day, key), states))
     elsewhere = remote_hashes(path for day in days for path in day.files)
     return [replace(day, elsewhere=elsewhere) for day in days]

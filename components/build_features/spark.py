@@ -137,7 +137,7 @@ def _schema(shard: Shard) -> pa.Schema:
 
 
 def _view(workload: Workload, name: str) -> View:
-    return next(view for view in workload.refreshed_views if view.name == name)
+    return next(view for view in workload.refreshed if view.name == name)
 
 
 def _write_view(states: DataFrame, days: Sequence[Day], workload: Workload, view: View) -> None:

@@ -133,7 +133,7 @@ def _score(
         )
     feature_set.verify({day.features for day in days})
     first, last = (date.fromisoformat(day.name) for day in (days[0], days[-1]))
-    past, view = None, artifact.workload.recent_view
+    past, view = None, artifact.workload.recent
     if length and view is not None:
         files = feature_set.table("events", None, last)
         past = read_past(

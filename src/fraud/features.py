@@ -116,5 +116,11 @@ VIEWS: Final = (
         {name: pa.list_(pa.float32() if name == "terminal_risk" else pa.int64()) for name in CUSTOMER_STATE_FIELDS},
         recent=True,
     ),
-    View("terminal_state", "terminal", dict.fromkeys(TERMINAL_STATE_FIELDS, pa.int64()), recent=False),
+    View(
+        "terminal_state",
+        "terminal",
+        dict.fromkeys(TERMINAL_STATE_FIELDS, pa.int64()),
+        recent=False,
+        same_day=False,
+    ),
 )

@@ -120,6 +120,9 @@ class View:
     remembered, under the names of columns that a feature set's `events` have."""
     recent: bool
     """True: the entity's last N events, appended as events are scored. False: integers as of each refresh."""
+    same_day: bool = True
+    """Of a refreshed view: a state may depend on events of its own day. False: on those of earlier days alone, so
+    that the states of a day are known, and kept, before its events come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,15 +394,6 @@ class Workload:
         absent = set() if self.features.HISTORY_CHANNELS else {"history"}
         return cast(Batch, self._part("batch", Batch, absent))
 
-    @property
-    def recent_view(self) -> View | None:
-        """The view whose events a history is made of; None where the model reads scalars alone."""
-        return next((view for view in self.features.VIEWS if view.recent), None)
-
-    @property
-    def refreshed_views(self) -> tuple[View, ...]:
-        return tuple(view for view in self.features.VIEWS if not view.recent)
-
     @cached_property
     def judging(self) -> Judging:
         return cast(Judging, self._part("judging", Judging))
@@ -430,6 +424,11 @@ class Workload:
             names = ", ".join(view.name for view in views)
             raise ConfigError(f"workload {self.name!r} has recent views {names}; wanted one at most")
         return views[0] if views else None
+
+    @property
+    def refreshed(self) -> tuple[View, ...]:
+        """The views that are not recent."""
+        return tuple(view for view in self.features.VIEWS if not view.recent)
 
     @cached_property
     def watch(self) -> Watch:

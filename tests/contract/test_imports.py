@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-WORKLOADS = {"fraud", "trips"}
+WORKLOADS = {"fraud"}
 STEPS = {"millrace", "components", "pipelines"}
 MAY_IMPORT = {
     "src/millrace": {"millrace"} | WORKLOADS,
     "src/fraud": {"millrace", "fraud"},
-    "src/trips": {"millrace", "trips"},
     "components": {"millrace", "components"} | WORKLOADS,
     "pipelines": STEPS | WORKLOADS,
     "run": STEPS | WORKLOADS | {"run"},

@@ -100,7 +100,7 @@ class TrainingSet:
         return pq.read_table(self.manifest.path(ROWS), columns=columns)
 
     def _open_pool(self) -> tuple[Pool, NDArray[np.int64], NDArray[np.int64]]:
-        view = self.workload.recent_view
+        view = self.workload.recent
         if not self._channels or view is None:
             nothing = np.empty(0, np.int64)
             return Pool(nothing, {}), nothing, nothing
