@@ -20,7 +20,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"millrace", "fraud", "components", "pipelines", "run", "edge", "search", "drill", "serving", "feature_repo"}
+OURS = {
+    "millrace",
+    "fraud",
+    "trips",
+    "components",
+    "pipelines",
+    "run",
+    "edge",
+    "search",
+    "drill",
+    "serving",
+    "feature_repo",
+}
 BY_CHOICE = {"pipeline": {"pyspark"}}
 """Engines that a setting chooses, and that an image of their own has."""
 
@@ -53,7 +65,7 @@ def normal(distribution: str) -> str:
 
 def source(module: str) -> Path | None:
     """File of one of our modules."""
-    base = ROOT / ("src" if module.split(".")[0] in {"millrace", "fraud"} else ".") / module.replace(".", "/")
+    base = ROOT / ("src" if module.split(".")[0] in {"millrace", "fraud", "trips"} else ".") / module.replace(".", "/")
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-WORKLOADS = {"fraud"}
+WORKLOADS = {"fraud", "trips"}
 STEPS = {"millrace", "components", "pipelines"}
 MAY_IMPORT = {
     "src/millrace": {"millrace"} | WORKLOADS,
     "src/fraud": {"millrace", "fraud"},
+    "src/trips": {"millrace", "trips"},
     "components": {"millrace", "components"} | WORKLOADS,
     "pipelines": STEPS | WORKLOADS,
     "run": STEPS | WORKLOADS | {"run"},
