@@ -251,7 +251,8 @@ class DriftService:
         known = {alarm["id"] for alarm in self.alarms}
         for alarm in outcome.alarms:
             if alarm.id not in known:
-                self.alarms.append(asdict(alarm) | {"features": list(alarm.features)})  # as JSON gives it back
+                told = {"features": list(alarm.features), "model_name": self.models.model_name}  # as JSON gives it back
+                self.alarms.append(asdict(alarm) | told)
                 telemetry.DRIFT_ALARMS.labels(alarm.kind).inc()
                 log("drift_alarm", kind=alarm.kind, reason=alarm.reason, version=alarm.model_version)
         for judged in outcome.judged:

@@ -10,7 +10,6 @@ import argparse
 import json
 import signal
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,7 +23,7 @@ from millrace.observe.tracing import configure
 from millrace.registry.retraining import DECLINED, PROMOTED
 from millrace.settings import Settings, settings
 from serving.retraining_trigger.events import ask
-from serving.retraining_trigger.service import Trigger, launcher_of
+from serving.retraining_trigger.service import Trigger, Triggers, launcher_of
 
 STATUS = {PROMOTED: 0, DECLINED: 4}
 
@@ -34,18 +33,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.retraining_trigger", description=__doc__)
     parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (default 8080)")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
+    parser.add_argument("--workload", default="", help="whose (default: MILLRACE_WORKLOAD)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     asking = commands.add_parser("ask", help="ask for a retraining: 0 a canary begins, 4 the champion stays")
     asking.add_argument("--reason", required=True, help="why; kept in the audit log")
     asking.add_argument("--id", default="", help="the same one asks once")
     commands.add_parser("status", help="what waits, runs and was")
     options = parser.parse_args()
-    here = settings()
+    here = settings(options.workload)
     try:
         if options.command == "ask":
-            return _ask(here, {"reason": options.reason} | ({"id": options.id} if options.id else {}))
+            named = {"id": options.id} if options.id else {}
+            return _ask(here, {"reason": options.reason, "workload": here.workload} | named)
         if options.command == "status":
-            return _show(_get(here, "/v1/status"))
+            return _show(_get(here, f"/v1/status?workload={here.workload}"))
         serve(here, options.host, options.http_port)
     except MillraceError as error:
         print(f"retraining_trigger: {error}", file=sys.stderr)
@@ -61,21 +62,21 @@ def serve(here: Settings, host: str, port: int) -> None:
 
     with exclusive(here.home / "retraining" / "trigger.lock", f"the retraining trigger of {here.home}"):
         configure("millrace-retraining-trigger")
-        trigger = Trigger(here, launcher_of(here))
-        worker = threading.Thread(target=trigger.run, name="trigger", daemon=True)
+        triggers = Triggers(here, launcher_of)
         config = uvicorn.Config(
-            App(trigger, here.model_name), host=host, port=port, loop="uvloop", http="httptools", ws="none",
+            App(triggers), host=host, port=port, loop="uvloop", http="httptools", ws="none",
             lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=10,
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on these, and then raises them again
             signal.signal(number, lambda *_: None)
-        worker.start()
+        workers = triggers.run()
         log("retraining_trigger_ready", port=port, launcher=here.retraining_launcher)
         try:
             uvicorn.Server(config).run()
         finally:
-            trigger.stop()
-            worker.join(10)
+            triggers.stop()
+            for worker in workers:
+                worker.join(10)
 
 
 def _ask(here: Settings, document: dict[str, str]) -> int:
@@ -84,7 +85,7 @@ def _ask(here: Settings, document: dict[str, str]) -> int:
         return _show(_post(here, "/v1/retrain", body))
     with exclusive(here.home / "retraining" / "trigger.lock", f"the retraining trigger of {here.home}"):
         trigger = Trigger(here, launcher_of(here))
-        request = ask(body, datetime.now(UTC))
+        _, request = ask(body, datetime.now(UTC))
         trigger.take([request])
         while trigger.state.waiting or trigger.state.running:
             trigger.tick()

@@ -36,27 +36,44 @@ class Ask(TypedDict):
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
     reason: Name
     id: NotRequired[Name]
+    workload: NotRequired[Name]
 
 
 _ALARMS: Final = Decoder(Alarm)
 _ASK: Final[TypeAdapter[Ask]] = TypeAdapter(Ask)
 
 
-def alarms(headers: Mapping[bytes, bytes], body: bytes, model_name: str) -> list[Request]:
-    """The requests of a POST, all or none; raises InvalidInput for what is no alarm, or another model's."""
-    return [_request(event, model_name) for event in _ALARMS.read(headers, body)]
+def alarms(
+    headers: Mapping[bytes, bytes], body: bytes, models: Mapping[str, str], default: str
+) -> list[tuple[str, Request]]:
+    """(workload, request) of each alarm of a POST, all or none; raises InvalidInput for what is no alarm.
+
+    `models`: model → workload; an alarm that names no model is of the workload `default`, one of another is refused.
+    """
+    return [(_workload(event, models, default), _request(event)) for event in _ALARMS.read(headers, body)]
 
 
-def ask(body: bytes, now: datetime) -> Request:
-    """A person's `{"reason": …, "id": …}`; raises InvalidInput."""
+def ask(body: bytes, now: datetime) -> tuple[str, Request]:
+    """A person's `{"reason": …, "id": …, "workload": …}`: (workload, empty where none is named; request).
+
+    Raises InvalidInput.
+    """
     asked = parse(_ASK, body)
-    return Request(asked.get("id") or f"person-{now.isoformat(timespec='seconds')}", PERSON, asked["reason"], now)
+    identity = asked.get("id") or f"person-{now.isoformat(timespec='seconds')}"
+    return asked.get("workload", ""), Request(identity, PERSON, asked["reason"], now)
 
 
-def _request(event: Mapping[str, Any], model_name: str) -> Request:
-    model = event["data"].get("model_name", model_name)
-    if model != model_name:
-        raise InvalidInput(f"event {event['id']} is about model {model!r}; this trigger retrains {model_name!r}")
+def _workload(event: Mapping[str, Any], models: Mapping[str, str], default: str) -> str:
+    model = event["data"].get("model_name")
+    if model is None:
+        return default
+    if model not in models:
+        known = ", ".join(sorted(models))
+        raise InvalidInput(f"event {event['id']} is about model {model!r}; this trigger retrains {known}")
+    return models[model]
+
+
+def _request(event: Mapping[str, Any]) -> Request:
     reason, wanted = event["data"].get("reason", ""), event["data"].get("retrain", True)
     if not isinstance(reason, str) or not isinstance(wanted, bool):
         raise InvalidInput(f"event {event['id']}: data.reason must be a text and data.retrain true or false")

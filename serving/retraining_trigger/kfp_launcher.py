@@ -91,6 +91,7 @@ class KfpLauncher:
         if champion is None:
             raise NotFound(f"nothing is served from {self._settings.home}: no champion to beat. Train the first one")
         return {
+            "workload": self._settings.workload,
             "source": source_of(self._settings, champion),
             "source_version": datetime.now(UTC).isoformat(timespec="seconds"),
             "champion": champion.artifact_id,

@@ -44,20 +44,21 @@ class LocalLauncher:
     """`python -m run.retrain` in a session of its own: it outlives a trigger that is killed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._home = settings.home
+        self._home, self._settings = settings.home, settings
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, identity: str, reason: str) -> None:
         log_path = self.log_path(identity)
         log_path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "run.retrain", f"--reason={reason}", f"--event-id={identity}"]
+        command.append(f"--workload={self._settings.workload}")
         with log_path.open("ab") as stream:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env=os.environ | {"MILLRACE_HOME": str(self._home)},
+                env=environment(self._settings),
                 start_new_session=True,
             )
 
@@ -87,6 +88,18 @@ class LocalLauncher:
         path = self.log_path(identity)
         lines = path.read_text(errors="replace").strip().splitlines()[-3:] if path.is_file() else []
         return " / ".join(lines)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's, with what the settings of the workload say of home, source and overrides."""
+    said = {
+        "MILLRACE_HOME": str(settings.home),
+        "MILLRACE_MODEL_NAME": settings.model_name,
+        "MILLRACE_RETRAINING_SOURCE": settings.retraining_source,
+        "MILLRACE_RETRAINING_OVERRIDES": str(settings.retraining_overrides or ""),
+    }
+    unset = {name for name, value in said.items() if not value}
+    return {name: value for name, value in (os.environ | said).items() if name not in unset}
 
 
 def _held(path: Path) -> bool:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from millrace.errors import MillraceError
+from millrace.errors import InvalidInput, MillraceError
 from millrace.observe.progress import log
 from millrace.observe.tracing import Value, work_span
-from millrace.registry.models import Registry
+from millrace.registry.models import Registry, served
 from millrace.registry.retraining import FAILED
 from millrace.settings import Settings
+from millrace.workload import load, names
 from serving.retraining_trigger import core, memory
 from serving.retraining_trigger.core import MAX_ATTEMPTS, Job, Policy, Request, State
 from serving.retraining_trigger.launcher import Launcher
@@ -22,13 +23,22 @@ POLL_S: Final = 0.5
 
 
 class Trigger:
-    """One home's trigger; the caller holds its lock. Safe to call from several threads."""
+    """A workload's trigger in one home; the caller holds the home's lock. Safe to call from several threads."""
 
-    def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        launcher: Launcher,
+        clock: Callable[[], datetime] | None = None,
+        *,
+        others_run: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`others_run`: whether another workload's retraining runs; one at a time in a home."""
+        self._others_run = others_run
         self._settings = settings
         self._launcher = launcher
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._path = settings.home / "retraining" / "trigger.json"
+        self._path = settings.home / "retraining" / settings.workload / "trigger.json"
         self._guard = threading.RLock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -62,10 +72,10 @@ class Trigger:
             if self.state.running is not None:
                 self._look_after(self.state.running)
             request = core.scheduled(self.state, self._clock(), self.policy)
-            if request is not None:
+            if request is not None and served(self._settings) is not None:
                 self.take([request])
             job = core.due(self.state, self._clock(), self.policy)
-            if job is not None:
+            if job is not None and not self._others_run():
                 self._launch(job)
 
     def run(self) -> None:
@@ -133,6 +143,58 @@ class Trigger:
         if state != self.state or not self._path.is_file():
             memory.write(self._path, state)
             self.state = state
+
+
+class Triggers:
+    """The triggers of every workload of a home, by name; `default` is asked where nobody is named."""
+
+    def __init__(self, default: Settings, launcher: Callable[[Settings], Launcher]) -> None:
+        self.default = default.workload
+        self._by_name = {
+            name: self._made(settings_of(default, name), launcher) for name in sorted({default.workload, *names()})
+        }
+        self.models = {load(name).model_name: name for name in self._by_name} | {default.model_name: default.workload}
+        """Model → workload."""
+
+    def _made(self, settings: Settings, launcher: Callable[[Settings], Launcher]) -> Trigger:
+        return Trigger(settings, launcher(settings), others_run=lambda: self._runs_beside(settings.workload))
+
+    def _runs_beside(self, workload: str) -> bool:
+        return any(trigger.state.running for name, trigger in self._by_name.items() if name != workload)
+
+    def of(self, workload: str) -> Trigger:
+        """Raises InvalidInput for a workload that is not installed."""
+        try:
+            return self._by_name[workload or self.default]
+        except KeyError:
+            raise InvalidInput(f"there is no workload {workload!r}; wanted one of {', '.join(self._by_name)}") from None
+
+    def run(self) -> list[threading.Thread]:
+        """Every trigger in a thread of its own, started."""
+        threads = [
+            threading.Thread(target=trigger.run, name=f"trigger-{name}", daemon=True)
+            for name, trigger in self._by_name.items()
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def stop(self) -> None:
+        for trigger in self._by_name.values():
+            trigger.stop()
+
+    @property
+    def trouble(self) -> str:
+        """Of the first that has some."""
+        return next((trigger.trouble for trigger in self._by_name.values() if trigger.trouble), "")
+
+
+def settings_of(default: Settings, workload: str) -> Settings:
+    """Those of another workload of the home: what was set for the default's data is not for its."""
+    if workload == default.workload:
+        return default
+    own = {"workload": workload, "model_name": load(workload).model_name}
+    return default.model_copy(update=own | {"retraining_source": "", "retraining_overrides": None})
 
 
 def launcher_of(settings: Settings) -> Launcher:

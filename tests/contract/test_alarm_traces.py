@@ -25,7 +25,7 @@ from serving.drift_detector.model import DriftModel
 from serving.logged_rows import Payloads
 from serving.retraining_trigger.app import App
 from serving.retraining_trigger.launcher import Status
-from serving.retraining_trigger.service import Trigger
+from serving.retraining_trigger.service import Trigger, Triggers
 
 TRACE, REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 ALARM = {
@@ -62,11 +62,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def alarmed(trigger: Trigger) -> None:
+async def alarmed(triggers: Triggers) -> None:
     """The alarm is delivered over a socket, as the detector does it."""
-    server = uvicorn.Server(
-        uvicorn.Config(App(trigger, "fraud-detector"), port=0, lifespan="off", log_config=None, ws="none")
-    )
+    server = uvicorn.Server(uvicorn.Config(App(triggers), port=0, lifespan="off", log_config=None, ws="none"))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
@@ -85,9 +83,9 @@ def test_an_alarm_a_request_to_the_trigger_and_the_start_of_the_retraining_are_o
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     monkeypatch.setenv("MILLRACE_RETRAINING_DEBOUNCE_S", "0")
     launcher = Launcher()
-    trigger = Trigger(Settings(), launcher)
+    triggers = Triggers(Settings(), lambda _: launcher)
 
-    asyncio.run(alarmed(trigger))
+    asyncio.run(alarmed(triggers))
     Trigger(Settings(), launcher).tick()  # another process, after a kill: what it reads is on disk
     tracing.stop()
 

@@ -46,7 +46,7 @@ def test_an_event_as_orjson_writes_it_is_read_with_its_gaps():
 def test_the_trigger_takes_an_alarm_and_knows_whether_to_retrain(kind, retrain):
     event = cloud_event(alarm(kind, retrain=retrain), "/millrace/drift-detector")
 
-    found = alarms({b"content-type": STRUCTURED.encode()}, orjson.dumps(event), "fraud-detector")
+    found = alarms({b"content-type": STRUCTURED.encode()}, orjson.dumps(event), {"fraud-detector": "fraud"}, "fraud")
 
     assert event["type"] == TYPE
-    assert [(request.id, request.wanted) for request in found] == [("0a1b", retrain)]
+    assert [(request.id, request.wanted) for _, request in found] == [("0a1b", retrain)]

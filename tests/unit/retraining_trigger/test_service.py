@@ -18,7 +18,7 @@ from millrace.lake.atomic import exclusive
 from millrace.registry.retraining import Outcome, lock_path, now
 from millrace.settings import Settings
 from serving.retraining_trigger.core import PERSON, Request
-from serving.retraining_trigger.launcher import LocalLauncher, Status
+from serving.retraining_trigger.launcher import LocalLauncher, Status, environment
 from serving.retraining_trigger.service import Trigger
 
 Alarm = Callable[..., Request]
@@ -169,6 +169,31 @@ def test_trouble_is_told_and_tried_again(home: Settings, alarm: Alarm) -> None:
     assert Trigger(home, LocalLauncher(home)).state.running.id == "p"
 
 
+def test_one_workload_waits_while_the_retraining_of_another_runs(home: Settings, alarm: Alarm) -> None:
+    launcher, busy = StandIn(home), [True]
+    trigger = Trigger(home, launcher, others_run=lambda: busy[0])
+    trigger.take([alarm("a")])
+
+    trigger.tick()
+    waiting = trigger.state.waiting
+    busy[0] = False
+    until(lambda: bool(trigger.state.history), trigger)
+
+    assert waiting is not None
+    assert launcher.begun() == ["a"]
+
+
+def test_what_was_set_for_one_workloads_data_is_not_for_another(home: Settings, monkeypatch) -> None:
+    monkeypatch.setenv("MILLRACE_RETRAINING_SOURCE", "/data/cards")
+    other = Settings().model_copy(update={"workload": "another", "retraining_source": "", "model_name": "other-model"})
+
+    seen = environment(other)
+
+    assert "MILLRACE_RETRAINING_SOURCE" not in seen
+    assert seen["MILLRACE_MODEL_NAME"] == "other-model"
+    assert environment(Settings())["MILLRACE_RETRAINING_SOURCE"] == "/data/cards"
+
+
 @pytest.fixture
 def server(home: Settings) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
     """A URL, and how to start the service on it; nothing is served from the home, so a retraining cannot begin."""
@@ -200,7 +225,7 @@ def _up(url: str) -> bool:
 def event(identity: str, **changed: object) -> dict[str, object]:
     base = {
         "specversion": "1.0", "type": "io.millrace.drift", "id": identity, "time": "2018-09-01T00:00:00Z",
-        "source": "/millrace/fraud-detector", "data": {"reason": "amount moved"},
+        "source": "/millrace/fraud-detector", "data": {"reason": "amount moved", "model_name": "fraud-detector"},
     }  # fmt: skip
     return base | changed
 
@@ -222,6 +247,7 @@ def test_alarms_survive_a_killed_service_and_bad_ones_change_nothing(server, hom
         httpx.post(url, json=event("g", data={"reason": 5}), headers=headers),
         httpx.post(url, json=[event("h"), event("")], headers={"content-type": "application/cloudevents-batch+json"}),
         httpx.post(f"{url}/v1/retrain", json={}),
+        httpx.post(f"{url}/v1/retrain", json={"reason": "x", "workload": "nobody"}),
         httpx.get(f"{url}/nowhere"),
     ]
 
@@ -233,7 +259,7 @@ def test_alarms_survive_a_killed_service_and_bad_ones_change_nothing(server, hom
 
     assert (good.status_code, binary.status_code) == (202, 202)
     assert good.json()["requests"][0]["answer"] == "accepted"
-    assert [answer.status_code for answer in bad] == [400] * 8 + [404]
+    assert [answer.status_code for answer in bad] == [400] * 9 + [404]
     assert again.json()["requests"][0]["answer"] == "seen before"
     assert status["waiting"]["asked_by"] == ["a", "b"]
     assert "drift: amount moved" in status["waiting"]["reason"]
