@@ -21,6 +21,7 @@ from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.registry.lineage import FindVersion, trace, tree
 from millrace.registry.models import Registry, served
 from millrace.registry.version_store import ModelVersion
+from millrace.scaffold.options import add_options as add_new_options
 from millrace.settings import Settings, settings
 
 FOLLOWS = "The local runtime follows it by itself where it runs."
@@ -81,6 +82,15 @@ def promote(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).make_champion(arguments.version, arguments.reason))
 
 
+def make_new(arguments: argparse.Namespace, _: Settings) -> None:
+    from millrace.scaffold.new import new  # DuckDB and Jinja: not for the other commands
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    folder = new(arguments, console, input if sys.stdin.isatty() else None)
+    print(f"Written to {folder}; {folder}/README.md says what to change. Run the whole loop:")
+    print(f"  make run WORKLOAD={arguments.name}")
+
+
 def rollback(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).rollback(arguments.reason))
 
@@ -128,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         "version", metavar="VERSION", type=int, help="version number, see `millrace models`"
     )
     command("rollback", rollback, "Swap champion and previous champion.")
+    text = "Write a workload of your own for a table: a small package that runs the loop at once."
+    added = commands.add_parser("new", help=text, description=text)
+    added.set_defaults(run=make_new)
+    add_new_options(added)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A `Guess` as a package: templates in, files out. Nothing is written over, and a folder appears whole or not at all."""
+"""A `Guess` as a package: templates in, files out. Nothing is written over; a folder appears whole or not at all."""
 
 from __future__ import annotations
 
