@@ -1,6 +1,6 @@
 """The secrets that the manifests refer to, with random values: `python manifests/make_secrets.py | kubectl apply -f -`.
 
-Prints to a pipe only: nothing is written, and nothing is shown on a terminal. Secrets that the cluster has are not to
+Prints to a pipe only: nothing is written, and nothing is shown on a screen. Secrets that the cluster has are not to
 be made again: PostgreSQL keeps the passwords that it began with.
 """
 

@@ -1,6 +1,6 @@
 """Run a pipeline on this machine through `kfp.local`: the function that compiles for the cluster, step by step here.
 
-What kfp prints goes whole to a log file; the terminal sees each step, its own log lines and how long it took. A failed
+What kfp prints goes whole to a log file; the screen shows each step, its own log lines and how long it took. A failed
 step shows its own traceback and the command that takes up from there: finished steps are served from the cache.
 """
 
@@ -56,9 +56,9 @@ class PipelineFailed(MillraceError, RuntimeError):
 
 @dataclass
 class StepView(io.TextIOBase):
-    """Stands in for stdout while kfp runs: everything to the log, the steps and their own lines to the terminal."""
+    """Stands in for stdout while kfp runs: everything to the log, the steps and their own lines to the screen."""
 
-    terminal: TextIO
+    screen: TextIO
     log: TextIO
     step: str = ""
     lines: list[str] = field(default_factory=list)
@@ -110,8 +110,8 @@ class StepView(io.TextIOBase):
 
     def _show(self, line: str) -> None:
         if TRACEBACK not in self.lines:  # a traceback is shown once, by PipelineFailed
-            self.terminal.write(f"{line}\n")  # not print: kfp replaces it while a step runs
-            self.terminal.flush()
+            self.screen.write(f"{line}\n")  # not print: kfp replaces it while a step runs
+            self.screen.flush()
 
     def failure(self) -> str:
         """The step's own traceback; its last lines when it printed none (killed, out of memory)."""

@@ -1,7 +1,7 @@
 """Write the Kubernetes objects of workloads to `manifests/workloads`: `python -m run.manifests [--check] [NAME…]`.
 
 They are committed, so that what a cluster gets can be read and reviewed; `--check` fails on a stale one. Other files
-beside them are left alone. A new workload is added to `manifests/base/kustomization.yaml` by hand, once.
+beside them are left alone. A new workload is added to `manifests/workloads/kustomization.yaml` by hand, once.
 """
 
 from __future__ import annotations

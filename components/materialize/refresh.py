@@ -22,7 +22,7 @@ from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.observe.progress import log
 from millrace.settings import Settings, settings
-from millrace.workload import Workload, load
+from millrace.workload import Workload, load, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +137,27 @@ def newest_refresh(feature_set: Manifest, now: datetime) -> datetime:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the store is as fresh as the lake allows; 2 on an error, which goes to stderr."""
     parser = argparse.ArgumentParser(prog="python -m components.materialize.refresh", description=__doc__)
-    parser.add_argument("--workload", help="whose store (default: MILLRACE_WORKLOAD)")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--workload", default="", help="whose store (default: MILLRACE_WORKLOAD)")
+    whose.add_argument("--all", action="store_true", help="the store of every workload that is installed")
     parser.add_argument("--now", type=datetime.fromisoformat, help="ISO 8601 instant with a time zone (default: now)")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.now is not None and parsed.now.tzinfo is None:
             raise InvalidInput(f"--now is {parsed.now}; wanted its time zone too, such as {parsed.now}+00:00")
-        configured = settings()
-        if parsed.workload:
-            configured = configured.model_copy(update={"workload": parsed.workload})
-        made = refresh(configured, parsed.now or datetime.now(UTC))
+        for name in names() if parsed.all else [parsed.workload]:
+            print(_said(refresh(settings(name), parsed.now or datetime.now(UTC)), name))
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if made is None:
-        print("nothing to fill from: no pipeline has built features yet; the definitions are registered")
-        return 0
-    print(f"online store as of {made.as_of}: {described(made.filled)}")
     return 0
+
+
+def _said(made: Refreshed | None, name: str) -> str:
+    whose = f"{name}: " if name else ""
+    if made is None:
+        return f"{whose}nothing to fill from: no pipeline has built features yet; the definitions are registered"
+    return f"{whose}online store as of {made.as_of}: {described(made.filled)}"
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def promote(
     verdicts = judge(model, judgements, registry, config)
     ModelArtifact.open(model.folder)  # what cannot be loaded must not get a version
     version = registry.register(model.id, _tags(model, judgements), model.facts.get("mlflow_run_id"))
-    card = model_card(model, evaluation, verdicts, version.version)
-    copy_version(model, card, registry.folder(version.version))
+    text = model_card(model, evaluation, verdicts, version.version)
+    copy_version(model, text, registry.folder(version.version))
     rendered = inference_service(base, version.version, registry.uri(version.version))
     write_text(registry.rendered_path(version.version), rendered)
     passed = {verdict.gate: verdict.passed for verdict in verdicts}
@@ -82,7 +82,7 @@ def promote(
     if settings.canary_percent and CHALLENGER in version.aliases:
         registry.start_canary(version.version, settings.canary_percent)
     log("promote: done", model=model.id, version=version.version, aliases=",".join(version.aliases) or "none")
-    return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: card}, passed)
+    return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: text}, passed)
 
 
 def judge(
@@ -116,12 +116,12 @@ def belongs(model: Manifest, judgement: Manifest) -> Rule:
     )
 
 
-def copy_version(model: Manifest, card: str, folder: Path) -> None:
-    """Copy the model and its card to the version's folder, read-only; a copy that is there must be whole."""
+def copy_version(model: Manifest, text: str, folder: Path) -> None:
+    """Copy the model and its model card to the version's folder, read-only; a copy that is there must be whole."""
     with replacing_folder(folder) as aside:
         for name in model.files:
             shutil.copyfile(model.path(name), aside / name)
-        (aside / MODEL_CARD).write_text(card)
+        (aside / MODEL_CARD).write_text(text)
         files = hash_files(aside)
         dataclasses.replace(model, uri=str(folder), files=files).write(aside / MANIFEST)
         for path in aside.iterdir():

@@ -199,7 +199,7 @@ def _canary_percent(spec: Mapping[str, Any]) -> int | None:
     if "canaryTrafficPercent" in spec.get("transformer", {}):
         raise ConfigError(
             "spec.transformer.canaryTrafficPercent is not supported by the local runtime: one transformer at a time "
-            "holds the customers' newest states. Split the predictor."
+            "holds the newest states. Split the predictor."
         )
     percent = spec["predictor"].get("canaryTrafficPercent")
     if percent is not None and (type(percent) is not int or not 0 <= percent <= 100):

@@ -2,7 +2,7 @@
 
 A predictor has the revision that was last rolled out and, while traffic moves, a newer one; the splitter stands before
 both. A new revision starts beside the old one, which answers until the new one is ready and is drained afterwards. The
-transformer exists once, since it holds the customers' newest states: a changed one follows the old one, and the gateway
+transformer exists once, since it holds the newest states: a changed one follows the old one, and the gateway
 lets requests wait meanwhile.
 """
 

@@ -208,9 +208,9 @@ def _money_check(field: Field) -> Check:
     number = _number_check(field)
 
     def check(row: int, value: Any) -> int:
-        amount = number(row, value)
-        cents: int = round(amount * 100)
-        if abs(amount * 100 - cents) > 1e-4:
+        money = number(row, value)
+        cents: int = round(money * 100)
+        if abs(money * 100 - cents) > 1e-4:
             raise InvalidInput(f"row {row}: field {field.name!r} is {_show(value)}; wanted at most two decimals")
         return cents
 

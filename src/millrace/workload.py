@@ -1,6 +1,6 @@
 """The seam: what the platform asks of a workload, on one page.
 
-A workload is a package (`src/fraud`) that an entry point of the group `millrace.workloads` names. Its parts
+A workload is a package that an entry point of the group `millrace.workloads` names. Its parts
 are modules; each protocol below says what one of them holds, with shapes and units. A part is imported when it is first
 asked for, so a server loads no torch and a training step no request parser. Everything else is the platform's.
 
@@ -66,7 +66,7 @@ class Kind(StrEnum):
     KEY = "key"
     """An entity's id, as text: 596, "596" and 596.0 are the same."""
     MONEY = "money"
-    """An amount with two decimals: decimal(12, 2)."""
+    """A sum of money with two decimals: decimal(12, 2)."""
     NUMBER = "number"
     """float64; neither NaN nor infinite."""
     WHOLE = "whole"
@@ -286,7 +286,7 @@ class Exchange(Protocol):
     """`exchange`: the request beside event id, time and ids of entities; the answer beside what all answers have."""
 
     ASKED: tuple[str, ...]
-    """Fields of the schema, in order: numbers, amounts, classes or text. One that may be empty may be left out."""
+    """Fields of the schema, in order: numbers, money, classes or text. One that may be empty may be left out."""
     ANSWER: Mapping[str, str]
     """Figures of the model (`score`; `low` and `high` of a regression) → what the answer calls them, in order."""
     EXAMPLE: Mapping[str, Any]

@@ -96,8 +96,8 @@ def values(rows: pa.Table, columns: Columns) -> Floats:
     """[N] what missing each row would cost, 0 where nothing is said of a row; NaN where the table says nothing."""
     if columns.value not in rows.column_names:
         return np.full(rows.num_rows, np.nan)
-    amounts: Floats = rows[columns.value].fill_null(0).to_numpy() / columns.value_scale
-    return amounts
+    values: Floats = rows[columns.value].fill_null(0).to_numpy() / columns.value_scale
+    return values
 
 
 # Weighted figures. `weights[B, units]`, or None for one plain evaluation.

@@ -1,7 +1,7 @@
-"""One event per step, and a bar on anything long when a terminal looks.
+"""One event per step, and a bar on anything long when somebody looks.
 
-`log` writes one line (text, or JSON with MILLRACE_LOG_FORMAT=json); `track` draws a bar on a terminal and, elsewhere,
-stays silent but for its closing line. JSON lines that are written while a request is handled carry its ids.
+`log` writes one line (text, or JSON with MILLRACE_LOG_FORMAT=json); `track` draws a bar where somebody looks and,
+elsewhere, stays silent but for its closing line. JSON lines that are written while a request is handled carry its ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]
 
 
 def log(event: str, **fields: Any) -> None:
-    """One line on stderr: time, event, fields. Never pass a secret or a raw customer id."""
+    """One line on stderr: time, event, fields. Never pass a secret or a raw id."""
     print(_line(event, fields), file=sys.stderr, flush=True)
 
 
@@ -50,7 +50,7 @@ def _line(event: str, fields: Mapping[str, Any]) -> str:
 
 
 def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
-    """Iterate with a progress bar on a terminal; log how long it took at the end."""
+    """Iterate with a progress bar where somebody looks; log how long it took at the end."""
     start = time.perf_counter()
     if sys.stderr.isatty():
         yield from rich_track(items, what, total=total, transient=True)

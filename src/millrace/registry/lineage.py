@@ -162,7 +162,7 @@ class Lake:
 
 
 def tree(node: Node) -> Tree:
-    """The chain for a terminal."""
+    """The chain as text."""
     return _grow(node, Tree(_label(node), guide_style="dim"))
 
 

@@ -76,6 +76,8 @@ def make_model(settings: Settings) -> Callable[[str], Manifest]:
         _write_graph(folder / "model.onnx")
         document = {
             "name": "fraud-detector",
+            "workload": "fraud",
+            "task": "ranking",
             "feature_service": FEATURE_SERVICE,
             "feature_names": FEATURE_NAMES,
             "history_channels": HISTORY_CHANNELS,
