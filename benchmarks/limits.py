@@ -1,8 +1,8 @@
 """How far real models stay from the limits of the evaluation gate: the evidence that the limits are set from.
 
 `python -m benchmarks.limits HOME [HOME …]` after `make backtest` or `make run` in those homes: judges every fold's
-served model with the ordinary evaluation, prints for each rule the worst week, the median and the limit in
-`evaluate.yaml`, and writes `<home of the settings>/bench/limits.json`. A rule that a good model fails in one week of
+served model with the ordinary evaluation, prints for each rule the worst week, the median and the limit of
+the workload, and writes `<home of the settings>/bench/limits.json`. A rule that a good model fails in one week of
 eight cries wolf; one that the worst week clears by far cannot fail a bad model. Each evaluation stays in its lake, so
 a second run judges nothing twice.
 """

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.evaluate.baselines import XGBOOST, fit_baselines
-from components.evaluate.config import EvaluateConfig
-from components.evaluate.test_week import TestWeek, model_scores, open_test_week
+from components.evaluate.classes.baselines import XGBOOST, fit_baselines
+from components.evaluate.config import class_limits, load_limits
+from components.evaluate.window import TestWindow, model_scores, open_ranked
 from millrace.judge.bootstrap import Interval, Statistic, interval, unit_weights
 from millrace.judge.ranking import Judged, average_precision, roc_auc, unit_precision
 from millrace.judge.rows import Floats
@@ -64,12 +64,12 @@ def served_models(lake: Path) -> Iterator[tuple[Manifest, Manifest]]:
     yield from (newest[start] for start in sorted(newest))
 
 
-def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
+def scorers(model: Manifest, week: TestWindow[Judged]) -> dict[str, Floats]:
     """Scores of the judged rows by each contender."""
     network = load_network(model.folder)
     boosted = fit(network, week.data, BoostConfig())
     rows = week.judged_rows
-    baseline = fit_baselines(week.data, rows, EvaluateConfig.load())[XGBOOST]
+    baseline = fit_baselines(week.data, rows, class_limits(load_limits(week.data.workload)))[XGBOOST]
     return {
         NETWORK: network_logits(network, week, rows),
         TREES: boosted.margins(columns_of(network, week.data, rows)).astype(np.float64),
@@ -79,7 +79,7 @@ def scorers(model: Manifest, week: TestWeek) -> dict[str, Floats]:
 
 
 @torch.inference_mode()
-def network_logits(network: Network, week: TestWeek, rows: NDArray[np.int64]) -> Floats:
+def network_logits(network: Network, week: TestWindow[Judged], rows: NDArray[np.int64]) -> Floats:
     parts = []
     for at in range(0, len(rows), CHUNK_ROWS):
         arrays = inputs_of(week.data, rows[at : at + CHUNK_ROWS], network.sequence_length)
@@ -126,7 +126,7 @@ def main() -> None:
     folds: list[dict[str, dict[str, Figure]]] = []
     by_fold = {}
     for model, rows in track(list(served_models(lake)), "folds"):
-        week = open_test_week(rows, lake)
+        week = open_ranked(rows, lake)
         folds.append(figures_of(scorers(model, week), week.judged, arguments.resamples))
         values = {
             name: {key: round(one.value, 4) for key, one in figures.items()} for name, figures in folds[-1].items()

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.model import SERVED, STATISTICS, Figure, figures_of, network_logits, served_models, summary
-from components.evaluate.test_week import TestWeek, open_test_week
+from components.evaluate.window import TestWindow, open_ranked
 from fraud.features import FEATURE_NAMES
+from millrace.judge.ranking import Judged
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import track
@@ -60,7 +61,7 @@ class Contender:
     nodes: int
 
 
-def contenders(model: Manifest, week: TestWeek) -> dict[str, Contender]:
+def contenders(model: Manifest, week: TestWindow[Judged]) -> dict[str, Contender]:
     """The one booster (`served`), the seeds, and a set of specialists per router."""
     network, data = load_network(model.folder), week.data
     rows = data.rows_of("train")
@@ -106,7 +107,7 @@ def _contender(fit: tuple[list[Boosted], float], scores: Floats) -> Contender:
 
 
 def judged(
-    model: Manifest, week: TestWeek, resamples: int
+    model: Manifest, week: TestWindow[Judged], resamples: int
 ) -> tuple[dict[str, dict[str, Figure]], dict[str, tuple[float, int]]]:
     """Contender → statistic → figure beside the network, and contender → CPU seconds of its fit, nodes."""
     found = contenders(model, week)
@@ -132,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     lake = options.home / "lake"
     pairs = list(served_models(lake))
-    folds = [judged(model, open_test_week(rows, lake), options.resamples) for model, rows in track(pairs, "folds")]
+    folds = [judged(model, open_ranked(rows, lake), options.resamples) for model, rows in track(pairs, "folds")]
     found = summary([figures for figures, _ in folds])
     costs = {name: tuple(np.mean([cost[name] for _, cost in folds], axis=0)) for name in folds[0][1]}
     show(found, costs)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.model import served_models
 from benchmarks.variant_models import Exercise, parameter_count, pruned_by_magnitude, pruned_by_unit, small_network
-from components.evaluate.test_week import CHUNK_ROWS, TestWeek, open_test_week
+from components.evaluate.window import CHUNK_ROWS, TestWindow, open_ranked
 from components.optimise import export, measure
 from components.optimise.boosted import Trees
 from components.optimise.config import OptimiseConfig
@@ -33,6 +33,7 @@ from components.optimise.rows import calibration_rows, validation_rows
 from components.optimise.student import STUDENT, StudentConfig
 from fraud.model import FraudModel
 from millrace.judge.bootstrap import unit_weights
+from millrace.judge.ranking import Judged
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
@@ -126,7 +127,7 @@ def torch_latencies(
     return measure.latency_us(scorers, (features, history), BATCHES, repeats), why
 
 
-def test_scores(folder: Path, file: str, week: TestWeek, length: int) -> np.ndarray:
+def test_scores(folder: Path, file: str, week: TestWindow[Judged], length: int) -> np.ndarray:
     scorer, rows = scorer_of(folder / file), week.judged_rows
     parts = [scorer(*week.data.batch(rows[at : at + CHUNK_ROWS], length)) for at in range(0, len(rows), CHUNK_ROWS)]
     return np.concatenate(parts)
@@ -137,7 +138,7 @@ def table(home: Path, steps: int, repeats: int, compiling: bool) -> dict[str, An
     torch.set_num_threads(1)
     lake = home / "lake"
     *_, (model, rows) = served_models(lake)
-    data, week = TrainingSet(rows), open_test_week(rows, lake)
+    data, week = TrainingSet(rows), open_ranked(rows, lake)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         names = write_graphs(model, data, folder, steps)

@@ -16,24 +16,26 @@ def evaluate(
     champion: str = "",
     overrides: dict = {},  # noqa: B006 - a KFP default is a constant
 ) -> None:
-    """Judge a model on its test week; never blocks by itself: the gate reads the verdict."""
+    """Judge a model on its test window; never blocks by itself: the gate reads the verdict. A quantity has no curve."""
     import json
     from pathlib import Path
 
-    from components.evaluate.config import EvaluateConfig
+    from components.evaluate.config import load_limits
     from components.evaluate.core import evaluate as verb
     from components.evaluate.core import find_model
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
+    from millrace.workload import load
 
     rows = Manifest.read(Path(training_set.path), "training_set")
     here = settings(rows.workload)
+    workload = load(rows.workload)
     result = verb(
         Manifest.read(Path(model.path), "model"),
         rows,
         find_model(here, champion),
         here.lake,
-        EvaluateConfig.load(overrides=overrides),
+        load_limits(workload, overrides),
         review_capacity=here.review_capacity,
         threads=here.threads,
     )
@@ -43,10 +45,13 @@ def evaluate(
     for name, value in result.facts["metrics"].items():
         metrics.log_metric(name, value)
     document = json.loads(result.path("report.json").read_text())
-    roc = document["roc"]
     # kfp.local's cache takes an artifact without a file for one that was lost.
     Path(metrics.path).write_text(json.dumps(result.facts["metrics"]))
-    classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["threshold"])
-    classification.log_confusion_matrix(["genuine", "fraud"], document["at_threshold"]["confusion"])
+    roc, at_threshold = document.get("roc"), document.get("at_threshold")
     Path(classification.path).write_text(json.dumps(roc))
+    if roc is not None:
+        classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["threshold"])
+    if at_threshold is not None:
+        names = [workload.ranked.NEGATIVE, workload.ranked.POSITIVE_NOUN[0]]
+        classification.log_confusion_matrix(names, at_threshold["confusion"])
     Path(report.path).write_bytes(result.path("report.html").read_bytes())

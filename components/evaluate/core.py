@@ -1,31 +1,24 @@
-"""Judge a model on its test week: model and training set in, an evaluation with figures, report and verdict out.
+"""Judge a model on its test window: model and training set in, an evaluation with figures, report and verdict out.
 
-`test_week.py` says which rows count, `evidence.py` measures, `rules.py` holds figures against `evaluate.yaml`,
-`page.py` and `card.py` write for people. Blocking is `components/gate`'s business.
+What is measured, demanded and told is `classes`' or `quantity`'s, by the task of the workload; the workload brings
+limits, slices, bad days and words. Blocking is `components/gate`'s business.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.evaluate.baselines import fit_baselines
-from components.evaluate.card import model_card
-from components.evaluate.config import EvaluateConfig
-from components.evaluate.curves import curve
-from components.evaluate.evidence import Evidence, gather
-from components.evaluate.rules import judge
-from components.evaluate.test_week import TestWeek, model_scores, open_test_week
-from fraud.slices import slice_masks
-from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.judge.gates import Verdict
-from millrace.judge.rows import Floats
+from components.evaluate.classes.examine import examine as examine_classes
+from components.evaluate.config import Limits, load_limits
+from components.evaluate.examination import Case, Examination
+from components.evaluate.quantity.examine import examine as examine_quantity
+from millrace.errors import NotFound
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
@@ -33,10 +26,13 @@ from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings, settings
+from millrace.workload import Task, Workload, load
 
-GATE: Final = "evaluation"
-ROC_POINTS: Final = 200
-TRAINING_CURVE: Final = "training_curve.json"
+EXAMINERS: Final[Mapping[Task, Callable[[Case], Examination]]] = {
+    Task.RANKING: examine_classes,
+    Task.CLASSIFICATION: examine_classes,
+    Task.REGRESSION: examine_quantity,
+}
 
 
 def evaluate(
@@ -44,49 +40,38 @@ def evaluate(
     training_set: Manifest,
     champion: Manifest | None,
     lake: Path,
-    config: EvaluateConfig | None = None,
+    limits: Limits | None = None,
     *,
     review_capacity: int = 100,
     threads: int = 2,
 ) -> Manifest:
     """The evaluation of `model`, whose verdict may be a failure; from the lake where it exists already.
 
-    Raises InvalidInput when the test week has no rows to judge, ArtifactCorrupt or SchemaMismatch for a model that
+    Raises InvalidInput when the test window has no rows to judge, ArtifactCorrupt or SchemaMismatch for a model that
     cannot be run.
     """
-    config = config or EvaluateConfig.load()
+    workload = load(training_set.workload)
+    limits = limits or load_limits(workload)
     champion = None if champion is None or champion.id == model.id else champion
-    folder = lake.resolve() / "evaluations" / _identity(model, training_set, champion, config, review_capacity)
+    identity = _identity(workload, model, training_set, champion, limits, review_capacity)
+    folder = lake.resolve() / "evaluations" / identity
     if (done := Manifest.find(folder, "evaluation")) is not None:
         log("evaluate: already done", evaluation=folder.name)
         return done
+
     training_set.verify()
-    artifact = ModelArtifact.open(model.folder, threads=threads)
-    week = open_test_week(training_set, lake)
-    if not len(week.judged):
-        raise InvalidInput(f"training set {training_set.id} has no labelled test rows to judge. Assemble a later week.")
-    scores = model_scores(artifact, week.data, week.rows)
-    baselines = fit_baselines(week.data, week.rows, config, threads)
-    rival = None if champion is None else (champion.id, champion_scores(champion, week, threads))
-    masks = slice_masks(week.table.filter(pa.array(week.counts)), week.data.features[week.judged_rows])
-    evidence = gather(week, scores[week.counts], artifact, baselines, rival, masks, config, review_capacity)
-    verdict = Verdict(GATE, judge(evidence, config))
-    log("evaluate", model=model.id, passed=verdict.passed, failed=[rule.name for rule in verdict.failures])
-    curves = {"model": scores[week.counts]} | {name: b.scores[week.counts] for name, b in baselines.items()}
-    if rival is not None and not isinstance(rival[1], str):
-        curves["champion"] = rival[1]
-    with replacing_folder(folder) as aside:
-        _write_files(aside, model, week, scores, curves, evidence, verdict, config)
-        Manifest(
-            kind="evaluation",
-            id=folder.name,
-            workload=model.workload,
-            uri=str(folder),
-            parents={"model": model.id, "training_set": training_set.id},
-            files=hash_files(aside),
-            facts=_facts(evidence, verdict, champion, week),
-        ).write(aside / MANIFEST)
-    return Manifest.read(folder, "evaluation")
+    case = Case(
+        artifact=ModelArtifact.open(model.folder, threads=threads),
+        training_set=training_set,
+        champion=champion,
+        lake=lake,
+        limits=limits,
+        review_capacity=review_capacity,
+        threads=threads,
+    )
+    found = EXAMINERS[workload.task](case)
+    log("evaluate", model=model.id, passed=found.verdict.passed, failed=[rule.name for rule in found.verdict.failures])
+    return _write(folder, case, found)
 
 
 def find_model(settings: Settings, identity: str) -> Manifest | None:
@@ -104,78 +89,51 @@ def find_model(settings: Settings, identity: str) -> Manifest | None:
     return replace(Manifest.read(registered, "model"), uri=str(registered))
 
 
-def champion_scores(champion: Manifest, week: TestWeek, threads: int) -> Floats | str:
-    """[J] the champion's scores on the judged rows, or why it cannot score them."""
-    try:
-        return model_scores(ModelArtifact.open(champion.folder, threads=threads), week.data, week.judged_rows)
-    except MillraceError as error:
-        # The champion may be older than today's features. The rule that compares then fails, and says this.
-        return str(error)
-
-
 def _identity(
-    model: Manifest, training_set: Manifest, champion: Manifest | None, config: EvaluateConfig, k: int
+    workload: Workload, model: Manifest, training_set: Manifest, champion: Manifest | None, limits: Limits, k: int
 ) -> str:
     return content_id(
         {
             "model": model.id,
             "training_set": training_set.id,
             "champion": champion and champion.id,
-            "config": config.model_dump(),
+            "limits": limits.model_dump(),
             "review_capacity": k,
             "cascade": settings().cascade,
-            "code": code_of(Path(__file__).parent),
+            "code": code_of(Path(__file__).parent, *workload.files("judging")),
         }
     )
 
 
-def _facts(evidence: Evidence, verdict: Verdict, champion: Manifest | None, week: TestWeek) -> dict[str, Any]:
-    figures = {name: figure.value for name, figure in evidence.figures.items()}
-    ends = {f"{name}_{end}": getattr(f, end) for name, f in evidence.figures.items() for end in ("low", "high")}
-    latency = {"latency_p50_ms": evidence.latency.p50_ms, "latency_p99_ms": evidence.latency.p99_ms}
-    return {
-        "passed": verdict.passed,
-        "metrics": {name: round(value, 6) for name, value in (figures | ends | latency).items()},
-        "test_start": str(week.start),
-        "champion": champion and champion.id,
-        "decision_threshold": evidence.at_threshold.threshold,
-        "review_capacity": evidence.review_capacity,
-    }
-
-
-def _write_files(
-    aside: Path,
-    model: Manifest,
-    week: TestWeek,
-    scores: Floats,
-    curves: Mapping[str, Floats],
-    evidence: Evidence,
-    verdict: Verdict,
-    config: EvaluateConfig,
-) -> None:
-    """Everything but the manifest; `scores[T]` of all test rows, `curves` name → [J] of the judged ones."""
-    from components.evaluate import page  # matplotlib: not for those who only want the figures
-
-    verdict.write(aside / "verdict.json")
-    roc = curve(week.judged, curves["model"]).thinned(ROC_POINTS)
-    document = {
-        "model": model.id,
-        "test_start": str(week.start),
-        **evidence.to_dict(),
-        "roc": {
-            "threshold": roc.threshold.tolist(),
-            "true_positive_rate": roc.caught.tolist(),
-            "false_positive_rate": roc.false_alarms.tolist(),
-        },
-        "config": config.model_dump(),
-        **verdict.to_dict(),
-    }
-    (aside / "report.json").write_text(json.dumps(document, indent=2) + "\n")
-    table = pa.table({"transaction_id": week.table["transaction_id"], "score": scores.astype("float32")})
-    pq.write_table(table, aside / "scores.parquet")
-    facts = week.data.manifest.facts
-    card = model_card(evidence, verdict, config, facts["splits"], facts.get("feature_service", ""))
-    (aside / "model_card.md").write_text(card)
-    history = json.loads(model.path(TRAINING_CURVE).read_text()) if TRAINING_CURVE in model.files else []
-    title = f"Model {model.id} on the week from {week.start}"
-    page.write(aside / "report.html", title, verdict, evidence, week.judged, curves, history)
+def _write(folder: Path, case: Case, found: Examination) -> Manifest:
+    start = case.training_set.facts["test_start"]
+    with replacing_folder(folder) as aside:
+        found.verdict.write(aside / "verdict.json")
+        document = {
+            "model": case.artifact.id,
+            "test_start": start,
+            **found.document,
+            "limits": case.limits.model_dump(),
+            **found.verdict.to_dict(),
+        }
+        (aside / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        pq.write_table(found.scores, aside / "scores.parquet")
+        (aside / "model_card.md").write_text(found.model_card)
+        found.write_page(aside / "report.html")
+        facts: dict[str, Any] = {
+            "passed": found.verdict.passed,
+            "metrics": found.metrics,
+            "test_start": start,
+            "champion": case.champion and case.champion.id,
+            **found.facts,
+        }
+        Manifest(
+            kind="evaluation",
+            id=folder.name,
+            workload=case.training_set.workload,
+            uri=str(folder),
+            parents={"model": case.artifact.id, "training_set": case.training_set.id},
+            files=hash_files(aside),
+            facts=facts,
+        ).write(aside / MANIFEST)
+    return Manifest.read(folder, "evaluation")

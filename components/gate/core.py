@@ -35,7 +35,7 @@ def require(artifacts: Iterable[Manifest]) -> tuple[Verdict, ...]:
 
 
 def require_gain(evaluation: Manifest) -> Verdict:
-    """The verdict that a challenger beats the champion: the gain in average precision is above zero.
+    """The verdict that a challenger beats the champion: its gain, in the figure of the task, is above zero.
 
     "Not worse beyond doubt" is the evaluation's own rule; whoever wants to take over has to be better as well. Raises
     GateBlocked when it is not, or when there is no champion that it was compared with.
@@ -43,13 +43,13 @@ def require_gain(evaluation: Manifest) -> Verdict:
     evaluation.verify()
     champion = json.loads(evaluation.path("report.json").read_text()).get("champion") or {}
     comparison = champion.get("comparison") or {}
-    gain = comparison.get("average_precision", {})
+    gain = comparison.get("gain", {})
     detail = (
         f"over champion {champion.get('id')}, 95 % {gain.get('low')} to {gain.get('high')}"
         if gain
         else (champion.get("why_not") or "there is no champion but this very model")
     )
-    verdict = Verdict("challenger", (Rule("gain_in_average_precision", gain.get("value"), ">", 0.0, detail),))
+    verdict = Verdict("challenger", (Rule("gain", gain.get("value"), ">", 0.0, detail),))
     try:
         verdict.require()
     except GateBlocked as blocked:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -241,24 +241,76 @@ class Batch(Protocol):
         """[B] times and the histories before them → history[B, length, C]. Absent where there are no channels."""
 
 
+class WhatIf(Protocol):
+    """What B events looked like when they were scored, in a form that can be changed and scored again."""
+
+    @property
+    def label(self) -> NDArray[Any]:
+        """[B] the truth: bool of classes, float of a quantity. A stress may change it."""
+        ...
+
+    @property
+    def value(self) -> NDArray[Any]:
+        """[B] what is at stake, where a missed positive costs something."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def where(self, mask: NDArray[np.bool_]) -> Self:
+        """Only the events of mask[B]."""
+        ...
+
+    def tensors(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """features[B, F] and history[B, length, C], as serving would compute them; no history where none is read."""
+        ...
+
+
 class Judging(Protocol):
-    """`judging`: who and what is judged. What is demanded of a task's figures is `components/evaluate`'s."""
+    """`judging`: who and what is judged, where it may fail, and the words for it."""
 
     UNIT: str
-    """Entity that is reviewed, and that the bootstrap draws: events of two units do not depend on each other."""
+    """Entity that the bootstrap draws, and that is reviewed: events of two units do not depend on each other."""
     UNIT_NOUN: tuple[str, str]
     """What a unit is called on pages: singular and plural."""
     COLUMNS: Columns
     """Where the events of a feature set or a training set keep what judging needs."""
     LOG_COLUMNS: Columns
     """Where the prediction log does."""
+    LIMITS: Path
+    """YAML of what is demanded (`components.evaluate.config`, by task)."""
+    TITLES: Mapping[str, str]
+    """Figure → what people call it, `{k}` for the review capacity; figures that are not here go by their own name."""
+    PURPOSE: str
+    """What the model is for, for its card; `{service}` stands for the feature service."""
+    CAVEATS: tuple[str, ...]
+    """Sentences for the model card: what is known to be beyond the model."""
+    BASELINES: Mapping[str, Callable[[Any, NDArray[np.int64]], NDArray[np.float64]]]
+    """The workload's own, beside those of the task: predictions of rows[B], learned from its training rows."""
+    STRESSES: Mapping[str, Callable[[Any], Any]]
+    """Bad days: `WhatIf` in, the same events on such a day out."""
+
+    def slices(self, rows: pa.Table, features: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
+        """Slice → mask[N] over rows[N] of a training set with features[N, F]. Slices overlap; one may be empty."""
+        ...
+
+    def what_if(self, data: Any, rows: NDArray[np.int64]) -> WhatIf:
+        """Rows[B] of a training set, unchanged."""
+        ...
 
 
 class Ranked(Protocol):
-    """`judging` of a rare class has, besides: words for it."""
+    """`judging` of a rare class has, besides: words for it, and those who dodge the model."""
 
     POSITIVE_NOUN: tuple[str, str]
     """What a positive is called: singular and plural."""
+    NEGATIVE: str
+    """What the other rows are, as an adjective."""
+    MARKED: str
+    """What a unit with a positive is, as an adjective."""
+    ATTACKS: Mapping[str, Callable[[Any], Iterator[Any]]]
+    """What is done in place of each positive: `WhatIf` in, one after the other out. Empty: nobody dodges."""
+    ATTACK_STORY: str
+    """What an attack is, in a sentence or two."""
 
 
 class Online(Protocol):

@@ -6,29 +6,32 @@ from datetime import date, timedelta
 
 import numpy as np
 import onnx
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from components.assemble.core import assemble, split_of
 from components.build_features.core import build_features
-from components.evaluate.baselines import fit_baselines
-from components.evaluate.config import EvaluateConfig
-from components.evaluate.core import champion_scores, evaluate
-from components.evaluate.evidence import gather
-from components.evaluate.rules import family, judge
-from components.evaluate.test_week import model_scores, open_test_week
+from components.evaluate.classes.baselines import fit_baselines
+from components.evaluate.classes.evidence import gather
+from components.evaluate.classes.examine import champion_scores
+from components.evaluate.classes.rules import judge
+from components.evaluate.classes.words import Words
+from components.evaluate.config import load_limits
+from components.evaluate.core import evaluate
+from components.evaluate.examination import family
+from components.evaluate.window import model_scores, open_ranked
 from components.gate.core import require
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
-from fraud.slices import slice_masks
 from millrace.errors import GateBlocked, InvalidInput
 from millrace.instants import start_of
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.workload import load
 
+FRAUD = load("fraud")
 START = date(2018, 4, 1)
 DAYS = 48
 LENGTH = 4
@@ -168,13 +171,11 @@ class World:
     def __init__(self, lake):
         self.lake = lake
         self.training_set = self._training_set()
-        self.week = open_test_week(self.training_set, lake)
-        self.config = EvaluateConfig.load(overrides=SMALL)
+        self.week = open_ranked(self.training_set, lake)
+        self.config = load_limits(FRAUD, SMALL)
         self.baselines = fit_baselines(self.week.data, self.week.rows, self.config)
-        masks = slice_masks(
-            self.week.table.filter(pa.array(self.week.counts)), self.week.data.features[self.week.judged_rows]
-        )
-        self.masks = masks
+        week = self.week
+        self.masks = FRAUD.judging.slices(week.judged_table, week.data.features[week.judged_rows])
 
     def _training_set(self):
         folder = self.lake / "snapshots" / "world"
@@ -195,6 +196,8 @@ class World:
         onnx.save(onnx_graph, folder / "model.onnx")
         spec = {
             "name": "fraud-detector",
+            "workload": "fraud",
+            "task": "ranking",
             "feature_service": FEATURE_SERVICE,
             "feature_names": FEATURE_NAMES,
             "history_channels": HISTORY_CHANNELS,
@@ -232,7 +235,7 @@ class World:
         scores = model_scores(artifact, week.data, week.judged_rows)
         masks = self.masks if masks is None else masks
         evidence = gather(week, scores, artifact, self.baselines, rival, masks, config or self.config, K)
-        return Verdict("evaluation", judge(evidence, config or self.config))
+        return Verdict("evaluation", judge(evidence, config or self.config, Words.of(FRAUD, K)))
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +382,7 @@ def test_an_attack_without_a_ceiling_and_a_ceiling_without_an_attack_fail(world,
 def test_an_evaluation_is_whole_is_made_once_and_blocks_through_the_gate(world, good):
     passed = evaluate(good, world.training_set, None, world.lake, world.config, review_capacity=K)
     again = evaluate(good, world.training_set, None, world.lake, world.config, review_capacity=K)
-    strict = EvaluateConfig.load(overrides=SMALL | {"min_average_precision": 0.999})
+    strict = load_limits(FRAUD, SMALL | {"min_average_precision": 0.999})
     blocked = evaluate(good, world.training_set, None, world.lake, strict, review_capacity=K)
 
     assert again == passed

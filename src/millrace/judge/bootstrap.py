@@ -74,9 +74,13 @@ def difference(rows: R, a: A, b: A, weights: Floats, statistic: Callable[[R, A, 
     return interval(value, statistic(rows, a, weights) - statistic(rows, b, weights))
 
 
-def with_intervals(rows: Judged, scores: Floats, weights: Floats, k: int, review_cost: float) -> dict[str, Interval]:
-    """Every figure of these rows, by name: STATISTICS, then what reviewing k units a day brings."""
+def with_intervals(
+    rows: Judged, scores: Floats, weights: Floats, k: int | None, review_cost: float
+) -> dict[str, Interval]:
+    """Every figure of these rows, by name: STATISTICS, then what reviewing k units a day brings, where that is done."""
     figures = {name: interval(f(rows, scores, None).item(), f(rows, scores, weights)) for name, f in STATISTICS.items()}
+    if k is None:
+        return figures
     plain, drawn = review(rows, scores, k), review(rows, scores, k, weights)
     figures["unit_precision"] = interval(plain.unit_precision.item(), drawn.unit_precision)
     figures["caught_value_share"] = interval(caught_share(plain).item(), caught_share(drawn))

@@ -59,16 +59,23 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProtocolMetrics:
-    """The three published figures of one test week, and what they stand on. A figure that does not exist is NaN."""
+    """The published figures of one test window, and what they stand on. A figure that does not exist is NaN."""
 
     auc_roc: float
     average_precision: float
-    unit_precision: float
-    k: int
+    unit_precision: float | None
+    """Absent where nothing is reviewed."""
+    k: int | None
     rows: int
     positives: int
     units: int
     positive_units: int
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those there are, by name."""
+        named = {name: getattr(self, name) for name in ("auc_roc", "average_precision", "unit_precision")}
+        return {name: value for name, value in named.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,7 +110,7 @@ def judged(rows: pa.Table, mask: Mask, columns: Columns) -> Judged:
 
 
 def protocol_metrics(
-    rows: pa.Table, scores: NDArray[Any], test_start: date, columns: Columns, k: int = 100
+    rows: pa.Table, scores: NDArray[Any], test_start: date, columns: Columns, k: int | None = 100
 ) -> ProtocolMetrics:
     """The protocol's figures of one fold.
 
@@ -115,8 +122,11 @@ def protocol_metrics(
     return judged_metrics(judged(rows, mask, columns), scores[mask], k)
 
 
-def judged_metrics(rows: Judged, scores: Floats, k: int = 100) -> ProtocolMetrics:
-    """The protocol's figures of rows already judged; raises InvalidInput for a score that is not finite."""
+def judged_metrics(rows: Judged, scores: Floats, k: int | None = 100) -> ProtocolMetrics:
+    """The protocol's figures of rows already judged, k None where nothing is reviewed.
+
+    Raises InvalidInput for a score that is not finite.
+    """
     scores = _scores(scores, len(rows))
     if not np.isfinite(scores).all():
         raise InvalidInput(
@@ -125,7 +135,7 @@ def judged_metrics(rows: Judged, scores: Floats, k: int = 100) -> ProtocolMetric
     return ProtocolMetrics(
         auc_roc=roc_auc(rows, scores).item(),
         average_precision=average_precision(rows, scores).item(),
-        unit_precision=unit_precision(rows, scores, k).item(),
+        unit_precision=None if k is None else unit_precision(rows, scores, k).item(),
         k=k,
         rows=len(rows),
         positives=int(rows.label.sum()),
@@ -139,8 +149,7 @@ def mean_metrics(folds: Iterable[ProtocolMetrics]) -> dict[str, float]:
     folds = tuple(folds)
     if not folds:
         raise InvalidInput("no folds to average. Run the backtest with at least one week.")
-    names = ("auc_roc", "average_precision", "unit_precision")
-    return {name: math.fsum(getattr(fold, name) for fold in folds) / len(folds) for name in names}
+    return {name: math.fsum(fold.figures[name] for fold in folds) / len(folds) for name in folds[0].figures}
 
 
 # Statistics. `weights[B, units]`, or None for one plain evaluation; each returns an array [B].

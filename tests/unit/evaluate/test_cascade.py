@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.evaluate.cascade import measure_cascade
-from components.evaluate.test_week import TestWeek, model_scores
+from components.evaluate.classes.cascade import measure_cascade
+from components.evaluate.window import TestWindow, model_scores
 from fraud.judging import COLUMNS
 from millrace.judge.bootstrap import unit_weights
 from millrace.judge.ranking import average_precision, judged
@@ -23,15 +23,15 @@ LOWER = 0.5
 
 
 @pytest.fixture(scope="module")
-def week(tmp_path_factory: pytest.TempPathFactory) -> TestWeek:
+def week(tmp_path_factory: pytest.TempPathFactory) -> TestWindow:
     data = TrainingSet(write_training_set(tmp_path_factory.mktemp("week") / "rows"))
     rows = data.rows_of("validation")
     table = data.table(COLUMNS.names).take(rows)
     counts = np.ones(len(rows), bool)
-    return TestWeek(data, rows, table, counts, judged(table, counts, COLUMNS), date(2018, 6, 22))
+    return TestWindow(data, rows, table, counts, judged(table, counts, COLUMNS), date(2018, 6, 22))
 
 
-def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..., Path], week: TestWeek):
+def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..., Path], week: TestWindow):
     model = ModelArtifact.open(tiny_model("judged", cascade=(LOWER, 1.0)), cascade=True)
     scores = model_scores(model, week.data, week.judged_rows)
 
@@ -46,7 +46,7 @@ def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..
     assert found.gain.value == pytest.approx(average_precision(week.judged, scores).item() - alone)
 
 
-def test_a_model_without_one_has_no_figures(tiny_model: Callable[..., Path], week: TestWeek):
+def test_a_model_without_one_has_no_figures(tiny_model: Callable[..., Path], week: TestWindow):
     folder = tiny_model("unjudged", cascade=(LOWER, 1.0))
     model = ModelArtifact.open(folder, cascade=False)
 

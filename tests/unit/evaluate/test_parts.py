@@ -4,13 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.evaluate.config import EvaluateConfig
-from components.evaluate.curves import curve
-from components.evaluate.evidence import at_threshold
+from components.evaluate.classes.curves import curve
+from components.evaluate.classes.evidence import at_threshold
+from components.evaluate.config import class_limits, load_limits, quantity_limits
 from fraud.features import FEATURE_NAMES
 from fraud.slices import slice_masks
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, InvalidInput
 from millrace.judge.ranking import Judged
+from millrace.workload import load
+
+FRAUD = load("fraud")
 
 
 def rows_of(labels, cards=None, days=None):
@@ -108,23 +111,29 @@ def test_rows_without_scenarios_and_no_rows_at_all_have_slices():
 
 
 def test_an_override_of_one_floor_leaves_the_others():
-    usual, changed = EvaluateConfig.load(), EvaluateConfig.load(overrides={"stress_floors": {"no_state": 0.01}})
+    usual, changed = load_limits(FRAUD), load_limits(FRAUD, {"stress_floors": {"no_state": 0.01}})
 
     assert changed.stress_floors == dict(usual.stress_floors) | {"no_state": 0.01}
 
 
 def test_a_limit_of_the_wrong_kind_is_named():
     with pytest.raises(ConfigError, match="min_auc_roc is 7"):
-        EvaluateConfig.load(overrides={"min_auc_roc": 7})
+        load_limits(FRAUD, {"min_auc_roc": 7})
     with pytest.raises(ConfigError, match="baseline_grid"):
-        EvaluateConfig.load(overrides={"baseline_grid": []})
+        load_limits(FRAUD, {"baseline_grid": []})
 
 
 def test_no_default_floor_lets_a_random_model_pass():
     """A floor that chance reaches is a gate that cannot fail."""
-    config = EvaluateConfig.load()
+    config = load_limits(FRAUD)
 
     assert config.min_auc_roc > 0.6
     assert config.slice_auc_floor > 0.6
     assert min(config.min_average_precision, config.min_unit_precision_share, config.min_brier_skill) > 0.2
     assert min(config.stress_floors.values()) >= 0.1
+
+
+def test_limits_of_one_task_are_not_taken_for_those_of_another():
+    with pytest.raises(InvalidInput, match="RankingLimits are limits of classes"):
+        quantity_limits(load_limits(FRAUD))
+    assert class_limits(load_limits(FRAUD)) == load_limits(FRAUD)

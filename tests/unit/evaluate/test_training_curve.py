@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from components.evaluate.page import _speed
+from components.evaluate.training_curve import speed
 
 
 def test_a_starved_training_is_told_of_and_an_old_curve_is_not_guessed_at() -> None:
-    curve = [{"samples_per_s": speed, "stall_share": 0.4} for speed in (1_000.0, 9_000.0, 8_000.0)]
+    curve = [{"samples_per_s": rows, "stall_share": 0.4} for rows in (1_000.0, 9_000.0, 8_000.0)]
 
-    assert _speed(curve) == " 8,000 rows a second, 40% of the time waiting for them."
-    assert _speed([*curve, {"samples_per_s": 9.0}]) == _speed([]) == ""
+    assert speed(curve) == " 8,000 rows a second, 40% of the time waiting for them."
+    assert speed([*curve, {"samples_per_s": 9.0}]) == speed([]) == ""

@@ -18,7 +18,7 @@ def evaluation(folder: Path, champion: object) -> Manifest:
 
 def compared(gain: float | None) -> dict[str, object]:
     figure = {"value": gain, "low": -0.1, "high": 0.1}
-    return {"id": "old", "comparison": {"average_precision": figure, "unit_precision": figure}, "why_not": ""}
+    return {"id": "old", "comparison": {"gain": figure, "unit_precision": figure}, "why_not": ""}
 
 
 def test_a_gain_is_let_through(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_gain_is_let_through(tmp_path: Path) -> None:
     ],
 )
 def test_anything_else_is_blocked_with_the_reason(tmp_path: Path, champion: object, said: str) -> None:
-    with pytest.raises(GateBlocked, match="gain_in_average_precision") as blocked:
+    with pytest.raises(GateBlocked, match="gain") as blocked:
         require_gain(evaluation(tmp_path / "e", champion))
 
     assert said in str(blocked.value)

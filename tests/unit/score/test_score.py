@@ -14,7 +14,7 @@ import pytest
 
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
-from components.evaluate.test_week import model_scores
+from components.evaluate.window import model_scores
 from components.score.core import model_to_score_with, plan, score
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest

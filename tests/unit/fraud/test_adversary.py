@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from components.evaluate.adversary import ATTACKS, PARTS, PAUSE_US, outcome
-from components.evaluate.inputs import Inputs
+from components.evaluate.classes.attacks import outcome
+from fraud.adversary import ATTACKS, PARTS, PAUSE_US
 from fraud.features import (
     DAY_US,
     FEATURE_NAMES,
@@ -16,6 +16,7 @@ from fraud.features import (
     model_features,
     terminal_features,
 )
+from fraud.whatif import Inputs
 
 NOW = 1_530_000_000_000_000
 N = 3

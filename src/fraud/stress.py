@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.inputs import Inputs
 from fraud.features import DAY_US, NEVER_US, CustomerStates
+from fraud.whatif import Inputs
 
 THRESHOLD_CENTS: Final = 220_00
 """Above this amount the recipe calls every transaction a fraud; below it a fraudster is not seen by that rule."""

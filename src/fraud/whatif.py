@@ -46,6 +46,11 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.now_us)
 
+    @property
+    def value(self) -> NDArray[np.int64]:
+        """What a thief is after: the amount, in cents."""
+        return self.amount_cents
+
     def where(self, mask: NDArray[np.bool_]) -> Inputs:
         """Only the rows of mask[B]."""
         states = CustomerStates(*(getattr(self.states, field.name)[mask] for field in fields(CustomerStates)))

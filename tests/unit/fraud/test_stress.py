@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from components.evaluate.stress import STRESSES, Inputs
 from fraud.features import (
     DAY_US,
     FEATURE_NAMES,
@@ -13,6 +12,8 @@ from fraud.features import (
     CustomerStates,
     model_features,
 )
+from fraud.stress import STRESSES
+from fraud.whatif import Inputs
 
 N = 6
 NOW = 1_530_000_000_000_000

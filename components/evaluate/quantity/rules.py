@@ -1,0 +1,97 @@
+"""The rules of the evaluation gate for a quantity: evidence and limits in, one rule with value and limit a demand out.
+
+A figure that could not be measured fails its rule. What is measured is in `evidence.py`; the limits are the workload's.
+"""
+
+from __future__ import annotations
+
+from components.evaluate.config import QuantityLimits
+from components.evaluate.examination import each
+from components.evaluate.quantity.baselines import XGBOOST
+from components.evaluate.quantity.evidence import Evidence
+from millrace.judge.bootstrap import Interval
+from millrace.judge.gates import Rule
+
+
+def judge(evidence: Evidence, limits: QuantityLimits) -> tuple[Rule, ...]:
+    """Every rule of the gate."""
+    return (
+        Rule("test_rows", evidence.rows, ">=", limits.min_test_rows, f"of {evidence.units} units"),
+        *_errors(evidence, limits),
+        *_intervals(evidence, limits),
+        *_against_baselines(evidence, limits),
+        *_against_champion(evidence, limits),
+        *_slices(evidence, limits),
+        *_stresses(evidence, limits),
+        Rule("latency_p50_ms", evidence.latency.p50_ms, "<=", limits.max_latency_p50_ms),
+        Rule("latency_p99_ms", evidence.latency.p99_ms, "<=", limits.max_latency_p99_ms),
+    )
+
+
+def _errors(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    """Ceilings of MAE and RMSE where the workload has them, and how much of the error is bias."""
+    ceilings = {"mae": limits.max_mae, "rmse": limits.max_rmse}
+    rules = [
+        Rule(name, e.figures[name].value, "<=", limit, str(e.figures[name]))
+        for name, limit in ceilings.items()
+        if limit is not None
+    ]
+    bias, error = e.figures["bias"], e.figures["mae"].value
+    share = abs(bias.value) / error if error > 0 else None
+    detail = f"mean of prediction less truth {bias}, over the MAE"
+    return [*rules, Rule("bias_share", share, "<=", limits.max_bias_share, detail)]
+
+
+def _intervals(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    """Intervals that hold the truth as often as they should, and are narrower than knowing nothing would make them."""
+    covered, width = e.figures.get("coverage"), e.figures.get("interval_width")
+    share = width.value / e.spread if width is not None and e.spread > 0 else None
+    detail = f"mean width {_shown(width)}; without knowing the event it would be {e.spread:.3f}"
+    held = None if covered is None else covered.value
+    return [
+        Rule("coverage_low", held, ">=", limits.min_coverage, _shown(covered)),
+        Rule("coverage_high", held, "<=", limits.max_coverage, _shown(covered)),
+        Rule("interval_width_share", share, "<=", limits.max_interval_width_share, detail),
+    ]
+
+
+def _against_baselines(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    boosted = e.baselines[XGBOOST].gain
+    low_ends = {name: found.gain.low for name, found in e.baselines.items() if name != XGBOOST}
+    return [
+        *each("gain_over", low_ends, ">", limits.min_gain_over, "low end of the share of its MAE that is saved"),
+        Rule("gain_over_xgboost", boosted.value, ">=", -limits.max_loss_to_xgboost, str(boosted)),
+    ]
+
+
+def _against_champion(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    if e.champion is None:
+        return []
+    found = None if e.champion.comparison is None else e.champion.comparison.gain
+    detail = e.champion.why_not if found is None else f"high end of {found}, champion {e.champion.id}"
+    value = None if found is None else found.high
+    return [Rule("gain_over_champion", value, ">=", -limits.max_loss_to_champion, detail)]
+
+
+def _slices(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    """One rule per slice with enough rows; smaller ones are reported, not judged."""
+    return [
+        Rule(
+            f"slice_mae_ratio[{name}]",
+            part.mae_ratio.value,
+            "<=",
+            limits.slice_mae_ceilings.get(name, limits.slice_mae_ceiling),
+            f"{part.rows} rows, MAE {part.mae}, over that of XGBoost",
+        )
+        for name, part in e.slices.items()
+        if part.rows >= limits.min_slice_rows
+    ]
+
+
+def _stresses(e: Evidence, limits: QuantityLimits) -> list[Rule]:
+    growth = {name: figures.growth for name, figures in e.stresses.items()}
+    return each("stress_growth", growth, "<=", limits.stress_ceilings, "MAE over that with good inputs")
+
+
+def _shown(figure: Interval | None) -> str:
+    return "the model gives no intervals" if figure is None else str(figure)

@@ -1,0 +1,46 @@
+"""The plot of how a model learned: loss, and the watched figure on the validation days, epoch by epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from millrace.lake.manifest import Manifest
+from millrace.report.page import COLOURS, figure
+
+TRAINING_CURVE: Final = "training_curve.json"
+
+Curve = Sequence[Mapping[str, float]]
+
+
+def read_curve(model: Manifest) -> Curve:
+    """The points that training left with the model; none where it left none."""
+    points: Any = json.loads(model.path(TRAINING_CURVE).read_text()) if TRAINING_CURVE in model.files else []
+    return list(points)
+
+
+def training_plot(history: Curve, watched: str, title: str) -> tuple[Figure, str]:
+    """`watched` is the figure that training stops by, `title` what it is called."""
+    plot, axes = figure("Training", "epoch", title)
+    epochs = [point["epoch"] for point in history]
+    axes.plot(epochs, [point.get(watched, np.nan) for point in history], color=COLOURS[0], marker="o", ms=3)
+    loss = axes.twinx()
+    loss.plot(epochs, [point["loss"] for point in history], color=COLOURS[1], lw=1.2)
+    loss.tick_params(labelsize=7.5, colors=COLOURS[1], length=0, direction="in", pad=-22)
+    for spine in loss.spines.values():
+        spine.set_visible(False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    caption = f"Blue: {title} on the validation days. Orange: training loss, its scale at the right."
+    return plot, f"{caption}{speed(history)}"
+
+
+def speed(history: Curve) -> str:
+    """A sentence on how well the training used its machine; nothing for a curve that does not tell."""
+    if not history or any("stall_share" not in point for point in history):
+        return ""
+    rows, stall = (float(np.median([point[name] for point in history])) for name in ("samples_per_s", "stall_share"))
+    return f" {rows:,.0f} rows a second, {stall:.0%} of the time waiting for them."
