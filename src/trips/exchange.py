@@ -6,3 +6,4 @@ from typing import Final
 
 ASKED: Final = ("passenger_count", "trip_distance")
 ANSWER: Final = {"score": "minutes", "low": "minutes_low", "high": "minutes_high"}
+EXAMPLE: Final = {"pickup_zone": "74", "dropoff_zone": "166", "passenger_count": 1, "trip_distance": 1.3}

@@ -24,14 +24,13 @@ MIN_EFFECT: Final = 0.5
 USUAL_HOUR: Final = 5
 """The city is at rest, and every zone as fast as it gets."""
 
-_RECENT: Final = ("city_pace_24h", "city_pace_3h", "city_pace_1h", "city_pace_30m")
 _NEUTRAL: Final = {
-    "pickup_zone": tuple(name for name in features.STATE_FEATURES if name.startswith("pickup_pace")),
-    "dropoff_zone": tuple(name for name in features.STATE_FEATURES if name.startswith("dropoff_pace")),
-    "pair_of_zones": ("pair_pace_30d", "pair_pace_7d"),
-    "city_now": _RECENT,
+    "pickup_zone": dict.fromkeys(f.PICKUP_PACES, 1.0),
+    "dropoff_zone": dict.fromkeys(f.DROPOFF_PACES, 1.0),
+    "pair_of_zones": f.UNSEEN_PAIR,
+    "city_now": dict.fromkeys(f.FRESH_PACES, 1.0),
 }
-"""Groups → features that are 1 where nothing is remarkable."""
+"""Groups → features as they are where nothing is remarkable."""
 
 
 def variants(
@@ -51,25 +50,23 @@ def variants(
         "time_of_day": replace(trips, event_us=early),
     }
     rows = [
-        f.features(made_again[group], states.refreshed) if group in made_again else _neutral(plain, _NEUTRAL[group])
+        f.features(made_again[group], states.refreshed) if group in made_again else f.but(plain, _NEUTRAL[group])
         for group in GROUPS
     ]
     return np.concatenate(rows), None
 
 
 INPUTS: Final = (
-    Input("distance", "trip_distance", fields={"trip_distance": "trip_miles"}),
-    Input("time", "event_timestamp", features=("hour", "weekday", "is_weekend")),
-    Input("passengers", "passenger_count", features=("passengers", "no_passengers")),
-    Input("pickup_zone", "pickup_zone", features=("pickup_number", "pickup_borough", *_NEUTRAL["pickup_zone"])),
-    Input("dropoff_zone", "dropoff_zone", features=("dropoff_number", "dropoff_borough", *_NEUTRAL["dropoff_zone"])),
-    Input("pair_of_zones", "pair", features=("same_zone", "pair_miles", "pair_minutes", *_NEUTRAL["pair_of_zones"])),
-    Input("city", "city", features=("city_pace_7d", *_RECENT)),
+    Input("distance", shows="trip_distance", fields={"trip_distance": "trip_miles"}),
+    Input("time", shows="event_timestamp", features=("hour", "weekday", "is_weekend")),
+    Input("passengers", shows="passenger_count", features=("passengers", "no_passengers")),
+    Input("pickup_zone", shows="pickup_zone", features=("pickup_number", "pickup_borough", *f.PICKUP_PACES)),
+    Input(
+        "dropoff_zone",
+        shows="dropoff_zone",
+        features=("dropoff_number", "dropoff_borough", "same_zone", *f.DROPOFF_PACES, *f.UNSEEN_PAIR),
+    ),
+    Input("city_now", shows="event_timestamp", features=f.CITY_PACES),
 )
+"""What is known of the pair of zones counts as its drop-off zone's."""
 HISTORY: Final[dict[str, tuple[str, int]]] = {}
-
-
-def _neutral(plain: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    row = plain.copy()
-    row[:, [features.FEATURE_NAMES.index(name) for name in names]] = 1.0
-    return row

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.instants import DAY_US
-from trips.features import FEATURE_NAMES, VIEWS
+from trips.features import FEATURE_NAMES, STATE_FEATURES, VIEWS
 
 METRES_PER_MILE: Final = 1609.344
 HOUR_US: Final = 3_600_000_000
@@ -29,6 +29,19 @@ PAIR_TRIPS: Final = 2
 """… and a pair's mean distance and duration, towards what its two zones let expect."""
 USUAL_METRES, USUAL_SECONDS = 4000, 900
 """A trip of a zone that nobody has seen."""
+
+CITY_PACES: Final = tuple(name for name in STATE_FEATURES if name.startswith("city_pace"))
+PICKUP_PACES: Final = tuple(name for name in STATE_FEATURES if name.startswith("pickup_pace"))
+DROPOFF_PACES: Final = tuple(name for name in STATE_FEATURES if name.startswith("dropoff_pace"))
+FRESH_PACES: Final = ("city_pace_24h", "city_pace_3h", "city_pace_1h", "city_pace_30m")
+UNSEEN_PAIR: Final = {
+    "pair_pace_30d": 1.0,
+    "pair_pace_7d": 1.0,
+    "pair_miles": USUAL_METRES / METRES_PER_MILE,
+    "pair_minutes": USUAL_SECONDS / 60,
+}
+"""What is thought of a pair of zones of which nothing is known."""
+DERIVED_FROM: Final = ("trip_miles", "no_distance", "pair_miles", "pair_pace_30d", "city_pace_7d")
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -72,6 +85,17 @@ def features(trips: Trips, states: Mapping[str, Integers]) -> NDArray[np.float32
     return np.stack([np.asarray(found[name], np.float32) for name in FEATURE_NAMES], axis=1)
 
 
+def but(features: NDArray[np.float32], changes: Mapping[str, Any]) -> NDArray[np.float32]:
+    """features[B, F] with the changed ones, and what follows from them."""
+    features = features.copy()
+    for name, value in changes.items():
+        features[:, FEATURE_NAMES.index(name)] = value
+    known = {name: features[:, FEATURE_NAMES.index(name)].astype(np.float64) for name in DERIVED_FROM}
+    for name, values in derived(known).items():
+        features[:, FEATURE_NAMES.index(name)] = values
+    return features
+
+
 def _request_features(trips: Trips) -> dict[str, NDArray[Any]]:
     weekday = (trips.event_us // DAY_US + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     return {
@@ -109,20 +133,23 @@ def _state_features(trips: Trips, known: Mapping[str, Integers]) -> dict[str, Fl
     either = np.sqrt(zones["pickup_pace_30d"] * zones["dropoff_pace_30d"])
     pair = _pace(known, "pair", "30d", either * month, PAIR_WEIGHTS) / month
     pair_week = _pace(known, "pair", "7d", pair * week, PAIR_WEIGHTS) / (pair * week)
-    pair_metres = _pair_mean(known, "metres", USUAL_METRES)
-    metres = np.where(trips.metres > 0, trips.metres, pair_metres)
-    expected = expected_seconds(np.rint(metres).astype(np.int64)) / 60
-    return {
-        "city_pace_7d": week,
-        **city,
-        **zones,
-        "pair_pace_30d": pair,
-        "pair_pace_7d": pair_week,
-        "pair_miles": pair_metres / METRES_PER_MILE,
+    means = {
+        "pair_miles": _pair_mean(known, "metres", USUAL_METRES) / METRES_PER_MILE,
         "pair_minutes": _pair_mean(known, "seconds", USUAL_SECONDS) / 60,
-        "distance_ratio": metres / pair_metres,
+    }
+    found = {"city_pace_7d": week, **city, **zones, "pair_pace_30d": pair, "pair_pace_7d": pair_week, **means}
+    request = {"trip_miles": trips.metres / METRES_PER_MILE, "no_distance": (trips.metres == 0).astype(np.float64)}
+    return found | derived(request | found)
+
+
+def derived(known: Mapping[str, Floats]) -> dict[str, Floats]:
+    """What follows from the features DERIVED_FROM, [B] each."""
+    miles = np.where(known["no_distance"] > 0, known["pair_miles"], known["trip_miles"])
+    expected = expected_seconds(np.rint(miles * METRES_PER_MILE).astype(np.int64)) / 60
+    return {
+        "distance_ratio": miles / known["pair_miles"],
         "expected_minutes": expected,
-        "estimated_minutes": expected * pair * week,
+        "estimated_minutes": expected * known["pair_pace_30d"] * known["city_pace_7d"],
     }
 
 
