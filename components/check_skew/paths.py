@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from fraud import batch as days
 from fraud import features as f
 from fraud import online
+from fraud.features import VIEWS
 from millrace.errors import NotFound
 from millrace.features.days import Events
 from millrace.features.events import as_utc
+from millrace.inputs import Requests, recent
 from millrace.instants import microseconds
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest
+from millrace.lookup import states_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -80,13 +83,17 @@ def online_store(store: FeatureStore, probes: pa.Table, history_length: int) -> 
 
 
 def _from_states(answer: Mapping[str, Sequence[Any]], probes: pa.Table, history_length: int) -> Inputs:
-    customers = online.customer_states(answer)
-    features, history = online.model_inputs(
+    requests = Requests(
         probes["transaction_id"].to_numpy(),
         probes["event_us"].to_numpy(),
-        probes["amount_cents"].to_numpy(),
-        customers,
-        online.terminal_states(answer),
+        {},
+        {"amount": probes["amount_cents"].to_numpy()},
+    )
+    states = states_of(answer, VIEWS)
+    customers = states.recent[online.CUSTOMERS]
+    features, history = online.model_inputs(
+        requests,
+        states,
         history_length=history_length,
         sequence_length=history_length,
     )
@@ -152,7 +159,7 @@ def _histories(
     for place in np.argsort(order)[first:]:
         start = np.searchsorted(customer, customer[place])
         mine = order[max(start, place - history_length) : place]
-        states.append(online.CustomerState(ids[mine], event_us[mine], cents[mine], memory[mine]))
+        states.append(recent(ids[mine], event_us[mine], cents[mine], memory[mine]))
     padded = online.padded(states, history_length)
     newest = np.where(padded.length > 0, padded.event_us[:, -1], f.NEVER_US)
     return f.history_tensor(event_us[first:], padded, history_length), newest

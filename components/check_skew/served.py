@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 
 from components.feast_store import answering, opened
 from fraud import features as f
-from fraud import online
-from fraud.online import CustomerState
+from fraud.features import VIEWS
 from millrace.errors import NotFound
+from millrace.inputs import RecentEvents, recent
 from millrace.instants import microseconds
 from millrace.judge.gates import Rule
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
+from millrace.lookup import recent_of
 from millrace.workload import load
 
 TIME: Final = f"{f.TERMINAL_STATE_FIELDS[0]}__ts"
@@ -32,6 +33,9 @@ TIME: Final = f"{f.TERMINAL_STATE_FIELDS[0]}__ts"
 TIMED: Final = ("terminal_id", "event_timestamp", *f.TERMINAL_STATE_FIELDS)
 
 Counts = tuple[int, ...]
+
+
+CUSTOMERS, TERMINALS = VIEWS
 
 
 def rules(
@@ -42,7 +46,7 @@ def rules(
     Raises NotFound when it holds none of them, Unavailable when it does not answer.
     """
     answer = _looked_up(configuration, filled_from.workload, sample)
-    customers = dict(zip(sample["customer_id"].to_pylist(), online.customer_states(answer), strict=True))
+    customers = dict(zip(sample["customer_id"].to_pylist(), recent_of(answer, CUSTOMERS), strict=True))
     terminals = _terminals(sample["terminal_id"].to_pylist(), answer)
     if not any(map(len, customers.values())) and not terminals:
         raise NotFound(
@@ -63,11 +67,11 @@ def _looked_up(configuration: Path, workload: str, sample: pa.Table) -> Mapping[
     return answer
 
 
-def _customer_rules(customers: Mapping[str, CustomerState], filled_from: Manifest, share: float) -> Iterator[Rule]:
+def _customer_rules(customers: Mapping[str, RecentEvents], filled_from: Manifest, share: float) -> Iterator[Rule]:
     """States up to `as_of`. One that has lost entries of that time to later pushes is compared as far as it goes."""
     as_of_us = microseconds(datetime.fromisoformat(filled_from.facts["as_of"]))
     table = pq.read_table(filled_from.path("customer_state.parquet"), filters=[("customer_id", "in", list(customers))])
-    wanted = dict(zip(table["customer_id"].to_pylist(), online.customer_states(table.to_pydict()), strict=True))
+    wanted = dict(zip(table["customer_id"].to_pylist(), recent_of(table.to_pydict(), CUSTOMERS), strict=True))
     missing = [name for name in wanted if not len(customers[name])]
     yield Rule("customers missing in the serving store", float(len(missing)), "==", 0.0, _first(missing, wanted))
     differ = [
@@ -79,12 +83,12 @@ def _customer_rules(customers: Mapping[str, CustomerState], filled_from: Manifes
     yield Rule("customers that differ in the serving store", value, "<=", share, _first(differ, wanted))
 
 
-def _until(state: CustomerState, as_of_us: int) -> CustomerState:
+def _until(state: RecentEvents, as_of_us: int) -> RecentEvents:
     end = int(np.searchsorted(state.event_us, as_of_us))
-    return CustomerState(*(values[:end] for values in state.arrays()))
+    return recent(*(values[:end] for values in state.arrays()))
 
 
-def _same(wanted: CustomerState, held: CustomerState) -> bool:
+def _same(wanted: RecentEvents, held: RecentEvents) -> bool:
     """Of the newest entries, as many as both can have: a longer state goes further back, a pushed one less far."""
     length = min(len(wanted), len(held))
     if not length:

@@ -1,79 +1,90 @@
-"""Why a transaction got its score: Shapley values of four inputs against reference transactions; no I/O.
+"""Why an event got its score: Shapley values of the workload's inputs against reference events; no I/O.
 
-An input that a coalition lacks is taken from the background: amount, time and terminal from rows of the model's
-reference window, the customer's history from a customer nobody knows. Whatever follows from several inputs (the amount
-against the customer's usual one) is computed again, so that every row the model sees is one that could be.
+An input that a coalition lacks is taken from the background: fields and features from rows of the model's reference
+window, recent events as of an entity that nobody knows. Whatever follows from several inputs is computed again, so that
+every row the model sees is one that could be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
-from fraud.online import EMPTY_STATE, CustomerState, model_inputs
+from millrace.inputs import RecentEvents, Requests, States
+from millrace.requests import TIME, RequestFormat
+from millrace.workload import Input, Workload
+from serving.transformer.core import Inputs, joined
 
-INPUTS: Final = ("amount", "time", "customer_history", "terminal")
-"""The players, in the order of a coalition's columns."""
 BACKGROUND_ROWS: Final = 32
-TIME_FEATURES: Final = ("hour", "is_weekend", "is_night")
-_AMOUNT, _TIME, _CUSTOMER, _TERMINAL = range(4)
-_TIME_COLUMNS: Final = [FEATURE_NAMES.index(name) for name in TIME_FEATURES]
-_TERMINAL_COLUMNS: Final = [FEATURE_NAMES.index(name) for name in TERMINAL_FEATURES]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-Score = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""features[B, F], history[B, L, C] → scores[B]."""
+Score = Callable[[NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.float32]]
+"""features[B, F], and history[B, L, C] where the model reads one → scores[B]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
-    """What is explained: a checked request with the states it is scored with."""
+class Event:
+    """What is explained: one checked request with the states it is scored with."""
 
-    transaction_id: int
-    event_us: int
-    amount_cents: int
-    terminal_id: str
-    customer: CustomerState
-    """What came strictly before the transaction."""
-    terminal: NDArray[np.int64]
+    requests: Requests
+    states: States
+    """Of recent views what came strictly before the event, the newest N of it."""
+
+    @property
+    def event_id(self) -> int:
+        return int(self.requests.event_id[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """K reference transactions, as `features[K, F]`."""
+    """K reference events, as `features[K, F]`."""
 
     features: NDArray[np.float32]
 
     @classmethod
-    def of(cls, columns: Mapping[str, NDArray[np.float32]], rows: int = BACKGROUND_ROWS) -> Background:
+    def of(
+        cls, columns: Mapping[str, NDArray[np.float32]], names: tuple[str, ...], rows: int = BACKGROUND_ROWS
+    ) -> Background:
         """Rows spread evenly over the reference window in the order of its scores: calm and suspicious ones alike."""
         order = np.argsort(columns["score"], kind="stable")
         chosen = order[np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int)]
-        return cls(np.stack([columns[name][chosen] for name in FEATURE_NAMES], axis=1).astype(np.float32))
+        return cls(np.stack([columns[name][chosen] for name in names], axis=1).astype(np.float32))
 
-    @property
-    def amount_cents(self) -> NDArray[np.int64]:
-        cents: NDArray[np.int64] = np.rint(self.features[:, FEATURE_NAMES.index("amount")] * 100.0).astype(np.int64)
-        return cents
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Events of a recent view that features see, and that the model reads itself."""
+
+    history_length: int
+    sequence_length: int
+
+
+def event_of(requests: Requests, states: States, row: int, length: int) -> Event:
+    """One of B requests, with its recent events as the model sees them."""
+    one, theirs = requests.part(row, row + 1), states.part(row, row + 1)
+    event_id, event_us = int(one.event_id[0]), int(one.event_us[0])
+    recent = {
+        name: [state.before(event_id, event_us).newest(length) for state in of] for name, of in theirs.recent.items()
+    }
+    return Event(one, States(recent, theirs.refreshed))
 
 
 def value_function(
-    transaction: Transaction, background: Background, score: Score, history_length: int, sequence_length: int
+    workload: Workload, event: Event, background: Background, score: Score, lengths: Lengths
 ) -> Callable[[NDArray[Any]], NDArray[np.float64]]:
-    """coalitions[M, 4] (1: the transaction's own input) → mean score over the background, [M]."""
+    """coalitions[M, P] (1: the event's own input) → mean score over the background, [M]."""
 
     def value(coalitions: NDArray[Any]) -> NDArray[np.float64]:
         blocks = [
-            coalition_inputs(transaction, background, coalition.astype(bool), history_length, sequence_length)
+            coalition_inputs(workload, event, background, coalition.astype(bool), lengths)
             for coalition in np.atleast_2d(coalitions)
         ]
-        scores = score(np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks]))
+        scores = score(*joined(blocks))
         means: NDArray[np.float64] = scores.astype(np.float64).reshape(len(blocks), -1).mean(axis=1)
         return means
 
@@ -81,52 +92,79 @@ def value_function(
 
 
 def coalition_inputs(
-    transaction: Transaction,
-    background: Background,
-    own: NDArray[np.bool_],
-    history_length: int,
-    sequence_length: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The K background rows with the transaction's own inputs put in where `own[4]` says so."""
+    workload: Workload, event: Event, background: Background, own: NDArray[np.bool_], lengths: Lengths
+) -> Inputs:
+    """The K background rows with the event's own inputs put in where `own[P]` says so."""
     rows = len(background.features)
-    amounts = np.full(rows, transaction.amount_cents) if own[_AMOUNT] else background.amount_cents
-    features, history = model_inputs(
-        np.full(rows, transaction.transaction_id),
-        np.full(rows, transaction.event_us),
-        amounts,
-        [transaction.customer if own[_CUSTOMER] else EMPTY_STATE] * rows,
-        np.tile(transaction.terminal, (rows, 1)),
-        history_length=history_length,
-        sequence_length=sequence_length,
+    others = [part for part, is_own in zip(workload.explain.INPUTS, own, strict=True) if not is_own]
+    names = workload.features.FEATURE_NAMES
+    features, history = workload.online.model_inputs(
+        _with_fields(workload, event.requests.repeated(rows), others, background),
+        _without_views(event.states.repeated(rows), others),
+        history_length=lengths.history_length,
+        sequence_length=lengths.sequence_length,
     )
-    for player, columns in ((_TIME, _TIME_COLUMNS), (_TERMINAL, _TERMINAL_COLUMNS)):
-        if not own[player]:
-            features[:, columns] = background.features[:, columns]
+    for part in others:
+        columns = [names.index(name) for name in part.features]
+        features[:, columns] = background.features[:, columns]
     return features, history
 
 
-def attributions(values: NDArray[np.float64], transaction: Transaction) -> list[dict[str, Any]]:
-    """The four inputs with what each adds to the score, strongest first, and what it was."""
-    was: dict[str, Any] = {
-        "amount": transaction.amount_cents / 100,
-        "time": _iso(transaction.event_us),
-        "customer_history": f"{len(transaction.customer)} transactions before this one",
-        "terminal": transaction.terminal_id,
-    }
+def _with_fields(workload: Workload, requests: Requests, others: list[Input], background: Background) -> Requests:
+    """Requests with the fields of these inputs as they were in the background."""
+    kinds = {field.name: field.kind for field in workload.schema.FIELDS}
+    values = dict(requests.values)
+    for part in others:
+        for field, feature in part.fields.items():
+            reference = background.features[:, workload.features.FEATURE_NAMES.index(feature)]
+            reference = np.rint(reference * 100.0) if kinds[field] == "money" else reference
+            values[field] = reference.astype(values[field].dtype)
+    return replace(requests, values=values)
+
+
+def _without_views(states: States, others: list[Input]) -> States:
+    """States without the recent events that these inputs are."""
+    recent = dict(states.recent)
+    for part in others:
+        for view in part.views:
+            recent[view] = [state.newest(0) for state in recent[view]]
+    return States(recent, states.refreshed)
+
+
+def attributions(
+    workload: Workload, form: RequestFormat, values: NDArray[np.float64], event: Event
+) -> list[dict[str, Any]]:
+    """The inputs with what each adds to the score, strongest first, and what it was."""
     rows = [
-        {"input": name, "value": was[name], "effect": float(effect)}
-        for name, effect in zip(INPUTS, values, strict=True)
+        {"input": part.name, "value": _shown(workload, form, part, event), "effect": float(effect)}
+        for part, effect in zip(workload.explain.INPUTS, values, strict=True)
     ]
     return sorted(rows, key=lambda row: -abs(row["effect"]))
 
 
-def history_of(transaction: Transaction) -> list[dict[str, Any]]:
-    """What the model saw of the customer, oldest first, as it was before the transaction."""
-    ids, times, cents, risks = (array.tolist() for array in transaction.customer.arrays())
-    return [
-        {"transaction_id": id_, "event_timestamp": _iso(us), "amount": amount / 100, "terminal_risk": risk}
-        for id_, us, amount, risk in zip(ids, times, cents, risks, strict=True)
-    ]
+def history_of(workload: Workload, event: Event) -> list[dict[str, Any]]:
+    """What the model saw in the recent view, oldest first, as it was before the event."""
+    view = workload.recent
+    if view is None:
+        return []
+    state: RecentEvents = event.states.recent[view.name][0]
+    shown = [workload.explain.HISTORY[name] for name in list(view.fields)[2:]]
+    rows = []
+    for event_id, event_us, *values in zip(*(column.tolist() for column in state.arrays()), strict=True):
+        row = {workload.schema.EVENT_ID: event_id, TIME: _iso(event_us)}
+        rows.append(row | {name: value / by for (name, by), value in zip(shown, values, strict=True)})
+    return rows
+
+
+def _shown(workload: Workload, form: RequestFormat, part: Input, event: Event) -> Any:
+    """What an input was, in the client's words."""
+    if part.shows == TIME:
+        return _iso(int(event.requests.event_us[0]))
+    if part.shows in event.states.recent:
+        return f"{len(event.states.recent[part.shows][0])} {workload.event[1]} before this one"
+    keys = form.keys(event.requests, pseudonym=str)  # the client's own ids
+    ids = {name: keys[entity.name][0] for entity in form.entities for name in (entity.name, entity.key)}
+    return ids[part.shows] if part.shows in ids else form.shown(event.requests, 0)[part.shows]
 
 
 def _iso(event_us: int) -> str:

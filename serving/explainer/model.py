@@ -1,4 +1,4 @@
-"""KServe's explainer: a transaction in, what each of its inputs added to the score out."""
+"""KServe's explainer: an event in, what each of its inputs added to the score out."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.errors import ServerNotReady
 from numpy.typing import NDArray
 
-from fraud.online import CustomerState, Response, customer_states, terminal_states
-from fraud.requests import Transactions, from_rows
 from millrace.errors import InvalidInput, Unavailable
+from millrace.inputs import Requests
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.requests import RequestFormat
 from millrace.settings import Settings
+from millrace.workload import Workload
 from serving.explainer.core import (
-    INPUTS,
     Background,
-    Transaction,
+    Event,
+    Lengths,
     attributions,
+    event_of,
     history_of,
     value_function,
 )
 from serving.lean import Headers, Reply
 from serving.protocol import V2Answer, V2Request, decode_json, decode_v1, encode_json
 from serving.server import HotModel, HotServer
-from serving.transformer.identity import pseudonyms
+from serving.transformer.identity import naming
+from serving.transformer.refreshed import Keys
 from serving.transformer.store import Store
 
 MAX_ROWS: Final = 32
-"""Of one request: a row costs 16 coalitions of as many rows as the background has."""
+"""Of one request: with four inputs a row costs 16 coalitions of as many rows as the background has."""
 
 
 class Explainer(HotModel):
@@ -46,6 +49,9 @@ class Explainer(HotModel):
     ) -> None:
         super().__init__(name)
         self._artifact, self._version, self._background = artifact, version, background
+        self._workload: Workload = artifact.workload
+        self._format = RequestFormat.of(self._workload)
+        self._lengths = Lengths(artifact.spec.history_length, artifact.spec.sequence_length)
         self._store, self._options = store, options
         self._key = options.pseudonym_secret()
         # Feast and the graph hold the interpreter for long: one at a time, and readiness answers meanwhile.
@@ -78,33 +84,31 @@ class Explainer(HotModel):
         instances = decode_v1(document)
         if len(instances) > MAX_ROWS:
             raise InvalidInput(f"the request has {len(instances)} rows; an explanation takes at most {MAX_ROWS}")
-        requests = from_rows(instances, time.time_ns() // 1000)
-        names = pseudonyms(requests.customer_id, headers, self._key, accept=self._options.accept_pseudonyms)
+        requests = self._format.from_rows(instances, time.time_ns() // 1000)
+        keys = self._format.keys(requests, naming(headers, self._key, accept=self._options.accept_pseudonyms))
         run = asyncio.get_running_loop().run_in_executor
-        return {"explanations": await run(self._thread, self._explain, requests, names)}
+        return {"explanations": await run(self._thread, self._explain, requests, keys)}
 
-    def _explain(self, requests: Transactions, names: list[str]) -> list[dict[str, Any]]:
+    def _explain(self, requests: Requests, keys: Keys) -> list[dict[str, Any]]:
         try:
-            response = self._store.read(names, requests.terminal_id)
+            states = self._store.read(keys)
         except Exception as error:  # whatever ails the store: without the states there is nothing to explain
             raise Unavailable(f"the online store gave no states: {error!r}") from error
-        seen = self._artifact.spec.history_length
-        return [self._explain_row(transaction) for transaction in _transactions(requests, response, seen)]
+        rows = range(len(requests))
+        return [self._explain_row(event_of(requests, states, row, self._lengths.history_length)) for row in rows]
 
-    def _explain_row(self, transaction: Transaction) -> dict[str, Any]:
-        spec = self._artifact.spec
-        value = value_function(
-            transaction, self._background, self._artifact.score, spec.history_length, spec.sequence_length
-        )
-        effects, base = shapley(value)
-        return {
-            "transaction_id": transaction.transaction_id,
+    def _explain_row(self, event: Event) -> dict[str, Any]:
+        workload = self._workload
+        value = value_function(workload, event, self._background, self._artifact.score, self._lengths)
+        effects, base = shapley(value, len(workload.explain.INPUTS))
+        answer = {
+            workload.schema.EVENT_ID: event.event_id,
             "model_version": self._version,
             "score": float(base + effects.sum()),
             "base_score": float(base),
-            "attributions": attributions(effects, transaction),
-            "history": history_of(transaction),
+            "attributions": attributions(workload, self._format, effects, event),
         }
+        return answer if workload.recent is None else answer | {"history": history_of(workload, event)}
 
 
 class ExplainerServer(HotServer):
@@ -116,31 +120,10 @@ class ExplainerServer(HotServer):
         return super()._routes() | {f"/v1/models/{self._model.name}:explain": self._model.answer}
 
 
-def shapley(value: Any) -> tuple[NDArray[np.float64], float]:
-    """Exact Shapley values of the four inputs, and what the empty coalition is worth: 16 coalitions."""
+def shapley(value: Any, inputs: int) -> tuple[NDArray[np.float64], float]:
+    """Exact Shapley values of so many inputs, and what the empty coalition is worth: 2 ** inputs coalitions."""
     import shap
 
-    nothing, everything = np.zeros((1, len(INPUTS))), np.ones((1, len(INPUTS)))
+    nothing, everything = np.zeros((1, inputs)), np.ones((1, inputs))
     found = shap.explainers.Exact(value, nothing)(everything, silent=True)
     return found.values[0], float(np.ravel(found.base_values)[0])
-
-
-def _transactions(requests: Transactions, response: Response, history_length: int) -> list[Transaction]:
-    """States as the model sees them: what came strictly before, the newest N of it."""
-    rows = zip(
-        requests.transaction_id.tolist(),
-        requests.event_us.tolist(),
-        requests.amount_cents.tolist(),
-        requests.terminal_id,
-        customer_states(response),
-        terminal_states(response),
-        strict=True,
-    )
-    return [
-        Transaction(id_, event_us, cents, terminal_id, _newest(state.before(id_, event_us), history_length), terminal)
-        for id_, event_us, cents, terminal_id, state, terminal in rows
-    ]
-
-
-def _newest(state: CustomerState, count: int) -> CustomerState:
-    return CustomerState(*(values[-count:] for values in state.arrays()))

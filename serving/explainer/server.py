@@ -35,9 +35,12 @@ def main() -> None:
     artifact = ModelArtifact.open(options.model_dir)
     version = os.environ.get("MODEL_VERSION", "")
     window = pq.read_table(artifact.manifest.path("reference_window.parquet"))
-    background = Background.of({name: window[name].to_numpy() for name in window.column_names})
-    shapley(lambda coalitions: coalitions.sum(axis=1))  # imports shap before readiness, not in a request
-    store = FeastStore(repository(configured.home, configured.workload))
+    columns = {name: window[name].to_numpy() for name in window.column_names}
+    background = Background.of(columns, artifact.spec.feature_names)
+    shapley(
+        lambda coalitions: coalitions.sum(axis=1), len(artifact.workload.explain.INPUTS)
+    )  # imports shap before readiness, not in a request
+    store = FeastStore(repository(configured.home, artifact.workload.name), artifact.workload)
     name = version if version not in ("", "unset") else artifact.id
     log("explainer_ready", model=options.model_name, version=name, port=options.http_port)
     ExplainerServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()

@@ -13,23 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import Unavailable
+from millrace.events.prediction import CHALLENGER, CHAMPION
+from millrace.inputs import Requests
 from millrace.observe.progress import log
 from millrace.observe.telemetry import CHALLENGER_FALLBACKS
+from millrace.workload import Workload
 from serving.transformer.assignment import challenged
 from serving.transformer.context import Context
-from serving.transformer.core import CHALLENGER, CHAMPION, Part, require_length
+from serving.transformer.core import Inputs, Part, chosen, require_fit
 from serving.transformer.predictor import Predictor
+from serving.transformer.refreshed import Keys
 
 CHALLENGER_SHARE: Final = 0.5
 """Of the time that is left, what the challenger may take before the champion is asked."""
 
 
 class Arms:
-    """The champion alone, or beside a challenger that has `percent` of the customers."""
+    """The champion alone, or beside a challenger that has `percent` of the pseudonymised entity, else of the events."""
 
     def __init__(
         self,
         champion: Predictor,
+        workload: Workload,
         history_length: int,
         *,
         challenger: Predictor | None = None,
@@ -37,65 +42,54 @@ class Arms:
         key: bytes = b"",
     ) -> None:
         self._champion, self._challenger = champion, challenger if percent else None
-        self._history_length = history_length
+        self._workload, self._history_length = workload, history_length
         self._percent, self._key = percent, key
+        people = [entity.name for entity in workload.schema.ENTITIES if entity.pseudonymised]
+        self._split_by = people[0] if people else None
 
-    async def score(
-        self,
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
-        pseudonyms: Sequence[str],
-        context: Context,
-    ) -> list[Part]:
+    async def score(self, inputs: Inputs, requests: Requests, keys: Keys, context: Context) -> list[Part]:
         """Every row, in one part for each model that scored some; raises Unavailable when the champion is."""
-        theirs = self._challengers_rows(pseudonyms)
+        theirs = self._challengers_rows(requests, keys)
+        rows = range(len(requests))
         if not theirs:
-            return [await self._ask(self._champion, CHAMPION, range(len(features)), features, history, context)]
-        ours = sorted(set(range(len(features))) - set(theirs))
-        work = [self._challengers(theirs, features, history, context)]
+            return [await self._ask(self._champion, CHAMPION, rows, inputs, context)]
+        ours = sorted(set(rows) - set(theirs))
+        work = [self._challengers(theirs, inputs, context)]
         if ours:
-            work.append(self._ask(self._champion, CHAMPION, ours, features, history, context))
+            work.append(self._ask(self._champion, CHAMPION, ours, inputs, context))
         return list(await asyncio.gather(*work))
 
-    async def variants(
-        self, part: Part, features: NDArray[np.float32], history: NDArray[np.float32], context: Context
-    ) -> NDArray[np.float32]:
+    async def variants(self, part: Part, inputs: Inputs, context: Context) -> NDArray[np.float32]:
         """Scores of variants of a part's rows, by the model that scored the part."""
         predictor = self._challenger if part.arm == CHALLENGER and self._challenger else self._champion
-        return (await predictor.score(features, history, context.headers, timeout_s=context.left_s())).scores
+        return (await predictor.score(inputs, context.headers, timeout_s=context.left_s())).scores
 
-    def _challengers_rows(self, pseudonyms: Sequence[str]) -> list[int]:
+    def _challengers_rows(self, requests: Requests, keys: Keys) -> list[int]:
         if self._challenger is None:
             return []
-        return [row for row, name in enumerate(pseudonyms) if challenged(name, self._percent, self._key)]
+        ids = map(str, requests.event_id.tolist()) if self._split_by is None else keys[self._split_by]
+        return [row for row, id_ in enumerate(ids) if challenged(id_, self._percent, self._key)]
 
-    async def _challengers(
-        self,
-        rows: Sequence[int],
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
-        context: Context,
-    ) -> Part:
+    async def _challengers(self, rows: Sequence[int], inputs: Inputs, context: Context) -> Part:
         assert self._challenger is not None
         try:
-            return await self._ask(self._challenger, CHALLENGER, rows, features, history, context, CHALLENGER_SHARE)
+            return await self._ask(self._challenger, CHALLENGER, rows, inputs, context, CHALLENGER_SHARE)
         except Unavailable as error:
             CHALLENGER_FALLBACKS.inc(len(rows))
             log("challenger_failed", rows=len(rows), error=str(error))
-        return await self._ask(self._champion, CHAMPION, rows, features, history, context)
+        return await self._ask(self._champion, CHAMPION, rows, inputs, context)
 
     async def _ask(
         self,
         predictor: Predictor,
         arm: str,
         rows: Sequence[int],
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
+        inputs: Inputs,
         context: Context,
         share: float = 1.0,
     ) -> Part:
-        if len(rows) < len(features):
-            features, history = features[list(rows)], history[list(rows)]
-        scored = await predictor.score(features, history, context.headers, timeout_s=share * context.left_s())
-        require_length(scored, self._history_length)
+        if len(rows) < len(inputs[0]):
+            inputs = chosen(inputs, rows)
+        scored = await predictor.score(inputs, context.headers, timeout_s=share * context.left_s())
+        require_fit(self._workload, scored, self._history_length)
         return Part(rows, scored, arm, predictor.model_name)

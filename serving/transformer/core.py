@@ -1,78 +1,72 @@
 """What happens to a checked request between its lookup and its answer: states in, model inputs and answers out; no I/O.
 
-Rows of one request are taken in their order: a customer's second row sees the first one in the history.
+Rows of one request are taken in their order: an entity's second row sees the first one in its recent events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from fraud.features import TERMINAL_STATE_FIELDS, terminal_risk
-from fraud.online import (
-    EMPTY_STATE,
-    CustomerState,
-    Response,
-    customer_states,
-    model_inputs,
-    terminal_states,
-)
-from fraud.reasons import GROUPS, reasons, variants
-from fraud.requests import FIELDS, OPTIONAL, Transactions, from_columns
 from millrace.errors import Unavailable
-from serving.protocol import V2Answer, V2Request
-from serving.tensors import MAX_ROWS, TensorSpec
+from millrace.inputs import RecentEvents, Requests, States
+from millrace.lookup import unknown_states
+from millrace.workload import Task, Workload
+from serving.tensors import MAX_ROWS
 from serving.transformer.journal import Entry
+from serving.transformer.refreshed import Keys
 from serving.transformer.state import Overlay
 
-_DATATYPES: Final = {"transaction_id": "INT64", "amount": "FP64"}
-INPUTS: Final = tuple(TensorSpec(name, _DATATYPES.get(name, "BYTES"), (-1,), name in OPTIONAL) for name in FIELDS)
-OUTPUTS: Final = (
-    TensorSpec("transaction_id", "INT64", (-1,)),
-    TensorSpec("score", "FP32", (-1,)),
-    TensorSpec("decision", "BYTES", (-1,)),
-    TensorSpec("model_version", "BYTES", (-1,)),
-    TensorSpec("reasons", "BYTES", (-1,)),  # a JSON list in each row
-    TensorSpec("degraded", "BOOL", (-1,)),
-)
-EXPLAINED_AT_ONCE: Final = MAX_ROWS // len(GROUPS)
-"""Flagged rows whose variants fit into one request to the predictor."""
-REVIEW: Final = "review"
-APPROVE: Final = "approve"
-CHAMPION, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
-"""Arms: the model that decides, the one that decides for its share of an A/B test, the one that only listens."""
+MAX_REASONS: Final = 3
+
+Inputs = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""features[B, F], and history[B, N, C] where the model reads one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Model inputs of B rows, the states they were made from, and what the states must remember afterwards."""
+    """Model inputs of B rows, the states they were made from, and what the recent view must remember afterwards."""
 
-    features: NDArray[np.float32]  # [B, F]
-    history: NDArray[np.float32]  # [B, N, C]
-    customers: list[CustomerState]
-    terminals: NDArray[np.int64]  # [B, len(TERMINAL_STATE_FIELDS)]
+    inputs: Inputs
+    states: States
     entries: list[Entry]
-    after: dict[str, CustomerState]
-    """The customers' states with these entries in them."""
+    after: dict[str, RecentEvents]
+    """Entity's id → its recent events with these entries in them."""
     degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """What the store may not know of the recent view, by the id of its entity."""
+
+    overlay: Overlay
+    pending: Mapping[str, Sequence[Entry]]
+
+    def of(self, key: str, stored: RecentEvents) -> RecentEvents:
+        return self.overlay.fold(stored, self.pending.get(key, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What the predictor said."""
 
-    scores: NDArray[np.float32]  # [B]
+    outputs: Mapping[str, NDArray[np.float32]]
+    """[B] each: `score`, and of a quantity `low` and `high`."""
     model_version: str
-    decision_threshold: float
-    history_length: int
-    """N of the features that the model was trained on."""
+    decision_threshold: float | None = None
+    """None where the task makes no decision."""
+    history_length: int | None = None
+    """N of the features that the model was trained on; None where no view is recent."""
     stages: Sequence[str] = ()
     """`full` or `cheap` (the cascade's first model) for each row, where the predictor tells."""
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        return self.outputs["score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,46 +80,60 @@ class Part:
 
 
 def prepare(
-    requests: Transactions,
-    pseudonyms: Sequence[str],
-    response: Response | None,
-    pending: Mapping[str, Sequence[Entry]],
-    overlay: Overlay,
+    workload: Workload,
+    requests: Requests,
+    keys: Keys,
+    found: States | None,
     history_length: int,
+    newer: Newer | None = None,
 ) -> Prepared:
-    """Requests with the store's answer for their rows → model inputs; without an answer from defaults, and degraded."""
-    if response is None:
-        stored = [EMPTY_STATE] * len(requests)
-        terminals = np.zeros((len(requests), len(TERMINAL_STATE_FIELDS)), np.int64)
-    else:
-        stored, terminals = customer_states(response), terminal_states(response)
-    risks = terminal_risk(terminals).tolist()
-    columns = (requests.transaction_id, requests.event_us, requests.amount_cents)
-    ids, event_us, cents = (column.tolist() for column in columns)
-    after: dict[str, CustomerState] = {}
-    customers, entries = [], []
-    for row, name in enumerate(pseudonyms):
-        state = after[name] if name in after else overlay.fold(stored[row], pending.get(name, ()))
-        customers.append(state)
-        entry = Entry(ids[row], name, event_us[row], cents[row], risks[row])
-        after[name] = overlay.fold(state, (entry,))
-        if after[name] is not state:  # it was not in it already
-            entries.append(entry)
-    features, history = model_inputs(
-        requests.transaction_id,
-        requests.event_us,
-        requests.amount_cents,
-        customers,
-        terminals,
-        history_length=history_length,
-        sequence_length=history_length,
+    """Requests with the store's answer for their rows → model inputs; without an answer from defaults, and degraded.
+
+    `newer` is wanted where a view is recent.
+    """
+    states = unknown_states(workload.features.VIEWS, len(requests)) if found is None else found
+    entries: list[Entry] = []
+    after: dict[str, RecentEvents] = {}
+    view = workload.recent
+    if view is not None and newer is not None:
+        remembered = workload.online.remembered(requests, states)
+        stored = states.recent[view.name]
+        recent, entries, after = _newest(requests, keys[view.entity], stored, remembered, newer)
+        states = States({view.name: recent}, states.refreshed)
+    inputs = workload.online.model_inputs(
+        requests, states, history_length=history_length, sequence_length=history_length
     )
-    return Prepared(features, history, customers, terminals, entries, after, degraded=response is None)
+    return Prepared(inputs, states, entries, after, degraded=found is None)
 
 
-def require_length(scored: Scored, history_length: int) -> None:
-    """Raise Unavailable when the model wants features over another number of transactions than they were made over."""
-    if scored.history_length != history_length:
+def _newest(
+    requests: Requests,
+    keys: Sequence[str],
+    stored: Sequence[RecentEvents],
+    remembered: Sequence[tuple[Any, ...]],
+    newer: Newer,
+) -> tuple[list[RecentEvents], list[Entry], dict[str, RecentEvents]]:
+    """[B] recent events with what is pending and what came earlier in the request; new entries; states after all."""
+    ids, event_us = requests.event_id.tolist(), requests.event_us.tolist()
+    after: dict[str, RecentEvents] = {}
+    states, entries = [], []
+    for row, key in enumerate(keys):
+        state = after[key] if key in after else newer.of(key, stored[row])
+        states.append(state)
+        entry = Entry(ids[row], key, event_us[row], remembered[row])
+        after[key] = newer.overlay.fold(state, (entry,))
+        if after[key] is not state:  # it was not in it already
+            entries.append(entry)
+    return states, entries, after
+
+
+def require_fit(workload: Workload, scored: Scored, history_length: int) -> None:
+    """Raise Unavailable when the model gives other figures than are answered, or wants features of another length."""
+    missing = sorted(workload.exchange.ANSWER.keys() - scored.outputs.keys())
+    if missing or (workload.task is Task.RANKING and scored.decision_threshold is None):
+        what = missing[0] if missing else "decision_threshold"
+        raise Unavailable(f"the predictor's answer is not a score of {workload.name!r}: it has no {what}")
+    if workload.features.HISTORY_CHANNELS and scored.history_length != history_length:
         raise Unavailable(
             f"MILLRACE_HISTORY_LENGTH of the transformer is {history_length}; model version {scored.model_version} "
             f"was trained with {scored.history_length}. Start the transformer with that."
@@ -134,90 +142,98 @@ def require_length(scored: Scored, history_length: int) -> None:
 
 def require_rows(scored: Scored, rows: int) -> None:
     """Raise Unavailable when the predictor gave another number of scores than it got rows."""
-    if scored.scores.shape != (rows,):
-        raise Unavailable(f"the predictor gave scores of shape {list(scored.scores.shape)} for {rows} rows")
+    for name, values in scored.outputs.items():
+        if values.shape != (rows,):
+            raise Unavailable(f"the predictor gave {name} of shape {list(values.shape)} for {rows} rows")
 
 
-def flagged(scored: Scored) -> list[int]:
-    """Places at or above the threshold."""
-    return [place for place, score in enumerate(scored.scores.tolist()) if score >= scored.decision_threshold]
+def explained_rows(scored: Scored) -> list[int]:
+    """Places that get reasons: those at or above the threshold; all where the task makes no decision."""
+    threshold = scored.decision_threshold
+    if threshold is None:
+        return list(range(len(scored.scores)))
+    return [place for place, score in enumerate(scored.scores.tolist()) if score >= threshold]
 
 
-def decision(score: float, scored: Scored) -> str:
-    return REVIEW if score >= scored.decision_threshold else APPROVE
+def decision(score: float, scored: Scored) -> Literal["review", "approve"] | None:
+    """`review` at or above the threshold; None where the task makes no decision."""
+    if scored.decision_threshold is None:
+        return None
+    return "review" if score >= scored.decision_threshold else "approve"
+
+
+def joined(blocks: Sequence[Inputs]) -> Inputs:
+    """Inputs of several rows or requests, one after the other."""
+    histories = [history for _, history in blocks if history is not None]
+    features = np.concatenate([features for features, _ in blocks])
+    return features, np.concatenate(histories) if histories else None
+
+
+def chosen(inputs: Inputs, rows: Sequence[int]) -> Inputs:
+    """The inputs of these rows."""
+    features, history = inputs
+    return features[list(rows)], None if history is None else history[list(rows)]
 
 
 def explain_inputs(
-    requests: Transactions, prepared: Prepared, rows: Sequence[int], history_length: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    workload: Workload, requests: Requests, prepared: Prepared, rows: Sequence[int], history_length: int
+) -> Inputs:
     """The variants of the rows that `reasons` compares, one block of K rows for each."""
-    blocks = [
-        variants(
-            int(requests.transaction_id[row]),
-            int(requests.event_us[row]),
-            int(requests.amount_cents[row]),
-            prepared.customers[row],
-            prepared.terminals[row],
-            history_length=history_length,
-            sequence_length=history_length,
-        )
-        for row in rows
-    ]
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+    return joined(
+        [
+            workload.explain.variants(
+                requests.part(row, row + 1),
+                prepared.states.part(row, row + 1),
+                history_length=history_length,
+                sequence_length=history_length,
+            )
+            for row in rows
+        ]
+    )
+
+
+def explained_at_once(workload: Workload) -> int:
+    """Rows whose variants fit into one request to the predictor."""
+    return MAX_ROWS // len(workload.explain.GROUPS)
 
 
 def explain(
-    scores: Sequence[float], rows: Sequence[int], variant_scores: NDArray[np.float32]
+    workload: Workload, scores: Sequence[float], rows: Sequence[int], variant_scores: NDArray[np.float32]
 ) -> dict[int, list[dict[str, Any]]]:
     """Row → its reasons, from the rows' scores and those of `explain_inputs`."""
-    blocks = variant_scores.reshape(len(rows), len(GROUPS))
-    return {row: reasons(float(score), block) for row, score, block in zip(rows, scores, blocks, strict=True)}
+    blocks = variant_scores.reshape(len(rows), -1)
+    return {row: reasons(workload, float(score), block) for row, score, block in zip(rows, scores, blocks, strict=True)}
 
 
-def answers(
-    requests: Transactions, parts: Sequence[Part], why: Mapping[int, list[dict[str, Any]]], degraded: bool
-) -> list[dict[str, Any]]:
-    """One answer per row, as V1 gives it."""
-    ids = requests.transaction_id.tolist()
-    rows: list[dict[str, Any]] = [{}] * len(ids)
-    for part in parts:
-        for row, score in zip(part.rows, part.scored.scores.tolist(), strict=True):
-            rows[row] = {
-                "transaction_id": ids[row],
-                "score": score,
-                "decision": decision(score, part.scored),
-                "model_version": part.scored.model_version,
-                "reasons": why.get(row, []),
-                "degraded": degraded,
-            }
-    return rows
+def reasons(workload: Workload, score: float, variant_scores: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """The groups that matter most, strongest first: `{"input": group, "effect": fall in score without it}`.
 
-
-def requests_v2(request: V2Request, now_us: int) -> Transactions:
-    """The tensors of a V2 request → Transactions."""
-    return from_columns({name: tensor.tolist() for name, tensor in request.tensors.items()}, now_us)
-
-
-def answer_v2(predictions: Sequence[Mapping[str, Any]]) -> V2Answer:
-    """Answers as tensors of the same names; reasons as JSON text."""
-    rows = [{**row, "reasons": orjson.dumps(row["reasons"]).decode()} for row in predictions]
-    outputs = {spec.name: (spec.datatype, _tensor([row[spec.name] for row in rows], spec)) for spec in OUTPUTS}
-    return V2Answer(outputs, predictions[0]["model_version"])
+    What lowers the score is no reason for a decision, but is one for a quantity.
+    """
+    effects = (score - variant_scores.astype(float)).tolist()
+    sizes = [abs(effect) for effect in effects] if workload.task is Task.REGRESSION else effects
+    strongest = sorted(zip(sizes, workload.explain.GROUPS, effects, strict=True), reverse=True)
+    return [
+        {"input": group, "effect": round(effect, 4)}
+        for size, group, effect in strongest[:MAX_REASONS]
+        if size >= workload.explain.MIN_EFFECT
+    ]
 
 
 def scored_from(document: Mapping[str, Any]) -> Scored:
     """The predictor's V2 answer; raises Unavailable when it is not one."""
     try:
         outputs = {output["name"]: output["data"] for output in document["outputs"]}
-        threshold = float(document["parameters"]["decision_threshold"])
-        length = int(document["parameters"]["history_length"])
-        scores = np.array(outputs["score"], np.float32)
-        stages = tuple(str(stage) for stage in outputs.get("stage", ()))
-        return Scored(scores, str(document["model_version"]), threshold, length, stages)
-    except (KeyError, TypeError, ValueError) as error:
+        stages = tuple(str(stage) for stage in outputs.pop("stage", ()))
+        figures = {name: np.array(data, np.float32) for name, data in outputs.items()}
+        parameters = document["parameters"]
+        threshold, length = parameters.get("decision_threshold"), parameters.get("history_length")
+        return Scored(
+            {"score": figures.pop("score"), **figures},
+            str(document["model_version"]),
+            None if threshold is None else float(threshold),
+            None if length is None else int(length),
+            stages,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"the predictor's answer is not a score: {error!r}") from error
-
-
-def _tensor(values: list[Any], spec: TensorSpec) -> NDArray[Any]:
-    dtypes: dict[str, Any] = {"INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_, "BYTES": object}
-    return np.array(values, dtype=dtypes[spec.datatype])

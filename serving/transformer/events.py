@@ -5,7 +5,7 @@ The hot path hands over references only; what is here runs in the background, ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,11 +14,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from fraud.features import FEATURE_SERVICE
-from fraud.requests import Transactions
-from millrace.events.prediction import PredictionData, event_of
+from millrace.events.prediction import CHAMPION, PredictionData, event_of
+from millrace.inputs import Requests
+from millrace.requests import shown
+from serving.transformer.answers import Door
 from serving.transformer.context import Context
-from serving.transformer.core import CHAMPION, Part, decision
+from serving.transformer.core import Part, decision
+from serving.transformer.refreshed import Keys
 
 CONTENT_TYPE: Final = b"application/cloudevents-batch+json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,11 +31,12 @@ _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 class Record:
     """The rows of one request that one model scored, as they are when the answer goes out."""
 
+    door: Door
     context: Context
     scored_at: datetime
     latency_ms: float
-    requests: Transactions
-    pseudonyms: Sequence[str]
+    requests: Requests
+    keys: Keys
     features: NDArray[np.float32]  # [B, F], all rows of the request
     degraded: bool
     part: Part
@@ -64,22 +67,26 @@ def cloud_events(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _data(record: Record, place: int, row: int) -> PredictionData:
-    part, requests = record.part, record.requests
+    door, part, requests = record.door, record.part, record.requests
     scored = part.scored
-    return {
-        "workload": "fraud",
-        "event_id": int(requests.transaction_id[row]),
+    data: PredictionData = {
+        "workload": door.workload.name,
+        "event_id": int(requests.event_id[row]),
         "event_timestamp": _EPOCH + timedelta(microseconds=int(requests.event_us[row])),
-        "keys": {"customer_id": record.pseudonyms[row], "terminal_id": requests.terminal_id[row]},
-        "fields": {"amount": int(requests.amount_cents[row]) / 100},
+        "keys": {entity.key: record.keys[entity.name][row] for entity in door.format.asked},
+        "fields": {field.name: shown(field, requests.values[field.name][row]) for field in door.kept},
         "model_name": part.model_name,
         "model_version": scored.model_version,
         "score": scored.scores[place],
-        "decision": decision(scored.scores[place], scored),
         "degraded": record.degraded,
         "stage": scored.stages[place] if scored.stages else "full",
         "arm": part.arm or CHAMPION,
         "latency_ms": round(record.latency_ms, 3),
         "features": record.features[row],
-        "feature_service": FEATURE_SERVICE,
+        "feature_service": door.workload.features.FEATURE_SERVICE,
     }
+    if "low" in scored.outputs:
+        data["low"], data["high"] = scored.outputs["low"][place], scored.outputs["high"][place]
+    if (made := decision(scored.scores[place], scored)) is not None:
+        data["decision"] = made
+    return data

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, Unavailable
 from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
-from millrace.registry.model_artifact import STAGES
+from millrace.registry.model_artifact import STAGES, Outputs
 from millrace.settings import Settings
 from serving.connections import Header
 from serving.predictor.batching import Batcher
 from serving.predictor.live import LiveModel
-from serving.transformer.core import Scored
+from serving.transformer.core import Inputs, Scored
 
 
 class InProcess:
@@ -31,8 +31,7 @@ class InProcess:
 
     async def score(
         self,
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
+        inputs: Inputs,
         headers: Iterable[Header] = (),  # noqa: ARG002 - there is nobody to forward them to
         *,
         timeout_s: float = 5.0,
@@ -42,15 +41,16 @@ class InProcess:
         batcher = self._live.batcher
         try:
             async with asyncio.timeout(timeout_s):
-                outputs, stages = await batcher.score(features, history)
+                outputs, stages = await batcher.score(*(tensor for tensor in inputs if tensor is not None))
         except (TimeoutError, InvalidInput, Unavailable) as error:
             PREDICTOR_FAILURES.inc()
             raise Unavailable(f"the model in this process gave no score: {error!r}") from error
         PREDICTOR_SECONDS.labels(batcher.scorer.version).observe(time.perf_counter() - began)
-        return _scored(batcher, outputs["score"], stages)
+        return _scored(batcher, outputs, stages)
 
 
-def _scored(batcher: Batcher, scores: NDArray[np.float32], stages: NDArray[np.uint8]) -> Scored:
+def _scored(batcher: Batcher, outputs: Outputs, stages: NDArray[np.uint8]) -> Scored:
     scorer = batcher.scorer
+    spec = scorer.artifact.spec
     names = tuple(STAGES[stage] for stage in stages.tolist())
-    return Scored(scores, scorer.version, scorer.artifact.decision_threshold, scorer.longest, names)
+    return Scored(outputs, scorer.version, spec.decision_threshold, scorer.longest, names)

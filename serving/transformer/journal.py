@@ -1,9 +1,9 @@
-"""The journal: scored transactions whose customer state is not in the online store yet, on disk before the answer.
+"""The journal: scored events whose recent view is not in the online store yet, on disk before the answer.
 
 Append-only segments of JSON lines in one folder. A line is handed to the operating system before the answer goes out,
 so a killed process loses nothing; it is synced to disk every `SYNC_INTERVAL_S`, so a power cut loses at most that.
 Segments are dropped whole, once everything in them has been pushed. Replaying a line that was pushed is harmless: a
-state takes a transaction once.
+state takes an event once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ SYNC_INTERVAL_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a customer's state remembers of one transaction. `customer_id` is the pseudonym."""
+    """What the recent view remembers of one event."""
 
-    transaction_id: int
-    customer_id: str
+    event_id: int
+    key: str
+    """Of the view's entity; a pseudonym where that is pseudonymised."""
     event_us: int
-    amount_cents: int
-    terminal_risk: float
+    values: tuple[float, ...]
+    """What else the view keeps, in the order of its fields."""
 
 
 class Journal:
@@ -137,9 +138,13 @@ def read_entries(path: Path) -> Iterator[Entry]:
         for place, line in enumerate(stream, start=1):
             try:
                 if line.strip():
-                    yield Entry(**orjson.loads(line))
+                    yield _entry(**orjson.loads(line))
             except (orjson.JSONDecodeError, TypeError) as error:
                 log("journal_line_skipped", file=path.name, line=place, torn=line[-1:] != b"\n", error=str(error))
+
+
+def _entry(*, event_id: int, key: str, event_us: int, values: list[float]) -> Entry:
+    return Entry(event_id, key, event_us, tuple(values))
 
 
 def _number(path: Path) -> int:

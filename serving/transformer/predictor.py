@@ -11,15 +11,12 @@ import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from millrace.errors import ConfigError, InvalidInput, Unavailable
 from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from millrace.observe.tracing import span
 from serving.connections import Connections, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
-from serving.transformer.core import Scored, require_rows, scored_from
+from serving.transformer.core import Inputs, Scored, require_rows, scored_from
 
 ATTEMPTS: Final = 2
 PREVIOUS_REVISION: Final = (b"Knative-Serving-Tag", b"prev")
@@ -33,14 +30,7 @@ class Predictor(Protocol):
 
     model_name: str
 
-    async def score(
-        self,
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
-        headers: Iterable[Header] = (),
-        *,
-        timeout_s: float = 5.0,
-    ) -> Scored: ...
+    async def score(self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0) -> Scored: ...
 
 
 class PredictorClient:
@@ -57,16 +47,13 @@ class PredictorClient:
         self._attempts = attempts
         self._measured = measured
 
-    async def score(
-        self,
-        features: NDArray[np.float32],
-        history: NDArray[np.float32],
-        headers: Iterable[Header] = (),
-        *,
-        timeout_s: float = 5.0,
-    ) -> Scored:
-        """features[B, F], history[B, N, C] → scores[B] and the threshold that goes with them; raises Unavailable."""
-        body, length = encode_v2_request({"features": ("FP32", features), "history": ("FP32", history)})
+    async def score(self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0) -> Scored:
+        """features[B, F], and history[B, N, C] where there is one → what the model says of them; raises Unavailable."""
+        features, history = inputs
+        tensors = {"features": ("FP32", features)}
+        if history is not None:
+            tensors["history"] = ("FP32", history)
+        body, length = encode_v2_request(tensors)
         head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), *headers]
         began = time.perf_counter()
         for attempt in range(self._attempts):

@@ -20,7 +20,7 @@ from millrace.observe.progress import log
 from serving.transformer.journal import Entry, read_entries
 
 MAX_BYTES: Final = 256 << 20
-"""Of a file; then it becomes the older one of two, and what was that is gone. About two million transactions."""
+"""Of a file; then it becomes the older one of two, and what was that is gone. About two million events."""
 GROUP: Final = 100_000
 """Entries in memory while they go in again."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,6 +1,6 @@
-"""In the background: sync the journal, and push customer states to the online store in batches.
+"""In the background: sync the journal, and push recent events to the online store in batches.
 
-States gather for a moment first, so that a customer is pushed once for several transactions. A push reads the stored
+They gather for a moment first, so that an entity is pushed once for several events. A push reads the stored
 states, folds the pending entries in and writes them back: a state made from defaults while the store was down never
 replaces a real one. It shares the interpreter with answers, so it works in small pieces and rests after each. What was
 pushed into a store that has been refilled since is pushed again.
@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from fraud.online import CustomerState
+from millrace.inputs import RecentEvents
 from millrace.observe.progress import log
 from serving.transformer.journal import SYNC_INTERVAL_S, Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.state import Overlay
 
 INTERVAL_S: Final = 2.0
-BATCH_CUSTOMERS: Final = 32
+BATCH_KEYS: Final = 32
 """Of a transaction of the store: about 5 ms of work, and one wait for the disk."""
 REST: Final = 2.0
 """A push rests so many times as long as it worked, and answers go on."""
@@ -31,8 +31,8 @@ RETRY_S: Final = 10.0
 class StateStore(Protocol):
     """What a push needs of the online store."""
 
-    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]: ...
-    def push(self, states: Mapping[str, CustomerState]) -> None: ...
+    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]: ...
+    def push(self, states: Mapping[str, RecentEvents]) -> None: ...
     def fill(self) -> str | None: ...
 
 
@@ -70,11 +70,11 @@ class Pusher:
             try:
                 await self.push()
             except Exception as error:  # noqa: BLE001 - the store may be down; the journal keeps what is not pushed
-                log("push_failed", error=repr(error), waiting_customers=len(self._overlay), retry_s=RETRY_S)
+                log("push_failed", error=repr(error), waiting_entities=len(self._overlay), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
 
     async def push(self) -> int:
-        """Push what is pending now and drop the journal segments that held it; returns the number of customers."""
+        """Push what is pending now and drop the journal segments that held it; returns the number of entities."""
         run = asyncio.get_running_loop().run_in_executor
         fill = await run(self._thread, self._store.fill) if self._pushed else None
         if fill:
@@ -86,8 +86,8 @@ class Pusher:
             await run(self._thread, self._journal.close_segment, old)
         pending = self._overlay.oldest(len(self._overlay))
         names = list(pending)
-        for start in range(0, len(names), BATCH_CUSTOMERS):
-            part = {name: pending[name] for name in names[start : start + BATCH_CUSTOMERS]}
+        for start in range(0, len(names), BATCH_KEYS):
+            part = {name: pending[name] for name in names[start : start + BATCH_KEYS]}
             await run(self._thread, self._write, part)
             self._overlay.pushed(part)
         if not self._overlay.evicted:
@@ -102,12 +102,12 @@ class Pusher:
         for path in self._pushed.of_other_fills(fill):
             count = 0
             for group in self._pushed.groups(path, fill):
-                by_customer: dict[str, list[Entry]] = {}
+                by_key: dict[str, list[Entry]] = {}
                 for entry in group:
-                    by_customer.setdefault(entry.customer_id, []).append(entry)
-                names = list(by_customer)
-                for start in range(0, len(names), BATCH_CUSTOMERS):
-                    self._write({name: by_customer[name] for name in names[start : start + BATCH_CUSTOMERS]})
+                    by_key.setdefault(entry.key, []).append(entry)
+                names = list(by_key)
+                for start in range(0, len(names), BATCH_KEYS):
+                    self._write({name: by_key[name] for name in names[start : start + BATCH_KEYS]})
                 self._pushed.moved(group, fill)
                 count += len(group)
             path.unlink()
@@ -117,7 +117,7 @@ class Pusher:
 
     def _write(self, pending: Mapping[str, Sequence[Entry]]) -> None:
         began = time.thread_time()
-        stored = self._store.read_customers(list(pending))
+        stored = self._store.read_pushed(list(pending))
         states = zip(pending.items(), stored, strict=True)
         self._store.push({name: self._overlay.fold(state, entries) for (name, entries), state in states})
         time.sleep(REST * (time.thread_time() - began))

@@ -12,6 +12,7 @@ from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
+from millrace.workload import load
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005
@@ -52,7 +53,7 @@ def main() -> None:
     from serving.transformer.store import FeastStore
     from serving.transformer.wiring import predictor, transformer
 
-    arguments = parser("Turn transactions into decisions.")
+    arguments = parser("Turn events into answers.")
     arguments.add_argument("--model_dir", type=Path, help="Model artifact, for a topology of in_process.")
     options, _ = arguments.parse_known_args()
     configured = settings()
@@ -61,8 +62,9 @@ def main() -> None:
     configure("millrace-transformer")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     require_history_length(configured.home, configured.workload, configured.history_length)
-    store = FeastStore(repository(configured.home, configured.workload))
-    model = transformer(options.model_name, predictor(options, configured), store, configured)
+    workload = load(configured.workload)
+    store = FeastStore(repository(configured.home, workload.name), workload)
+    model = transformer(options.model_name, workload, predictor(options, configured), store, configured)
     where = options.predictor_host if configured.predictor_topology == "remote" else options.model_dir
     log("transformer_ready", model=options.model_name, predictor=str(where), port=options.http_port)
     TransformerServer(model, options).serve()

@@ -1,6 +1,6 @@
 """The shadow: a model that scores what the champion scored, after the answer, and decides nothing.
 
-It gets the prepared features and histories (states are shared), many rows in one request, from a bounded queue. It is
+It gets the prepared inputs (states are shared), many rows in one request, from a bounded queue. It is
 never waited for; what it is too slow for is dropped and counted, what it fails at is counted and not tried again.
 """
 
@@ -14,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from millrace.events.prediction import SHADOW
 from millrace.observe.progress import log
 from millrace.observe.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
-from serving.transformer.core import SHADOW, Part, Scored, require_length
+from millrace.workload import Workload
+from serving.transformer.core import Inputs, Part, Scored, joined, require_fit
 from serving.transformer.events import Record
 from serving.transformer.predictor import Predictor
 
@@ -32,17 +31,20 @@ TIMEOUT_S: Final = 5.0
 @dataclass(frozen=True, slots=True, eq=False)
 class _Mirrored:
     record: Record
-    history: NDArray[np.float32]  # [B, N, C]
+    inputs: Inputs
 
     def __len__(self) -> int:
-        return len(self.history)
+        return len(self.inputs[0])
 
 
 class Shadow:
     """`mirror` remembers, `run` asks; `put` gets a record of what the shadow said."""
 
-    def __init__(self, predictor: Predictor, history_length: int, put: Callable[[Record], None]) -> None:
-        self._predictor, self._history_length, self._put = predictor, history_length, put
+    def __init__(
+        self, predictor: Predictor, workload: Workload, history_length: int, put: Callable[[Record], None]
+    ) -> None:
+        self._predictor, self._put = predictor, put
+        self._workload, self._history_length = workload, history_length
         self._waiting: deque[_Mirrored] = deque()
         self._rows = 0
         self._arrived = asyncio.Event()
@@ -51,13 +53,14 @@ class Shadow:
         """Rows that wait or are with the shadow."""
         return self._rows
 
-    def mirror(self, record: Record, history: NDArray[np.float32]) -> None:
+    def mirror(self, record: Record, inputs: Inputs) -> None:
         """All rows of an answered request; never waits, never fails."""
-        if self._rows + len(history) > MAX_WAITING_ROWS:
-            SHADOW_DROPPED.inc(len(history))
+        mirrored = _Mirrored(record, inputs)
+        if self._rows + len(mirrored) > MAX_WAITING_ROWS:
+            SHADOW_DROPPED.inc(len(mirrored))
             return
-        self._waiting.append(_Mirrored(record, history))
-        self._rows += len(history)
+        self._waiting.append(mirrored)
+        self._rows += len(mirrored)
         self._arrived.set()
 
     async def run(self) -> None:
@@ -89,11 +92,9 @@ class Shadow:
         return batch
 
     async def _ask(self, batch: list[_Mirrored]) -> None:
-        features = np.concatenate([item.record.features for item in batch])
-        history = np.concatenate([item.history for item in batch])
         began = time.perf_counter()
-        scored = await self._predictor.score(features, history, timeout_s=TIMEOUT_S)
-        require_length(scored, self._history_length)
+        scored = await self._predictor.score(joined([item.inputs for item in batch]), timeout_s=TIMEOUT_S)
+        require_fit(self._workload, scored, self._history_length)
         took_ms = (time.perf_counter() - began) * 1e3
         start = 0
         for item in batch:
@@ -102,6 +103,7 @@ class Shadow:
 
     def _record(self, item: _Mirrored, scored: Scored, place: slice, took_ms: float) -> Record:
         """The answered request's record, with what the shadow said; its latency is that of the shadow's call."""
-        said = replace(scored, scores=scored.scores[place], stages=scored.stages[place])
+        outputs = {name: values[place] for name, values in scored.outputs.items()}
+        said = replace(scored, outputs=outputs, stages=scored.stages[place])
         part = Part(range(len(item)), said, SHADOW, self._predictor.model_name)
         return replace(item.record, part=part, latency_ms=took_ms)

@@ -1,6 +1,6 @@
-"""Customer states that are newer than the online store: kept per customer, in order, until they have been pushed.
+"""Recent events that are newer than the online store: kept per entity, in order, until they have been pushed.
 
-A lookup folds the pending entries of a customer into the state that the store gave; folding twice changes nothing, so
+A lookup folds the pending entries of an entity into the state that the store gave; folding twice changes nothing, so
 it does not matter whether a push happened in between. The journal is the same thing on disk.
 """
 
@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from fraud.online import CustomerState
+from millrace.inputs import RecentEvents
 from serving.transformer.journal import Entry
 
 SLACK: Final = 32
-"""States keep this many transactions beyond N, so that one scored again still finds the N before it."""
-MAX_CUSTOMERS: Final = 50_000
-"""Customers with pending entries in memory; past it (the store is down for long) the oldest are on disk only."""
+"""States keep this many events beyond N, so that one scored again still finds the N before it."""
+MAX_KEYS: Final = 50_000
+"""Entities with pending entries in memory; past it (the store is down for long) the oldest are on disk only."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class _Turn:
 
 
 class Overlay:
-    """Pending entries by customer, oldest customer first, and one lock per customer in use."""
+    """Pending entries by the entity's id, oldest entity first, and one lock per id in use."""
 
     def __init__(self, history_length: int) -> None:
         self._capacity = history_length + SLACK
@@ -42,9 +42,9 @@ class Overlay:
         return len(self._pending)
 
     @asynccontextmanager
-    async def in_order(self, customers: Iterable[str]) -> AsyncIterator[None]:
-        """Hold these customers: requests of one customer are answered one after another, in order of arrival."""
-        names = sorted(set(customers))  # sorted: two requests with the same two customers must not wait for each other
+    async def in_order(self, keys: Iterable[str]) -> AsyncIterator[None]:
+        """Hold these entities: requests about one are answered one after another, in order of arrival."""
+        names = sorted(set(keys))  # sorted: two requests with the same two entities must not wait for each other
         turns = [self._turns.setdefault(name, _Turn()) for name in names]
         for turn in turns:
             turn.users += 1
@@ -62,28 +62,26 @@ class Overlay:
                 if not turn.users:
                     del self._turns[name]
 
-    def pending(self, customers: Iterable[str]) -> dict[str, tuple[Entry, ...]]:
-        """What the store may not know of these customers; take it *before* asking the store."""
-        return {name: self._pending[name] for name in customers if name in self._pending}
+    def pending(self, keys: Iterable[str]) -> dict[str, tuple[Entry, ...]]:
+        """What the store may not know of these entities; take it *before* asking the store."""
+        return {key: self._pending[key] for key in keys if key in self._pending}
 
-    def fold(self, state: CustomerState, entries: Sequence[Entry]) -> CustomerState:
+    def fold(self, state: RecentEvents, entries: Sequence[Entry]) -> RecentEvents:
         """The state with these entries in it."""
         for entry in entries:
-            state = state.append(
-                entry.transaction_id, entry.event_us, entry.amount_cents, entry.terminal_risk, self._capacity
-            )
+            state = state.append(entry.event_id, entry.event_us, entry.values, self._capacity)
         return state
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Remember scored transactions until `pushed`; the oldest customer leaves when there are too many."""
+        """Remember scored events until `pushed`; the oldest entity leaves when there are too many."""
         for entry in entries:
-            self._pending[entry.customer_id] = (*self._pending.get(entry.customer_id, ()), entry)
-        while len(self._pending) > MAX_CUSTOMERS:
+            self._pending[entry.key] = (*self._pending.get(entry.key, ()), entry)
+        while len(self._pending) > MAX_KEYS:
             del self._pending[next(iter(self._pending))]
             self.evicted += 1
 
     def pushed(self, entries: Mapping[str, Sequence[Entry]]) -> None:
-        """Forget entries that the store has now; newer ones of the same customers stay."""
+        """Forget entries that the store has now; newer ones of the same entities stay."""
         for name, done in entries.items():
             left = tuple(entry for entry in self._pending.get(name, ()) if entry not in done)
             if left:
@@ -91,6 +89,6 @@ class Overlay:
             else:
                 self._pending.pop(name, None)
 
-    def oldest(self, customers: int) -> dict[str, tuple[Entry, ...]]:
-        """Up to so many customers and their pending entries, those that have waited longest first."""
-        return {name: self._pending[name] for name, _ in zip(list(self._pending), range(customers), strict=False)}
+    def oldest(self, count: int) -> dict[str, tuple[Entry, ...]]:
+        """Up to so many entities and their pending entries, those that have waited longest first."""
+        return {name: self._pending[name] for name, _ in zip(list(self._pending), range(count), strict=False)}

@@ -1,4 +1,4 @@
-"""The online store as the transformer uses it: lookups that share a round trip, and pushes of customer states.
+"""The online store as the transformer uses it: lookups that share a round trip, and pushes of recent states.
 
 Feast is synchronous, so one thread serves lookups: what arrives while it is busy is fetched together next. A store on
 this machine's disk answers a few rows in less than it takes to reach that thread and come back, so it is asked in the
@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from fraud.online import CustomerState, Response, customer_states, push_columns
 from millrace.errors import Unavailable
+from millrace.inputs import RecentEvents, States
+from millrace.lookup import columns_of, recent_of, refreshed_of, states_of
+from millrace.workload import View, Workload
 from serving.transformer.fill import NEVER_FILLED, Fill
+from serving.transformer.refreshed import DividedStore, Keys
 from serving.transformer.rows import Rows
-from serving.transformer.terminals import DividedStore
 
-CUSTOMERS, TERMINALS = "customer_state", "terminal_state"
-"""Feature views."""
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
 INLINE_ROWS: Final = 8
@@ -40,47 +41,50 @@ SLOW_LOOKUPS: Final = 2
 class Store(Protocol):
     """What a lookup needs; `FeastStore` is the real one."""
 
-    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response: ...
+    def read(self, keys: Keys) -> States: ...
 
 
-class OnlineStore(Store, DividedStore, Protocol):
+class OnlineStore(DividedStore, Protocol):
     """What the transformer needs: lookups, and what pushes need."""
 
     def fill(self) -> str | None: ...
-    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]: ...
-    def push(self, states: Mapping[str, CustomerState]) -> None: ...
+    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]: ...
+    def push(self, states: Mapping[str, RecentEvents]) -> None: ...
 
 
 class FeastStore:
-    """The Feast store of a rendered feature repository; one thread may look up while another pushes.
+    """The Feast store of a workload's rendered repository; one thread may look up while another pushes.
 
     Lookups and pushes have a connection each. Feast writes a state column by column in one transaction, and a read
     on the connection that writes would see the part that is written already.
     """
 
-    def __init__(self, repo: Path) -> None:
+    def __init__(self, repo: Path, workload: Workload) -> None:
         from feast import FeatureStore
 
         self._lookups, self._pushes = (FeatureStore(repo_path=str(repo), config=_online_only(repo)) for _ in range(2))
         _write_always(self._pushes.config.online_store)
-        self._service = self._lookups.get_feature_service(FEATURE_SERVICE)
-        self._customers = Rows(self._lookups, CUSTOMERS, CUSTOMER_STATE_FIELDS)
-        self._terminals = Rows(self._lookups, TERMINALS, TERMINAL_STATE_FIELDS)
-        self._pushed = Rows(self._pushes, CUSTOMERS, CUSTOMER_STATE_FIELDS)
+        self._service = self._lookups.get_feature_service(workload.features.FEATURE_SERVICE)
+        self._views, self._recent = workload.features.VIEWS, workload.recent
+        self._keys = {view.entity: workload.entity(view.entity).key for view in self._views}
+        self._rows = {view.name: Rows(self._lookups, view.name, list(view.fields)) for view in self._views}
         self._fill = Fill(repo)
         # The first read opens files and loads code: before readiness, not in a request.
-        self.read([""], [""])
-        self.read_customers([""])
+        self.read({entity: [""] for entity in self._keys})
+        if self._recent is not None:
+            self._pushed = Rows(self._pushes, self._recent.name, list(self._recent.fields))
+            self.read_pushed([""])
 
-    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
-        """One row per pair; unknown entities are None. Raises Unavailable for a store that was never filled."""
+    def read(self, keys: Keys) -> States:
+        """One row per event; unknown entities have states of nothing. Raises Unavailable for a store never filled."""
         if self._fill.current() == NEVER_FILLED:
             raise Unavailable("the online store was never filled. Run materialize (make run).")
-        if self.embedded:
-            return self._customers.read(customers) | self._terminals.read(terminals)
-        entities = {"customer_id": list(customers), "terminal_id": list(terminals)}  # one round trip for both views
-        answer: dict[str, list[Any]] = self._lookups.get_online_features(self._service, entities).to_dict()
-        return answer
+        if not self.embedded:
+            entities = {key: list(keys[entity]) for entity, key in self._keys.items()}  # one round trip for all views
+            return states_of(self._lookups.get_online_features(self._service, entities).to_dict(), self._views)
+        recent = {} if self._recent is None else {self._recent.name: self.read_recent(keys[self._recent.entity])}
+        refreshed = [view for view in self._views if not view.recent]
+        return States(recent, {view.name: self.read_refreshed(view, keys[view.entity]) for view in refreshed})
 
     @property
     def embedded(self) -> bool:
@@ -92,22 +96,30 @@ class FeastStore:
         return self._fill.current()
 
     def contents(self) -> str | None:
-        """Like `fill`, plus the refresh that views were renewed to since."""
+        """Like `fill`, and to which refresh the refreshed views were renewed since."""
         return self._fill.contents()
 
-    def read_customer_columns(self, customers: Sequence[str]) -> Response:
-        return self._customers.read(customers)
+    def read_recent(self, keys: Sequence[str]) -> list[RecentEvents]:
+        view = self._the_recent_view()
+        return recent_of(self._rows[view.name].read(keys), view)
 
-    def read_terminal_columns(self, terminals: Sequence[str]) -> Response:
-        return self._terminals.read(terminals)
+    def read_refreshed(self, view: View, keys: Sequence[str]) -> NDArray[np.int64]:
+        return refreshed_of(self._rows[view.name].read(keys), view)
 
-    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
+    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]:
         """What a push adds to; called by the thread that pushes."""
-        return customer_states(self._pushed.read(customers))
+        return recent_of(self._pushed.read(keys), self._the_recent_view())
 
-    def push(self, states: Mapping[str, CustomerState]) -> None:
-        columns = push_columns(states)
-        self._pushed.write(columns["customer_id"], columns["event_timestamp"], columns)
+    def push(self, states: Mapping[str, RecentEvents]) -> None:
+        view = self._the_recent_view()
+        key = self._keys[view.entity]
+        columns = columns_of(states, view, key)
+        self._pushed.write(columns[key], columns["event_timestamp"], columns)
+
+    def _the_recent_view(self) -> View:
+        if self._recent is None:
+            raise LookupError("this workload has no recent view: nothing of it is pushed")
+        return self._recent
 
 
 def _online_only(repo: Path) -> Any:
@@ -128,9 +140,9 @@ def _write_always(online_store: Any) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    customers: Sequence[str]
-    terminals: Sequence[str]
-    answer: asyncio.Future[Response]
+    keys: Keys
+    rows: int
+    answer: asyncio.Future[States]
 
 
 class Lookups:
@@ -151,12 +163,12 @@ class Lookups:
         """Lookups that wait for their turn."""
         return len(self._waiting)
 
-    async def read(self, customers: Sequence[str], terminals: Sequence[str], timeout_s: float) -> Response:
+    async def read(self, keys: Keys, rows: int, timeout_s: float) -> States:
         """The store's answer for these rows; raises what the store raised, or TimeoutError."""
         busy = self._task is not None and not self._task.done()
-        if not busy and len(customers) <= INLINE_ROWS and self._clock() >= self._inline_from:
-            return self._read_inline(customers, terminals)
-        waiting = _Waiting(customers, terminals, asyncio.get_running_loop().create_future())
+        if not busy and rows <= INLINE_ROWS and self._clock() >= self._inline_from:
+            return self._read_inline(keys)
+        waiting = _Waiting(keys, rows, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if not busy:
             self._task = asyncio.create_task(self._work())
@@ -166,10 +178,10 @@ class Lookups:
             if waiting in self._waiting:  # given up before its turn: a store that hangs must not collect them
                 self._waiting.remove(waiting)
 
-    def _read_inline(self, customers: Sequence[str], terminals: Sequence[str]) -> Response:
+    def _read_inline(self, keys: Keys) -> States:
         began = self._clock()
         try:
-            return self._store.read(customers, terminals)
+            return self._store.read(keys)
         finally:
             self._slow = self._slow + 1 if (now := self._clock()) - began > SLOW_S else 0
             if self._slow >= SLOW_LOOKUPS:
@@ -178,10 +190,8 @@ class Lookups:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._take():
-            customers = [name for item in batch for name in item.customers]
-            terminals = [name for item in batch for name in item.terminals]
             try:
-                answer = await loop.run_in_executor(self._thread, self._store.read, customers, terminals)
+                answer = await loop.run_in_executor(self._thread, self._store.read, _together(batch))
             except Exception as error:  # noqa: BLE001 - handed to whoever asked
                 _fail(batch, error)
             else:
@@ -192,19 +202,24 @@ class Lookups:
         self._waiting = [item for item in self._waiting if not item.answer.done()]
         rows = 0
         batch: list[_Waiting] = []
-        while self._waiting and (not batch or rows + len(self._waiting[0].customers) <= MAX_LOOKUP_ROWS):
+        while self._waiting and (not batch or rows + self._waiting[0].rows <= MAX_LOOKUP_ROWS):
             batch.append(self._waiting.pop(0))
-            rows += len(batch[-1].customers)
+            rows += batch[-1].rows
         return batch
 
 
-def _share(batch: Sequence[_Waiting], answer: Response) -> None:
+def _together(batch: Sequence[_Waiting]) -> Keys:
+    if len(batch) == 1:
+        return batch[0].keys
+    return {entity: [key for item in batch for key in item.keys[entity]] for entity in batch[0].keys}
+
+
+def _share(batch: Sequence[_Waiting], answer: States) -> None:
     start = 0
     for item in batch:
-        end = start + len(item.customers)
-        part = answer if len(batch) == 1 else {name: values[start:end] for name, values in answer.items()}
+        end = start + item.rows
         if not item.answer.done():
-            item.answer.set_result(part)
+            item.answer.set_result(answer if len(batch) == 1 else answer.part(start, end))
         start = end
 
 

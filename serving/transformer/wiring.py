@@ -7,34 +7,41 @@ import argparse
 from millrace.errors import ConfigError
 from millrace.observe.progress import log
 from millrace.settings import Settings
+from millrace.workload import Workload
 from serving.transformer.arms import Arms
-from serving.transformer.customers import KnownCustomers
+from serving.transformer.memory import Memory
 from serving.transformer.model import Transformer
 from serving.transformer.predictor import Predictor, PredictorClient
+from serving.transformer.recent import RecentCache
+from serving.transformer.refreshed import DividedStore, RefreshedCache
 from serving.transformer.shadow import Shadow
 from serving.transformer.sinks import Events
 from serving.transformer.store import Lookups, OnlineStore, Store
-from serving.transformer.terminals import CachedTerminals
 
 
-def transformer(name: str, champion: Predictor, store: OnlineStore, options: Settings) -> Transformer:
+def transformer(
+    name: str, workload: Workload, champion: Predictor, store: OnlineStore, options: Settings
+) -> Transformer:
     """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
-    embedded = store.fill() is not None
-    known = _known(store, options.terminal_cache_ttl_s)
-    cached: Store = store if known is None else CachedTerminals(known, options.terminal_cache_ttl_s)
-    arms, shadow = _arms(champion, name, options), _shadow(name, options, events)
-    return Transformer(name, store, Lookups(cached, embedded=embedded), options, arms, events, shadow, known)
+    arms, shadow = _arms(champion, name, workload, options), _shadow(name, workload, options, events)
+    recent, cached = _caches(store, workload, options.state_cache_ttl_s)
+    view = workload.recent
+    memory = None if view is None else Memory(view.entity, workload.name, store, options, recent)
+    lookups = Lookups(cached, embedded=store.fill() is not None)
+    return Transformer(name, workload, lookups, options, arms, events, shadow, memory)
 
 
-def _known(store: OnlineStore, ttl_s: float) -> KnownCustomers | None:
+def _caches(store: OnlineStore, workload: Workload, ttl_s: float) -> tuple[RecentCache | None, Store]:
     """Memory in front of the store where that is safe: only one that says when it was refilled can be cached."""
     if not ttl_s:
-        return None
+        return None, store
     if store.fill() is None:
         log("state_cache_off", reason="this online store does not say what it was filled from")
-        return None
-    return KnownCustomers(store, ttl_s)
+        return None, store
+    recent = RecentCache(store, ttl_s) if workload.recent is not None else None
+    divided: DividedStore = store if recent is None else recent
+    return recent, RefreshedCache(divided, workload, ttl_s)
 
 
 def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:
@@ -46,19 +53,19 @@ def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:
     return InProcess(options.model_dir, options.model_name, configured)
 
 
-def _arms(champion: Predictor, name: str, options: Settings) -> Arms:
+def _arms(champion: Predictor, name: str, workload: Workload, options: Settings) -> Arms:
     if bool(options.ab_host) != bool(options.ab_percent):
         got = f"MILLRACE_AB_HOST is {options.ab_host!r} and MILLRACE_AB_PERCENT {options.ab_percent:g}"
         raise ConfigError(f"{got}; wanted both or none")
     if not options.ab_host:
-        return Arms(champion, options.history_length)
+        return Arms(champion, workload, options.history_length)
     challenger = PredictorClient(options.ab_host, name, attempts=1)
     key = options.pseudonym_secret()
-    return Arms(champion, options.history_length, challenger=challenger, percent=options.ab_percent, key=key)
+    return Arms(champion, workload, options.history_length, challenger=challenger, percent=options.ab_percent, key=key)
 
 
-def _shadow(name: str, options: Settings, events: Events) -> Shadow | None:
+def _shadow(name: str, workload: Workload, options: Settings, events: Events) -> Shadow | None:
     if not options.shadow_url:
         return None
     predictor = PredictorClient(options.shadow_url, name, attempts=1, measured=False)
-    return Shadow(predictor, options.history_length, events.put)
+    return Shadow(predictor, workload, options.history_length, events.put)

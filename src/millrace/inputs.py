@@ -28,13 +28,13 @@ class Requests:
     def __len__(self) -> int:
         return len(self.event_id)
 
-    def row(self, row: int) -> Requests:
-        """One of the rows, alone."""
+    def part(self, start: int, end: int) -> Requests:
+        """The rows from `start` to `end`."""
         return Requests(
-            self.event_id[row : row + 1],
-            self.event_us[row : row + 1],
-            {name: ids[row : row + 1] for name, ids in self.keys.items()},
-            {name: values[row : row + 1] for name, values in self.values.items()},
+            self.event_id[start:end],
+            self.event_us[start:end],
+            {name: ids[start:end] for name, ids in self.keys.items()},
+            {name: values[start:end] for name, values in self.values.items()},
         )
 
     def repeated(self, times: int) -> Requests:
@@ -111,11 +111,11 @@ class States:
     refreshed: Mapping[str, NDArray[np.int64]]
     """[B, fields of the view] each; an unknown entity is a row of zeros."""
 
-    def row(self, row: int) -> States:
-        """Those of one of the requests."""
+    def part(self, start: int, end: int) -> States:
+        """Those of the requests from `start` to `end`."""
         return States(
-            {name: states[row : row + 1] for name, states in self.recent.items()},
-            {name: states[row : row + 1] for name, states in self.refreshed.items()},
+            {name: states[start:end] for name, states in self.recent.items()},
+            {name: states[start:end] for name, states in self.refreshed.items()},
         )
 
     def repeated(self, times: int) -> States:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from millrace.workload import View
 
 Response = Mapping[str, Sequence[Any]]
 """What Feast's `get_online_features(...).to_dict()` gives: equally long lists, in which what is unknown is None."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def states_of(response: Response, views: Sequence[View]) -> States:
@@ -49,6 +52,15 @@ def refreshed_of(response: Response, view: View) -> NDArray[np.int64]:
     """The B states of a refreshed view: [B, fields]; an unknown entity is a row of zeros."""
     columns = [_column(response, name) for name in view.fields]
     return np.array([[value or 0 for value in column] for column in columns], np.int64).T
+
+
+def columns_of(states: Mapping[str, RecentEvents], view: View, key: str) -> dict[str, list[Any]]:
+    """Columns of what Feast's push source takes: one row per entity, whose key is `key`, dated by its newest event."""
+    times = [_EPOCH + timedelta(microseconds=int(state.event_us[-1])) for state in states.values()]
+    columns: dict[str, list[Any]] = {key: list(states), "event_timestamp": times}
+    for place, name in enumerate(view.fields):
+        columns[name] = [state.arrays()[place] for state in states.values()]
+    return columns
 
 
 @cache

@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
 
-    terminal_cache_ttl_s: float = Field(default=300.0, ge=0)
-    """How long the transformer keeps states of terminals, and of customers, in memory, s; 0: not at all."""
+    state_cache_ttl_s: float = Field(default=300.0, ge=0)
+    """How long the transformer keeps states of entities in memory, s; 0: not at all."""
 
     predictor_topology: str = Field(default="remote", pattern="^(remote|in_process)$")
     """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""

@@ -142,7 +142,7 @@ class Input:
 
     name: str
     shows: str
-    """What it was: a field of the request, `event_timestamp`, an entity's key, or a recent view for its length."""
+    """What it was: a field of the request, `event_timestamp`, an entity for its id, or a recent view for its length."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of the request → features that say the same of a reference event; what follows from them is made again."""
     features: tuple[str, ...] = ()

@@ -34,15 +34,18 @@ from stores import RedisServer, free_port, postgres_server, redis_server
 from components.build_features.core import build_features
 from components.check_skew import served
 from components.materialize.refresh import refresh
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from fraud.online import CustomerState, customer_states
+from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS, VIEWS
 from millrace.errors import ConfigError, NotFound, Unavailable
+from millrace.inputs import RecentEvents, recent
 from millrace.judge.gates import Rule
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest, list_manifests
+from millrace.lookup import recent_of
 from millrace.settings import Settings
+from millrace.workload import load
 from serving.transformer.store import FeastStore, Lookups
 
+CUSTOMERS, TERMINALS = VIEWS
 ROOT = Path(__file__).parents[2]
 FEATURE_STORE = ROOT / "manifests" / "base" / "feature_store"
 N = 6
@@ -167,7 +170,7 @@ def store(cluster: Cluster) -> Iterator[FeastStore]:
 @contextmanager
 def opened(folder: Path) -> Iterator[FeastStore]:
     """The transformer's store; Feast leaves its registry's connections and timers behind."""
-    made = FeastStore(folder)
+    made = FeastStore(folder, load("fraud"))
     try:
         yield made
     finally:
@@ -183,9 +186,9 @@ def names(cluster: Cluster, view: str) -> list[str]:
     return found
 
 
-def state(*ids: int) -> CustomerState:
+def state(*ids: int) -> RecentEvents:
     numbers = np.array(ids, np.int64)
-    return CustomerState(numbers, numbers * 1_000_000, numbers, numbers.astype(np.float32))
+    return recent(numbers, numbers * 1_000_000, numbers, numbers.astype(np.float32))
 
 
 def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, store: FeastStore) -> None:
@@ -201,7 +204,7 @@ def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, st
     with opened(repository(cluster.embedded, "fraud")) as embedded:
         held = embedded.read(*rows)
     assert {name: answer[name] for name in FIELDS} == {name: held[name] for name in FIELDS}
-    assert max(len(found) for found in customer_states(answer)) == N
+    assert max(len(found) for found in recent_of(answer, CUSTOMERS)) == N
     assert sum(value is not None for value in answer["count_30d"]) > 40
 
 
@@ -209,15 +212,15 @@ def test_an_unknown_entity_has_no_state(store: FeastStore) -> None:
     answer = store.read(["nobody"], ["nowhere"])
 
     assert {name for name, (value,) in answer.items() if value is not None} == {"customer_id", "terminal_id"}
-    assert len(customer_states(answer)[0]) == 0
+    assert len(recent_of(answer, CUSTOMERS)[0]) == 0
 
 
 def test_a_push_is_seen_by_the_next_lookup_of_another_process(cluster: Cluster, store: FeastStore) -> None:
     store.push({"pushed": state(1, 2)})
 
     with opened(cluster.repository) as other:
-        (found,) = other.read_customers(["pushed"])
-    assert found.transaction_ids.tolist() == [1, 2]
+        (found,) = other.read_pushed(["pushed"])
+    assert found.event_ids.tolist() == [1, 2]
 
 
 def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
@@ -226,7 +229,7 @@ def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
 
     store.push({"late": state(1, 2, 3)})
 
-    assert store.read_customers(["late"])[0].transaction_ids.tolist() == [1, 2, 3]
+    assert store.read_pushed(["late"])[0].event_ids.tolist() == [1, 2, 3]
 
 
 def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: FeastStore) -> None:
@@ -237,8 +240,8 @@ def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: Feas
     ended = cluster.refresh()
 
     assert ended.returncode == 0, ended.stderr
-    assert store.read_customers([customer])[0].transaction_ids.tolist() == [number]
-    assert len(store.read_customers(names(cluster, "customer")[1:2])[0]) == N
+    assert store.read_pushed([customer])[0].event_ids.tolist() == [number]
+    assert len(store.read_pushed(names(cluster, "customer")[1:2])[0]) == N
 
 
 def test_a_store_that_was_emptied_is_filled_whole(
@@ -251,7 +254,7 @@ def test_a_store_that_was_emptied_is_filled_whole(
         assert ended.returncode == 0, ended.stderr
         monkeypatch.setenv("FEAST_REDIS", f"{empty.address},{OPTIONS}")
         with opened(cluster.repository) as store:
-            assert len(store.read_customers(names(cluster, "customer")[:1])[0]) == N
+            assert len(store.read_pushed(names(cluster, "customer")[:1])[0]) == N
 
 
 def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
@@ -259,12 +262,12 @@ def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
 ) -> None:
     """Pushed transactions are no skew; a state with another amount is, and so is one that is gone."""
     customer = names(cluster, "customer")[2]
-    kept = store.read_customers([customer])[0]
+    kept = store.read_pushed([customer])[0]
     later = kept.append(10**9, int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6), 500, 0.0, N + 32)
     store.push({customer: later})
     passed = {rule.name for rule in judged(cluster) if rule.passed}
 
-    wrong = replace(kept, amount_cents=kept.amount_cents * 100)
+    wrong = replace(kept, values=(kept.values[0] * 100, *kept.values[1:]))
     store.push(dict.fromkeys(names(cluster, "customer")[2:6], wrong))
     blocked = {rule.name: rule for rule in judged(cluster) if not rule.passed}
 
@@ -361,9 +364,9 @@ def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore)
 
     answer = store.read(names(cluster, "customer")[1:2], names(cluster, "terminal")[:1])
 
-    assert len(customer_states(answer)[0]) == N
+    assert len(recent_of(answer, CUSTOMERS)[0]) == N
     store.push({"without-registry": state(7)})
-    assert len(store.read_customers(["without-registry"])[0]) == 1
+    assert len(store.read_pushed(["without-registry"])[0]) == 1
 
 
 def answered(store: FeastStore) -> Any:

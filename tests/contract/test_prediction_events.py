@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 import numpy as np
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
-from fraud.requests import from_rows
+from millrace.events.prediction import CHAMPION, SHADOW
+from millrace.workload import load
 from serving.logged_rows import Bodies
 from serving.prediction_log.core import Events
+from serving.transformer.answers import Door
 from serving.transformer.context import Context
-from serving.transformer.core import CHAMPION, SHADOW, Part, Scored
+from serving.transformer.core import Part, Scored
 from serving.transformer.events import CONTENT_TYPE, Record, encode
 
 NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
@@ -24,11 +26,15 @@ def test_every_event_of_the_transformer_is_taken_with_all_it_says() -> None:
     features = np.ones((3, len(FEATURE_NAMES)), np.float32)
     features[1, 0] = np.nan
     context = Context.of({b"x-request-id": b"r:1", b"traceparent": TRACE.encode()}, 1.0)
-    scored = Scored(np.array([0.25, 0.75], np.float32), "3", 0.5, 64)
+    scored = Scored({"score": np.array([0.25, 0.75], np.float32)}, "3", 0.5, 64)
+
+    door = Door(load("fraud"))
+    requests = door.format.from_rows(said, 0)
+    keys = door.format.keys(requests, lambda _: "0123456789abcdef")
 
     def record(arm: str) -> Record:
         part = Part([0, 1], scored, arm, "fraud-detector")
-        return Record(context, NOW, 3.25, from_rows(said, 0), ["0123456789abcdef"] * 3, features, False, part)
+        return Record(door, context, NOW, 3.25, requests, keys, features, False, part)
 
     taken, log = [], Events(Bodies("fraud", b"key"))
     for body, _ in encode([record(CHAMPION), record(SHADOW)], 3):

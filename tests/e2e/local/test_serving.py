@@ -235,8 +235,8 @@ def test_states_reach_the_online_store_and_leave_the_journal(world):
 
     wait("a push", journal_is_empty)
 
-    (state,) = FeastStore(repository(home, "fraud")).read_customers([name])
-    assert state.transaction_ids.tolist() == [21, 22]
+    (state,) = FeastStore(repository(home, "fraud"), load("fraud")).read_pushed([name])
+    assert state.event_ids.tolist() == [21, 22]
     assert state.amount_cents.tolist() == [2100, 2200]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from fraud import batch, formulas, online
 from fraud import features as f
 from millrace.errors import GateBlocked, InvalidInput, NotFound
 from millrace.features.days import DayFeatures
+from millrace.inputs import RecentEvents
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
 from millrace.lake.manifest import Manifest
@@ -130,12 +131,13 @@ def test_a_scaler_fitted_twice_in_serving_is_blocked(
 ) -> None:
     """Amounts divided by a hundred once more on the way out of the store: the paths through Feast share the error."""
     folder, store = home
-    right = online.customer_states
+    right = online.padded
 
-    def scaled_again(response: online.Response) -> list[online.CustomerState]:
-        return [replace(state, amount_cents=state.amount_cents // 100) for state in right(response)]
+    def scaled_again(states: Sequence[RecentEvents], history_length: int) -> f.CustomerStates:
+        found = right(states, history_length)
+        return replace(found, amount_cents=found.amount_cents // 100)
 
-    monkeypatch.setattr(online, "customer_states", scaled_again)
+    monkeypatch.setattr(online, "padded", scaled_again)
     failures = blocked_by(check(feature_set, store, lake, folder))
 
     assert set(failures) == {"online against batch", "offline against batch"}

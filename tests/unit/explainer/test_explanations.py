@@ -9,16 +9,21 @@ import numpy as np
 import orjson
 import pytest
 
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from fraud.online import EMPTY_STATE, model_inputs
+from fraud.features import FEATURE_NAMES, VIEWS
 from millrace.errors import InvalidInput
+from millrace.inputs import Requests, States
+from millrace.lookup import empty, unknown_states
 from millrace.pseudonyms import pseudonym
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
-from serving.explainer.core import INPUTS, Background, Transaction, history_of, value_function
+from millrace.workload import load
+from serving.explainer.core import Background, Event, Lengths, history_of, value_function
 from serving.explainer.model import Explainer, shapley
 from serving.lean import LeanRoutes
 
+CUSTOMERS, TERMINALS = VIEWS
+FRAUD = load("fraud")
+INPUTS = tuple(part.name for part in FRAUD.explain.INPUTS)
 N, L = 4, 2
 DAY_US = 86_400_000_000
 NOW_US = 17_800 * DAY_US + 13 * 3_600_000_000
@@ -31,7 +36,7 @@ def background() -> Background:
     random = np.random.default_rng(0)
     columns = {name: random.random(200, np.float32) for name in FEATURE_NAMES}
     columns["amount"] = (random.random(200) * 100).round(2).astype(np.float32)
-    return Background.of(columns | {"score": random.random(200, np.float32)})
+    return Background.of(columns | {"score": random.random(200, np.float32)}, FEATURE_NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -45,41 +50,39 @@ def artifacts(tiny_model) -> dict[bool, ModelArtifact]:
 
 
 def state(count: int):
-    found = EMPTY_STATE
+    found = empty(CUSTOMERS)
     for number in range(1, count + 1):
-        found = found.append(number, NOW_US - (count + 1 - number) * DAY_US, 1000 * number, 0.25, 32)
+        found = found.append(number, NOW_US - (count + 1 - number) * DAY_US, (1000 * number, 0.25), 32)
     return found
 
 
-def transaction(amount_cents: int = 25_000, history: int = 3) -> Transaction:
-    terminal = np.arange(len(TERMINAL_STATE_FIELDS), dtype=np.int64)
-    return Transaction(99, NOW_US, amount_cents, "t", state(history), terminal)
+def transaction(amount_cents: int = 25_000, history: int = 3) -> Event:
+    terminal = np.arange(len(TERMINALS.fields), dtype=np.int64)
+    keys, values = {"customer": ["c"], "terminal": ["t"]}, {"amount": np.array([amount_cents])}
+    requests = Requests(np.array([99]), np.array([NOW_US]), keys, values)
+    return Event(requests, States({CUSTOMERS.name: [state(history)]}, {TERMINALS.name: terminal[None]}))
 
 
-def inputs_of(found: Transaction):
-    return model_inputs(
-        np.array([found.transaction_id]),
-        np.array([found.event_us]),
-        np.array([found.amount_cents]),
-        [found.customer],
-        found.terminal[None],
-        history_length=N,
-        sequence_length=L,
-    )
+def inputs_of(found: Event):
+    return FRAUD.online.model_inputs(found.requests, found.states, history_length=N, sequence_length=L)
+
+
+def explained(found: Event, background: Background, model: ModelArtifact):
+    return shapley(value_function(FRAUD, found, background, model.score, Lengths(N, L)), len(INPUTS))
 
 
 @pytest.mark.parametrize(("amount_cents", "history"), [(0, 0), (100, 1), (25_000, 3), (90_000, 9)])
 def test_the_effects_add_up_to_the_score_that_the_model_gives(artifacts, background, amount_cents, history):
     model, found = artifacts[True], transaction(amount_cents, history)
 
-    effects, base = shapley(value_function(found, background, model.score, N, L))
+    effects, base = explained(found, background, model)
 
     assert base + effects.sum() == pytest.approx(float(model.score(*inputs_of(found))[0]), abs=1e-6)
     assert 0 <= base <= 1
 
 
 def test_what_the_model_does_not_read_has_no_effect(artifacts, background):
-    effects, _ = shapley(value_function(transaction(), background, artifacts[False].score, N, L))
+    effects, _ = explained(transaction(), background, artifacts[False])
 
     named = dict(zip(INPUTS, effects, strict=True))
     assert (named["time"], named["terminal"]) == pytest.approx((0, 0), abs=1e-7)
@@ -90,10 +93,10 @@ def test_what_the_model_does_not_read_has_no_effect(artifacts, background):
 def test_the_background_has_no_effect_on_itself(artifacts, background):
     """A row of the background, of a customer nobody knows, explained against itself alone."""
     alone = Background(background.features[:1])
-    found = transaction(int(alone.amount_cents[0]), history=0)
+    found = transaction(round(float(alone.features[0, FEATURE_NAMES.index("amount")]) * 100), history=0)
     model = artifacts[False]
 
-    effects, base = shapley(value_function(found, alone, model.score, N, L))
+    effects, base = explained(found, alone, model)
 
     assert effects == pytest.approx(np.zeros(4), abs=1e-6)
     assert base == pytest.approx(float(model.score(*inputs_of(found))[0]), abs=1e-6)
@@ -102,13 +105,13 @@ def test_the_background_has_no_effect_on_itself(artifacts, background):
 def test_the_background_is_spread_over_the_scores():
     columns = {name: np.arange(1000, dtype=np.float32) for name in (*FEATURE_NAMES, "score")}
 
-    rows = Background.of(columns, rows=5).features[:, 0]
+    rows = Background.of(columns, FEATURE_NAMES, rows=5).features[:, 0]
 
     assert rows.tolist() == [0, 250, 500, 749, 999]
 
 
 def test_the_history_is_shown_as_it_was():
-    assert history_of(transaction(history=2)) == [
+    assert history_of(FRAUD, transaction(history=2)) == [
         {"transaction_id": 1, "event_timestamp": "2018-09-24T13:00:00Z", "amount": 10.0, "terminal_risk": 0.25},
         {"transaction_id": 2, "event_timestamp": "2018-09-25T13:00:00Z", "amount": 20.0, "terminal_risk": 0.25},
     ]
@@ -121,14 +124,14 @@ class Store:
         self.fails: Exception | None = None
         self.count = 3
 
-    def read(self, customers, terminals):
+    def read(self, keys):
         if self.fails:
             raise self.fails
-        known = [state(self.count) if name == pseudonym("c", b"key") else None for name in customers]
-        columns = {name: [None] * len(terminals) for name in TERMINAL_STATE_FIELDS}
-        for place, name in enumerate(CUSTOMER_STATE_FIELDS):
-            columns[name] = [found and found.arrays()[place].tolist() for found in known]
-        return columns
+        states = unknown_states(VIEWS, len(keys["customer"]))
+        for row, name in enumerate(keys["customer"]):
+            if name == pseudonym("c", b"key"):
+                states.recent[CUSTOMERS.name][row] = state(self.count)
+        return states
 
 
 @pytest.fixture

@@ -14,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud import features as f
+from fraud import online
 from fraud.batch import daily, events
 from fraud.days import terminal_states
-from fraud.online import EMPTY_STATE, CustomerState, model_inputs
+from fraud.features import VIEWS
 from millrace.features.days import Events
+from millrace.inputs import RecentEvents, Requests, States
+from millrace.lookup import empty
 
+CUSTOMERS, TERMINALS = VIEWS
 DAY = f.DAY_US
 START = 17_622 * DAY  # 2018-04-01
 N = 4
@@ -115,7 +119,7 @@ def amount_ratio(stream: list[Row], row: Row) -> int:
 
 
 def replay(
-    stream: list[Row], states: dict[str, CustomerState] | None = None, history_length: int = N, skip: int = 0
+    stream: list[Row], states: dict[str, RecentEvents] | None = None, history_length: int = N, skip: int = 0
 ) -> dict[int, np.ndarray]:
     """transaction_id → its features by the single-row path, states appended one transaction at a time.
 
@@ -124,14 +128,16 @@ def replay(
     states = {} if states is None else states
     features = {}
     for row in stream[skip:]:
-        customer = states.get(row["customer_id"], EMPTY_STATE)
+        customer = states.get(row["customer_id"], empty(CUSTOMERS))
         terminal = terminal_state(stream, row["terminal_id"], row["event_us"] // EVERY * EVERY)[None]
-        request = (np.array([row[name]]) for name in ("transaction_id", "event_us", "amount_cents"))
-        inputs, _ = model_inputs(*request, [customer], terminal, history_length=history_length, sequence_length=1)
+        event_id, event_us, cents = (np.array([row[name]]) for name in ("transaction_id", "event_us", "amount_cents"))
+        request = Requests(event_id, event_us, {}, {"amount": cents})
+        known = States({CUSTOMERS.name: [customer]}, {TERMINALS.name: terminal})
+        inputs, _ = online.model_inputs(request, known, history_length=history_length, sequence_length=1)
         features[row["transaction_id"]] = inputs[0]
-        risk = float(f.terminal_risk(terminal)[0])
-        entry = (row["transaction_id"], row["event_us"], row["amount_cents"])
-        states[row["customer_id"]] = customer.append(*entry, risk, history_length)
+        (values,) = online.remembered(request, known)
+        entry = (row["transaction_id"], row["event_us"], values)
+        states[row["customer_id"]] = customer.append(*entry, history_length)
     return features
 
 
@@ -153,7 +159,7 @@ def test_batch_and_single_row_features_agree(stream: list[Row], history_length: 
 def test_splitting_the_stream_anywhere_and_resuming_gives_the_same(stream: list[Row], data: st.DataObject) -> None:
     """Single row: from the states left behind. Batch: from the first day that is still to be computed."""
     cut = data.draw(st.integers(0, len(stream)))
-    states: dict[str, CustomerState] = {}
+    states: dict[str, RecentEvents] = {}
     whole = replay(stream)
 
     before = replay(stream[:cut], states)

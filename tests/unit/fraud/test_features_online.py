@@ -10,9 +10,12 @@ import pytest
 
 from fraud import features as f
 from fraud import online
-from fraud.online import EMPTY_STATE, CustomerState
+from fraud.features import VIEWS
 from millrace.errors import SchemaMismatch
+from millrace.inputs import Requests, States, recent
+from millrace.lookup import columns_of, empty, recent_of, refreshed_of, states_of
 
+CUSTOMERS, TERMINALS = VIEWS
 NOW = 17_622 * f.DAY_US
 
 
@@ -30,9 +33,16 @@ def answer(length: int = 3, rows: int = 1) -> dict[str, list[Any]]:
 
 def inputs_of(response: dict[str, list[Any]], id_: int = 99, now: int = NOW, **lengths: int) -> tuple[Any, Any]:
     rows = len(response["event_us"])
-    request = (np.full(rows, value) for value in (id_, now, 500))
-    states = (online.customer_states(response), online.terminal_states(response))
-    return online.model_inputs(*request, *states, **{"history_length": 8, "sequence_length": 4} | lengths)
+    states = states_of(response, VIEWS)
+    return online.model_inputs(
+        requests(id_, now, rows), states, **{"history_length": 8, "sequence_length": 4} | lengths
+    )
+
+
+def requests(id_: int, now: int, rows: int = 1) -> Requests:
+    """Of five units of money."""
+    event_id, event_us, cents = (np.full(rows, value) for value in (id_, now, 500))
+    return Requests(event_id, event_us, {"customer": ["c"] * rows, "terminal": ["t"] * rows}, {"amount": cents})
 
 
 def test_unknown_entities_become_empty_states_and_zeros() -> None:
@@ -48,7 +58,7 @@ def test_unknown_entities_become_empty_states_and_zeros() -> None:
 
 def test_an_answer_without_a_column_is_refused_by_name() -> None:
     with pytest.raises(SchemaMismatch, match="'event_us'"):
-        online.customer_states({name: [None] for name in f.CUSTOMER_STATE_FIELDS if name != "event_us"})
+        recent_of({name: [None] for name in f.CUSTOMER_STATE_FIELDS if name != "event_us"}, CUSTOMERS)
 
 
 def test_the_newest_transaction_is_last_and_padding_comes_first() -> None:
@@ -75,48 +85,48 @@ def test_a_late_request_sees_only_what_came_before_it() -> None:
 
 def test_scoring_a_transaction_again_sees_the_history_before_it() -> None:
     first, _ = inputs_of(answer(length=3), id_=50)
-    state = online.customer_states(answer(length=3))[0].append(50, NOW, 500, 0.5, 8)
-    later = state.append(51, NOW + 1, 700, 0.5, 8)
-    terminals = online.terminal_states(answer())
+    state = recent_of(answer(length=3), CUSTOMERS)[0].append(50, NOW, (500, 0.5), 8)
+    later = state.append(51, NOW + 1, (700, 0.5), 8)
+    terminals = refreshed_of(answer(), TERMINALS)
 
-    request = (np.array([value]) for value in (50, NOW, 500))
-    again, _ = online.model_inputs(*request, [later], terminals, history_length=8, sequence_length=4)
+    states = States({CUSTOMERS.name: [later]}, {TERMINALS.name: terminals})
+    again, _ = online.model_inputs(requests(50, NOW), states, history_length=8, sequence_length=4)
 
     assert np.array_equal(first, again)
 
 
 def test_appending_twice_leaves_one_trace() -> None:
-    state = EMPTY_STATE.append(7, NOW, 100, 0.0, 4)
+    state = empty(CUSTOMERS).append(7, NOW, (100, 0.0), 4)
 
-    assert state.append(7, NOW + 5, 900, 0.0, 4) is state
+    assert state.append(7, NOW + 5, (900, 0.0), 4) is state
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3)])
 def test_a_state_is_in_order_however_its_transactions_arrive(order: tuple[int, ...]) -> None:
     """Ties in time are ordered by id; with room for all, the order of arrival leaves no trace."""
     times = (NOW, NOW + 1, NOW + 1, NOW + 1, NOW + 2)
-    state = EMPTY_STATE
+    state = empty(CUSTOMERS)
     for id_ in order:
-        state = state.append(id_, times[id_], id_ * 100, id_ / 10, 5)
+        state = state.append(id_, times[id_], (id_ * 100, id_ / 10), 5)
 
-    assert state.transaction_ids.tolist() == [0, 1, 2, 3, 4]
+    assert state.event_ids.tolist() == [0, 1, 2, 3, 4]
     assert state.event_us.tolist() == list(times)
 
 
 def test_a_transaction_older_than_a_full_state_is_dropped() -> None:
-    state = online.customer_states(answer(length=3))[0]
+    state = recent_of(answer(length=3), CUSTOMERS)[0]
 
-    assert state.append(9, NOW - 10**9, 1, 0.0, 3).transaction_ids.tolist() == [1, 2, 3]
+    assert state.append(9, NOW - 10**9, (1, 0.0), 3).event_ids.tolist() == [1, 2, 3]
 
 
 def test_a_state_goes_to_the_push_source_and_comes_back() -> None:
-    state = online.customer_states(answer(length=3))[0]
+    state = recent_of(answer(length=3), CUSTOMERS)[0]
 
-    columns = online.push_columns({"c": state})
+    columns = columns_of({"c": state}, CUSTOMERS, "customer_id")
 
     assert columns["customer_id"] == ["c"]
     assert columns["event_timestamp"][0].timestamp() * 1e6 == state.event_us[-1]
-    again = online.customer_states({name: [list(columns[name][0])] for name in f.CUSTOMER_STATE_FIELDS})[0]
+    again = recent_of({name: [list(columns[name][0])] for name in f.CUSTOMER_STATE_FIELDS}, CUSTOMERS)[0]
     assert all(np.array_equal(left, right) for left, right in zip(again.arrays(), state.arrays(), strict=True))
 
 
@@ -132,9 +142,7 @@ def test_one_row_takes_less_than_a_third_of_a_millisecond_of_cpu() -> None:
 
 
 def test_padding_never_falls_into_a_window() -> None:
-    state = CustomerState(
-        *(np.array([value], kind) for value, kind in ((1, "i8"), (NOW, "i8"), (100, "i8"), (0.5, "f4")))
-    )
+    state = recent(*(np.array([value], kind) for value, kind in ((1, "i8"), (NOW, "i8"), (100, "i8"), (0.5, "f4"))))
 
     totals = f.history_totals(np.array([NOW + 1]), online.padded([state], 8))
 

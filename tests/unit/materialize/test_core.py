@@ -22,12 +22,15 @@ from components.materialize import core
 from components.materialize.core import materialize, sources_of
 from components.materialize.store import Aside
 from fraud import features as f
-from fraud.online import CustomerState, customer_states, push_columns, terminal_states
+from fraud.features import VIEWS
 from millrace.errors import InvalidInput
+from millrace.inputs import RecentEvents
 from millrace.lake.feast_home import filled_with, online_database, repository
 from millrace.lake.manifest import Manifest
+from millrace.lookup import columns_of, recent_of, refreshed_of
 from millrace.workload import load
 
+CUSTOMERS, TERMINALS = VIEWS
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
 
@@ -70,16 +73,16 @@ def test_the_store_holds_what_came_before_the_instant(
     result = materialize(feature_set, lake, tmp_path, as_of)
 
     answer = lookup(tmp_path, [customer, "nobody"], [terminal, "nowhere"])
-    known, unknown = customer_states(answer)
+    known, unknown = recent_of(answer, CUSTOMERS)
     wanted = history_of(simulated_days, customer, as_of)[-N:]
-    assert known.transaction_ids.tolist() == [row["transaction_id"] for row in wanted]
-    assert known.amount_cents.tolist() == [int(row["amount"] * 100) for row in wanted]
+    assert known.event_ids.tolist() == [row["transaction_id"] for row in wanted]
+    assert known.values[0].tolist() == [int(row["amount"] * 100) for row in wanted]
     assert len(unknown) == 0
     refresh = pq.read_table(feature_set.table("terminal_state", as_of.date(), as_of.date())[0]).to_pylist()
     here = [row for row in refresh if row["terminal_id"] == terminal and row["event_timestamp"] <= as_of]
     stored = max(here, key=lambda row: row["event_timestamp"])
-    assert terminal_states(answer)[0].tolist() == [stored[name] for name in f.TERMINAL_STATE_FIELDS]
-    assert not terminal_states(answer)[1].any()
+    assert refreshed_of(answer, TERMINALS)[0].tolist() == [stored[name] for name in f.TERMINAL_STATE_FIELDS]
+    assert not refreshed_of(answer, TERMINALS)[1].any()
     assert result.facts["as_of"] == as_of.isoformat()
     assert filled_with(tmp_path, "fraud") == result.id
 
@@ -97,19 +100,19 @@ def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
     server = FeatureStore(repo_path=str(repository(tmp_path, "fraud")))
     service = server.get_feature_service(f.FEATURE_SERVICE)
 
-    def seen_by_server() -> CustomerState:
+    def seen_by_server() -> RecentEvents:
         rows = {"customer_id": [customer], "terminal_id": ["x"]}
-        return customer_states(server.get_online_features(service, rows).to_dict())[0]
+        return recent_of(server.get_online_features(service, rows).to_dict(), CUSTOMERS)[0]
 
-    pushed = seen_by_server().append(10**9, int(AS_OF.timestamp() * 1e6) + 5, 1234, 0.5, N)
-    server.push("customer_state_push", DataFrame(push_columns({customer: pushed})))
-    assert seen_by_server().transaction_ids[-1] == 10**9
+    pushed = seen_by_server().append(10**9, int(AS_OF.timestamp() * 1e6) + 5, (1234, 0.5), N)
+    server.push("customer_state_push", DataFrame(columns_of({customer: pushed}, CUSTOMERS, "customer_id")))
+    assert seen_by_server().event_ids[-1] == 10**9
 
     materialize(feature_set, lake, tmp_path, AS_OF)
-    assert seen_by_server().transaction_ids[-1] == 10**9
+    assert seen_by_server().event_ids[-1] == 10**9
 
     materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=3))
-    assert 10**9 not in seen_by_server().transaction_ids  # a server that was open all the time sees it
+    assert 10**9 not in seen_by_server().event_ids  # a server that was open all the time sees it
 
 
 def test_other_code_fills_the_store_anew(
@@ -205,7 +208,7 @@ def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lak
     second = materialize(feature_set, lake, tmp_path, AS_OF)
 
     assert filled_with(tmp_path, "fraud") == second.id
-    assert len(customer_states(lookup(tmp_path, ["nobody"], ["x"]))) == 1
+    assert len(recent_of(lookup(tmp_path, ["nobody"], ["x"]), CUSTOMERS)) == 1
 
 
 def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
@@ -233,7 +236,7 @@ def test_a_lost_registry_is_made_again(tmp_path: Path, lake: Path, feature_set: 
 
     materialize(feature_set, lake, tmp_path, AS_OF)
 
-    assert customer_states(lookup(tmp_path, ["nobody"], ["x"]))
+    assert recent_of(lookup(tmp_path, ["nobody"], ["x"]), CUSTOMERS)
 
 
 @pytest.mark.parametrize("as_of", [datetime(2018, 3, 31, tzinfo=UTC), datetime(2018, 5, 17, tzinfo=UTC)])

@@ -20,13 +20,16 @@ from components.materialize import renewal
 from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
 from fraud import features as f
-from fraud.online import CustomerState, customer_states, push_columns, terminal_states
+from fraud.features import VIEWS
 from millrace.errors import InvalidInput, NotFound
+from millrace.inputs import RecentEvents
 from millrace.lake.feast_home import filled_with, renewed_to, repository
 from millrace.lake.manifest import Manifest
+from millrace.lookup import columns_of, recent_of, refreshed_of
 from millrace.settings import Settings
 from millrace.workload import load
 
+CUSTOMERS, TERMINALS = VIEWS
 N = 6
 FRAUD = load("fraud")
 (TERMINALS,) = (view for view in FRAUD.features.VIEWS if not view.recent)
@@ -49,21 +52,21 @@ def feature_set(home: Path) -> Manifest:
     return found
 
 
-def looked_up(home: Path, customer: str, terminal: str) -> tuple[CustomerState, list[int]]:
+def looked_up(home: Path, customer: str, terminal: str) -> tuple[RecentEvents, list[int]]:
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(repository(home, "fraud")))
     rows = {"customer_id": [customer], "terminal_id": [terminal]}
     answer = store.get_online_features(store.get_feature_service(f.FEATURE_SERVICE), rows).to_dict()
-    return customer_states(answer)[0], terminal_states(answer)[0].tolist()
+    return recent_of(answer, CUSTOMERS)[0], refreshed_of(answer, TERMINALS)[0].tolist()
 
 
-def push(home: Path, customer: str, state: CustomerState) -> None:
+def push(home: Path, customer: str, state: RecentEvents) -> None:
     from feast import FeatureStore
     from pandas import DataFrame
 
     FeatureStore(repo_path=str(repository(home, "fraud"))).push(
-        "customer_state_push", DataFrame(push_columns({customer: state}))
+        "customer_state_push", DataFrame(columns_of({customer: state}, CUSTOMERS, "customer_id"))
     )
 
 
@@ -92,7 +95,7 @@ def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, featur
     customers = pq.read_table(sources / "customer_state.parquet")["customer_id"].to_pylist()
     terminal = _changed_terminal(feature_set)
     before, old_counts = looked_up(home, customers[0], terminal)
-    pushed = before.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 86_400_000_000 - 5, 1234, 0.5, N + 32)
+    pushed = before.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 86_400_000_000 - 5, (1234, 0.5), N + 32)
     push(home, customers[0], pushed)
 
     made = refresh(settings, LAST_DAY + timedelta(hours=36, minutes=10))
@@ -101,11 +104,11 @@ def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, featur
     assert made.as_of.isoformat() == made.filled.facts["as_of"] == "2018-05-16T12:00:00+00:00"
     assert filled_with(home, "fraud") == made.filled.id
     after, counts = looked_up(home, customers[0], terminal)
-    assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
+    assert after.event_ids.tolist() == pushed.event_ids.tolist()
     assert counts != old_counts
     assert counts == _counts(made.filled, terminal)
     other, _ = looked_up(home, customers[1], terminal)
-    assert other.transaction_ids.tolist() == _transactions(made.filled, customers[1])
+    assert other.event_ids.tolist() == _transactions(made.filled, customers[1])
 
 
 def test_a_second_refresh_of_the_same_hour_does_nothing(
@@ -164,7 +167,7 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
     assert not renewal.renewable(feature_set, home / "lake", tmp_path, LAST_DAY - timedelta(hours=1))
     customer = pq.read_table(filled.path("customer_state.parquet"))["customer_id"][0].as_py()
     kept = looked_up(tmp_path, customer, terminal)[0]
-    pushed = kept.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 5, 1234, 0.5, N + 32)
+    pushed = kept.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 5, (1234, 0.5), N + 32)
     push(tmp_path, customer, pushed)
 
     again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
@@ -173,7 +176,7 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
     assert renewed_to(tmp_path, "fraud") is None
     after, counts = looked_up(tmp_path, customer, terminal)
     assert counts == before
-    assert after.transaction_ids.tolist() == pushed.transaction_ids.tolist()
+    assert after.event_ids.tolist() == pushed.event_ids.tolist()
 
 
 def test_what_changed_is_told_from_what_did_not() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -15,31 +16,46 @@ import pytest
 from feast import FeatureStore
 
 from components.materialize.store import fill
-from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS
-from fraud.online import CustomerState, customer_states, push_columns
+from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS, VIEWS
 from millrace.errors import Unavailable
+from millrace.inputs import RecentEvents, States, recent
 from millrace.lake.feast_home import online_database, repository
+from millrace.lookup import columns_of, recent_of, states_of
 from millrace.workload import load
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
+from serving.transformer.refreshed import RefreshedCache
 from serving.transformer.state import Overlay
-from serving.transformer.store import FeastStore
-from serving.transformer.terminals import CachedTerminals
+from serving.transformer.store import FeastStore, Store
 
+CUSTOMERS, TERMINALS = VIEWS
 PUSHES = 25
-CUSTOMERS = ["a", "b", "c", "d"]
+NAMES = ["a", "b", "c", "d"]
 
 
-def state(length: int) -> CustomerState:
+def state(length: int) -> RecentEvents:
     """A state that tells by every array which push wrote it."""
     numbers = np.arange(1, length + 1) * 1000 + length
-    return CustomerState(numbers, numbers, numbers, numbers.astype(np.float32))
+    return recent(numbers, numbers, numbers, numbers.astype(np.float32))
+
+
+def look(store: Store, customers: Sequence[str], terminals: Sequence[str]) -> States:
+    return store.read({"customer": customers, "terminal": terminals})
+
+
+def assert_same(got: States, wanted: States) -> None:
+    np.testing.assert_array_equal(got.refreshed[TERMINALS.name], wanted.refreshed[TERMINALS.name])
+    for one, other in zip(got.recent[CUSTOMERS.name], wanted.recent[CUSTOMERS.name], strict=True):
+        for values, those in zip(one.arrays(), other.arrays(), strict=True):
+            np.testing.assert_array_equal(values, those)
 
 
 def sources_with(folder: Path, count: int) -> Path:
     """Two files of one row each, as materialize hands them to Feast."""
-    pd.DataFrame(push_columns({"first": state(1)})).to_parquet(folder / "customer_state.parquet")
+    pd.DataFrame(columns_of({"first": state(1)}, CUSTOMERS, "customer_id")).to_parquet(
+        folder / "customer_state.parquet"
+    )
     terminal = {name: [count] for name in TERMINAL_STATE_FIELDS}
     now = pd.to_datetime(["2018-05-10"], utc=True)
     pd.DataFrame({"terminal_id": ["t"], "event_timestamp": now} | terminal).to_parquet(
@@ -57,12 +73,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_lookup_during_a_push_sees_whole_states_only(home):
-    store, done = FeastStore(repository(home, "fraud")), threading.Event()
+    store, done = FeastStore(repository(home, "fraud"), load("fraud")), threading.Event()
 
     def push() -> None:
         try:
             for length in range(1, PUSHES + 1):
-                store.push(dict.fromkeys(CUSTOMERS, state(length)))
+                store.push(dict.fromkeys(NAMES, state(length)))
         finally:
             done.set()
 
@@ -70,89 +86,94 @@ def test_a_lookup_during_a_push_sees_whole_states_only(home):
     with ThreadPoolExecutor(1) as thread:
         pushing = thread.submit(push)
         while not done.is_set():
-            answer = store.read(CUSTOMERS, ["t"] * len(CUSTOMERS))
+            found = look(store, NAMES, ["t"] * len(NAMES)).recent[CUSTOMERS.name]
             lookups += 1
-            columns = [answer[name] for name in ("transaction_ids", "event_us", "amount_cents", "terminal_risk")]
-            torn += [row for row in zip(*columns, strict=True) if not all(values == row[0] for values in row)]
+            rows = [[values.tolist() for values in one.arrays()] for one in found]
+            torn += [row for row in rows if not all(values == row[0] for values in row)]
         pushing.result()
 
     assert lookups > 5
     assert torn == []
-    assert [len(found) for found in store.read_customers(CUSTOMERS)] == [PUSHES] * len(CUSTOMERS)
+    assert [len(found) for found in store.read_pushed(NAMES)] == [PUSHES] * len(NAMES)
 
 
 def test_a_push_is_seen_by_the_next_lookup(home):
-    store = FeastStore(repository(home, "fraud"))
+    store = FeastStore(repository(home, "fraud"), load("fraud"))
 
     store.push({"seen": state(3)})
 
-    (found,) = customer_states(store.read(["seen"], ["t"]))
-    assert found.transaction_ids.tolist() == state(3).transaction_ids.tolist()
+    (found,) = look(store, ["seen"], ["t"]).recent[CUSTOMERS.name]
+    assert found.event_ids.tolist() == state(3).event_ids.tolist()
 
 
 def test_rows_are_those_that_feast_gives_and_takes(home):
-    store, feast = FeastStore(repository(home, "fraud")), FeatureStore(str(repository(home, "fraud")))
+    store, feast = FeastStore(repository(home, "fraud"), load("fraud")), FeatureStore(str(repository(home, "fraud")))
     pairs = {"customer_id": ["first", "nobody", "pushed"], "terminal_id": ["t", "nowhere", "t"]}
-    feast.push("customer_state_push", pd.DataFrame(push_columns({"pushed": state(2)})))
+    feast.push("customer_state_push", pd.DataFrame(columns_of({"pushed": state(2)}, CUSTOMERS, "customer_id")))
     by_feast = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
 
-    assert store.read(*pairs.values()) | pairs == by_feast
+    assert_same(look(store, *pairs.values()), states_of(by_feast, VIEWS))
     store.push({"pushed": state(2), "by us": state(3)})
 
     pairs["customer_id"][1] = "by us"
     by_feast = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
-    assert store.read(*pairs.values()) | pairs == by_feast
-    assert [len(found) for found in customer_states(by_feast)] == [1, 3, 2]
+    assert_same(look(store, *pairs.values()), states_of(by_feast, VIEWS))
+    assert [len(found) for found in recent_of(by_feast, CUSTOMERS)] == [1, 3, 2]
 
 
 def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
     """The store is in WAL mode: readers go on beside a writer."""
-    store = FeastStore(repository(home, "fraud"))
+    store = FeastStore(repository(home, "fraud"), load("fraud"))
     with closing(sqlite3.connect(online_database(home, "fraud"), isolation_level=None)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         other.execute("BEGIN IMMEDIATE")
 
-        answer = store.read(["first"], ["t"])
+        answer = look(store, ["first"], ["t"])
 
         other.execute("ROLLBACK")
-    assert answer["transaction_ids"] == [[1001]]
+    assert answer.recent[CUSTOMERS.name][0].event_ids.tolist() == [1001]
 
 
 def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill(home, tmp_path):
-    store = FeastStore(repository(home, "fraud"))
-    cached = CachedTerminals(store, 3600)
+    store = FeastStore(repository(home, "fraud"), load("fraud"))
+    cached = RefreshedCache(store, load("fraud"), 3600)
     pairs = (["first", "nobody", "first"], ["t", "t", "nowhere"])
 
-    assert cached.read(*pairs) == cached.read(*pairs) == store.read(*pairs)
+    for _ in range(2):
+        assert_same(look(cached, *pairs), look(store, *pairs))
     fill(home, load("fraud"), sources_with(tmp_path, count=7), "another")
-    assert cached.read(*pairs) == store.read(*pairs)
-    assert cached.read(*pairs)["count_1d"] == [7, 7, None]
+    assert_same(look(cached, *pairs), look(store, *pairs))
+    assert look(cached, *pairs).refreshed[TERMINALS.name][:, 0].tolist() == [7, 7, 0]
 
 
 def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(home):
-    store = FeastStore(repository(home, "fraud"))
+    store = FeastStore(repository(home, "fraud"), load("fraud"))
     with closing(sqlite3.connect(online_database(home, "fraud"))) as other:
         other.execute("ALTER TABLE filled_with RENAME TO aside")
         try:
-            for read in (store.read, CachedTerminals(store, 60).read):
+            for asked in (store, RefreshedCache(store, load("fraud"), 60)):
                 with pytest.raises(Unavailable, match="never filled"):
-                    read(["first"], ["t"])
+                    look(asked, ["first"], ["t"])
         finally:
             other.execute("ALTER TABLE aside RENAME TO filled_with")
-    assert store.read(["first"], ["t"])["count_1d"] != [None]
+    assert look(store, ["first"], ["t"]).refreshed[TERMINALS.name].any()
 
 
 def test_what_was_pushed_into_feast_is_there_again_after_a_refill(home, tmp_path):
-    store, overlay, journal = FeastStore(repository(home, "fraud")), Overlay(4), Journal(tmp_path / "journal")
+    store, overlay, journal = (
+        FeastStore(repository(home, "fraud"), load("fraud")),
+        Overlay(4),
+        Journal(tmp_path / "journal"),
+    )
     pusher = Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path))
-    scored = [Entry(number, "refilled", number, 100, 0.5) for number in (1, 2)]
+    scored = [Entry(number, "refilled", number, (100, 0.5)) for number in (1, 2)]
     journal.append(scored)
     overlay.add(scored)
     asyncio.run(pusher.push())
 
     fill(home, load("fraud"), sources_with(tmp_path, count=1), "refilled")
-    assert len(store.read_customers(["refilled"])[0]) == 0
+    assert len(store.read_pushed(["refilled"])[0]) == 0
     asyncio.run(pusher.push())
 
-    assert store.read_customers(["refilled"])[0].transaction_ids.tolist() == [1, 2]
+    assert store.read_pushed(["refilled"])[0].event_ids.tolist() == [1, 2]
     journal.close()

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
+from millrace.inputs import States
+from serving.transformer.refreshed import Keys
 from serving.transformer.store import INLINE_ROWS, SLOW_LOOKUPS, SLOW_PAUSE_S, SLOW_S, Lookups
 
 
 class SlowStore:
-    """Answers with the names it was asked for; waits for `gate`, fails on the customer 'bad'."""
+    """Answers with the names it was asked for, as states; waits for `gate`, fails on 'bad'."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.gate = threading.Event()
 
-    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> dict[str, list[Any]]:
-        self.calls.append(list(customers))
+    def read(self, keys: Keys) -> States:
+        self.calls.append(list(keys["card"]))
         self.gate.wait(5)
-        if "bad" in customers:
+        if "bad" in keys["card"]:
             raise ConnectionError("store is down")
-        return {"customer": list(customers), "terminal": list(terminals)}
+        return States({"cards": list(keys["card"])}, {"shops": np.array([[int(key)] for key in keys["shop"]])})  # type: ignore[dict-item]
+
+
+def look(
+    lookups: Lookups, cards: Sequence[str], shops: Sequence[str], timeout_s: float = 5
+) -> Coroutine[Any, Any, States]:
+    return lookups.read({"card": cards, "shop": shops}, len(cards), timeout_s)
+
+
+def answered(states: States) -> tuple[list[Any], list[int]]:
+    return list(states.recent["cards"]), states.refreshed["shops"].ravel().tolist()
 
 
 def test_a_lookup_alone_goes_at_once_and_those_that_wait_go_together():
@@ -32,10 +45,10 @@ def test_a_lookup_alone_goes_at_once_and_those_that_wait_go_together():
 
     async def scenario() -> list[Any]:
         lookups = Lookups(store)
-        first = asyncio.create_task(lookups.read(["a"], ["1"], 5))
+        first = asyncio.create_task(look(lookups, ["a"], ["1"], 5))
         while not store.calls:
             await asyncio.sleep(0)
-        rest = [asyncio.create_task(lookups.read([name, name + "2"], ["7", "8"], 5)) for name in "bcd"]
+        rest = [asyncio.create_task(look(lookups, [name, name + "2"], ["7", "8"], 5)) for name in "bcd"]
         await asyncio.sleep(0)
         store.gate.set()
         return await asyncio.gather(first, *rest)
@@ -43,8 +56,8 @@ def test_a_lookup_alone_goes_at_once_and_those_that_wait_go_together():
     answers = asyncio.run(scenario())
 
     assert store.calls == [["a"], ["b", "b2", "c", "c2", "d", "d2"]]
-    assert answers[0] == {"customer": ["a"], "terminal": ["1"]}
-    assert answers[2] == {"customer": ["c", "c2"], "terminal": ["7", "8"]}
+    assert answered(answers[0]) == (["a"], [1])
+    assert answered(answers[2]) == (["c", "c2"], [7, 8])
 
 
 def test_a_failure_reaches_whoever_asked_and_the_next_lookup_works():
@@ -54,10 +67,10 @@ def test_a_failure_reaches_whoever_asked_and_the_next_lookup_works():
     async def scenario() -> Any:
         lookups = Lookups(store)
         with pytest.raises(ConnectionError):
-            await lookups.read(["bad"], ["1"], 5)
-        return await lookups.read(["good"], ["1"], 5)
+            await look(lookups, ["bad"], ["1"], 5)
+        return await look(lookups, ["good"], ["1"], 5)
 
-    assert asyncio.run(scenario())["customer"] == ["good"]
+    assert answered(asyncio.run(scenario()))[0] == ["good"]
 
 
 def test_a_slow_store_is_not_waited_for():
@@ -66,11 +79,11 @@ def test_a_slow_store_is_not_waited_for():
     async def scenario() -> Any:
         lookups = Lookups(store)
         with pytest.raises(TimeoutError):
-            await lookups.read(["a"], ["1"], 0.05)
+            await look(lookups, ["a"], ["1"], 0.05)
         store.gate.set()
-        return await lookups.read(["b"], ["2"], 5)
+        return await look(lookups, ["b"], ["2"], 5)
 
-    assert asyncio.run(scenario())["customer"] == ["b"]
+    assert answered(asyncio.run(scenario()))[0] == ["b"]
 
 
 def test_lookups_given_up_while_the_store_hangs_are_not_asked_for_later():
@@ -78,19 +91,19 @@ def test_lookups_given_up_while_the_store_hangs_are_not_asked_for_later():
 
     async def scenario() -> Any:
         lookups = Lookups(store)
-        first = asyncio.create_task(lookups.read(["hangs"], ["1"], 0.05))
+        first = asyncio.create_task(look(lookups, ["hangs"], ["1"], 0.05))
         while not store.calls:
             await asyncio.sleep(0)
-        given_up = [first, *(asyncio.create_task(lookups.read([name], ["1"], 0.05)) for name in "bc")]
+        given_up = [first, *(asyncio.create_task(look(lookups, [name], ["1"], 0.05)) for name in "bc")]
         results = await asyncio.gather(*given_up, return_exceptions=True)
         assert [type(result) for result in results] == [TimeoutError] * 3
         assert len(lookups) == 0
-        later = asyncio.create_task(lookups.read(["d"], ["2"], 5))
+        later = asyncio.create_task(look(lookups, ["d"], ["2"], 5))
         await asyncio.sleep(0)
         store.gate.set()
         return await later
 
-    assert asyncio.run(scenario())["customer"] == ["d"]
+    assert answered(asyncio.run(scenario()))[0] == ["d"]
     assert store.calls == [["hangs"], ["d"]]
 
 
@@ -103,10 +116,10 @@ class QuickStore(SlowStore):
         self.threads: list[int] = []
         self.now = self.takes_s = 0.0
 
-    def read(self, customers: Sequence[str], terminals: Sequence[str]) -> dict[str, list[Any]]:
+    def read(self, keys: Keys) -> States:
         self.threads.append(threading.get_ident())
         self.now += self.takes_s
-        return super().read(customers, terminals)
+        return super().read(keys)
 
 
 def test_an_embedded_store_is_asked_in_the_loop_until_it_is_slow():
@@ -114,13 +127,13 @@ def test_an_embedded_store_is_asked_in_the_loop_until_it_is_slow():
 
     async def scenario() -> None:
         lookups = Lookups(store, embedded=True, clock=lambda: store.now)
-        await lookups.read(["quick"], ["1"], 5)
+        await look(lookups, ["quick"], ["1"], 5)
         store.takes_s = 2 * SLOW_S
         for _ in range(SLOW_LOOKUPS):
-            await lookups.read(["slow"], ["1"], 5)
-        await lookups.read(["after"], ["1"], 5)
+            await look(lookups, ["slow"], ["1"], 5)
+        await look(lookups, ["after"], ["1"], 5)
         store.now += SLOW_PAUSE_S
-        await lookups.read(["later"], ["1"], 5)
+        await look(lookups, ["later"], ["1"], 5)
 
     asyncio.run(scenario())
 
@@ -134,7 +147,7 @@ def test_a_lookup_that_had_to_wait_for_a_core_once_does_not_send_the_next_ones_t
         lookups = Lookups(store, embedded=True, clock=lambda: store.now)
         for takes_s in (2 * SLOW_S, 0.0) * SLOW_LOOKUPS:
             store.takes_s = takes_s
-            await lookups.read(["name"], ["1"], 5)
+            await look(lookups, ["name"], ["1"], 5)
 
     asyncio.run(scenario())
 
@@ -145,12 +158,12 @@ def test_many_rows_of_an_embedded_store_do_not_hold_the_loop():
     store = QuickStore()
     names = [str(number) for number in range(INLINE_ROWS + 1)]
 
-    answer = asyncio.run(Lookups(store, embedded=True).read(names, names, 5))
+    answer = asyncio.run(look(Lookups(store, embedded=True), names, names))
 
-    assert answer["customer"] == names
+    assert answered(answer)[0] == names
     assert store.threads != [threading.get_ident()]
 
 
 def test_an_embedded_store_that_fails_says_so():
     with pytest.raises(ConnectionError):
-        asyncio.run(Lookups(QuickStore(), embedded=True).read(["bad"], ["1"], 5))
+        asyncio.run(look(Lookups(QuickStore(), embedded=True), ["bad"], ["1"]))

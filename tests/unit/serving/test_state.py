@@ -11,24 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fraud.online import EMPTY_STATE, CustomerState
+from fraud.features import VIEWS
 from millrace.errors import AlreadyRunning, Unavailable
+from millrace.inputs import RecentEvents
 from millrace.lake.manifest import Manifest
+from millrace.lookup import empty
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher
 from serving.transformer.state import SLACK, Overlay
 
+CUSTOMERS, TERMINALS = VIEWS
 
-def entry(transaction_id: int, customer: str = "a", event_us: int | None = None) -> Entry:
-    return Entry(transaction_id, customer, event_us or transaction_id, 100, 0.25)
+
+def entry(event_id: int, key: str = "a", event_us: int | None = None) -> Entry:
+    return Entry(event_id, key, event_us or event_id, (100, 0.25))
 
 
 class MemoryStore:
     """An online store in a dict; `down` makes it fail."""
 
     def __init__(self) -> None:
-        self.states: dict[str, CustomerState] = {}
+        self.states: dict[str, RecentEvents] = {}
         self.down = False
         self.pushes = 0
         self.filled: str | None = "first"
@@ -40,12 +44,12 @@ class MemoryStore:
         """What materialize does: everything that was pushed is gone."""
         self.filled, self.states = name, {}
 
-    def read_customers(self, customers: Sequence[str]) -> list[CustomerState]:
+    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]:
         if self.down:
             raise ConnectionError("store is down")
-        return [self.states.get(name, EMPTY_STATE) for name in customers]
+        return [self.states.get(name, empty(CUSTOMERS)) for name in keys]
 
-    def push(self, states: Mapping[str, CustomerState]) -> None:
+    def push(self, states: Mapping[str, RecentEvents]) -> None:
         self.pushes += 1
         self.states |= states
 
@@ -146,15 +150,15 @@ def test_only_closed_segments_are_dropped(journal):
 def test_folding_twice_is_folding_once():
     overlay = Overlay(history_length=4)
 
-    once = overlay.fold(EMPTY_STATE, [entry(2), entry(1)])
+    once = overlay.fold(empty(CUSTOMERS), [entry(2), entry(1)])
     twice = overlay.fold(once, [entry(1), entry(2)])
 
-    assert once.transaction_ids.tolist() == twice.transaction_ids.tolist() == [1, 2]
+    assert once.event_ids.tolist() == twice.event_ids.tolist() == [1, 2]
 
 
 def test_a_state_keeps_some_more_than_n_so_that_a_day_can_be_replayed():
     overlay = Overlay(history_length=4)
-    state = overlay.fold(EMPTY_STATE, [entry(number) for number in range(1, 5 + SLACK)])
+    state = overlay.fold(empty(CUSTOMERS), [entry(number) for number in range(1, 5 + SLACK)])
 
     assert len(state) == 4 + SLACK
     assert len(state.before(5, 5)) == 4
@@ -205,7 +209,7 @@ def test_a_failed_request_frees_its_customers():
 
 def test_a_push_adds_to_what_the_store_has_and_empties_the_journal(journal):
     store, overlay = MemoryStore(), Overlay(4)
-    store.states["a"] = overlay.fold(EMPTY_STATE, [entry(1)])
+    store.states["a"] = overlay.fold(empty(CUSTOMERS), [entry(1)])
     for number in (2, 3):
         journal.append([entry(number)])
         overlay.add([entry(number)])
@@ -213,7 +217,7 @@ def test_a_push_adds_to_what_the_store_has_and_empties_the_journal(journal):
     pushed = asyncio.run(Pusher(store, overlay, journal).push())
 
     assert pushed == 1
-    assert store.states["a"].transaction_ids.tolist() == [1, 2, 3]
+    assert store.states["a"].event_ids.tolist() == [1, 2, 3]
     assert len(overlay) == 0
     assert list(journal.replay()) == []
 
@@ -243,7 +247,7 @@ def test_nothing_to_push_costs_the_store_nothing(journal):
 
 
 def test_memory_is_bounded_and_then_the_journal_is_kept(journal, monkeypatch):
-    monkeypatch.setattr("serving.transformer.state.MAX_CUSTOMERS", 2)
+    monkeypatch.setattr("serving.transformer.state.MAX_KEYS", 2)
     store, overlay = MemoryStore(), Overlay(4)
     for number, name in enumerate("abc", start=1):
         journal.append([entry(number, name)])
@@ -252,7 +256,7 @@ def test_memory_is_bounded_and_then_the_journal_is_kept(journal, monkeypatch):
     asyncio.run(Pusher(store, overlay, journal).push())
 
     assert sorted(store.states) == ["b", "c"]
-    assert [item.customer_id for item in journal.replay()] == ["a", "b", "c"]
+    assert [item.key for item in journal.replay()] == ["a", "b", "c"]
 
 
 def test_a_splitted_stream_of_pushes_gives_the_same_state_as_one(journal):
@@ -294,10 +298,10 @@ def test_what_was_pushed_goes_in_again_after_a_refill_unless_ingest_brought_it(t
     asyncio.run(pusher.push())
     asyncio.run(pusher.push())
 
-    assert {name: state.transaction_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
+    assert {name: state.event_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
     store.refill("third")
     asyncio.run(Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path)).push())  # after a restart
-    assert {name: state.transaction_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
+    assert {name: state.event_ids.tolist() for name, state in store.states.items()} == {"a": [2], "b": [3]}
     assert [path.name for path in (tmp_path / "pushed").iterdir()] == ["third.jsonl"]
 
 
@@ -312,7 +316,7 @@ def test_a_kill_while_entries_go_in_again_loses_none(tmp_path, journal, monkeypa
     store.refill("second")
     real, calls = store.push, []
 
-    def dies(states: Mapping[str, CustomerState]) -> None:
+    def dies(states: Mapping[str, RecentEvents]) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise ConnectionError("killed")
@@ -348,9 +352,6 @@ def test_what_is_kept_for_a_refill_is_bounded(tmp_path, monkeypatch):
 
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3000
     kept = [
-        item.transaction_id
-        for path in pushed.of_other_fills("g")
-        for group in pushed.groups(path, "g")
-        for item in group
+        item.event_id for path in pushed.of_other_fills("g") for group in pushed.groups(path, "g") for item in group
     ]
     assert kept == list(range(kept[0], 100))

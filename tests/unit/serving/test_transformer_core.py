@@ -9,18 +9,25 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from fraud.requests import from_rows
+from fraud.features import FEATURE_NAMES, VIEWS
 from millrace.errors import ConfigError, Unavailable
+from millrace.events.prediction import CHALLENGER, CHAMPION
+from millrace.inputs import States
 from millrace.lake.feast_home import online_database, record_fill, repository
 from millrace.lake.manifest import Manifest
+from millrace.lookup import recent_of, unknown_states
+from millrace.workload import load
 from serving.transformer import core
+from serving.transformer.answers import Door
 from serving.transformer.server import require_history_length
 from serving.transformer.state import Overlay
 
 N = 4
-SCORED = core.Scored(np.float32([0.2, 0.9]), "7", 0.5, N)
-PARTS = [core.Part(range(2), SCORED, core.CHAMPION, "fraud-detector")]
+FRAUD = load("fraud")
+DOOR = Door(FRAUD)
+CUSTOMERS, TERMINALS = VIEWS
+SCORED = core.Scored({"score": np.float32([0.2, 0.9])}, "7", 0.5, N)
+PARTS = [core.Part(range(2), SCORED, CHAMPION, "fraud-detector")]
 
 
 def requests(*ids: int, customer: str = "a", amount: float = 10.0):
@@ -28,28 +35,28 @@ def requests(*ids: int, customer: str = "a", amount: float = 10.0):
         {"transaction_id": id_, "customer_id": customer, "terminal_id": "t", "amount": amount, "event_timestamp": None}
         for id_ in ids
     ]
-    found = from_rows(rows, now_us=1_000_000)
+    found = DOOR.format.from_rows(rows, now_us=1_000_000)
     found.event_us[:] += np.array(ids)  # one after another
     return found
 
 
-def unknown(rows: int) -> dict[str, list[None]]:
-    return {name: [None] * rows for name in (*CUSTOMER_STATE_FIELDS, *TERMINAL_STATE_FIELDS)}
+def unknown(rows: int) -> States:
+    return unknown_states(VIEWS, rows)
 
 
-def prepare(found, response, pending=None):
-    return core.prepare(found, found.customer_id, response, pending or {}, Overlay(N), N)
+def prepare(found, states, pending=None):
+    return core.prepare(FRAUD, found, found.keys, states, N, core.Newer(Overlay(N), pending or {}))
 
 
 def counted(prepared) -> list[float]:
-    return prepared.features[:, FEATURE_NAMES.index("customer_history_count")].tolist()
+    return prepared.inputs[0][:, FEATURE_NAMES.index("customer_history_count")].tolist()
 
 
 def test_unknown_entities_get_defaults_and_are_not_degraded():
     prepared = prepare(requests(1), unknown(1))
 
     assert counted(prepared) == [0]
-    assert prepared.history.sum() == 0
+    assert prepared.inputs[1].sum() == 0
     assert prepared.degraded is False
 
 
@@ -66,7 +73,7 @@ def test_rows_of_one_customer_in_one_request_see_each_other():
     prepared = prepare(requests(1, 2, 3), unknown(3))
 
     assert counted(prepared) == [0, 1, 2]
-    assert [entry.transaction_id for entry in prepared.entries] == [1, 2, 3]
+    assert [entry.event_id for entry in prepared.entries] == [1, 2, 3]
 
 
 def test_a_transaction_scored_before_leaves_no_second_trace():
@@ -76,25 +83,26 @@ def test_a_transaction_scored_before_leaves_no_second_trace():
 
     assert again.entries == []
     assert counted(again) == [0]
-    np.testing.assert_array_equal(again.features[0], first.features[0])
+    np.testing.assert_array_equal(again.inputs[0][0], first.inputs[0][0])
 
 
 def test_the_store_and_what_was_not_pushed_yet_make_one_history():
     stored = {"transaction_ids": [1, 2], "event_us": [5, 6], "amount_cents": [100, 300], "terminal_risk": [0.0, 0.0]}
-    response = unknown(1) | {name: [values] for name, values in stored.items()}
+    recent = recent_of({name: [values] for name, values in stored.items()}, CUSTOMERS)
+    response = States({CUSTOMERS.name: recent}, unknown(1).refreshed)
     entry = prepare(requests(3), unknown(1)).entries[0]
 
     prepared = prepare(requests(4, amount=8.0), response, {"a": [entry]})
 
     assert counted(prepared) == [3]
-    assert prepared.history[0, :, 0].tolist() == [0, 1, 3, 10]
+    assert prepared.inputs[1][0, :, 0].tolist() == [0, 1, 3, 10]
 
 
 def test_decisions_follow_the_threshold_that_came_with_the_scores():
-    rows = core.answers(requests(1, 2), PARTS, {1: [{"input": "amount", "effect": 0.3}]}, degraded=False)
+    rows = DOOR.answers(requests(1, 2), PARTS, {1: [{"input": "amount", "effect": 0.3}]}, degraded=False)
 
     assert [row["decision"] for row in rows] == ["approve", "review"]
-    assert core.flagged(SCORED) == [1]
+    assert core.explained_rows(SCORED) == [1]
     assert rows[1] == {
         "transaction_id": 2,
         "score": pytest.approx(0.9),
@@ -106,10 +114,10 @@ def test_decisions_follow_the_threshold_that_came_with_the_scores():
 
 
 def test_rows_of_two_models_are_answered_in_the_order_of_the_request():
-    other = core.Scored(np.float32([0.6]), "8", 0.7, N)
-    parts = [core.Part([1], other, core.CHALLENGER, "b"), core.Part([0, 2], SCORED, core.CHAMPION, "a")]
+    other = core.Scored({"score": np.float32([0.6])}, "8", 0.7, N)
+    parts = [core.Part([1], other, CHALLENGER, "b"), core.Part([0, 2], SCORED, CHAMPION, "a")]
 
-    rows = core.answers(requests(1, 2, 3), parts, {}, degraded=False)
+    rows = DOOR.answers(requests(1, 2, 3), parts, {}, degraded=False)
 
     assert [row["transaction_id"] for row in rows] == [1, 2, 3]
     assert [row["model_version"] for row in rows] == ["7", "8", "7"]
@@ -120,19 +128,29 @@ def test_reasons_compare_each_flagged_row_with_its_own_variants():
     found = requests(1, 2, amount=10.0)
     prepared = prepare(found, unknown(2))
 
-    features, history = core.explain_inputs(found, prepared, [1], N)
-    why = core.explain([0.9], [1], np.float32([0.1, 0.9, 0.9, 0.9]))
+    features, history = core.explain_inputs(FRAUD, found, prepared, [1], N)
+    why = core.explain(FRAUD, [0.9], [1], np.float32([0.1, 0.9, 0.9, 0.9]))
 
     assert (len(features), history.shape[1]) == (4, N)
     assert why == {1: [{"input": "amount", "effect": 0.8}]}
 
 
+def test_the_strongest_reason_comes_first_and_small_or_opposite_effects_are_left_out():
+    found = core.reasons(FRAUD, 0.9, np.float32([0.5, 0.9, 0.2, 0.95]))
+
+    assert found == [{"input": "terminal_history", "effect": 0.7}, {"input": "amount", "effect": 0.4}]
+
+
+def test_there_are_never_more_than_a_few_reasons():
+    assert len(core.reasons(FRAUD, 1.0, np.zeros(len(FRAUD.explain.GROUPS), np.float32))) == core.MAX_REASONS
+
+
 def test_v2_tensors_hold_what_v1_says():
-    rows = core.answers(requests(1, 2), PARTS, {}, degraded=True)
+    rows = DOOR.answers(requests(1, 2), PARTS, {}, degraded=True)
 
-    answer = core.answer_v2(rows)
+    answer = DOOR.tensors(rows)
 
-    assert {name: spec for name, (spec, _) in answer.outputs.items()} == {s.name: s.datatype for s in core.OUTPUTS}
+    assert {name: spec for name, (spec, _) in answer.outputs.items()} == {s.name: s.datatype for s in DOOR.outputs}
     assert answer.outputs["degraded"][1].tolist() == [True, True]
     assert json.loads(answer.outputs["reasons"][1][0]) == []
     assert answer.model_version == "7"
@@ -145,10 +163,10 @@ def test_an_answer_that_is_no_score_is_the_predictors_failure(document):
 
 
 def test_features_of_another_length_than_the_models_are_refused():
-    core.require_length(SCORED, N)
+    core.require_fit(FRAUD, SCORED, N)
 
     with pytest.raises(Unavailable, match="is 5; model version 7 was trained with 4"):
-        core.require_length(SCORED, N + 1)
+        core.require_fit(FRAUD, SCORED, N + 1)
 
 
 def test_an_online_store_of_another_length_stops_the_start(tmp_path):

@@ -14,15 +14,18 @@ from typing import Any
 import orjson
 import pytest
 
-from fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
-from fraud.online import EMPTY_STATE, CustomerState
+from fraud.features import VIEWS
+from millrace.inputs import RecentEvents
+from millrace.lookup import empty, unknown_states
 from millrace.settings import Settings
+from millrace.workload import View, load
 from serving.lean import LeanRoutes
 from serving.protocol import decode_json
 from serving.transformer.predictor import PredictorClient
 from serving.transformer.routes import identified
 from serving.transformer.wiring import transformer
 
+CUSTOMERS, TERMINALS = VIEWS
 N = 4
 NAME = "fraud-detector"
 V1 = f"/v1/models/{NAME}:predict"
@@ -113,26 +116,28 @@ class MemoryStore:
     fails: Exception | None = None
     gate: Callable[[], None] = lambda: None
     reads: int = 0
-    states: dict[str, CustomerState] = field(default_factory=dict)
+    states: dict[str, RecentEvents] = field(default_factory=dict)
+    views: tuple[View, ...] = VIEWS
 
-    def read(self, customers, terminals):
+    def read(self, keys):
         self.reads += 1
         self.gate()
         if self.fails:
             raise self.fails
-        columns = {name: [None] * len(customers) for name in (*CUSTOMER_STATE_FIELDS, *TERMINAL_STATE_FIELDS)}
-        known = [self.states.get(name) for name in customers]
-        for place, name in enumerate(CUSTOMER_STATE_FIELDS):
-            columns[name] = [state and state.arrays()[place].tolist() for state in known]
-        return columns
+        found = unknown_states(self.views, len(next(iter(keys.values()))))
+        for view in self.views:
+            if view.recent:
+                known = [self.states.get(key, empty(view)) for key in keys[view.entity]]
+                found.recent[view.name][:] = known
+        return found
 
     def fill(self):
         return None
 
-    def read_customers(self, customers):
+    def read_pushed(self, keys):
         if self.fails:
             raise self.fails
-        return [self.states.get(name, EMPTY_STATE) for name in customers]
+        return [self.states.get(name, empty(CUSTOMERS)) for name in keys]
 
     def push(self, states):
         self.states |= states
@@ -195,7 +200,7 @@ def options(tmp_path: Path) -> Callable[..., Settings]:
 async def serving(predictor: Any, settings: Settings, store: Any = None):
     """A started transformer; on leaving, what it has to tell is told."""
     champion = PredictorClient(predictor, NAME) if isinstance(predictor, str) else predictor
-    model = transformer(NAME, champion, store or MemoryStore(), settings)
+    model = transformer(NAME, load("fraud"), champion, store or MemoryStore(), settings)
     await model.started()
     try:
         yield Running(model)

@@ -69,7 +69,7 @@ def test_each_row_is_scored_by_its_customers_arm_and_the_events_say_which(lab, o
     assert versions == [row["model_version"] for row in again]
     assert {"1", "2"} == set(versions)
     assert [row["transaction_id"] for row in first] == list(range(40))
-    by_id = {event["data"]["transaction_id"]: event for event in events}
+    by_id = {event["data"]["event_id"]: event for event in events}
     for row in first:
         event = by_id[row["transaction_id"]]
         arm = {"1": ("champion", "fraud-detector"), "2": ("challenger", "other")}[row["model_version"]]

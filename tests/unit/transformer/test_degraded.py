@@ -178,7 +178,7 @@ def test_past_its_deadline_a_request_gets_504_and_leaves_no_trace(lab, options, 
             lab.serving(model.address, options(deadline_ms=setting)) as path,
         ):
             headers = {"x_deadline_ms": header} if header else {}
-            return await path.predict(lab.transaction(), **headers), len(path.model._overlay)
+            return await path.predict(lab.transaction(), **headers), len(path.model._memory.overlay)
 
     reply, remembered = run(scenario())
 

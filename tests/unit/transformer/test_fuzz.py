@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud.requests import FIELDS
 from millrace.errors import InvalidInput
+from millrace.requests import RequestFormat
 from millrace.settings import Settings
+from millrace.workload import load
 from serving.protocol import decode_json, decode_v1
 from serving.transformer.in_process import InProcess
 
@@ -48,7 +49,12 @@ valid_rows = st.fixed_dictionaries(
         "event_timestamp": st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31)).map(lambda x: x.isoformat() + "Z")
     },
 )
-mutated_rows = st.builds(lambda row, key, value: row | {key: value}, near_rows, st.sampled_from(FIELDS), json_values)
+mutated_rows = st.builds(
+    lambda row, key, value: row | {key: value},
+    near_rows,
+    st.sampled_from(RequestFormat.of(load("fraud")).names),
+    json_values,
+)
 documents = st.one_of(
     st.fixed_dictionaries({"instances": st.lists(valid_rows, min_size=1, max_size=4)}),
     st.fixed_dictionaries({"instances": st.lists(near_rows | mutated_rows, max_size=4)}),
@@ -57,7 +63,7 @@ documents = st.one_of(
 )
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40)
 headers = st.dictionaries(
-    st.sampled_from(["x_request_id", "ce_id", "traceparent", "tracestate", "x_deadline_ms", "x_millrace_customer_ids"]),
+    st.sampled_from(["x_request_id", "ce_id", "traceparent", "tracestate", "x_deadline_ms", "x_millrace_keys"]),
     header_values,
     max_size=3,
 )
@@ -103,7 +109,7 @@ def test_no_document_makes_the_path_fail(answered):
                 assert row["decision"] in ("review", "approve")
         else:
             assert reply.document["error"]
-            assert len(path.model._overlay._turns) == 0
+            assert len(path.model._memory.overlay._turns) == 0
 
     check()
     assert {200, 400} <= statuses

@@ -38,7 +38,7 @@ def test_what_the_model_refuses_is_unavailable_as_from_a_predictor(lab, options,
     with pytest.raises(Unavailable, match="gave no score"):
         asyncio.run(
             InProcess(folder, lab.NAME, options()).score(
-                features, np.zeros((1, lab.N, len(HISTORY_CHANNELS)), np.float32)
+                (features, np.zeros((1, lab.N, len(HISTORY_CHANNELS)), np.float32))
             )
         )
 

@@ -1,16 +1,21 @@
-"""Customers' states in memory: what a lookup and a fold would give, until the store is another one."""
+"""Recent events in memory: what a lookup and a fold would give, until the store is another one."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
-from fraud.online import EMPTY_STATE, CustomerState, customer_states
-from serving.transformer import customers
-from serving.transformer.customers import FILL_AGE_S, KnownCustomers
-from serving.transformer.terminals import CachedTerminals
+from fraud.features import VIEWS
+from millrace.inputs import RecentEvents
+from millrace.lookup import empty
+from millrace.workload import load
+from serving.transformer import recent
+from serving.transformer.recent import FILL_AGE_S, RecentCache
+from serving.transformer.refreshed import RefreshedCache
+
+CUSTOMERS, TERMINALS = VIEWS
 
 
 class Store:
@@ -23,14 +28,15 @@ class Store:
         self.fills += 1
         return f"fill-{self.filled}"
 
-    def read_customer_columns(self, names):
-        self.asked += names
-        return {name: [None if who == "unknown" else [self.filled] for who in names] for name in CUSTOMER_STATE_FIELDS}
+    def read_recent(self, keys):
+        self.asked += keys
+        nobody = empty(CUSTOMERS)
+        return [nobody if key == "unknown" else scored(nobody, self.filled) for key in keys]
 
-    def read_terminal_columns(self, names):
-        return {name: [self.filled] * len(names) for name in TERMINAL_STATE_FIELDS}
+    def read_refreshed(self, view, keys):
+        return np.full((len(keys), len(view.fields)), self.filled)
 
-    def read(self, names, terminals):
+    def read(self, keys):
         raise AssertionError("the store is never read past its memory")
 
 
@@ -40,21 +46,26 @@ def store() -> Store:
 
 
 @pytest.fixture
-def known(store, clock) -> KnownCustomers:
-    return KnownCustomers(store, 60, clock)
+def known(store, clock) -> RecentCache:
+    return RecentCache(store, 60, clock)
 
 
-def ask(known: KnownCustomers, *names: str) -> list[CustomerState]:
-    """As the transformer does, with the terminals' memory in front."""
-    return customer_states(CachedTerminals(known, 60).read(names, ["t"] * len(names)))
+def ask(known: RecentCache, *names: str) -> list[RecentEvents]:
+    """As the transformer does, with the memory of refreshed views in front."""
+    return read(RefreshedCache(known, load("fraud"), 60), *names)
 
 
-def ids(states: list[CustomerState]) -> list[list[int]]:
-    return [state.transaction_ids.tolist() for state in states]
+def read(cache: RefreshedCache, *names: str) -> list[RecentEvents]:
+    states = cache.read({"customer": names, "terminal": ["t"] * len(names)})
+    return list(states.recent["customer_state"])
 
 
-def scored(state: CustomerState, number: int) -> CustomerState:
-    return state.append(number, number, 100, 0.0, 64)
+def ids(states: list[RecentEvents]) -> list[list[int]]:
+    return [state.event_ids.tolist() for state in states]
+
+
+def scored(state: RecentEvents, number: int) -> RecentEvents:
+    return state.append(number, number, (100, 0.0), 64)
 
 
 def test_a_customer_who_was_answered_is_not_looked_up_again(known, store):
@@ -67,7 +78,7 @@ def test_a_customer_who_was_answered_is_not_looked_up_again(known, store):
 
 def test_a_customer_nobody_had_seen_is_known_after_an_answer(known, store):
     ask(known, "unknown")
-    known.keep({"unknown": scored(EMPTY_STATE, 7)}, known.generation)
+    known.keep({"unknown": scored(empty(CUSTOMERS), 7)}, known.generation)
 
     assert ids(ask(known, "unknown")) == [[7]]
 
@@ -75,12 +86,12 @@ def test_a_customer_nobody_had_seen_is_known_after_an_answer(known, store):
 def test_a_refill_is_seen_within_moments_and_nothing_of_before_it_stays(known, store, clock):
     ask(known, "a")
     before = known.generation
-    known.keep({"a": scored(EMPTY_STATE, 7)}, before)
+    known.keep({"a": scored(empty(CUSTOMERS), 7)}, before)
     store.filled = 2
     clock.now += FILL_AGE_S
 
     assert ids(ask(known, "a")) == [[2]]
-    known.keep({"a": scored(EMPTY_STATE, 8)}, before)  # an answer whose lookup was of the store before
+    known.keep({"a": scored(empty(CUSTOMERS), 8)}, before)  # an answer whose lookup was of the store before
     assert ids(ask(known, "a")) == [[2]]
 
 
@@ -100,35 +111,35 @@ def test_what_is_pushed_again_after_a_refill_is_not_hidden(known, store):
 def test_a_state_is_looked_up_again_when_its_lookup_is_old_however_often_it_was_kept(known, store, clock):
     ask(known, "a")
     for _ in range(6):
-        known.keep({"a": scored(EMPTY_STATE, 7)}, known.generation)
+        known.keep({"a": scored(empty(CUSTOMERS), 7)}, known.generation)
         clock.now += 10
 
     assert ids(ask(known, "a")) == [[1]]
-    known.keep({"a": scored(EMPTY_STATE, 8)}, known.generation)
+    known.keep({"a": scored(empty(CUSTOMERS), 8)}, known.generation)
     clock.now += 50
     assert ids(ask(known, "a")) == [[8]]
 
 
 def test_the_store_is_asked_what_it_was_filled_from_after_each_read_and_now_and_then_without(known, store, clock):
-    reader = CachedTerminals(known, 60)
-    reader.read(["a"], ["t"])
-    known.keep({"a": EMPTY_STATE.append(7, 7, 100, 0.0, 64)}, known.generation)
+    reader = RefreshedCache(known, load("fraud"), 60)
+    read(reader, "a")
+    known.keep({"a": scored(empty(CUSTOMERS), 7)}, known.generation)
     fills = store.fills
 
     for _ in range(10):
-        reader.read(["a"], ["t"])
+        read(reader, "a")
     assert store.fills == fills
-    reader.read(["b"], ["t"])
+    read(reader, "b")
     assert store.fills == fills + 1
     clock.now += FILL_AGE_S
-    reader.read(["a"], ["t"])
+    read(reader, "a")
     assert store.fills == fills + 2
 
 
 def test_memory_is_bounded_and_keeps_who_was_answered_last(known, store, monkeypatch):
-    monkeypatch.setattr(customers, "MAX_CUSTOMERS", 2)
+    monkeypatch.setattr(recent, "MAX_STATES", 2)
     ask(known, "a", "b", "c")
-    states: dict[str, Any] = {name: scored(EMPTY_STATE, 7) for name in "abc"}
+    states: dict[str, Any] = {name: scored(empty(CUSTOMERS), 7) for name in "abc"}
 
     known.keep({"a": states["a"]}, known.generation)
     known.keep({"b": states["b"]}, known.generation)

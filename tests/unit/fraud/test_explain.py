@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from fraud.features import FEATURE_NAMES, TERMINAL_STATE_FIELDS
-from fraud.online import EMPTY_STATE, CustomerState
-from fraud.reasons import GROUPS, MAX_REASONS, reasons, variants
+from fraud.explain import GROUPS, variants
+from fraud.features import FEATURE_NAMES, TERMINAL_STATE_FIELDS, VIEWS
+from millrace.inputs import Requests, States, recent
+from millrace.lookup import empty
 
+CUSTOMERS, TERMINALS = VIEWS
 NOON_US = 1_538_308_800_000_000
-STATE = CustomerState(
-    np.array([1, 2]), np.array([NOON_US - 2, NOON_US - 1]), np.array([1000, 3000]), np.float32([0.1, 0.2])
-)
+STATE = recent(np.array([1, 2]), np.array([NOON_US - 2, NOON_US - 1]), np.array([1000, 3000]), np.float32([0.1, 0.2]))
 TERMINAL = np.arange(1, len(TERMINAL_STATE_FIELDS) + 1)
 
 
 def made(customer=STATE):
-    return variants(9, NOON_US, 90_000, customer, TERMINAL, history_length=4, sequence_length=4)
+    requests = Requests(np.array([9]), np.array([NOON_US]), {}, {"amount": np.array([90_000])})
+    states = States({CUSTOMERS.name: [customer]}, {TERMINALS.name: TERMINAL[None]})
+    return variants(requests, states, history_length=4, sequence_length=4)
 
 
 def column(features, group, name):
@@ -37,16 +39,6 @@ def test_each_variant_changes_its_group_and_no_other():
 
 
 def test_a_new_customer_has_no_usual_amount_to_compare_with():
-    features, _ = made(EMPTY_STATE)
+    features, _ = made(empty(CUSTOMERS))
 
     assert column(features, "amount", "amount") == 900
-
-
-def test_the_strongest_reason_comes_first_and_small_or_opposite_effects_are_left_out():
-    found = reasons(0.9, np.float32([0.5, 0.9, 0.2, 0.95]))
-
-    assert found == [{"input": "terminal_history", "effect": 0.7}, {"input": "amount", "effect": 0.4}]
-
-
-def test_there_are_never_more_than_a_few_reasons():
-    assert len(reasons(1.0, np.zeros(len(GROUPS), np.float32))) == MAX_REASONS
