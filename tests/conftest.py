@@ -126,6 +126,15 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Workload:
     return workload.load("machines")
 
 
+@pytest.fixture
+def rides(monkeypatch: pytest.MonkeyPatch) -> Workload:
+    """The workload in `tests/rides` as one that is installed: what comes before features, of a quantity."""
+    installed = workload.entry_points(group=workload.GROUP)
+    more = EntryPoint("rides", "rides", workload.GROUP)
+    monkeypatch.setattr(workload, "entry_points", lambda group: [*installed, more] if group else [])
+    return workload.load("rides")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_model("a", threshold=0.5)` → folder of a small real model artifact, built once per name and options."""

@@ -20,10 +20,11 @@ def validate(
     from components.validate.core import validate as verb
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
+    from millrace.workload import load
 
     here = settings()
-    config = ValidateConfig.load(overrides=overrides)
     manifest = Manifest.read(Path(snapshot.path), "snapshot")
+    config = ValidateConfig.load(load(manifest.workload), overrides)
     result = verb(
         manifest,
         find_previous(manifest, here.lake),

@@ -9,6 +9,15 @@ from typing import Any
 from pydantic import Field
 
 from millrace.config import Config, load_config
+from millrace.errors import ConfigError
+from millrace.workload import Workload
+
+
+class EntityLimits(Config):
+    """Limits of one entity, where they are not those of all."""
+
+    max_new_row_share: float | None = Field(default=None, ge=0, le=1)
+    max_silent_share: float | None = Field(default=None, ge=0, le=1)
 
 
 class ValidateConfig(Config):
@@ -25,18 +34,34 @@ class ValidateConfig(Config):
     max_null_share_rise: float = Field(ge=0, le=1)
     label_wait_days: int = Field(ge=0)
     max_unlabelled_share: float = Field(ge=0, le=1)
-    max_amount_ratio: float = Field(ge=1)
+    max_value_ratio: float = Field(ge=1)
     max_median_ratio: float = Field(ge=1)
-    max_amount_ks: float = Field(ge=0, le=1)
+    max_value_ks: float = Field(ge=0, le=1)
     max_time_of_day_ks: float = Field(ge=0, le=1)
-    max_new_customer_row_share: float = Field(ge=0, le=1)
-    max_new_terminal_row_share: float = Field(ge=0, le=1)
-    max_silent_customer_share: float = Field(ge=0, le=1)
-    max_silent_terminal_share: float = Field(ge=0, le=1)
-    max_fraud_share_ratio: float = Field(ge=1)
+    max_new_row_share: float = Field(ge=0, le=1)
+    max_silent_share: float = Field(ge=0, le=1)
+    entities: dict[str, EntityLimits]
+    max_positive_share_ratio: float = Field(ge=1)
     max_quarantined_share: float = Field(ge=0, le=1)
 
     @classmethod
-    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> ValidateConfig:
-        """From `validate.yaml` beside this file unless told otherwise; raises ConfigError naming what is wrong."""
-        return load_config(cls, path or Path(__file__).with_name("validate.yaml"), overrides)
+    def load(
+        cls, workload: Workload, overrides: Mapping[str, Any] | None = None, path: Path | None = None
+    ) -> ValidateConfig:
+        """From `validate.yaml` beside this file, then the workload's own; raises ConfigError naming what is wrong."""
+        path = path or Path(__file__).with_name("validate.yaml")
+        config = load_config(cls, path, workload.limits("validate"), overrides)
+        known = {entity.name for entity in workload.schema.ENTITIES}
+        if unknown := sorted(set(config.entities) - known):
+            raise ConfigError(f"validate: entities has limits of {unknown}; {workload.name} has {sorted(known)}")
+        return config
+
+    def new_row_share(self, entity: str) -> float:
+        """The limit of rows of an entity's ids that were never seen before."""
+        own = self.entities.get(entity, EntityLimits()).max_new_row_share
+        return self.max_new_row_share if own is None else own
+
+    def silent_share(self, entity: str) -> float:
+        """The limit of an entity's usual activity that belongs to ids that fell silent."""
+        own = self.entities.get(entity, EntityLimits()).max_silent_share
+        return self.max_silent_share if own is None else own

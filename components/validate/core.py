@@ -25,14 +25,16 @@ from components.validate.profile import (
     day_number,
     entity_activity,
     first_seen,
+    measured,
     profile,
 )
 from millrace.errors import InvalidInput
 from millrace.judge.gates import Verdict
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
-from millrace.lake.provenance import hash_sources
+from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
+from millrace.workload import load
 
 GATE = "data"
 TABLE = "events"
@@ -62,10 +64,11 @@ def validate(
 
     Raises InvalidInput for a snapshot without rows: there is nothing to judge.
     """
-    config = config or ValidateConfig.load()
+    workload = load(snapshot.workload)
+    config = config or ValidateConfig.load(workload)
     if previous is not None and previous.id == snapshot.id:
         previous = None
-    code = hash_sources((Path(__file__).parent,))
+    code = code_of(Path(__file__).parent, *workload.files("schema"))
     inputs = {
         "snapshot": snapshot.id,
         "previous": previous and previous.id,
@@ -83,12 +86,13 @@ def validate(
 
 
 def find_previous(snapshot: Manifest, lake: Path) -> Manifest | None:
-    """The newest snapshot of the same source, older than this one, that passed validation; absent for a first one."""
+    """The newest older snapshot of the same workload and source that passed validation; absent for a first one."""
     passed = {m.parents["snapshot"] for m in list_manifests(lake / "validations", "validation") if m.facts["passed"]}
     older = [
         candidate
         for candidate in list_manifests(lake / "snapshots", "snapshot")
         if candidate.id in passed - {snapshot.id}
+        and candidate.workload == snapshot.workload
         and candidate.created_at <= snapshot.created_at
         and candidate.facts["source"]["uri"] == snapshot.facts["source"]["uri"]
     ]
@@ -101,33 +105,32 @@ def compare(
     """Aggregate the snapshot and its reference; the second result names the windows."""
     days = _days(snapshot)
     if not days:
-        raise InvalidInput(f"snapshot {snapshot.id} has no rows. Ingest a source with transactions.")
+        raise InvalidInput(f"snapshot {snapshot.id} has no rows. Ingest a source with events.")
     windows = choose_windows(days, _days(previous) if previous else None, config)
     reference = previous or snapshot
-    db = connect(threads, memory_limit_gb)
-    whole = profile(db, snapshot.table(TABLE))
-    beside = (
-        profile(db, _files(previous, windows.reference)) if previous else whole.take(_among(whole, windows.reference))
-    )
+    workload = load(snapshot.workload)
+    what, db = measured(workload), connect(threads, memory_limit_gb)
+    whole = profile(db, snapshot.table(TABLE), what)
+    beside = whole.take(_among(whole, windows.reference))
+    if previous is not None:
+        beside = profile(db, _files(previous, windows.reference), what)
     finished = ~unfinished_edges(whole, beside)
     judged, current = (_prefer(_among(whole, chosen), finished) for chosen in (windows.judged, windows.current))
     seen = [day for day in _days(reference) if day < windows.current[0]] or list(windows.reference)
+    keys = {entity.name: entity.key for entity in workload.schema.ENTITIES if not entity.parts}
     files = (_files(reference, seen), _files(reference, windows.reference), _files(snapshot, whole.days[current]))
     comparison = rules.Comparison(
         snapshot=whole,
         judged=judged,
         current=current,
         reference=beside,
-        customers=entity_activity(db, "customer_id", *files),
-        terminals=entity_activity(db, "terminal_id", *files),
+        measured=what,
+        activity={name: entity_activity(db, key, *files) for name, key in keys.items()},
         quarantined=sum(snapshot.facts.get("quarantined", {}).values()),
         previous_last_day=max(_days(previous)) if previous and _days(previous) else None,
         rows_lost_share=_rows_lost(snapshot, previous) if previous else None,
         columns_lost=tuple(sorted(set(beside.nulls) - set(whole.nulls))),
-        first_seen={
-            f"{entity}s": first_seen(db, f"{entity}_id", snapshot.table(TABLE), whole.days)
-            for entity in ("customer", "terminal")
-        },
+        first_seen={name: first_seen(db, key, snapshot.table(TABLE), whole.days) for name, key in keys.items()},
     )
     named = {"current": whole.days[current], "reference": beside.days, "unfinished": whole.days[~finished]}
     return comparison, {name: [str(as_day(day)) for day in chosen] for name, chosen in named.items()}

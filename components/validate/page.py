@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
-from components.validate.profile import MINUTES, Profile
+from components.validate.profile import MINUTES, ZERO_BIN, Profile
 from components.validate.rules import Comparison, expected_rows
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 from millrace.report.page import COLOURS, Page, figure, legend
+from millrace.workload import Field, Task, Workload, load
 
 WIDE = {"width": 4.9, "height": 2.7}
 
@@ -29,10 +30,11 @@ def write(
     facts: dict[str, Any],
 ) -> None:
     """One HTML page at `path`."""
+    workload, values = load(snapshot.workload), comparison.measured.values
     page = Page("Data validation", f"Snapshot {snapshot.id}, {_span(snapshot.facts)}")
     page.facts(
         {
-            "transactions": int(comparison.snapshot.rows.sum()),
+            workload.event[1]: int(comparison.snapshot.rows.sum()),
             "days": len(comparison.snapshot),
             "judged": _extent(facts["current"]),
             "compared with": _extent(facts["reference"]),
@@ -44,16 +46,19 @@ def write(
     page.heading("Verdict", "Every rule with its measured value and its limit; one failure blocks the pipeline.")
     page.verdict(verdict)
     page.heading("Days")
-    page.figures(
-        _rows_plot(comparison, config), _amount_plot(comparison), _fraud_plot(comparison), _new_plot(comparison)
-    )
+    daily = [_rows_plot(comparison, config, workload), *(_median_plot(comparison, field) for field in values)]
+    if comparison.measured.classes:
+        daily.append(_positives_plot(comparison, workload))
+    if comparison.first_seen:
+        daily.append(_new_plot(comparison))
+    page.figures(*daily)
     page.heading("Distributions", "The current days against the reference, as shares of each one's rows.")
-    page.figures(_amounts_plot(comparison), _time_plot(comparison))
+    page.figures(*(_values_plot(comparison, field) for field in values), _time_plot(comparison))
     page.write(path)
 
 
-def _rows_plot(c: Comparison, config: ValidateConfig) -> tuple[Figure, str]:
-    plot, axes = figure("Transactions per day", "", "rows", **WIDE)
+def _rows_plot(c: Comparison, config: ValidateConfig, workload: Workload) -> tuple[Figure, str]:
+    plot, axes = figure(f"{workload.event[1].capitalize()} per day", "", "rows", **WIDE)
     expected, tolerance = expected_rows(c, config)
     dates = _dates(c.snapshot)
     axes.fill_between(dates, expected * (1 - tolerance), expected * (1 + tolerance), color=COLOURS[0], alpha=0.12, lw=0)
@@ -64,22 +69,24 @@ def _rows_plot(c: Comparison, config: ValidateConfig) -> tuple[Figure, str]:
     )
 
 
-def _amount_plot(c: Comparison) -> tuple[Figure, str]:
-    plot, axes = figure("Median amount per day", "", "currency units", **WIDE)
-    _line(axes, c, c.snapshot.amount_median)
+def _median_plot(c: Comparison, field: Field) -> tuple[Figure, str]:
+    plot, axes = figure(f"Median {_called(field)} per day", "", field.unit, **WIDE)
+    _line(axes, c, c.snapshot.values[field.name].median)
     return plot, "A step by a factor of ten or a hundred is a change of unit."
 
 
-def _fraud_plot(c: Comparison) -> tuple[Figure, str]:
-    plot, axes = figure("Fraud among labelled rows", "", "percent", **WIDE)
-    share = 100 * c.snapshot.frauds / np.maximum(c.snapshot.labelled, 1)
+def _positives_plot(c: Comparison, workload: Workload) -> tuple[Figure, str]:
+    noun = workload.ranked.POSITIVE_NOUN[0] if workload.task is Task.RANKING else "positives"
+    plot, axes = figure(f"{noun.capitalize()} among labelled rows", "", "percent", **WIDE)
+    share = 100 * c.snapshot.positives / np.maximum(c.snapshot.labelled, 1)
     _line(axes, c, np.where(c.snapshot.labelled > 0, share, np.nan))
     return plot, "Days whose labels are not known yet are left out."
 
 
 def _new_plot(c: Comparison) -> tuple[Figure, str]:
     plot, axes = figure("First seen on this day", "", "", **WIDE)
-    for (name, counts), colour in zip(c.first_seen.items(), (COLOURS[0], COLOURS[2]), strict=True):
+    for place, (name, counts) in enumerate(c.first_seen.items()):
+        colour = COLOURS[(2 * place) % len(COLOURS)]
         axes.plot(_dates(c.snapshot), counts, color=colour, lw=1.3, label=name)
     axes.set_yscale("symlog")
     axes.minorticks_off()
@@ -89,21 +96,32 @@ def _new_plot(c: Comparison) -> tuple[Figure, str]:
     return plot, "Falls off as the usual ones have been met; a wave of new ids is a change of keys."
 
 
-def _amounts_plot(c: Comparison) -> tuple[Figure, str]:
-    plot, axes = figure("Amounts", "currency units", "share of rows", **WIDE)
-    used = np.flatnonzero(c.snapshot.amounts.sum(axis=0) + c.reference.amounts.sum(axis=0))
-    edges = np.exp(np.arange(0, used.max(initial=0) + 9, 8) / 64)  # amount + 1, eight narrow bins together
-    for name, counts, colour in _pair(c, "amounts"):
-        eight = np.add.reduceat(counts[: 8 * (len(edges) - 1)], np.arange(0, 8 * (len(edges) - 1), 8))
+def _values_plot(c: Comparison, field: Field) -> tuple[Figure, str]:
+    plot, axes = figure(_called(field).capitalize(), field.unit, "share of rows", **WIDE)
+    before, now = c.reference.values[field.name].bins.sum(axis=0), c.snapshot.values[field.name].bins[c.current]
+    pair = {"reference": before, "current": now.sum(axis=0)}
+    used = np.flatnonzero(sum(pair.values()))
+    first, last = used.min(initial=ZERO_BIN) // 8, used.max(initial=ZERO_BIN) // 8 + 1  # eight narrow bins together
+    edges = _edges(8 * np.arange(first, last + 1))
+    for (name, counts), colour in zip(pair.items(), COLOURS, strict=False):
+        eight = counts[8 * first : 8 * last].reshape(-1, 8).sum(axis=1)
         axes.stairs(eight / max(eight.sum(), 1), edges, color=colour, label=name, lw=1.4)
-    axes.set_xscale("log")
+    axes.set_xscale("symlog")
     legend(axes, loc="upper left")
     return plot, "On a logarithmic scale, so that a change of unit is a shift."
 
 
+def _edges(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Values at which bins of `profile` begin."""
+    steps = (bins - ZERO_BIN) / 64
+    values: NDArray[np.float64] = np.sign(steps) * np.expm1(np.abs(steps))
+    return values
+
+
 def _time_plot(c: Comparison) -> tuple[Figure, str]:
     plot, axes = figure("Time of day", "hour, UTC", "share of rows", **WIDE)
-    for name, counts, colour in _pair(c, "minutes"):
+    pair = {"reference": c.reference.minutes.sum(axis=0), "current": c.snapshot.minutes[c.current].sum(axis=0)}
+    for (name, counts), colour in zip(pair.items(), COLOURS, strict=False):
         half_hours = counts.reshape(48, MINUTES // 48).sum(axis=1)
         axes.stairs(half_hours / max(half_hours.sum(), 1), np.arange(49) / 2, color=colour, label=name, lw=1.4)
     axes.set_xticks(range(0, 25, 4))
@@ -111,11 +129,8 @@ def _time_plot(c: Comparison) -> tuple[Figure, str]:
     return plot, "A curve moved sideways is local time in place of UTC."
 
 
-def _pair(c: Comparison, name: str) -> list[tuple[str, NDArray[np.int64], str]]:
-    return [
-        ("reference", getattr(c.reference, name).sum(axis=0), COLOURS[0]),
-        ("current", getattr(c.snapshot, name)[c.current].sum(axis=0), COLOURS[1]),
-    ]
+def _called(field: Field) -> str:
+    return field.name.replace("_", " ")
 
 
 def _line(axes: Axes, c: Comparison, values: NDArray[Any], colour: str = COLOURS[0]) -> None:

@@ -15,37 +15,78 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.workload import Field, Kind, Workload
+
 MINUTES: Final = 1440
-AMOUNT_BINS: Final = 1100
-"""Bins of equal width in ln(1 + amount), 64 to one step of e: a thousand currency units and far beyond."""
+ZERO_BIN: Final = 1100
+BINS: Final = 2 * ZERO_BIN
+"""Bins of equal width in ±ln(1 + |value|), 64 to one step of e and ZERO_BIN on either side of 0: up to 29 million."""
 EPOCH: Final = date(1970, 1, 1)
 
 Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What of a workload's events is aggregated."""
+
+    values: tuple[Field, ...]
+    """Fields whose distribution is watched; the label is one when it is a quantity."""
+    label: str
+    classes: bool
+    """Whether the label is 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Daily aggregates of one field; NaN on a day without any value."""
+
+    minimum: Floats  # [D]
+    maximum: Floats  # [D]
+    median: Floats  # [D]
+    known: Counts  # [D] rows with a value
+    bins: Counts  # [D, BINS] rows by value
+
+    def take(self, chosen: NDArray[Any]) -> Values:
+        """The days under `chosen`: a mask or positions."""
+        return Values(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
     """Daily aggregates; every array is [D] or [D, …] over `days`, which are the days that have rows."""
 
-    days: NDArray[np.int64]  # since 1970, ascending
+    days: Counts  # since 1970, ascending
     rows: Counts
     labelled: Counts
-    frauds: Counts
-    amount_min: NDArray[np.float64]
-    amount_max: NDArray[np.float64]
-    amount_median: NDArray[np.float64]
+    positives: Counts  # rows with label 1; zeros where the label is a quantity
     nulls: dict[str, Counts]  # column → empty cells per day
     minutes: Counts  # [D, 1440] rows by minute of the day
-    amounts: Counts  # [D, AMOUNT_BINS] rows by amount
+    values: dict[str, Values]  # field → its aggregates
 
     def take(self, chosen: NDArray[Any]) -> Profile:
         """The days under `chosen`: a mask or positions."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        nulls = {column: counts[chosen] for column, counts in values.pop("nulls").items()}
-        return Profile(nulls=nulls, **{name: value[chosen] for name, value in values.items()})
+        return Profile(
+            days=self.days[chosen],
+            rows=self.rows[chosen],
+            labelled=self.labelled[chosen],
+            positives=self.positives[chosen],
+            nulls={column: counts[chosen] for column, counts in self.nulls.items()},
+            minutes=self.minutes[chosen],
+            values={name: values.take(chosen) for name, values in self.values.items()},
+        )
 
     def __len__(self) -> int:
         return len(self.days)
+
+
+def measured(workload: Workload) -> Measured:
+    """Fields that are amounts or counts, in order; what the label is."""
+    schema = workload.schema
+    kinds = {field.name: field.kind for field in schema.FIELDS}
+    amounts = tuple(field for field in schema.FIELDS if field.kind in (Kind.MONEY, Kind.NUMBER, Kind.WHOLE))
+    return Measured(amounts, schema.LABEL.column, kinds[schema.LABEL.column] is Kind.CLASS)
 
 
 def as_day(number: int | np.integer[Any]) -> date:
@@ -62,39 +103,45 @@ def connect(threads: int, memory_limit_gb: float) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_limit_gb}GB"})
 
 
-def profile(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> Profile:
-    """Aggregate the rows of `files` (columns as TRANSACTION_SCHEMA, then carried ones)."""
-    source = _source(files)
-    columns = [name for name, *_ in db.sql(f"describe {source}").fetchall() if name not in ("day", "minute", "bin")]
-    nulls = ", ".join(f'count(*) - count("{column}") as "null {column}"' for column in columns)
-    daily = db.sql(
-        f"""select day, count(*) as rows, count(is_fraud) as labelled, count(*) filter (is_fraud = 1) as frauds,
-            min(amount)::double as amount_min, max(amount)::double as amount_max,
-            median(amount::float)::double as amount_median, {nulls} from ({source}) group by day order by day"""
-    ).fetchnumpy()
+def profile(db: duckdb.DuckDBPyConnection, files: Sequence[Path], what: Measured) -> Profile:
+    """Aggregate the rows of `files` (a snapshot's partitions), whatever further columns are called."""
+    columns = [name for name, *_ in db.sql(f"describe {_select('*', files)}").fetchall()]
+    label = _quoted(what.label)
+    asked = [_DAY, "count(*) as rows", f"count({label}) as labelled"]
+    asked.append(f"count(*) filter ({label} = 1) as positives" if what.classes else "0 as positives")
+    asked += [f"count(*) - count({_quoted(column)}) as null_{place}" for place, column in enumerate(columns)]
+    for place, field in enumerate(what.values):
+        asked += _aggregates(_quoted(field.name), place)
+
+    daily = db.sql(f"{_select(', '.join(asked), files)} group by day order by day").fetchnumpy()
     days = np.asarray(daily["day"], np.int64)
-    names = ("rows", "labelled", "frauds", "amount_min", "amount_max", "amount_median")
     return Profile(
         days=days,
-        **{name: np.asarray(daily[name]) for name in names},
-        nulls={column: np.asarray(daily[f"null {column}"], np.int64) for column in columns},
-        minutes=_histogram(db, source, "minute", days, MINUTES),
-        amounts=_histogram(db, source, "bin", days, AMOUNT_BINS),
+        rows=np.asarray(daily["rows"], np.int64),
+        labelled=np.asarray(daily["labelled"], np.int64),
+        positives=np.asarray(daily["positives"], np.int64),
+        nulls={column: np.asarray(daily[f"null_{place}"], np.int64) for place, column in enumerate(columns)},
+        minutes=_histogram(db, files, "(epoch_us(event_timestamp) // 60000000) % 1440", days, MINUTES),
+        values={
+            field.name: _values(daily, place, _histogram(db, files, _bin(_quoted(field.name)), days, BINS))
+            for place, field in enumerate(what.values)
+        },
     )
 
 
 def entity_activity(
     db: duckdb.DuckDBPyConnection,
-    entity: str,
+    key: str,
     seen: Sequence[Path],
     reference: Sequence[Path],
     current: Sequence[Path],
 ) -> dict[str, Counts]:
-    """Per value of column `entity`: rows in `reference` and `current`, and whether it is anywhere in `seen`."""
+    """Per value of column `key`: rows in `reference` and `current`, and whether it is anywhere in `seen`."""
+    column = _quoted(key)
     parts = [
-        f"select {entity} as id, 0 as reference, count(*) as current, 0 as seen from {_scan(current)} group by 1",
-        f"select {entity}, count(*), 0, 1 from {_scan(reference)} group by 1",
-        f"select distinct {entity}, 0, 0, 1 from {_scan(seen)}",
+        f"{_select(f'{column} as id, 0 as reference, count(*) as current, 0 as seen', current)} group by 1",
+        f"{_select(f'{column}, count(*), 0, 1', reference)} group by 1",
+        _select(f"distinct {column}, 0, 0, 1", seen),
     ]
     table = db.sql(
         f"""select sum(reference)::bigint as reference, sum(current)::bigint as current, max(seen)::bigint as seen
@@ -103,29 +150,56 @@ def entity_activity(
     return {name: np.asarray(values, np.int64) for name, values in table.items()}
 
 
-def first_seen(db: duckdb.DuckDBPyConnection, entity: str, files: Sequence[Path], days: Counts) -> Counts:
-    """How many values of column `entity` appear for the first time, for each of `days`."""
-    source = f"select {entity}, min(day) as day from ({_source(files)}) group by {entity}"
+def first_seen(db: duckdb.DuckDBPyConnection, key: str, files: Sequence[Path], days: Counts) -> Counts:
+    """How many values of column `key` appear for the first time, for each of `days`."""
+    first = f"{_select(f'{_quoted(key)} as id, {_DAY}', files)}"
+    source = f"select id, min(day) as day from ({first}) group by id"
     found = dict(db.sql(f"select day, count(*) from ({source}) group by day").fetchall())
     return np.array([found.get(int(day), 0) for day in days], np.int64)
 
 
-def _histogram(db: duckdb.DuckDBPyConnection, source: str, column: str, days: Counts, bins: int) -> Counts:
-    found = db.sql(f"select day, {column} as bin, count(*) as rows from ({source}) group by all").fetchnumpy()
+_DAY: Final = "epoch_us(event_timestamp) // 86400000000 as day"
+"""Times are UTC, so no time zone is consulted."""
+
+
+def _aggregates(column: str, place: int) -> list[str]:
+    return [
+        f"min({column})::double as min_{place}",
+        f"max({column})::double as max_{place}",
+        f"median({column}::float)::double as median_{place}",
+        f"count({column}) as known_{place}",
+    ]
+
+
+def _values(daily: dict[str, Any], place: int, bins: Counts) -> Values:
+    low, high, middle = (_filled(daily[f"{name}_{place}"]) for name in ("min", "max", "median"))
+    return Values(low, high, middle, np.asarray(daily[f"known_{place}"], np.int64), bins)
+
+
+def _filled(column: Any) -> Floats:
+    """DuckDB masks what is null."""
+    return np.ma.filled(np.ma.asarray(column, np.float64), np.nan)
+
+
+def _bin(column: str) -> str:
+    value = f"{column}::double"
+    return f"({ZERO_BIN} + floor(64 * sign({value}) * ln(1 + abs({value}))))::bigint"
+
+
+def _histogram(db: duckdb.DuckDBPyConnection, files: Sequence[Path], value: str, days: Counts, bins: int) -> Counts:
+    """[D, bins] rows by day and by `value`, SQL for the number of a bin; rows without one are left out."""
+    counted = f"{_select(f'{_DAY}, {value} as bin, count(*) as rows', files)} group by all"
+    found = db.sql(f"select * from ({counted}) where bin is not null").fetchnumpy()
     counts = np.zeros((len(days), bins), np.int64)
     place = np.searchsorted(days, np.asarray(found["day"], np.int64))
     np.add.at(counts, (place, np.clip(np.asarray(found["bin"], np.int64), 0, bins - 1)), found["rows"])
     return counts
 
 
-def _source(files: Sequence[Path]) -> str:
-    """Rows with their day, minute of the day and amount bin; times are UTC, so no time zone is consulted."""
-    minute = "(epoch_us(event_timestamp) // 60000000) % 1440"
-    amount_bin = "floor(64 * ln(1 + greatest(amount::double, 0)))::bigint"
-    day = "epoch_us(event_timestamp) // 86400000000"
-    return f"select *, {day} as day, {minute} as minute, {amount_bin} as bin from {_scan(files)}"
-
-
-def _scan(files: Iterable[Path]) -> str:
+def _select(what: str, files: Iterable[Path]) -> str:
     names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+    return f"select {what} from read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -7,20 +7,23 @@ and a large one. How the aggregates are made is `profile.py`'s business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
-from components.validate.profile import Counts, Profile, as_day
+from components.validate.profile import Counts, Floats, Measured, Profile, Values, as_day
 from millrace.judge.gates import Rule
+from millrace.workload import Field, Kind
 
-Floats = NDArray[np.float64]
-LABEL_COLUMNS: Final = ("is_fraud", "label_timestamp")
-PRIOR_FRAUDS: Final = 10.0
-"""Frauds added to both sides at the reference's rate, so that a handful of frauds does not make a ratio."""
+PRIOR_POSITIVES: Final = 10.0
+"""Positives added to both sides at the reference's rate, so that a handful does not make a ratio."""
+CENT: Final = 0.01
+RANGE_FLOOR: Final = 1e-3
+"""Values below this share of the reference's largest are as good as 0 in a ratio."""
 KS_DAY, KS_WINDOW = 1.95, 1.63
 """Kolmogorov's distance exceeded by chance once in a thousand, and in a hundred, comparisons."""
 MAD_TO_SIGMA: Final = 1.4826
@@ -36,16 +39,17 @@ class Comparison:
     current: NDArray[np.bool_]
     """[D] days of the snapshot judged as a whole."""
     reference: Profile
-    customers: dict[str, Counts]
-    terminals: dict[str, Counts]
+    measured: Measured
+    activity: dict[str, dict[str, Counts]]
+    """Entity → `profile.entity_activity`."""
     quarantined: int = 0
     previous_last_day: int | None = None
     """Day number; absent without a predecessor."""
     rows_lost_share: float | None = None
     """Absent when no day is held by both."""
     columns_lost: tuple[str, ...] = ()
-    first_seen: dict[str, Counts] = field(default_factory=dict)
-    """For the page only: entity → [D] how many appear for the first time."""
+    first_seen: dict[str, Counts] = default(default_factory=dict)
+    """For the page only: entity → [D] how many ids appear for the first time."""
 
 
 def judge(c: Comparison, config: ValidateConfig) -> tuple[Rule, ...]:
@@ -54,7 +58,7 @@ def judge(c: Comparison, config: ValidateConfig) -> tuple[Rule, ...]:
         *_extent(c, config),
         *_day_rows(c, config),
         *_missing_values(c, config),
-        *_amounts(c, config),
+        *(rule for one in c.measured.values for rule in _values(c, one, config)),
         _time_of_day(c, config),
         *_entities(c, config),
         *_labels(c, config),
@@ -106,7 +110,7 @@ def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
     rises = {
         name: _share(counts, now.rows) - _share(c.reference.nulls.get(name, np.zeros(1)), c.reference.rows)
         for name, counts in now.nulls.items()
-        if name not in LABEL_COLUMNS
+        if name not in (c.measured.label, "label_timestamp")
     }
     worst = max(rises, key=lambda name: rises[name], default=None)
     waited = c.snapshot.take(c.snapshot.days <= c.snapshot.days[-1] - config.label_wait_days)
@@ -123,19 +127,40 @@ def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
     ]
 
 
-def _amounts(c: Comparison, config: ValidateConfig) -> list[Rule]:
-    now, days = c.snapshot.take(c.judged), c.snapshot.days[c.judged]
-    usual = float(np.average(c.reference.amount_median, weights=c.reference.rows)) if len(c.reference) else np.nan
-    ratio = now.amount_median / max(usual, 0.01)
-    either_way = np.maximum(ratio, 1 / np.maximum(ratio, 1e-9))
-    largest = _worst(now.amount_max / max(c.reference.amount_max.max(initial=0), 0.01), days, np.argmax)
-    smallest, median = _worst(now.amount_min, days, np.argmin), _worst(either_way, days, np.argmax)
-    shift = excess_ks(c.snapshot.amounts[c.current].sum(axis=0), c.reference.amounts.sum(axis=0), KS_WINDOW)
+def _values(c: Comparison, measured: Field, config: ValidateConfig) -> list[Rule]:
+    """Rules of one field: its range, its median day by day, its distribution as a whole.
+
+    A label is judged on the days that have most of theirs. Ratios are asked of fields that are never negative.
+    """
+    name = measured.name
+    expected = c.snapshot.labelled >= 0.5 * c.snapshot.rows if name == c.measured.label else c.snapshot.rows > 0
+    judged = np.flatnonzero(c.judged & expected & (c.snapshot.values[name].known > 0))
+    now, days = c.snapshot.values[name].take(judged), c.snapshot.days[judged]
+    shift = excess_ks(
+        c.snapshot.values[name].bins[c.current & expected].sum(axis=0),
+        c.reference.values[name].bins.sum(axis=0),
+        KS_WINDOW,
+    )
+    rules = []
+    if measured.minimum is not None:
+        smallest = _worst(now.minimum, days, np.argmin)
+        rules.append(Rule(f"{name}_min", smallest[0], ">=", measured.minimum, smallest[1]))
+    if measured.minimum is not None and measured.minimum >= 0:
+        rules += _ratios(now, days, c.reference.take(c.reference.values[name].known > 0), measured, config)
+    return [*rules, Rule(f"{name}_ks", shift, "<=", config.max_value_ks)]
+
+
+def _ratios(now: Values, days: Counts, reference: Profile, measured: Field, config: ValidateConfig) -> list[Rule]:
+    name, usual = measured.name, reference.values[measured.name]
+    highest = usual.maximum.max(initial=0)
+    floor = CENT if measured.kind is Kind.MONEY else max(RANGE_FLOOR * highest, 1e-9)
+    median = float(np.average(usual.median, weights=reference.rows)) if len(reference) else np.nan
+    ratio = np.maximum(now.median, floor) / max(median, floor)
+    largest = _worst(now.maximum / max(highest, floor), days, np.argmax)
+    middle = _worst(np.maximum(ratio, 1 / ratio), days, np.argmax)
     return [
-        Rule("amount_min", smallest[0], ">=", 0, smallest[1]),
-        Rule("amount_max_ratio", largest[0], "<=", config.max_amount_ratio, largest[1]),
-        Rule("amount_median_ratio", median[0], "<=", config.max_median_ratio, median[1]),
-        Rule("amount_ks", shift, "<=", config.max_amount_ks),
+        Rule(f"{name}_max_ratio", largest[0], "<=", config.max_value_ratio, largest[1]),
+        Rule(f"{name}_median_ratio", middle[0], "<=", config.max_median_ratio, middle[1]),
     ]
 
 
@@ -154,32 +179,33 @@ def _time_of_day(c: Comparison, config: ValidateConfig) -> Rule:
 
 def _entities(c: Comparison, config: ValidateConfig) -> list[Rule]:
     scale = int(c.current.sum()) / max(len(c.reference), 1)
-    limits = {
-        "customer": (c.customers, config.max_new_customer_row_share, config.max_silent_customer_share),
-        "terminal": (c.terminals, config.max_new_terminal_row_share, config.max_silent_terminal_share),
-    }
     rules = []
-    for name, (activity, new_limit, silent_limit) in limits.items():
+    for name, activity in c.activity.items():
         new = _share(activity["current"] * (activity["seen"] == 0), activity["current"])
         silent = silent_share(scale * activity["reference"].astype(np.float64), activity["current"])
-        rules.append(Rule(f"new_{name}_row_share", new, "<=", new_limit))
-        rules.append(Rule(f"silent_{name}_share", silent, "<=", silent_limit))
+        rules.append(Rule(f"new_{name}_row_share", new, "<=", config.new_row_share(name)))
+        rules.append(Rule(f"silent_{name}_share", silent, "<=", config.silent_share(name)))
     return rules
 
 
 def _labels(c: Comparison, config: ValidateConfig) -> list[Rule]:
-    """Fraud among the newest days whose labels are there, against the reference's; in [0, 1] towards either side."""
+    """Positives among the newest days whose labels are there, against the reference's share; either way.
+
+    A label that is a quantity is one of the measured values.
+    """
+    if not c.measured.classes:
+        return []
     s = c.snapshot
     mature = np.flatnonzero(s.labelled >= 0.5 * s.rows)[-config.current_days :]
-    base = _share(c.reference.frauds, c.reference.labelled)
+    base = _share(c.reference.positives, c.reference.labelled)
     ratio = None
     if base and len(mature):
-        frauds, labelled = s.frauds[mature].sum(), s.labelled[mature].sum()
-        ratio = float((frauds + PRIOR_FRAUDS) / (labelled * base + PRIOR_FRAUDS))
-    detail = f"reference {base:.3%}" if base else "no labelled fraud in the reference"
+        positives, labelled = s.positives[mature].sum(), s.labelled[mature].sum()
+        ratio = float((positives + PRIOR_POSITIVES) / (labelled * base + PRIOR_POSITIVES))
+    detail = f"reference {base:.3%}" if base else "no labelled positive in the reference"
     return [
-        Rule("fraud_share_high", ratio, "<=", config.max_fraud_share_ratio, detail),
-        Rule("fraud_share_low", ratio, ">=", 1 / config.max_fraud_share_ratio, detail),
+        Rule("positive_share_high", ratio, "<=", config.max_positive_share_ratio, detail),
+        Rule("positive_share_low", ratio, ">=", 1 / config.max_positive_share_ratio, detail),
     ]
 
 

@@ -15,7 +15,7 @@ FIELDS: tuple[Field, ...] = (
     Field(name="event_timestamp", kind=Kind.INSTANT),
     Field(name="customer_id", kind=Kind.KEY),  # pseudonym: 16 hex digits, never the raw id
     Field(name="terminal_id", kind=Kind.KEY),
-    Field(name="amount", kind=Kind.MONEY, minimum=0),
+    Field(name="amount", kind=Kind.MONEY, unit="currency units", minimum=0),
     Field(name="is_fraud", kind=Kind.CLASS, empty=True),
     Field(name="label_timestamp", kind=Kind.INSTANT, empty=True, optional=True),
 )

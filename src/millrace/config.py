@@ -25,16 +25,17 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def load_config(kind: type[C], path: Path, overrides: Mapping[str, Any] | None = None) -> C:
-    """Read `path` as a `kind`; `overrides` win, inside a mapping key by key.
+def load_config(kind: type[C], path: Path, *overrides: Mapping[str, Any] | None) -> C:
+    """Read `path` as a `kind`; later `overrides` win over earlier ones and the file, inside a mapping key by key.
 
     Raises ConfigError naming file, key, value and what was wanted.
     """
     try:
         document = yaml.safe_load(path.read_text()) or {}
-        for key, value in _whole(overrides or {}).items():
-            both = isinstance(value, Mapping) and isinstance(document.get(key), Mapping)
-            document[key] = {**document[key], **value} if both else value
+        for layer in overrides:
+            for key, value in _whole(layer or {}).items():
+                both = isinstance(value, Mapping) and isinstance(document.get(key), Mapping)
+                document[key] = {**document[key], **value} if both else value
         return kind(**document)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration at {path}. Name an existing YAML file.") from error

@@ -18,6 +18,7 @@ from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import GateBlocked
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
+from millrace.workload import load
 
 START = date(2018, 4, 1)
 DAYS = 42
@@ -111,8 +112,8 @@ FAULTS = {
     "new_terminal_row_share": lambda: (change(world(), last_days(7), "terminal_id", renamed), None, 0),
     "silent_customer_share": lambda: (keep(world(), last_days(7), without("customer_id", 0.3)), None, 0),
     "silent_terminal_share": lambda: (world(outage_from_day=35, outage_days=7, outage_terminal_share=0.15), None, 0),
-    "fraud_share_high": lambda: (change(world(), last_days(7), "is_fraud", label(1)), None, 0),
-    "fraud_share_low": lambda: (change(world(), last_days(7), "is_fraud", label(0)), None, 0),
+    "positive_share_high": lambda: (change(world(), last_days(7), "is_fraud", label(1)), None, 0),
+    "positive_share_low": lambda: (change(world(), last_days(7), "is_fraud", label(0)), None, 0),
     "quarantined_share": lambda: (world(), None, 5_000),
 }
 
@@ -145,7 +146,7 @@ def snapshots(lake, tables, before, quarantined):
 
 @pytest.mark.parametrize("rule", FAULTS)
 def test_the_data_gate_blocks(rule, tmp_path):
-    config = ValidateConfig.load()
+    config = ValidateConfig.load(load("fraud"))
 
     comparison, _ = compare(*snapshots(tmp_path, *FAULTS[rule]()), config, threads=1, memory_limit_gb=1.0)
     verdict = Verdict(GATE, judge(comparison, config))
@@ -179,13 +180,14 @@ def test_clean_data_passes_and_every_rule_has_a_fault_above(days_before, tmp_pat
 def test_every_limit_of_the_configuration_is_the_limit_of_a_rule(tmp_path):
     """A limit that no rule reads would be a gate that cannot fail."""
     tight = {
-        name: 0 if name not in ("max_median_ratio", "max_fraud_share_ratio", "max_amount_ratio") else 1
+        name: 0 if name not in ("max_median_ratio", "max_positive_share_ratio", "max_value_ratio") else 1
         for name in ValidateConfig.model_fields
         if name.startswith("max_")
     }
+    tight["entities"] = {"terminal": {"max_silent_share": 0.01}}
     now = snapshot(tmp_path, "now", world())
     usual = validate(now, None, tmp_path)
-    strict = validate(now, None, tmp_path, ValidateConfig.load(overrides=tight | {"min_days": 99}))
+    strict = validate(now, None, tmp_path, ValidateConfig.load(load("fraud"), tight | {"min_days": 99}))
 
     limits = [
         {rule.name: rule.limit for rule in Verdict.read(result.path("verdict.json")).rules}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +13,24 @@ import pytest
 
 from components.ingest.core import IngestConfig, ingest
 from components.ingest.edges import edge_days
-from millrace import workload
 from millrace.errors import InvalidInput
 from millrace.lake.manifest import Manifest
+from millrace.workload import Workload, load
 
-SCHEMA = """
-from millrace.workload import Field, Kind, Label, events_of
-
-VERSION = 1
-EVENT_ID = "ride_id"
-FIELDS = (
-    Field(
-        name="ride_id",
-        kind=Kind.ID,
-        sql="CAST(md5_number_lower(concat_ws('|', epoch_us(event_timestamp), stop, riders, metres)) >> 1 AS BIGINT)",
-    ),
-    Field(name="event_timestamp", kind=Kind.INSTANT),
-    Field(name="stop", kind=Kind.KEY),
-    Field(name="riders", kind=Kind.WHOLE, empty=True, minimum=0),
-    Field(name="metres", kind=Kind.NUMBER, unit="m", minimum=1, maximum=50_000),
-    Field(name="line", kind=Kind.TEXT, empty=True, optional=True),
-    Field(
-        name="minutes",
-        kind=Kind.NUMBER,
-        empty=True,
-        sql="(epoch_us(label_timestamp) - epoch_us(event_timestamp)) / 60e6",
-    ),
-    Field(name="label_timestamp", kind=Kind.INSTANT, empty=True),
-)
-EVENTS = events_of(FIELDS)
-ALIASES = {"Boarded": "event_timestamp", "Alighted": "label_timestamp"}
-CARRIED_TYPES = {}
-RULES = {"too_fast": "metres > 1000 * minutes"}
-EDGE_SHARE = 0.1
-ENTITIES = ()
-LABEL = Label("minutes", unit="minutes", delay_days=0)
-"""
 START = datetime(2021, 3, 1, 8, tzinfo=UTC)
 
 
 @pytest.fixture
-def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Manifest]:
-    """`take(source)`: the snapshot of rides, a workload that is installed for this test."""
-    package = tmp_path / "installed" / "rides_of_a_test"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text('TITLE = "Rides"\n')
-    (package / "schema.py").write_text(SCHEMA)
-    monkeypatch.syspath_prepend(str(package.parent))
-    point = EntryPoint("rides", package.name, workload.GROUP)
-    monkeypatch.setattr(workload, "entry_points", lambda group: [point])
-    workload.load.cache_clear()
+def take(tmp_path: Path, rides: Workload) -> Callable[[Path], Manifest]:
+    """`take(source)`: the snapshot of rides."""
 
     def run(source: Path) -> Manifest:
-        return ingest(str(source), tmp_path / "lake", IngestConfig(workload="rides", pseudonym_key=b"k"))
+        return ingest(str(source), tmp_path / "lake", IngestConfig(workload=rides.name, pseudonym_key=b"k"))
 
-    yield run
-    workload.load.cache_clear()
+    return run
 
 
-def rides(count: int = 40, start: datetime = START, **changes: list[Any]) -> pa.Table:
+def table_of(count: int = 40, start: datetime = START, **changes: list[Any]) -> pa.Table:
     boarded = [start + timedelta(minutes=10 * one) for one in range(count)]
     columns: dict[str, Any] = {
         "Boarded": boarded,
@@ -96,7 +54,7 @@ def rows_of(manifest: Manifest) -> pa.Table:
 
 
 def test_an_id_and_a_label_that_the_source_lacks_are_made_from_the_row(take: Any, tmp_path: Path) -> None:
-    made = take(write(rides(), tmp_path / "a.parquet"))
+    made = take(write(table_of(), tmp_path / "a.parquet"))
 
     rows = rows_of(made)
     assert rows.column_names == [
@@ -111,8 +69,8 @@ def test_an_id_and_a_label_that_the_source_lacks_are_made_from_the_row(take: Any
 
 
 def test_the_same_events_have_the_same_ids_in_other_files_and_in_any_order(take: Any, tmp_path: Path) -> None:
-    first = take(write(rides(), tmp_path / "a.parquet"))
-    turned = rides().take(list(range(39, -1, -1)))
+    first = take(write(table_of(), tmp_path / "a.parquet"))
+    turned = table_of().take(list(range(39, -1, -1)))
 
     again = take(write(turned, tmp_path / "b.parquet"))
 
@@ -122,10 +80,10 @@ def test_the_same_events_have_the_same_ids_in_other_files_and_in_any_order(take:
 def test_a_key_is_the_same_as_a_number_as_text_and_after_a_float(take: Any, tmp_path: Path) -> None:
     kinds = (pa.int64(), pa.int32(), pa.float64(), pa.string())
     for month, kind in enumerate(kinds):
-        table = rides(start=START + timedelta(days=month))
+        table = table_of(start=START + timedelta(days=month))
         stops = table["stop"].cast(kind)
         write(table.set_column(2, "stop", stops), tmp_path / "in" / f"{month}.parquet")
-    text = rides(start=START + timedelta(days=4), stop=[f"{one % 7}.0" for one in range(40)])
+    text = table_of(start=START + timedelta(days=4), stop=[f"{one % 7}.0" for one in range(40)])
     write(text, tmp_path / "in" / "4.parquet")
 
     made = take(tmp_path / "in")
@@ -139,7 +97,7 @@ def test_values_outside_their_range_and_rows_that_break_a_rule_are_quarantined(t
     riders: list[Any] = [None] * 40
     riders[5:8] = [-1.0, 1.5, float("nan")]
 
-    made = take(write(rides(metres=metres, riders=riders), tmp_path / "a.parquet"))
+    made = take(write(table_of(metres=metres, riders=riders), tmp_path / "a.parquet"))
 
     assert made.facts["quarantined"] == {
         "metres_too_large": 1, "metres_too_small": 1, "riders_negative": 1, "riders_unreadable": 1, "too_fast": 1
@@ -147,9 +105,9 @@ def test_values_outside_their_range_and_rows_that_break_a_rule_are_quarantined(t
 
 
 def test_a_few_events_of_another_year_are_not_days_of_the_snapshot(take: Any, tmp_path: Path) -> None:
-    write(rides(), tmp_path / "in" / "a.parquet")
-    write(rides(2, start=datetime(2009, 1, 1, tzinfo=UTC)), tmp_path / "in" / "b.parquet")
-    write(rides(3, start=START + timedelta(days=1)), tmp_path / "in" / "c.parquet")
+    write(table_of(), tmp_path / "in" / "a.parquet")
+    write(table_of(2, start=datetime(2009, 1, 1, tzinfo=UTC)), tmp_path / "in" / "b.parquet")
+    write(table_of(3, start=START + timedelta(days=1)), tmp_path / "in" / "c.parquet")
 
     made = take(tmp_path / "in")
 
@@ -160,20 +118,20 @@ def test_a_few_events_of_another_year_are_not_days_of_the_snapshot(take: Any, tm
 
 
 def test_a_stray_day_that_fills_up_becomes_a_day_of_the_snapshot(take: Any, tmp_path: Path) -> None:
-    write(rides(), tmp_path / "in" / "a.parquet")
-    write(rides(3, start=START + timedelta(days=1)), tmp_path / "in" / "b.parquet")
+    write(table_of(), tmp_path / "in" / "a.parquet")
+    write(table_of(3, start=START + timedelta(days=1)), tmp_path / "in" / "b.parquet")
     assert take(tmp_path / "in").facts["last_day"] == "2021-03-01"
 
-    write(rides(20, start=START + timedelta(days=1, hours=8)), tmp_path / "in" / "c.parquet")
+    write(table_of(20, start=START + timedelta(days=1, hours=8)), tmp_path / "in" / "c.parquet")
     grown = take(tmp_path / "in")
 
     assert (grown.facts["last_day"], grown.facts["rows"], grown.facts["quarantined"]) == ("2021-03-02", 63, {})
 
 
 def test_a_column_that_is_empty_in_one_file_has_the_type_of_the_others(take: Any, tmp_path: Path) -> None:
-    table = rides()
+    table = table_of()
     write(table.append_column("fee", pa.nulls(40)), tmp_path / "in" / "a.parquet")
-    later = rides(start=START + timedelta(days=1))
+    later = table_of(start=START + timedelta(days=1))
     write(later.append_column("fee", pa.array([0.5] * 40)), tmp_path / "in" / "b.parquet")
 
     made = take(tmp_path / "in")
@@ -185,9 +143,9 @@ def test_a_column_that_is_empty_in_one_file_has_the_type_of_the_others(take: Any
 def test_another_rule_of_the_workload_reads_the_source_again(
     take: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write(rides(), tmp_path / "a.parquet")
+    source = write(table_of(), tmp_path / "a.parquet")
     before = take(source)
-    monkeypatch.setattr(workload.load("rides").schema, "RULES", {"short": "minutes < 10"})
+    monkeypatch.setattr(load("rides").schema, "RULES", {"short": "minutes < 10"})
 
     after = take(source)
 
@@ -197,7 +155,7 @@ def test_another_rule_of_the_workload_reads_the_source_again(
 
 def test_when_all_ids_are_rejected_the_reasons_are_named(take: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="every row was rejected: metres_too_small 40"):
-        take(write(rides(metres=[0.0] * 40), tmp_path / "a.parquet"))
+        take(write(table_of(metres=[0.0] * 40), tmp_path / "a.parquet"))
 
 
 def test_only_thin_days_at_the_ends_are_no_days() -> None:

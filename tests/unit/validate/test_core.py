@@ -9,8 +9,9 @@ from components.validate.config import ValidateConfig
 from components.validate.core import choose_windows, find_previous, validate
 from millrace.errors import ConfigError, InvalidInput
 from millrace.judge.gates import Verdict
+from millrace.workload import load
 
-CONFIG = ValidateConfig.load()
+CONFIG = ValidateConfig.load(load("fraud"))
 
 
 def rules(validation):
@@ -30,7 +31,7 @@ def test_the_same_snapshot_is_judged_once(simulated, snapshot, lake):
     now = snapshot(simulated(30))
 
     first, again = validate(now, None, lake), validate(now, None, lake)
-    stricter = validate(now, None, lake, ValidateConfig.load(overrides={"min_days": 90}))
+    stricter = validate(now, None, lake, ValidateConfig.load(load("fraud"), {"min_days": 90}))
 
     assert again == first
     assert stricter.id != first.id
@@ -65,7 +66,7 @@ def test_rows_without_labels_are_blocked_not_a_crash(simulated, snapshot, lake):
 
     verdict = rules(validate(snapshot([unlabelled(table) for table in simulated(30)]), None, lake))
 
-    assert verdict["fraud_share_high"].value is None
+    assert verdict["positive_share_high"].value is None
     assert not verdict["unlabelled_share"].passed
 
 
@@ -155,14 +156,14 @@ def test_the_predecessor_is_the_newest_of_the_same_source_that_passed(simulated,
 
 def test_a_wrong_setting_is_named_with_its_file(tmp_path):
     with pytest.raises(ConfigError, match=r"validate.yaml: min_day .*Extra inputs"):
-        ValidateConfig.load(overrides={"min_day": 3})
-    with pytest.raises(ConfigError, match="max_amount_ks is 'much'"):
-        ValidateConfig.load(overrides={"max_amount_ks": "much"})
+        ValidateConfig.load(load("fraud"), {"min_day": 3})
+    with pytest.raises(ConfigError, match="max_value_ks is 'much'"):
+        ValidateConfig.load(load("fraud"), {"max_value_ks": "much"})
     with pytest.raises(ConfigError, match="no configuration"):
-        ValidateConfig.load(tmp_path / "none.yaml")
+        ValidateConfig.load(load("fraud"), path=tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="not a mapping"):
-        ValidateConfig.load(tmp_path / "list.yaml", {"min_days": 3})
+        ValidateConfig.load(load("fraud"), {"min_days": 3}, tmp_path / "list.yaml")
 
 
 def test_a_days_rows_are_counted_by_their_time_not_by_their_file(simulated, snapshot, lake):
@@ -170,3 +171,17 @@ def test_a_days_rows_are_counted_by_their_time_not_by_their_file(simulated, snap
     together = [pa.concat_tables(days[:2]), None, *days[2:]]
 
     assert validate(snapshot(together), None, lake).facts["passed"]
+
+
+def test_limits_are_the_platforms_then_the_workloads_then_those_of_the_call():
+    config = ValidateConfig.load(load("fraud"), {"entities": {"customer": {"max_silent_share": 0.3}}})
+
+    shares = [config.silent_share(name) for name in ("customer", "terminal")]
+
+    assert shares == [0.3, 0.05]
+    assert config.new_row_share("terminal") == config.max_new_row_share == 0.2
+
+
+def test_limits_of_an_entity_that_the_workload_does_not_have_are_refused():
+    with pytest.raises(ConfigError, match=r"limits of \['planet'\]; fraud has \['customer', 'terminal'\]"):
+        ValidateConfig.load(load("fraud"), {"entities": {"planet": {"max_silent_share": 0.3}}})
