@@ -16,10 +16,16 @@ Each says what, got, wanted and the next step, and subclasses the builtin a call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from millrace.judge.gates import Verdict
+
+class Said(Protocol):
+    """A gate's verdict, as far as an error tells it (`millrace.judge.gates.Verdict`)."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    def summary(self) -> str: ...
 
 
 class MillraceError(Exception):
@@ -64,6 +70,6 @@ class ModelFault(MillraceError, ArithmeticError):
 class GateBlocked(MillraceError, RuntimeError):
     """One or more gates said no. `verdicts` holds every rule, its value and its limit."""
 
-    def __init__(self, *verdicts: Verdict) -> None:
+    def __init__(self, *verdicts: Said) -> None:
         self.verdicts = verdicts
         super().__init__("\n".join(verdict.summary() for verdict in verdicts if not verdict.passed))
