@@ -16,6 +16,7 @@ from typing import Annotated, Final
 from pydantic import Field, model_validator
 
 from millrace.config import Config
+from millrace.judge.stability import stability_index
 
 WILSON_Z: Final = 2.58
 """One-sided 0.5 %: figures are looked at many times during a step."""
@@ -250,7 +251,7 @@ def wilson(hits: float, total: float, z: float = WILSON_Z) -> tuple[float, float
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def stability_index(stable: Histogram, canary: Histogram) -> tuple[float, float]:
+def score_shift(stable: Histogram, canary: Histogram) -> tuple[float, float]:
     """The population stability index of two histograms with the same bounds, and what chance alone reaches in 0.1 %.
 
     Between samples of one distribution, index / (1/n + 1/m) follows chi-squared with bins − 1 degrees of freedom
@@ -258,10 +259,7 @@ def stability_index(stable: Histogram, canary: Histogram) -> tuple[float, float]
     """
     n, m = stable.total, canary.total
     groups = list(_joined(stable.counts, canary.counts))
-    index = 0.0
-    for expected, got in groups:
-        p, q = (expected + 0.5) / (n + 0.5 * len(groups)), (got + 0.5) / (m + 0.5 * len(groups))
-        index += (q - p) * math.log(q / p)
+    index = stability_index([expected for expected, _ in groups], [got for _, got in groups])
     return index, _chi_squared_999(len(groups) - 1) * (1 / n + 1 / m)
 
 
@@ -297,7 +295,7 @@ def _open(histogram: Histogram, q: float) -> bool:
 
 
 def _score_shift(stable: Histogram, canary: Histogram, policy: RolloutPolicy) -> Check:
-    index, by_chance = stability_index(stable, canary)
+    index, by_chance = score_shift(stable, canary)
     limit = max(policy.max_score_psi, by_chance)
     return Check("score PSI", index, limit, index > limit)
 

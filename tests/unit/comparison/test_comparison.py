@@ -12,15 +12,16 @@ import pyarrow as pa
 import pytest
 from logged import label_row, told
 
-from fraud.judging import LOG_COLUMNS
 from millrace.errors import NotFound
 from millrace.events.log import engine, migrate, write_labels, write_predictions
-from millrace.judge.comparison import compare, stability_index
+from millrace.judge.comparison import compare, shift
 from millrace.settings import Settings
+from millrace.workload import load
 from run.compare import main
 
 START = datetime(2018, 9, 1, tzinfo=UTC)
 ROWS = 3_000
+FRAUD = load("fraud")
 
 
 def predictions(*sides: tuple[str, str, float], shared: bool = True, labelled: bool = True, seed: int = 0) -> pa.Table:
@@ -59,7 +60,7 @@ def predictions(*sides: tuple[str, str, float], shared: bool = True, labelled: b
 
 def test_a_side_against_itself_agrees_and_differs_by_nothing() -> None:
     found = compare(
-        predictions(("champion", "3", 0.2), ("shadow", "3", 0.2)), "champion", "champion", LOG_COLUMNS, resamples=50
+        predictions(("champion", "3", 0.2), ("shadow", "3", 0.2)), "champion", "champion", FRAUD, resamples=50
     )
 
     change = found.metrics["average precision"][2]
@@ -68,9 +69,7 @@ def test_a_side_against_itself_agrees_and_differs_by_nothing() -> None:
 
 
 def test_a_better_shadow_is_told_from_the_champion() -> None:
-    found = compare(
-        predictions(("champion", "3", 0.5), ("shadow", "4", 0.2)), "champion", "4", LOG_COLUMNS, resamples=100
-    )
+    found = compare(predictions(("champion", "3", 0.5), ("shadow", "4", 0.2)), "champion", "4", FRAUD, resamples=100)
 
     a, b, change = found.metrics["average precision"]
     assert (found.a.versions, found.b.versions, found.paired_rows) == (("3",), ("4",), ROWS)
@@ -85,7 +84,7 @@ def test_a_better_shadow_is_told_from_the_champion() -> None:
 def test_swapping_the_sides_turns_the_differences_around() -> None:
     rows = predictions(("champion", "3", 0.4), ("shadow", "4", 0.3))
 
-    there, back = compare(rows, "3", "4", LOG_COLUMNS, resamples=50), compare(rows, "4", "3", LOG_COLUMNS, resamples=50)
+    there, back = compare(rows, "3", "4", FRAUD, resamples=50), compare(rows, "4", "3", FRAUD, resamples=50)
 
     for name, (a, b, change) in there.metrics.items():
         assert back.metrics[name][:2] == (b, a)
@@ -98,7 +97,7 @@ def test_divided_customers_are_compared_without_pairs() -> None:
         predictions(("champion", "3", 0.3), ("challenger", "4", 0.3), shared=False),
         "champion",
         "challenger",
-        LOG_COLUMNS,
+        FRAUD,
     )
 
     assert (found.paired_rows, found.agreement, found.decisions) == (0, None, {})
@@ -108,25 +107,25 @@ def test_divided_customers_are_compared_without_pairs() -> None:
 
 
 def test_without_labels_nothing_is_said_about_who_is_better() -> None:
-    found = compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3), labelled=False), "3", "4", LOG_COLUMNS)
+    found = compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3), labelled=False), "3", "4", FRAUD)
 
     assert found.metrics == {}
     assert found.labelled == (0, 0)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_a_shifted_score_shows_in_the_stability_index() -> None:
+def test_a_shifted_score_shows_in_the_shift() -> None:
     scores = np.random.default_rng(0).random(5_000)
 
-    assert stability_index(scores, scores) == 0
-    assert stability_index(scores, np.random.default_rng(1).random(5_000)) < 0.02
-    assert stability_index(scores, scores**2) > 0.25
-    assert np.isfinite(stability_index(np.zeros(10), np.ones(10)))
+    assert shift(scores, scores) == 0
+    assert shift(scores, np.random.default_rng(1).random(5_000)) < 0.02
+    assert shift(scores, scores**2) > 0.25
+    assert np.isfinite(shift(np.zeros(10), np.ones(10)))
 
 
 def test_an_unknown_side_names_those_there_are() -> None:
     with pytest.raises(NotFound, match=r"arms \['champion', 'shadow'\] and versions \['3', '4'\]"):
-        compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3)), "champion", "challenger", LOG_COLUMNS)
+        compare(predictions(("champion", "3", 0.3), ("shadow", "4", 0.3)), "champion", "challenger", FRAUD)
 
 
 def test_the_page_is_written_from_the_log_and_linked(

@@ -23,7 +23,7 @@ from millrace.rollout.policy import (
     State,
     checks,
     decide,
-    stability_index,
+    score_shift,
     wilson,
 )
 
@@ -129,7 +129,7 @@ def test_alike_samples_are_hardly_ever_told_apart_and_a_shift_is():
         return Histogram(SCORES, tuple(counts))
 
     def breached(shift: float) -> bool:
-        index, by_chance = stability_index(sample(900), sample(100, shift))
+        index, by_chance = score_shift(sample(900), sample(100, shift))
         return index > max(POLICY.max_score_psi, by_chance)
 
     assert sum(breached(0.0) for _ in range(200)) <= 2
