@@ -46,7 +46,7 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
     """
     workload = load(model.workload)
     config = replace(config, boosting=config.boosting or workload.model.TREES)
-    code = code_of(Path(__file__).parent, *workload.files("model", "features"))
+    code = code_of(Path(__file__).parent, *workload.files("model", "features", "batch", "judging"))
     inputs = {"model": model.id, "training_set": training_set.id, "config": asdict(config), "code": code}
     folder = lake.resolve() / "models" / content_id(inputs)
     if (done := Manifest.find(folder, "model")) is not None:

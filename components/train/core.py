@@ -126,7 +126,7 @@ def rate_at(step: int, steps: int, config: AnyTrainConfig) -> float:
 
 def model_id(training_set: Manifest, config: AnyTrainConfig, processes: int) -> str:
     """Id of what training would give: rows, hyper-parameters, code, and how many processes split a batch."""
-    code = code_of(Path(__file__).parent, *load(training_set.workload).files("model", "features"))
+    code = code_of(Path(__file__).parent, *load(training_set.workload).files("model", "features", "batch"))
     inputs = {"training_set": training_set.id, "config": config.model_dump(), "processes": processes, "code": code}
     return content_id(inputs)
 
