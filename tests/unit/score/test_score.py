@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from components.assemble.core import SplitSpec, assemble
 from components.build_features.core import build_features
 from components.evaluate.window import model_scores
+from components.score import core
 from components.score.core import model_to_score_with, plan, score
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.manifest import Manifest
@@ -151,3 +153,18 @@ def test_a_model_whose_file_was_changed_is_refused(
 
     with pytest.raises(ArtifactCorrupt):
         score(feature_set, model, "3", tmp_path)
+
+
+def test_a_day_that_repeats_an_event_is_refused(
+    lake: Path, feature_set: Manifest, model: Manifest, tmp_path: Path
+) -> None:
+    day, _ = last_days(feature_set, 1)
+    (planned,) = plan(feature_set, model, "9", tmp_path, day, day)
+    table = pq.read_table(planned.features, partitioning=None)
+    twice = replace(planned, features=tmp_path / "twice.parquet", scores=tmp_path / "scores.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), twice.features)
+
+    with pytest.raises(ArtifactCorrupt, match="repeats a transaction_id"):
+        core._score_day(twice, None, ModelArtifact.open(model.folder), "9")
+
+    assert not twice.scores.exists()
