@@ -21,6 +21,7 @@ from millrace.observe.telemetry import (
     LOOKUP_FAILURES,
     LOOKUP_SECONDS,
     PREDICTIONS,
+    QUANTITIES,
     SCORES,
 )
 from millrace.observe.tracing import span
@@ -197,8 +198,9 @@ class Transformer(HotModel):
 def _count(part: core.Part, degraded: bool) -> None:
     scored = part.scored
     model = part.model_name, scored.model_version
+    seen = QUANTITIES if "low" in scored.outputs else SCORES
     for score in scored.scores.tolist():
-        _bound(SCORES, *model).observe(score)
+        _bound(seen, *model).observe(score)
         _bound(PREDICTIONS, *model, core.decision(score, scored) or "none", degraded).inc()
 
 
