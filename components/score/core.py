@@ -2,7 +2,7 @@
 
 A day's file is named by all that decides its scores (the features of that day and those before it, the model, this
 code), so days that are there are not scored again, and a killed run goes on with the day it was at. What a model reads
-is made by `pool.py` and the workload; the graph is run by `ModelArtifact`.
+is made by the workload and `millrace.features.past`; the graph is run by `ModelArtifact`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.score.pool import Past, read_past
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.features.past import Past, read_past
 from millrace.lake.atomic import exclusive, replacing_file, sha256_file
 from millrace.lake.manifest import Manifest, content_id, fetch, remote_hashes
 from millrace.lake.provenance import code_of

@@ -1,68 +1,91 @@
-"""The offline side of a replay: a day's transactions and the model inputs that batch features made of them."""
+"""The offline side of a replay: a day's events as requests, and the model inputs that batch features made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud.features import FEATURE_NAMES, history_tensor, states_before
 from millrace.errors import NotFound
+from millrace.features.past import read_past
 from millrace.lake.manifest import Manifest
+from millrace.requests import TIME, RequestFormat
+from millrace.workload import Field, Kind, Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """B transactions in (event_timestamp, transaction_id) order and their offline model inputs."""
+    """B events in the order (event time, event id) and their offline model inputs."""
 
-    rows: pa.Table
+    ids: NDArray[np.int64]  # [B]
+    event_us: NDArray[np.int64]  # [B]
+    units: list[str]
+    """[B] entity of the recent view, whose events must go one after another; the event itself where there is none."""
+    bodies: list[bytes]
+    """[B] V1 requests of one row."""
     features: NDArray[np.float32]  # [B, F]
-    history: NDArray[np.float32]  # [B, L, C]
+    history: NDArray[np.float32] | None  # [B, L, C]
 
     def until(self, event_us: int) -> Day:
-        """The transactions before an instant."""
-        count = int(np.searchsorted(self.rows["event_us"].to_numpy(), event_us))
-        return Day(self.rows.slice(0, count), self.features[:count], self.history[:count])
+        """The events before an instant."""
+        end = int(np.searchsorted(self.event_us, event_us))
+        history = None if self.history is None else self.history[:end]
+        return Day(
+            self.ids[:end], self.event_us[:end], self.units[:end], self.bodies[:end], self.features[:end], history
+        )
 
 
-def load_day(manifest: Manifest, day: date, limit: int | None, length: int) -> Day:
-    """The day's transactions and their offline inputs; histories are gathered from everything up to then."""
+def load_day(workload: Workload, manifest: Manifest, day: date, limit: int | None, length: int) -> Day:
+    """The day's events and their offline inputs, for which the `length` events before each are gathered."""
     import duckdb
 
     if not manifest.table("events", day, day):
         days = f"{manifest.facts.get('first_day')} to {manifest.facts.get('last_day')}"
         raise NotFound(f"feature set {manifest.id} has no day {day}; it has {days}")
-    paths = [str(path) for path in manifest.table("events", None, day)]
+    event_id, form = workload.schema.EVENT_ID, RequestFormat.of(workload)
     today = [str(path) for path in manifest.table("events", day, day)]
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2")
-        names = ", ".join(FEATURE_NAMES)
         rows: pa.Table = connection.sql(
-            "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, terminal_id, amount_cents, "
-            f"{names} FROM read_parquet($1) ORDER BY event_us, transaction_id LIMIT $2",
+            "SELECT *, epoch_us(event_timestamp) AS event_us FROM read_parquet($1) "
+            f"ORDER BY event_us, {event_id} LIMIT $2",
             params=[today, limit or 2**62],
         ).to_arrow_table()
-        connection.register("rows", rows)
-        pool: pa.Table = connection.sql(
-            "SELECT transaction_id, epoch_us(event_timestamp) AS event_us, customer_id, amount_cents, terminal_risk "
-            "FROM read_parquet($1) WHERE customer_id IN (SELECT customer_id FROM rows) "
-            "ORDER BY customer_id, event_us, transaction_id",
-            params=[paths],
-        ).to_arrow_table()
-    features = np.stack([rows[name].to_numpy() for name in FEATURE_NAMES], axis=1).astype(np.float32)
-    return Day(rows, features, _histories(rows, pool, length))
+    ids, names = rows[event_id].to_numpy(), workload.features.FEATURE_NAMES
+    features = np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.float32)
+    units = rows[event_id].cast(pa.string()).to_pylist()
+    history = None
+    if (view := workload.recent) is not None:
+        units = rows[workload.entity(view.entity).key].to_pylist()
+        if length:
+            files = manifest.table("events", None, day)
+            past = read_past(workload, view, files, day, length, threads=2, memory_limit_gb=3.0)
+            history = past.history(ids, length)
+    return Day(ids, rows["event_us"].to_numpy(), units, list(_bodies(rows, form)), features, history)
 
 
-def _histories(rows: pa.Table, pool: pa.Table, length: int) -> NDArray[np.float32]:
-    """history[B, length, C] of the rows, from a pool sorted by customer and time that has the rows in it."""
-    customers = pool["customer_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.searchsorted(customers, customers)  # sorted by customer, so codes rise
-    ids = pool["transaction_id"].to_numpy()
-    order = np.argsort(ids)
-    position = order[np.searchsorted(ids, rows["transaction_id"].to_numpy(), sorter=order)]
-    columns = (pool[name].to_numpy() for name in ("event_us", "amount_cents", "terminal_risk"))
-    states = states_before(position, starts[position], length, *columns)
-    return history_tensor(rows["event_us"].to_numpy(), states, length)
+def _bodies(rows: pa.Table, form: RequestFormat) -> Iterator[bytes]:
+    """The rows as V1 bodies; what a row lacks is left out."""
+    times = np.datetime_as_string(rows["event_us"].to_numpy().astype("datetime64[us]"), timezone="UTC")
+    columns: dict[str, list[Any]] = {form.event_id: rows[form.event_id].to_pylist(), TIME: times.tolist()}
+    for entity in form.asked:
+        columns[entity.key] = rows[entity.key].to_pylist()
+    for field in form.fields:
+        columns[field.name] = _values(rows, field)
+    for values in zip(*columns.values(), strict=True):
+        row = {name: value for name, value in zip(columns, values, strict=True) if value is not None}
+        yield orjson.dumps({"instances": [row]})
+
+
+def _values(rows: pa.Table, field: Field) -> list[Any]:
+    """A field as a client writes it: a feature set keeps an amount as cents."""
+    cents = f"{field.name}_cents"
+    if field.kind is Kind.MONEY and cents in rows.column_names:
+        return [None if value is None else value / 100 for value in rows[cents].to_pylist()]
+    return list(rows[field.name].to_pylist())

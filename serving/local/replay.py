@@ -1,6 +1,6 @@
-"""Send a day's transactions through the live endpoint and compare every score with the offline one (`offline.py`).
+"""Send a day's events through the live endpoint and compare what is answered with the offline side (`offline.py`).
 
-Each customer's transactions go in time order, one after another; different customers at the same time. Equal scores
+Events of one entity of the recent view go in time order, one after another; others at the same time. Equal figures
 mean that store, state updates, feature code and model agree from end to end.
 """
 
@@ -20,16 +20,16 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud.features import DAY_US, REFRESHES_PER_DAY
 from millrace.errors import Unavailable
+from millrace.instants import DAY_US, microseconds, start_of
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
+from millrace.workload import Workload
 from serving.connections import Connections, Header
 from serving.local.commands import require_running
 from serving.local.manifest import LOOPBACK
@@ -37,8 +37,8 @@ from serving.local.offline import Day, load_day
 from serving.local.state import LocalState, Place
 
 TOLERANCE: Final = 1e-4
-"""Absolute difference of two scores that are the same but for rounding."""
-HEADERS: Final = ((b"content-type", b"application/json"), (b"x-millrace-customer-ids", b"pseudonyms"))
+"""Absolute difference of two figures that are the same but for rounding."""
+HEADERS: Final = ((b"content-type", b"application/json"), (b"x-millrace-keys", b"pseudonyms"))
 SHOWN: Final = 10
 
 
@@ -46,7 +46,8 @@ SHOWN: Final = 10
 class Answers:
     """What came back, by row; NaN where no answer came."""
 
-    scores: NDArray[np.float64]
+    figures: dict[str, NDArray[np.float64]]
+    """Name of an answer's figure → [B]; the score's is first."""
     seconds: NDArray[np.float64]
     degraded: int = 0
     flagged: int = 0
@@ -75,17 +76,19 @@ class Report:
     requests_per_s: float
     seconds: float
     examples: list[dict[str, Any]]
-    """The worst rows: transaction_id, served (None without an answer), offline."""
+    """The worst rows: the event's id, the score as served (None without an answer) and offline."""
+    events: str = "events"
+    """What they are called."""
 
     @property
     def equal(self) -> bool:
-        """Every row answered, none degraded, every score within the tolerance."""
+        """Every row answered, none degraded, every figure within the tolerance."""
         return self.rows > 0 and not (self.unequal or self.degraded or self.errors)
 
     def summary(self) -> str:
         verdict = "equal" if self.equal else "NOT EQUAL"
         lines = [
-            f"replayed {self.rows} transactions of {self.day} against model version {self.model_version}: {verdict}",
+            f"replayed {self.rows} {self.events} of {self.day} against model version {self.model_version}: {verdict}",
             f"  largest difference {self.max_difference:.2e} (tolerance {self.tolerance:.0e}), "
             f"{self.unequal} unequal, {self.degraded} degraded, {len(self.errors)} errors, {self.flagged} flagged",
             f"  p50 {_ms(self.p50_ms)}, p99 {_ms(self.p99_ms)}, {self.requests_per_s:.0f} requests/s",
@@ -112,14 +115,16 @@ def replay(
     running = require_running(place)
     artifact = ModelArtifact.open(model)
     manifest = Manifest.read(feature_set, "feature_set")
-    batch = load_day(manifest, day, limit, artifact.spec.sequence_length)
+    workload = artifact.workload
+    batch = load_day(workload, manifest, day, limit, artifact.spec.sequence_length)
+    every_us = DAY_US // workload.features.REFRESHES_PER_DAY
     if not refresh:
-        batch = batch.until(first_refresh_us(day))
-    log("replaying", rows=len(batch.rows), day=day, url=running.url)
+        batch = batch.until(microseconds(start_of(day)) + every_us)
+    log("replaying", rows=len(batch.ids), day=day, url=running.url)
     with _refreshing(refresh) as move:
-        served, seconds = asyncio.run(_send(batch.rows, running, concurrency, move))
+        served, seconds = asyncio.run(_send(batch, workload, running, concurrency, every_us, move))
         if refresh:
-            move(datetime(day.year, day.month, day.day, tzinfo=UTC))
+            move(start_of(day))
     report = compare(batch, served, artifact, seconds, day=str(day), feature_set=manifest.id)
     write_text(
         place.folder / "replay.json",
@@ -131,13 +136,15 @@ def replay(
 def compare(
     batch: Day, served: Answers, artifact: ModelArtifact, seconds: float, *, day: str, feature_set: str
 ) -> Report:
-    """Served scores against the artifact's own on the batch inputs."""
-    offline = artifact.score(batch.features, batch.history).astype(np.float64)
-    difference = np.abs(served.scores - offline)
+    """Served figures against the artifact's own on the batch inputs."""
+    workload = artifact.workload
+    made = artifact.predict(batch.features, batch.history)
+    offline = {shown: made[name].astype(np.float64) for name, shown in workload.exchange.ANSWER.items()}
+    difference = np.max([np.abs(served.figures[name] - values) for name, values in offline.items()], axis=0)
     unequal = ~(difference <= TOLERANCE)  # a missing answer is unequal
     worst = np.argsort(-np.nan_to_num(difference, nan=np.inf))[: min(SHOWN, int(unequal.sum()))]
     milliseconds = served.seconds[np.isfinite(served.seconds)] * 1000
-    ids = batch.rows["transaction_id"].to_numpy()
+    score = workload.exchange.ANSWER["score"]
     return Report(
         day=day,
         feature_set=feature_set,
@@ -155,9 +162,14 @@ def compare(
         requests_per_s=len(milliseconds) / seconds,
         seconds=seconds,
         examples=[
-            {"transaction_id": int(ids[row]), "served": _finite(served.scores[row]), "offline": float(offline[row])}
+            {
+                workload.schema.EVENT_ID: int(batch.ids[row]),
+                "served": _finite(served.figures[score][row]),
+                "offline": float(offline[score][row]),
+            }
             for row in worst
         ],
+        events=workload.event[1],
     )
 
 
@@ -175,54 +187,53 @@ def _finite(score: float) -> float | None:
 
 
 async def _send(
-    rows: pa.Table, running: LocalState, concurrency: int, refresh: Callable[[datetime], None]
+    batch: Day,
+    workload: Workload,
+    running: LocalState,
+    concurrency: int,
+    every_us: int,
+    refresh: Callable[[datetime], None],
 ) -> tuple[Answers, float]:
     """One request per row, `refresh` between those of two refreshes; the answers, and the seconds of sending."""
-    requests, event_us = _requests(rows), rows["event_us"].to_numpy()
-    answers = Answers(np.full(len(requests), np.nan), np.full(len(requests), np.nan))
-    customers = np.asarray(rows["customer_id"].to_pylist())
+    rows = len(batch.ids)
+    answers = Answers(
+        {name: np.full(rows, np.nan) for name in workload.exchange.ANSWER.values()}, np.full(rows, np.nan)
+    )
     connections = Connections(LOOPBACK, running.gateway_port, limit=concurrency)
     headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
-    ask = _Ask(connections, f"/v1/models/{running.service}:predict".encode(), headers, answers)
+    ask = _Ask(connections, f"/v1/models/{workload.model_name}:predict".encode(), headers, answers)
     seconds = 0.0
-    for place, (as_of, part) in enumerate(track(list(_by_refresh(event_us)), "replay")):
+    for place, (as_of, part) in enumerate(track(list(_by_refresh(batch.event_us, every_us)), "replay")):
         if place:
             await asyncio.to_thread(refresh, as_of)
         start = time.perf_counter()
-        await _play(ask, requests, part, customers[part], concurrency)
+        await _play(ask, batch, part, concurrency)
         seconds += time.perf_counter() - start
     connections.close()
     return answers, seconds
 
 
-def _by_refresh(event_us: NDArray[np.int64]) -> Iterator[tuple[datetime, NDArray[np.int64]]]:
+def _by_refresh(event_us: NDArray[np.int64], every_us: int) -> Iterator[tuple[datetime, NDArray[np.int64]]]:
     """(refresh, rows after it and before the next) of the refreshes that have any."""
-    number = event_us // (DAY_US // REFRESHES_PER_DAY)
+    number = event_us // every_us
     for refresh in np.unique(number):
-        when = datetime.fromtimestamp(int(refresh) * (DAY_US // REFRESHES_PER_DAY) / 1e6, UTC)
+        when = datetime.fromtimestamp(int(refresh) * every_us / 1e6, UTC)
         yield when, np.flatnonzero(number == refresh)
 
 
-async def _play(
-    ask: _Ask, requests: Sequence[bytes], rows: NDArray[np.int64], customers: NDArray[Any], concurrency: int
-) -> None:
-    """The rows, a customer's in order, `concurrency` customers at a time."""
-    by_customer: dict[str, list[int]] = {}
-    for row, customer in zip(rows.tolist(), customers.tolist(), strict=True):
-        by_customer.setdefault(customer, []).append(row)
+async def _play(ask: _Ask, batch: Day, rows: NDArray[np.int64], concurrency: int) -> None:
+    """The rows, those of a unit in order, `concurrency` units at a time."""
+    by_unit: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        by_unit.setdefault(batch.units[row], []).append(row)
     turns = asyncio.Semaphore(concurrency)
 
-    async def one_customer(mine: Sequence[int]) -> None:
+    async def one_unit(mine: Sequence[int]) -> None:
         async with turns:
             for row in mine:
-                await ask(requests[row], row)
+                await ask(batch.bodies[row], row)
 
-    await asyncio.gather(*(one_customer(mine) for mine in by_customer.values()))
-
-
-def first_refresh_us(day: date) -> int:
-    """When terminal states are first renewed on `day`."""
-    return (day - date(1970, 1, 1)).days * DAY_US + DAY_US // REFRESHES_PER_DAY
+    await asyncio.gather(*(one_unit(mine) for mine in by_unit.values()))
 
 
 @contextmanager
@@ -278,32 +289,8 @@ class _Ask:
             return
         answers.seconds[row] = time.perf_counter() - start
         (prediction,) = orjson.loads(response.body)["predictions"]
-        answers.scores[row] = prediction["score"]
+        for name, values in answers.figures.items():
+            values[row] = prediction[name]
         answers.degraded += prediction["degraded"]
-        answers.flagged += prediction["decision"] == "review"
+        answers.flagged += prediction.get("decision") == "review"
         answers.versions.add(prediction["model_version"])
-
-
-def _requests(rows: pa.Table) -> list[bytes]:
-    """The rows as V1 bodies."""
-    times = np.datetime_as_string(rows["event_us"].to_numpy().astype("datetime64[us]"), timezone="UTC")
-    columns = {name: rows[name].to_pylist() for name in ("transaction_id", "customer_id", "terminal_id")}
-    cents = rows["amount_cents"].to_numpy() / 100
-    instances = (
-        {
-            "transaction_id": id_,
-            "event_timestamp": when,
-            "customer_id": customer,
-            "terminal_id": terminal,
-            "amount": amount,
-        }
-        for id_, when, customer, terminal, amount in zip(
-            columns["transaction_id"],
-            times.tolist(),
-            columns["customer_id"],
-            columns["terminal_id"],
-            cents.tolist(),
-            strict=True,
-        )
-    )
-    return [orjson.dumps({"instances": [instance]}) for instance in instances]

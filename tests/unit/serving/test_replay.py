@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 
 import numpy as np
-import pyarrow as pa
 
 from millrace.registry.model_artifact import ModelArtifact
 from serving.local.offline import Day
@@ -21,8 +20,8 @@ def test_a_day_without_answers_is_unequal_and_its_report_is_json(tiny_model):
     silent = np.full(2, np.nan)
 
     report = compare(
-        Day(pa.table({"transaction_id": [1, 2]}), features, history),
-        Answers(silent, silent),
+        Day(np.array([1, 2]), np.array([5, 6]), ["a", "b"], [b"", b""], features, history),
+        Answers({"score": silent}, silent),
         artifact,
         1.0,
         day="2018-05-10",

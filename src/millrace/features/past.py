@@ -1,7 +1,7 @@
-"""What the scored events look back on: each entity's events side by side, in time order.
+"""What the events of some days look back on: each entity's events side by side, in time order.
 
-One pass of DuckDB over the feature files. Of the days before the first scored one, each entity's last L only: the pool
-grows with what is scored, not with the age of the lake. The entity is that of the workload's recent view.
+One pass of DuckDB over the feature files. Of the days before the first one, each entity's last L only: the pool grows
+with these days, not with the age of the lake. The entity is that of the workload's recent view.
 """
 
 from __future__ import annotations
