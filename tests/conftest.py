@@ -117,22 +117,26 @@ def write_cheap_graph(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
+def install(monkeypatch: pytest.MonkeyPatch, name: str) -> Workload:
+    """The workload in `tests/<name>` as one that is installed."""
+    usual = workload.entry_points
+    more = EntryPoint(name, name, workload.GROUP)
+    monkeypatch.setattr(
+        workload, "entry_points", lambda group: [*usual(group=group), *([more] if group == workload.GROUP else [])]
+    )
+    return workload.load(name)
+
+
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Workload:
-    """The workload in `tests/machines` as one that is installed: regression, without histories."""
-    installed = workload.entry_points(group=workload.GROUP)
-    more = EntryPoint("machines", "machines", workload.GROUP)
-    monkeypatch.setattr(workload, "entry_points", lambda group: [*installed, more] if group else [])
-    return workload.load("machines")
+    """A workload of a quantity, without histories: what learns, judges and serves."""
+    return install(monkeypatch, "machines")
 
 
 @pytest.fixture
 def rides(monkeypatch: pytest.MonkeyPatch) -> Workload:
-    """The workload in `tests/rides` as one that is installed: what comes before features, of a quantity."""
-    installed = workload.entry_points(group=workload.GROUP)
-    more = EntryPoint("rides", "rides", workload.GROUP)
-    monkeypatch.setattr(workload, "entry_points", lambda group: [*installed, more] if group else [])
-    return workload.load("rides")
+    """A workload of a quantity: what comes before features."""
+    return install(monkeypatch, "rides")
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def parse_column_map(text: str) -> dict[str, str]:
     pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
     for raw, equals, ours in pairs:
         if not (raw.strip() and equals and ours.strip()):
-            raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=amount")
+            raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=value")
     return {raw.strip(): ours.strip() for raw, _, ours in pairs}
 
 

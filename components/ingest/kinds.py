@@ -15,7 +15,7 @@ FIRST_INSTANT, END_INSTANT = "1970-01-01 00:00:00+00", "2200-01-01 00:00:00+00"
 _OFFSET: Final = r"\d:\d\d(:\d\d(\.\d+)?)?\s*([zZ]|[A-Z]{2,4}|[+-]\d\d(:?\d\d)?)$"
 """A time of day that ends in an offset, Z or UTC."""
 _ROUNDING: Final = "0.0001"
-"""How far from a whole cent an amount may be: 57.16 as a float is 57.159999…, 12.345 is no amount."""
+"""How far from a whole cent money may be: 57.16 as a float is 57.159999…, 12.345 is no sum of money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _money(name: str, column: str, family: str, _: str) -> Cast:
         return Cast(steps, ((f"{source} IS NOT NULL AND {alias(name)} IS NULL", f"{name}_too_large"),))
     exact = f"TRY_CAST({source} AS DECIMAL(30, 8))"
     number = f"TRY_CAST({source} AS DOUBLE)"
-    if family == "text":  # DuckDB reads 1_000 as 1000; nobody who exports amounts means that
+    if family == "text":  # DuckDB reads 1_000 as 1000; nobody who exports money means that
         exact = f"CASE WHEN NOT contains({source}, '_') THEN {exact} END"
     return Cast(
         (
@@ -123,10 +123,10 @@ def _instant(name: str, column: str, family: str, timezone: str) -> Cast:
 
 def _clock_changes(name: str, read: str, naive: str, timezone: str) -> tuple[tuple[str, str], tuple[str, str]]:
     """A local time that the clock skipped does not survive the round trip; one that it showed twice has a twin."""
-    zone = literal(timezone)
-    twins = [f"timezone({zone}, {read} {step}) = {naive}" for step in _CLOCK_STEPS]
+    local = literal(timezone)
+    twins = [f"timezone({local}, {read} {step}) = {naive}" for step in _CLOCK_STEPS]
     return (
-        (f"timezone({zone}, {read}) <> {naive}", f"{name}_nonexistent_local_time"),
+        (f"timezone({local}, {read}) <> {naive}", f"{name}_nonexistent_local_time"),
         (f"{naive} IS NOT NULL AND ({' OR '.join(twins)})", f"{name}_ambiguous_local_time"),
     )
 

@@ -82,11 +82,11 @@ class Profile:
 
 
 def measured(workload: Workload) -> Measured:
-    """Fields that are amounts or counts, in order; what the label is."""
+    """Fields that are quantities, in order; what the label is."""
     schema = workload.schema
     kinds = {field.name: field.kind for field in schema.FIELDS}
-    amounts = tuple(field for field in schema.FIELDS if field.kind in (Kind.MONEY, Kind.NUMBER, Kind.WHOLE))
-    return Measured(amounts, schema.LABEL.column, kinds[schema.LABEL.column] is Kind.CLASS)
+    quantities = tuple(field for field in schema.FIELDS if field.kind in (Kind.MONEY, Kind.NUMBER, Kind.WHOLE))
+    return Measured(quantities, schema.LABEL.column, kinds[schema.LABEL.column] is Kind.CLASS)
 
 
 def as_day(number: int | np.integer[Any]) -> date:

@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from millrace.errors import ConfigError
-from millrace.workload import load
+from millrace.workload import default_name, load
 
 
 class Settings(BaseSettings):
@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".millrace"), validate_default=True)
     """Folder of all local state; absolute once read, so that manifests hold in every working directory."""
 
-    workload: str = "fraud"
-    """What is modelled: a name of the entry point group `millrace.workloads`."""
+    workload: str = Field(default_factory=default_name)
+    """What is modelled: a name of the entry point group `millrace.workloads`; absent: `millrace.default_workload`."""
 
     feature_store: Path | None = None
     """feature_store.yaml of the online store that serves, where that is not the home's own: Redis on a cluster."""
@@ -39,19 +39,19 @@ class Settings(BaseSettings):
     come from the environment (AWS_ACCESS_KEY_ID and so on), never from here."""
 
     history_length: int = Field(default=64, ge=1, le=512)
-    """N: transactions kept in a customer's state."""
+    """N: events kept in a recent view."""
 
     pseudonym_key: SecretStr | None = None
-    """Key of the keyed hash over customer ids; made once per home where absent."""
+    """Key of the keyed hash over ids that are pseudonymised; made once per home where absent."""
 
     accept_pseudonyms: bool = False
-    """Let a request say that its customer ids are pseudonyms already; the local runtime sets it, to replay a day."""
+    """Let a request say that its ids are pseudonyms already; the local runtime sets it, to replay a day."""
 
     lookup_timeout_s: float = Field(default=0.25, gt=0)
     """What an answer waits for the online store before it is made from defaults and marked degraded."""
 
     event_sinks: str = ""
-    """URLs that get a record of every scored transaction, comma-separated: the prediction log, the drift detector."""
+    """URLs that get a record of every scored event, comma-separated: the prediction log, the drift detector."""
 
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
@@ -63,13 +63,13 @@ class Settings(BaseSettings):
     """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""
 
     shadow_url: str = ""
-    """Predictor that gets a copy of every scored transaction: `http://host:port/v2/models/NAME/infer`; empty: none."""
+    """Predictor that gets a copy of every scored event: `http://host:port/v2/models/NAME/infer`; empty: none."""
 
     ab_host: str = ""
     """The challenger's predictor of an A/B test, written as `shadow_url` or as host:port; empty: none."""
 
     ab_percent: float = Field(default=0.0, ge=0, le=100)
-    """Share of customers, in percent, whose transactions the challenger scores."""
+    """Share of units, in percent, whose events the challenger scores."""
 
     cascade: bool = True
     """Let a model's cheap first stage answer the clear cases, where it has one; off: every row goes to the full one."""
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     """Spark's master, such as local[4] or k8s://https://…, to compute features on it; empty: DuckDB on this machine."""
 
     review_capacity: int = Field(default=100, ge=1)
-    """Cards that analysts can look at in a day; the k of card precision."""
+    """Units that people can review in a day; the k of unit precision."""
 
     prediction_log_url: SecretStr = SecretStr("")
     """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""

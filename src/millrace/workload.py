@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = "millrace.workloads"
 """Entry point group: name of a workload → its package."""
+DEFAULT_GROUP: Final = "millrace.default_workload"
+"""Entry point group with one name: the workload where nothing names one."""
 
 
 class Task(StrEnum):
@@ -557,6 +559,17 @@ def names() -> list[str]:
 def packages() -> list[str]:
     """Their packages."""
     return sorted(point.value for point in entry_points(group=GROUP))
+
+
+def default_name() -> str:
+    """The workload where nothing names one: the installation's own choice, or the only one; empty where there is none.
+
+    The first of two that claim to be it, in the order of their names, is taken.
+    """
+    chosen = sorted(point.name for point in entry_points(group=DEFAULT_GROUP))
+    installed = names()
+    only = installed if len(installed) == 1 else [""]
+    return (chosen or only)[0]
 
 
 @cache

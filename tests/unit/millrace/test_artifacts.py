@@ -128,8 +128,8 @@ def test_a_table_gives_the_files_of_the_days_asked_for(tmp_path: Path) -> None:
 
     assert [path.name for path in files] == ["day-2.parquet", "day-3.parquet"]
     assert len(manifest.table("events")) == 3
-    with pytest.raises(NotFound, match="no table 'events'"):
-        manifest.table("events")
+    with pytest.raises(NotFound, match="no table 'states'"):
+        manifest.table("states")
 
 
 def test_an_id_depends_on_content_and_not_on_order() -> None:

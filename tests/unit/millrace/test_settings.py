@@ -2,13 +2,16 @@
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
+from millrace import workload
 from millrace.errors import ConfigError
 from millrace.settings import Settings, settings
+from millrace.workload import Workload
 
 
 def test_a_wrong_value_names_the_variable_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +28,34 @@ def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch, tm
     assert settings().tracking_uri == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
 
 
-def test_a_workload_that_is_named_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_WORKLOAD", "one")
+def test_a_workload_that_is_named_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, machines: Workload
+) -> None:
+    monkeypatch.setenv("MILLRACE_WORKLOAD", "fraud")
 
-    assert settings().workload == "one"
-    assert settings("another").workload == "another"
+    assert settings().workload == "fraud"
+    assert settings(machines.name).workload == machines.name
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen", "wanted"),
+    [("ab", "b", "b"), ("ab", "", ""), ("a", "", "a"), ("ab", "ba", "a"), ("", "", "")],
+)
+def test_the_workload_where_none_is_named_is_the_installations_choice_or_the_only_one(
+    monkeypatch: pytest.MonkeyPatch, installed: str, chosen: str, wanted: str
+) -> None:
+    groups = {workload.GROUP: installed, workload.DEFAULT_GROUP: chosen}
+    monkeypatch.setattr(workload, "entry_points", lambda group: [EntryPoint(x, x, group) for x in groups[group]])
+
+    assert workload.default_name() == wanted
+
+
+def test_no_workload_at_all_is_an_error_that_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MILLRACE_WORKLOAD", raising=False)
+    monkeypatch.setattr(workload, "entry_points", lambda group: [])
+
+    with pytest.raises(ConfigError, match="Name one of them"):
+        settings()
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
