@@ -1,8 +1,8 @@
 """The skew gate: do training and serving give the model the same inputs? Blocks unless they demonstrably do.
 
 In: a feature set, and the online store filled from it. Out: a skew check with a verdict and the inputs it compared
-(docs/architecture.md). The transactions compared: `probes.py`; the ways to their inputs: `paths.py`; a store that
-serves and is not the home's own: `served.py`.
+(docs/architecture.md). The events compared: `probes.py`; the ways to their inputs: `paths.py`; a store that serves and
+is not the home's own: `served.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from components.check_skew import paths, probes, served
 from components.check_skew.paths import Inputs
-from fraud import features as f
+from components.check_skew.probes import Probes
 from millrace.errors import InvalidInput
 from millrace.features.events import engine
 from millrace.instants import microseconds
@@ -30,6 +30,7 @@ from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
+from millrace.workload import Workload, load
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 
@@ -44,7 +45,7 @@ class SkewConfig:
     tolerance: float = 1e-5
     """Largest difference allowed, relative to the larger of the two values and 1."""
     compared_share: float = 0.5
-    """Share of the probes that must be comparable: customers with transactions pushed since `as_of` are not."""
+    """Share of the probes that must be comparable: those of entities with events pushed since `as_of` are not."""
     served_share: float = 0.01
     """Share of the states in a store that serves which may differ: it has seen what came late in another order."""
 
@@ -69,46 +70,59 @@ def check_skew(
     does not answer.
     """
     config = config or SkewConfig()
+    workload = load(feature_set.workload)
     parents = {"online_store": online_store.id, "feature_set": feature_set.id}
     if online_store.parents.get("feature_set") != feature_set.id:
         raise InvalidInput(
             f"online store {online_store.id} was filled from feature set {online_store.parents.get('feature_set')}; "
             f"wanted {feature_set.id}. Materialise that one first."
         )
-    current = filled_with(home, feature_set.workload) == online_store.id
-    basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO)}
+
+    current = filled_with(home, workload.name) == online_store.id
+    parts = workload.files("schema", "features", "batch", "online", "exchange")
+    basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO, *parts)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
         same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
         if current and same and done.facts["passed"] and serving is None:
             return done
+
     as_of = datetime.fromisoformat(online_store.facts["as_of"])
-    sample, inputs, stored = _measure(feature_set, as_of, home, config, threads, memory_limit_gb)
-    judged = list(_rules(sample, inputs, stored, current, as_of, config))
+    sample, inputs, stored = _measure(workload, feature_set, as_of, lake, home, config, threads, memory_limit_gb)
+    judged = list(_rules(workload, sample, inputs, stored, current, as_of, config))
     if serving is not None:
-        judged += served.rules(serving, feature_set, online_store, sample, config.served_share)
+        judged += served.rules(serving, feature_set, online_store, sample.keys, config.served_share)
     verdict = Verdict("skew", tuple(judged))
-    return _write(lake, feature_set.workload, parents, basis, verdict, sample, inputs)
+    return _write(lake, workload, parents, basis, verdict, sample, inputs)
 
 
 def _measure(
-    feature_set: Manifest, as_of: datetime, home: Path, config: SkewConfig, threads: int, memory_limit_gb: float
-) -> tuple[pa.Table, dict[str, Inputs], NDArray[np.float32]]:
+    workload: Workload,
+    feature_set: Manifest,
+    as_of: datetime,
+    lake: Path,
+    home: Path,
+    config: SkewConfig,
+    threads: int,
+    memory_limit_gb: float,
+) -> tuple[Probes, dict[str, Inputs], NDArray[np.float32]]:
     """The probes, their inputs by path, and the features that training has of the real ones (NaN for the others)."""
     history_length = int(feature_set.facts["history_length"])
+    snapshot = Manifest.read(lake / "snapshots" / feature_set.parents["snapshot"], "snapshot")
     with engine(threads, memory_limit_gb) as connection:
-        sample = probes.draw(connection, feature_set, as_of, config.sample, config.seed)
-        batch = paths.batch(connection, feature_set, sample, as_of)
-    store = paths.open_store(home, feature_set.workload)
+        sample = probes.draw(connection, workload, snapshot, as_of, config.sample, config.seed)
+        batch = paths.batch(connection, workload, snapshot, feature_set, sample, as_of)
+    store = paths.open_store(home, workload.name)
     inputs = {
-        "offline": paths.offline(store, sample, history_length),
-        "online": paths.online_store(store, sample, history_length),
+        "offline": paths.offline(store, workload, sample, history_length),
+        "online": paths.online_store(store, workload, sample, history_length),
         "batch": batch,
     }
-    return sample, inputs, paths.stored(feature_set, sample, as_of)
+    return sample, inputs, paths.stored(workload, feature_set, sample, as_of)
 
 
 def _rules(
-    sample: pa.Table,
+    workload: Workload,
+    sample: Probes,
     inputs: dict[str, Inputs],
     stored: NDArray[np.float32],
     current: bool,
@@ -116,28 +130,41 @@ def _rules(
     config: SkewConfig,
 ) -> Iterator[Rule]:
     """Every way in which the paths may disagree, each with a limit."""
-    fresh: NDArray[np.bool_] = inputs["online"].newest_us < microseconds(as_of)
-    known: NDArray[np.bool_] = inputs["batch"].newest_us != f.NEVER_US
+    fresh = _fresh(inputs["online"], microseconds(as_of))
     least = int(np.ceil(config.compared_share * len(sample)))
-    detail = f"of {len(sample)}; {int((~fresh).sum())} have transactions pushed since the store was filled"
+    detail = f"of {len(sample)}; {int((~fresh).sum())} have events pushed since the store was filled"
     if fresh.sum() < least:  # the same store is never filled twice, so that what was pushed stays
-        detail += ". Ingest those and run with a later as_of, or remove the home's folder feast, which fills it anew"
+        detail += (
+            ". Ingest those and run with a later as_of, or remove the workload's folder in the home's folder feast"
+        )
     yield Rule("store is filled from this online_store", float(current), "==", 1.0)
     yield Rule("probes compared", float(fresh.sum()), ">=", float(least), detail)
-    for path in ("offline", "online"):
-        missing = known & (inputs[path].newest_us == f.NEVER_US)
-        yield Rule(f"states missing {path}", float(missing.sum()), "==", 0.0, _named(sample, missing))
+    for view in workload.features.VIEWS:
+        for path in ("offline", "online"):
+            missing = inputs[path].unknown[view.name] & ~inputs["batch"].unknown[view.name]
+            yield Rule(
+                f"{view.name} missing {path}", float(missing.sum()), "==", 0.0, _named(workload, sample, missing)
+            )
     for left, right in (("online", "offline"), ("online", "batch"), ("offline", "batch")):
-        yield _agreement(left, right, sample, _flat(inputs[left]), _flat(inputs[right]), fresh, config.tolerance)
+        one, other = _flat(inputs[left]), _flat(inputs[right])
+        yield _agreement(workload, left, right, sample, one, other, fresh, config.tolerance)
     real: NDArray[np.bool_] = ~np.isnan(stored[:, 0])
     if real.any():
-        yield _agreement("stored", "batch", sample, stored, inputs["batch"].features, real, config.tolerance)
+        yield _agreement(workload, "stored", "batch", sample, stored, inputs["batch"].features, real, config.tolerance)
+
+
+def _fresh(online: Inputs, as_of_us: int) -> NDArray[np.bool_]:
+    """[P] whether nothing was pushed to the probe's entity since the store was filled; so where nothing is pushed."""
+    if online.newest_us is None:
+        return np.ones(len(online.features), bool)
+    return online.newest_us < as_of_us
 
 
 def _agreement(
+    workload: Workload,
     left: str,
     right: str,
-    sample: pa.Table,
+    sample: Probes,
     one: NDArray[np.float32],
     other: NDArray[np.float32],
     rows: NDArray[np.bool_],
@@ -155,35 +182,42 @@ def _agreement(
     if not len(wrong):
         return Rule(name, worst, "<=", tolerance)
     row, column = wrong[0]
-    where = f"{_names(one.shape[1])[column]} of transaction {sample['transaction_id'][int(at[row])]}"
+    where = f"{_names(workload, one.shape[1])[column]} of {_event(workload, sample, int(at[row]))}"
     values = f"{left} {a[row, column]:.9g}, {right} {b[row, column]:.9g}"
     detail = f"first: {where}: {values}; {len(np.unique(wrong[:, 0]))} of {len(at)} rows differ"
     return Rule(name, worst if np.isfinite(worst) else None, "<=", tolerance, detail)
 
 
 def _flat(inputs: Inputs) -> NDArray[np.float32]:
-    """Features and history side by side: [P, F + N · C]."""
+    """Features and history, where there is one, side by side: [P, F + N · C]."""
+    if inputs.history is None:
+        return inputs.features
     return np.concatenate([inputs.features, inputs.history.reshape(len(inputs.history), -1)], axis=1)
 
 
-def _names(columns: int) -> list[str]:
-    """Names of the columns of `_flat`, the newest transaction of the history being 1."""
-    length = (columns - len(f.FEATURE_NAMES)) // len(f.HISTORY_CHANNELS)
-    history = [f"history {channel} {length - place} back" for place in range(length) for channel in f.HISTORY_CHANNELS]
-    return [*f.FEATURE_NAMES, *history]
+def _names(workload: Workload, columns: int) -> list[str]:
+    """Names of the columns of `_flat`, the newest event of the history being 1."""
+    names, channels = list(workload.features.FEATURE_NAMES), workload.features.HISTORY_CHANNELS
+    length = (columns - len(names)) // max(len(channels), 1)
+    return names + [f"history {channel} {length - place} back" for place in range(length) for channel in channels]
 
 
-def _named(sample: pa.Table, rows: NDArray[np.bool_]) -> str:
-    return f"first: transaction {sample['transaction_id'][int(rows.argmax())]}" if rows.any() else ""
+def _named(workload: Workload, sample: Probes, rows: NDArray[np.bool_]) -> str:
+    return f"first: {_event(workload, sample, int(rows.argmax()))}" if rows.any() else ""
+
+
+def _event(workload: Workload, sample: Probes, row: int) -> str:
+    """For people: what an event is called, and its id."""
+    return f"{workload.event[0]} {sample.requests.event_id[row]}"
 
 
 def _write(
     lake: Path,
-    workload: str,
+    workload: Workload,
     parents: dict[str, str],
     basis: dict[str, Any],
     verdict: Verdict,
-    sample: pa.Table,
+    sample: Probes,
     inputs: dict[str, Inputs],
 ) -> Manifest:
     """Verdict and inputs into a folder named by what was compared and what came out."""
@@ -191,13 +225,13 @@ def _write(
     folder = lake / "skew_checks" / identity
     with replacing_folder(folder) as aside:
         verdict.write(aside / "verdict.json")
-        pq.write_table(_as_table(sample, inputs), aside / "sample.parquet")
+        pq.write_table(_as_table(workload, sample, inputs), aside / "sample.parquet")
         files = hash_files(aside)
         facts = {"passed": verdict.passed, "probes": len(sample), **basis}
         Manifest(
             kind="skew_check",
             id=identity,
-            workload=workload,
+            workload=workload.name,
             uri=str(folder),
             parents=parents,
             files=files,
@@ -207,13 +241,15 @@ def _write(
     return Manifest.read(folder, "skew_check")
 
 
-def _as_table(sample: pa.Table, inputs: dict[str, Inputs]) -> pa.Table:
-    """One row per path and probe: the probe, FEATURE_NAMES, the history as one list."""
+def _as_table(workload: Workload, sample: Probes, inputs: dict[str, Inputs]) -> pa.Table:
+    """One row per path and probe: whose event it is, FEATURE_NAMES, the history as one list where there is one."""
     parts = []
     for path, values in inputs.items():
-        part = sample.append_column("path", pa.array([path] * len(sample)))
-        for name, column in zip(f.FEATURE_NAMES, np.ascontiguousarray(values.features.T), strict=True):
+        part = sample.identities(workload).append_column("path", pa.array([path] * len(sample)))
+        for name, column in zip(workload.features.FEATURE_NAMES, np.ascontiguousarray(values.features.T), strict=True):
             part = part.append_column(name, pa.array(column))
-        history = values.history.reshape(len(sample), -1)
-        parts.append(part.append_column("history", pa.array(list(history), pa.list_(pa.float32()))))
+        if values.history is not None:
+            history = values.history.reshape(len(sample), -1)
+            part = part.append_column("history", pa.array(list(history), pa.list_(pa.float32())))
+        parts.append(part)
     return pa.concat_tables(parts)

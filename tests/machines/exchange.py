@@ -4,3 +4,4 @@ from typing import Final
 
 ASKED: Final = ("heat", "load")
 ANSWER: Final = {"score": "hours", "low": "low", "high": "high"}
+EXAMPLE: Final = {"machine": "7", "hall": "north", "heat": 0.4, "load": 0.5}

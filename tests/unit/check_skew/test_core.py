@@ -17,19 +17,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.build_features.core import build_features
-from components.check_skew import core
+from components.check_skew import core, paths
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
-from fraud import batch, formulas, online
+from fraud import batch, formulas
 from fraud import features as f
 from millrace.errors import GateBlocked, InvalidInput, NotFound
 from millrace.features.days import DayFeatures
-from millrace.inputs import RecentEvents
+from millrace.inputs import States
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
 from millrace.lake.manifest import Manifest
+from millrace.lookup import Response
+from millrace.workload import View
 
 N = 6
+RECENT = "customer_state"
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
 
 
@@ -131,13 +134,14 @@ def test_a_scaler_fitted_twice_in_serving_is_blocked(
 ) -> None:
     """Amounts divided by a hundred once more on the way out of the store: the paths through Feast share the error."""
     folder, store = home
-    right = online.padded
+    right = paths.states_of
 
-    def scaled_again(states: Sequence[RecentEvents], history_length: int) -> f.CustomerStates:
-        found = right(states, history_length)
-        return replace(found, amount_cents=found.amount_cents // 100)
+    def scaled_again(response: Response, views: Sequence[View]) -> States:
+        states = right(response, views)
+        scaled = [replace(state, values=(state.values[0] // 100, state.values[1])) for state in states.recent[RECENT]]
+        return replace(states, recent={RECENT: scaled})
 
-    monkeypatch.setattr(online, "padded", scaled_again)
+    monkeypatch.setattr(paths, "states_of", scaled_again)
     failures = blocked_by(check(feature_set, store, lake, folder))
 
     assert set(failures) == {"online against batch", "offline against batch"}
@@ -195,7 +199,20 @@ def test_states_that_are_gone_are_blocked(
 
     failures = blocked_by(check(feature_set, store, lake, tmp_path))
 
-    assert failures["states missing online"].value == 30
+    assert failures["customer_state missing online"].value == 30
+
+
+def test_refreshed_states_that_are_gone_are_blocked(
+    tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
+) -> None:
+    store = filled()
+    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+        live.execute("DELETE FROM fraud_terminal_state")
+
+    failures = blocked_by(check(feature_set, store, lake, tmp_path))
+
+    assert {"terminal_state missing online", "online against offline", "online against batch"} == set(failures)
+    assert "transaction" in failures["terminal_state missing online"].detail
 
 
 def test_an_input_that_is_not_a_number_is_blocked(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from components.build_features.core import build_features
-from components.check_skew.served import terminal_rules
+from components.check_skew.served import refreshed_rules
 from components.materialize.core import sources_of
 from fraud.features import TERMINAL_STATE_FIELDS
 from millrace.lake.manifest import Manifest
@@ -40,10 +40,16 @@ def old(held: Held, name: str) -> Held:
     ("spoil", "named"),
     [
         (lambda held, _: held, set()),
-        (wrong, {"terminals that differ in the serving store"}),
-        (gone, {"terminals missing in the serving store"}),
+        (wrong, {"terminal_state that differs in the serving store"}),
+        (gone, {"terminal_state missing in the serving store"}),
         # What it holds was never true on that day either.
-        (old, {"terminals of an earlier refresh in the serving store", "terminals that differ in the serving store"}),
+        (
+            old,
+            {
+                "terminal_state of an earlier refresh in the serving store",
+                "terminal_state that differs in the serving store",
+            },
+        ),
     ],
 )
 def test_a_terminal_that_is_not_what_the_feature_set_says_is_blocked(
@@ -60,7 +66,9 @@ def test_a_terminal_that_is_not_what_the_feature_set_says_is_blocked(
     rows: list[dict[str, Any]] = refreshed_states(load("fraud"), view, day, AS_OF).to_pylist()
     held: Held = {row["terminal_id"]: (AS_OF, tuple(row[name] for name in TERMINAL_STATE_FIELDS)) for row in rows}
 
-    rules = list(terminal_rules(spoil(held, rows[3]["terminal_id"]), list(held), features, filled, 0.0))
+    rules = list(
+        refreshed_rules(load("fraud"), view, spoil(held, rows[3]["terminal_id"]), list(held), features, filled, 0.0)
+    )
 
     assert {rule.name for rule in rules if not rule.passed} == named
     assert len(rules) == 3
