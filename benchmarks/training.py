@@ -242,6 +242,7 @@ def _random_set(folder: Path, rows: int = 240_000) -> Manifest:
     rng = np.random.default_rng(0)
     customer = np.sort(rng.integers(0, 5_000, rows))
     arrays: dict[str, Any] = {
+        "event_us": np.arange(rows) * DAY_US // 1_000,
         "pool_event_us": np.arange(rows) * DAY_US // 1_000,
         "pool_amount_cents": rng.integers(100, 20_000, rows),
         "pool_terminal_risk": rng.random(rows, np.float32),

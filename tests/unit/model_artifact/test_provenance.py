@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from millrace.lake import provenance
+from millrace.workload import Workload
 
 
 def test_the_variable_of_an_image_wins(monkeypatch: pytest.MonkeyPatch):
@@ -104,6 +105,14 @@ def test_the_code_of_a_real_component_reaches_what_decides_its_result(component:
     decisive = roots[package].joinpath(*rest).with_suffix(".py")
 
     assert decisive in provenance.code_files(roots["components"] / component)
+
+
+def test_the_code_of_a_workload_is_followed_through_its_own_package(machines: Workload):
+    """The platform imports no workload, so its parts are named, and what they import belongs to it."""
+    found = {f"{path.parent.name}/{path.name}" for path in provenance.code_files(*machines.files("batch"))}
+
+    assert {"machines/batch.py", "machines/schema.py", "machines/online.py", "features/events.py"} <= found
+    assert "machines/exchange.py" not in found
 
 
 def test_packages_and_hardware_are_named():
