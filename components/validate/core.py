@@ -117,7 +117,8 @@ def compare(
     finished = ~unfinished_edges(whole, beside)
     judged, current = (_prefer(_among(whole, chosen), finished) for chosen in (windows.judged, windows.current))
     seen = [day for day in _days(reference) if day < windows.current[0]] or list(windows.reference)
-    keys = {entity.name: entity.key for entity in workload.schema.ENTITIES if not entity.parts}
+    schema = workload.schema
+    keys = {entity.name: entity.key for entity in schema.ENTITIES if entity.key in schema.EVENTS.names}
     files = (_files(reference, seen), _files(reference, windows.reference), _files(snapshot, whole.days[current]))
     comparison = rules.Comparison(
         snapshot=whole,

@@ -21,8 +21,10 @@ ANYWHERE: Final = "all"
 """The one id of the entity `city`."""
 
 _ID: Final = """
-    hash(event_timestamp, label_timestamp, pickup_zone, dropoff_zone, passenger_count, trip_distance) >> 1
+    CAST(md5_number_lower(concat_ws('|', epoch_us(event_timestamp), epoch_us(label_timestamp), pickup_zone,
+    dropoff_zone, coalesce(passenger_count, -1), trip_distance)) >> 1 AS BIGINT)
 """
+"""63 bits of a hash that stays the same from release to release."""
 _MINUTES: Final = "(epoch_us(label_timestamp) - epoch_us(event_timestamp)) / 60e6"
 
 FIELDS: tuple[Field, ...] = (

@@ -29,5 +29,5 @@ ALIASES = {"Boarded": "event_timestamp", "Alighted": "label_timestamp"}
 CARRIED_TYPES = {}
 RULES = {"too_fast": "metres > 1000 * minutes"}
 EDGE_SHARE = 0.1
-ENTITIES = (Entity("stop", "stop"),)
+ENTITIES = (Entity("stop", "stop"), Entity("network", "network", constant="all"))
 LABEL = Label("minutes", unit="minutes", delay_days=0)
