@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 DELAY_DAYS: Final = 1
-TASKS: Final = ("classification", "ranking", "regression")
+TASKS: Final = ("classification", "regression")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,7 @@ def context(found: Guess, name: str, source: Path, delay_days: int) -> dict[str,
         "delay_days": delay_days,
         "aliases": aliases | ({found.id: ours[found.id]} if found.id and ours[found.id] != found.id else {}),
         "left_out": list(found.left_out),
+        "stresses": ["no_state", *(f"{ours[column]}_missing" for column in found.numbers)],
         "min_effect": 0.01 if classes else _spread(found.columns[found.label]) / 100,
         "example": _example(found, ours),
     }
