@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,11 +16,17 @@ from rich.table import Table
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 from millrace.report.index import pages
+from millrace.workload import Task, Workload, load
 from run.local import LocalRun
 
 JUDGED = {"data": "validation", "evaluation": "evaluation", "skew": "skew_check"}
 """Gate → pipeline output that carries its verdict."""
-FIGURES = {"average_precision": "AP", "unit_precision": "CP@{k}", "auc_roc": "AUC"}
+FIGURES: Final[dict[Task, dict[str, str]]] = {
+    Task.RANKING: {"average_precision": "AP", "unit_precision": "{unit}P@{k}", "auc_roc": "AUC"},
+    Task.CLASSIFICATION: {"auc_roc": "AUC", "average_precision": "AP", "brier_skill": "Brier skill"},
+    Task.REGRESSION: {"mae": "MAE", "rmse": "RMSE", "coverage": "coverage"},
+}
+"""What a run is summed up by; the initial of the unit stands before its precision: CP for cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +46,26 @@ class Summary:
     def lines(self) -> Iterator[tuple[str, str]]:
         """Name and value, in the order of the loop."""
         snapshot, training = self.run.outputs["snapshot"], self.run.outputs["training_set"]
-        facts = snapshot.facts
+        facts, events = snapshot.facts, self.workload.event[1]
         quarantined = sum(facts["quarantined"].values())
         days = f"{facts['first_day']} … {facts['last_day']}"
-        yield "snapshot", f"{snapshot.id}  {facts['rows']:,} transactions, {days}, {quarantined:,} quarantined"
+        yield "snapshot", f"{snapshot.id}  {facts['rows']:,} {events}, {days}, {quarantined:,} quarantined"
         splits = training.facts["splits"]
         yield "training set", f"{training.id}  " + ", ".join(f"{n} {s['rows']:,}" for n, s in splits.items())
         promotion = self.run.outputs["promotion"].facts
         yield "model", f"{promotion['model_name']} version {promotion['model_version']} ({promotion['alias']})"
-        yield "test week", f"from {training.facts['test_start']}: " + "  ".join(self._figures())
+        week = splits["test"]["last_day"] == str(date.fromisoformat(training.facts["test_start"]) + timedelta(days=6))
+        name = "test week" if week else "test days"
+        yield name, f"from {training.facts['test_start']}: " + "  ".join(self._figures())
         for verdict in self.verdicts():
             yield f"gate {verdict.gate}", f"passed, {len(verdict.rules)} rules"
         if self.replay:
             yield "served", self._served()
         yield "took", f"{self.seconds:.0f} s"
+
+    @property
+    def workload(self) -> Workload:
+        return load(self.run.outputs["snapshot"].workload)
 
     def verdicts(self) -> list[Verdict]:
         return [Verdict.read(self.run.outputs[name].path("verdict.json")) for name in JUDGED.values()]
@@ -95,15 +108,16 @@ class Summary:
         return os.path.relpath(artifact.path("report.html"), self.page.parent)
 
     def _figures(self) -> Iterator[str]:
-        facts = self.run.outputs["evaluation"].facts
-        for name, label in FIGURES.items():
+        facts, unit = self.run.outputs["evaluation"].facts, self.workload.judging.UNIT_NOUN[0]
+        for name, title in FIGURES[self.workload.task].items():
             value, low, high = (facts["metrics"][name + end] for end in ("", "_low", "_high"))
-            yield f"{label.format(k=facts['review_capacity'])} {value:.3f} [{low:.3f}, {high:.3f}]"
+            label = title.format(unit=unit[0].upper(), k=facts.get("review_capacity"))
+            yield f"{label} {value:.3f} [{low:.3f}, {high:.3f}]"
 
     def _served(self) -> str:
         replay = self.replay or {}
         return (
-            f"{replay['rows']:,} transactions of {replay['day']} replayed, scores equal "
+            f"{replay['rows']:,} {self.workload.event[1]} of {replay['day']} replayed, scores equal "
             f"(largest difference {replay['max_difference']:.0e}), p50 {replay['p50_ms']:.1f} ms, "
             f"p99 {replay['p99_ms']:.1f} ms, {replay['requests_per_s']:.0f} requests/s"
         )

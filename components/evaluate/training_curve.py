@@ -13,6 +13,8 @@ from millrace.lake.manifest import Manifest
 from millrace.report.page import COLOURS, figure
 
 TRAINING_CURVE: Final = "training_curve.json"
+WATCHED: Final = {"average_precision": "average precision", "mean_absolute_error": "MAE"}
+"""Figures that training may stop by, and what they are called."""
 
 Curve = Sequence[Mapping[str, float]]
 
@@ -23,18 +25,25 @@ def read_curve(model: Manifest) -> Curve:
     return list(points)
 
 
-def training_plot(history: Curve, watched: str, title: str) -> tuple[Figure, str]:
-    """`watched` is the figure that training stops by, `title` what it is called."""
-    plot, axes = figure("Training", "epoch", title)
+def training_plot(history: Curve) -> tuple[Figure, str]:
+    """The loss, and beside it the figure that training stops by, where the curve has one."""
+    watched = next((name for name in WATCHED if all(name in point for point in history)), None)
     epochs = [point["epoch"] for point in history]
-    axes.plot(epochs, [point.get(watched, np.nan) for point in history], color=COLOURS[0], marker="o", ms=3)
+    losses = [point["loss"] for point in history]
+    if watched is None:
+        plot, axes = figure("Training", "epoch", "loss")
+        axes.plot(epochs, losses, color=COLOURS[1], lw=1.2)
+        return plot, f"Training loss.{speed(history)}"
+
+    plot, axes = figure("Training", "epoch", WATCHED[watched])
+    axes.plot(epochs, [point[watched] for point in history], color=COLOURS[0], marker="o", ms=3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     loss = axes.twinx()
-    loss.plot(epochs, [point["loss"] for point in history], color=COLOURS[1], lw=1.2)
+    loss.plot(epochs, losses, color=COLOURS[1], lw=1.2)
     loss.tick_params(labelsize=7.5, colors=COLOURS[1], length=0, direction="in", pad=-22)
     for spine in loss.spines.values():
         spine.set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    caption = f"Blue: {title} on the validation days. Orange: training loss, its scale at the right."
+    caption = f"Blue: {WATCHED[watched]} on the validation days. Orange: training loss, its scale at the right."
     return plot, f"{caption}{speed(history)}"
 
 

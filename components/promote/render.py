@@ -47,7 +47,7 @@ def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict
     lines = [
         f"# {model.facts.get('name', 'model')}, version {version}",
         "",
-        f"Artifact `{model.id}`. Decision threshold {model.facts.get('decision_threshold')}.",
+        f"Artifact `{model.id}`.{_threshold(model)}",
         "",
         "| comes from | id |",
         "|---|---|",
@@ -64,6 +64,12 @@ def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict
         body,
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _threshold(model: Manifest) -> str:
+    """A sentence on the decision threshold; nothing for a model whose scores are no decisions."""
+    threshold = model.facts.get("decision_threshold")
+    return "" if threshold is None else f" Decision threshold {threshold}."
 
 
 def _figures(evaluation: Manifest) -> str:

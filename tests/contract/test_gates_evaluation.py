@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import fraud
 from components.assemble.core import assemble, split_of
 from components.build_features.core import build_features
 from components.evaluate.classes.baselines import fit_baselines
@@ -17,7 +18,7 @@ from components.evaluate.classes.evidence import gather
 from components.evaluate.classes.examine import champion_scores
 from components.evaluate.classes.rules import judge
 from components.evaluate.classes.words import Words
-from components.evaluate.config import load_limits
+from components.evaluate.config import ClassLimits, load_limits
 from components.evaluate.core import evaluate
 from components.evaluate.examination import family
 from components.evaluate.window import model_scores, open_ranked
@@ -440,3 +441,19 @@ def test_the_face_hands_kfp_its_metrics_curve_matrix_and_page(world, good, tmp_p
     assert len(out["classification"].metadata["confidenceMetrics"]) <= 200
     assert len(out["classification"].metadata["confusionMatrix"]["rows"]) == 2
     assert (tmp_path / "report").read_text().startswith("<!doctype html>")
+
+
+def test_classes_of_which_neither_is_rare_are_judged_without_reviews(world, good, monkeypatch):
+    monkeypatch.setattr(fraud, "TASK", "classification")
+    shared = {name: value for name, value in world.config.model_dump().items() if name in ClassLimits.model_fields}
+    result = evaluate(good, world.training_set, world.model("no rival", always(0.5)), world.lake, ClassLimits(**shared))
+
+    verdict = Verdict.read(result.path("verdict.json"))
+    reviewed = {"unit_precision", "unit_precision_share", "cost_ratio", "attack_passed", "flagged_units_ratio"}
+    reviewed |= {"threshold_precision", "threshold_recall", "unit_precision_gain_over_champion"}
+    verdict.require()
+    assert {family(rule.name) for rule in verdict.rules} == {family(name) for name in FAULTS} - reviewed
+    assert "decision_threshold" not in result.facts
+    text = result.path("report.html").read_text().lower() + result.path("model_card.md").read_text().lower()
+    for word in ("capacity", "threshold", "card precision", "attack", "unit_precision", "recall is"):
+        assert word not in text

@@ -175,7 +175,9 @@ class World:
             "served_file": "model.onnx",
         }
         (folder / "model.json").write_text(json.dumps(spec))
-        (folder / "training_curve.json").write_text(json.dumps([{"epoch": i, "loss": 1 / (i + 1)} for i in range(3)]))
+        (folder / "training_curve.json").write_text(
+            json.dumps([{"epoch": i, "loss": 1 / (i + 1), "mean_absolute_error": 2.0} for i in range(3)])
+        )
         return Manifest(kind="model", id=name, workload="machines", uri=str(folder), files=hash_files(folder)).write()
 
     def verdict(self, model, champion=None, window=None, limits=None):

@@ -46,9 +46,7 @@ def write(
     page.table(["figure", "value", "low", "high"], [[words.name(n), f.value, f.low, f.high] for n, f in figures])
     page.figures(_precision_recall(evidence, rows, scores, words), _calibration(rows, scores["model"], words))
     drawn = [_histogram(evidence, rows, scores["model"], words)]
-    page.figures(
-        *drawn, *([training_plot(training_curve, "average_precision", "average precision")] if training_curve else [])
-    )
+    page.figures(*drawn, *([training_plot(training_curve)] if training_curve else []))
     page.heading("Against others", "On the same rows and the same resamples; a gain above zero favours the model.")
     page.table(*_others(evidence, words))
     if evidence.slices:

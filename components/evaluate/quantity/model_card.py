@@ -32,7 +32,7 @@ def model_card(
         "|---|---|---|",
         *(f"| {name} | {s['first_day']} to {s['last_day']} | {s['rows']:,} |" for name, s in splits.items()),
         "",
-        f"Judged on {evidence.rows:,} rows of the test window: those whose {words.label} is known.",
+        f"Judged on {evidence.rows:,} rows of the test window: those whose label ({words.label}) is known.",
         "",
         "## Figures",
         "",

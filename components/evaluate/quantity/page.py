@@ -47,7 +47,7 @@ def write(
     page.figures(_truth(rows, own, words), _errors(rows, own, others, words))
     plots = [_by_prediction(rows, own, words)]
     plots += [_coverage(evidence, rows, own, words)] if own.bounded else []
-    plots += [training_plot(training_curve, "mae", "MAE")] if training_curve else []
+    plots += [training_plot(training_curve)] if training_curve else []
     page.figures(*plots)
     page.heading("Against others", "On the same rows and the same resamples; a share above zero favours the model.")
     page.table(["other", "MAE", "RMSE", "bias", "share of its MAE saved"], _others(evidence, words))
