@@ -36,24 +36,33 @@ class Trees:
 def choose_trees(
     network: Network, data: TrainingSet, rows: ValidationRows, config: BoostConfig
 ) -> tuple[Trees | None, dict[str, Any]]:
-    """The trees to serve beside the network (None: none), and the watched figure of each weight tried."""
+    """The trees to serve beside the network (None: none), and what was found of each weight tried."""
     if config.rounds < 1:
         return None, {}
     boosted = fit(network, data, config)
     parts = [_answers(network, boosted, inputs) for inputs in chunks(rows)]
     alone, grown = (np.concatenate(part) for part in zip(*parts, strict=True))
     tried: dict[float, float | None] = {}
+    losses: dict[float, float] = {}
     for weight in WEIGHTS:
         served = (1.0 - weight) * alone + weight * grown
         if data.workload.task is not Task.REGRESSION:
             served = (1.0 / (1.0 + np.exp(-served))).astype(np.float32)
-        figure = network.figure(rows.label, served.astype(np.float64))
-        tried[weight] = figure if math.isfinite(figure) else None
-    known = {weight: figure for weight, figure in tried.items() if figure is not None}
-    choose = max if network.watched.higher_is_better else min
-    best = choose(known, key=lambda weight: known[weight], default=0.0)
+        answers = served.astype(np.float64)
+        figure = network.figure(rows.label, answers)
+        tried[weight] = None
+        if math.isfinite(figure):
+            tried[weight], losses[weight] = figure, network.loss_of(rows.label, answers)
+    best = min(losses, key=lambda weight: losses[weight], default=0.0)
     chosen = Trees(boosted, best) if best else None
     return chosen, {"weight": best, network.watched.name: tried, "rounds": config.rounds}
+
+
+def refitted(network: Network, data: TrainingSet, trees: Trees | None, config: BoostConfig) -> Trees | None:
+    """The same share of trees that have seen the validation rows too, where the configuration says so."""
+    if trees is None or not config.refit:
+        return trees
+    return Trees(fit(network, data, config, ("train", "validation")), trees.weight)
 
 
 @torch.inference_mode()

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from components.optimise import measure
-from components.optimise.boosted import Trees, choose_trees
+from components.optimise.boosted import Trees, choose_trees, refitted
 from components.optimise.config import OptimiseConfig
 from components.optimise.decided import Decided
 from components.optimise.export import export_class, export_quantity, named, torch_answers, torch_scores
 from components.optimise.graphs import FLOAT, check_parity, first_rows, scored_twice, scorer_of
 from components.optimise.interval import Interval, calibrate
-from components.optimise.rows import ValidationRows, chunks, score_all, spread
+from components.optimise.rows import ValidationRows, chunks, spread
 from millrace.judge.gates import Verdict
 from millrace.lake.training_set import TrainingSet
 from millrace.registry.model_artifact import load_graph
@@ -30,49 +30,64 @@ def make_plain(
     config: OptimiseConfig,
 ) -> Decided:
     """Write the graph to `folder`; raises GateBlocked when it is not torch's equal."""
-    trees, tried = choose_trees(network, data, rows, config.boosting or data.workload.model.TREES)
+    boosting = config.boosting or data.workload.model.TREES
+    trees, tried = choose_trees(network, data, rows, boosting)
+    served = refitted(network, data, trees, boosting)
     if isinstance(network, QuantityNetwork):
-        told, parity = _quantity(network, rows, folder, config, trees)
+        scores, told, parity = _quantity(network, rows, folder, config, trees, served)
     else:
-        told, parity = _class(network, rows, folder, config, trees)
-    scorer = scorer_of(folder / FLOAT)
-    scores = score_all(scorer, rows)
+        scores, told, parity = _class(network, rows, folder, config, trees, served)
     if rows.judged is not None:
         told["calibration"] = measure.calibration(rows.judged, scores)
-    latency = measure.latency_us({FLOAT: scorer}, rows.inputs, config.batches, config.repeats)[FLOAT]
+    scorers = {FLOAT: scorer_of(folder / FLOAT)}
     variant = {
         "file": FLOAT,
         "size_bytes": (folder / FLOAT).stat().st_size,
-        "latency_us": latency,
+        "latency_us": measure.latency_us(scorers, rows.inputs, config.batches, config.repeats)[FLOAT],
         network.watched.name: network.figure(rows.label, scores.astype(np.float64)),
     }
     measured = {"variants": [variant], "parity": parity.to_dict(), "boosting": tried} | told
     return Decided({"served_file": FLOAT, "optimisation": measured}, scores)
 
 
+Made = tuple[Floats, dict[str, Any], Verdict]
+"""scores[V] of trees that have not seen these rows, what else was measured, and whether the graph is torch's equal."""
+
+
 def _class(
-    network: Network, rows: ValidationRows, folder: Path, config: OptimiseConfig, trees: Trees | None
-) -> tuple[dict[str, Any], Verdict]:
-    export_class(network, first_rows(rows), folder / FLOAT, trees)
+    network: Network,
+    rows: ValidationRows,
+    folder: Path,
+    config: OptimiseConfig,
+    trees: Trees | None,
+    served: Trees | None,
+) -> Made:
+    scores = np.concatenate([torch_scores(network, inputs, trees) for inputs in chunks(rows)])
+    export_class(network, first_rows(rows), folder / FLOAT, served)
     inputs = _some(rows, config)
     together, alone = scored_twice(scorer_of(folder / FLOAT), inputs)
-    parity = check_parity(together, alone, torch_scores(network, inputs, trees), config.parity_limit)
+    parity = check_parity(together, alone, torch_scores(network, inputs, served), config.parity_limit)
     parity.require()
-    return {}, parity
+    return scores, {}, parity
 
 
 def _quantity(
-    network: QuantityNetwork, rows: ValidationRows, folder: Path, config: OptimiseConfig, trees: Trees | None
-) -> tuple[dict[str, Any], Verdict]:
+    network: QuantityNetwork,
+    rows: ValidationRows,
+    folder: Path,
+    config: OptimiseConfig,
+    trees: Trees | None,
+    served: Trees | None,
+) -> Made:
     answers = np.concatenate([torch_answers(network, inputs, trees) for inputs in chunks(rows)])
     interval = calibrate(answers, rows.label, network.coverage)
-    export_quantity(network, first_rows(rows), folder / FLOAT, trees, interval)
+    export_quantity(network, first_rows(rows), folder / FLOAT, served, interval)
     inputs = _some(rows, config)
     together, alone = scored_twice(_ends_of(folder / FLOAT), inputs)
-    wanted = widened(torch_answers(network, inputs, trees), interval)
+    wanted = widened(torch_answers(network, inputs, served), interval)
     parity = check_parity(together, alone, wanted, config.parity_limit * float(network.scale))
     parity.require()
-    return {"interval": interval.to_dict()}, parity
+    return answers[:, 0], {"interval": interval.to_dict()}, parity
 
 
 def widened(answers: Floats, interval: Interval) -> Floats:

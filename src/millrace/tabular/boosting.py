@@ -5,6 +5,7 @@ Training rows in, a booster out; the same rows and seed give the same trees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,9 @@ class BoostConfig:
     min_child_weight: float = 2.0
     negative_share: float = 0.5
     """Of classes: share of the rows but positives that is learned from, each weighing as many as it stands for."""
+    refit: bool = False
+    """Once their share is chosen, fit them again with the validation rows too: what is served then knows the last days.
+    Figures, interval and reference window stay those of the trees that had not seen these rows."""
     seed: int = 0
 
     def parameters(self) -> dict[str, Any]:
@@ -78,9 +82,9 @@ class Boosted:
         return found + np.float32(self.middle) if self.middle else found
 
 
-def fit(network: Network, data: Rows, config: BoostConfig) -> Boosted:
-    """Trees on the training rows."""
-    rows = data.rows_of("train")
+def fit(network: Network, data: Rows, config: BoostConfig, splits: Sequence[str] = ("train",)) -> Boosted:
+    """Trees on the rows of these splits."""
+    rows = np.concatenate([data.rows_of(split) for split in splits])
     rows = rows[sampled(data.label[rows], config)]
     return fitted(columns_of(network, data, rows), data.label[rows], config)
 

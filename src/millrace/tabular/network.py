@@ -99,6 +99,12 @@ class Network(nn.Module):
         """The watched figure of rows: label[B], answers[B] of `forward` (its first output)."""
         raise NotImplementedError
 
+    @classmethod
+    def loss_of(cls, label: Label, answers: NDArray[np.float64]) -> float:
+        """What is kept small where answers to serve are compared: how much of a network's, how much of trees'."""
+        figure = cls.figure(label, answers)
+        return -figure if cls.watched.higher_is_better else figure
+
 
 class ClassNetwork(Network):
     """Inputs → logit[B]; its sigmoid is a probability. Learns from every positive and a share of the other rows."""
@@ -211,3 +217,8 @@ class QuantityNetwork(Network):
     @staticmethod
     def figure(label: Label, answers: NDArray[np.float64]) -> float:
         return float(np.nanmean(np.abs(label - answers)))
+
+    @classmethod
+    def loss_of(cls, label: Label, answers: NDArray[np.float64]) -> float:
+        """Mean absolute error and root mean squared error together: both are asked of what is served."""
+        return cls.figure(label, answers) + float(np.sqrt(np.nanmean((label - answers) ** 2)))

@@ -16,5 +16,11 @@ __all__ = ["TRAIN_CONFIG", "TREES", "Architecture", "network"]
 
 TRAIN_CONFIG: Final = Path(__file__).with_name("quantity.yaml")
 TREES: Final = BoostConfig(
-    objective=ABSOLUTE_ERROR, rounds=400, depth=7, learning_rate=0.07, min_child_weight=20.0, negative_share=1.0
+    objective=ABSOLUTE_ERROR,
+    rounds=400,
+    depth=7,
+    learning_rate=0.07,
+    min_child_weight=20.0,
+    negative_share=1.0,
+    refit=True,
 )

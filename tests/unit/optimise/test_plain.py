@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from millrace.errors import InvalidInput
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import FULL, ModelArtifact
 from millrace.tabular.boosting import ABSOLUTE_ERROR, SQUARED_ERROR, BoostConfig
+from millrace.tabular.plain import PlainQuantityNetwork
 from millrace.tabular.weights import save_network
 from millrace.workload import Workload
 from serving.predictor.batching import Batcher
@@ -148,3 +150,28 @@ def test_an_interval_holds_what_was_asked_whatever_the_network_said(asked: float
 
         assert found.coverage == pytest.approx(asked, abs=0.01)
         assert found.width > 0
+
+
+def test_trees_fitted_again_know_the_validation_rows_and_the_figures_stay_those_of_trees_that_did_not(
+    rows: MachineRows, tmp_path: Path
+) -> None:
+    deep = replace(TREES, rounds=200, depth=8, min_child_weight=1.0)
+    once, again = (servable(rows, tmp_path / str(refit), replace(deep, refit=refit)) for refit in (False, True))
+    validation = rows.rows_of("validation")
+
+    errors = [np.abs(one.score(rows.features[validation]) - rows.label[validation]).mean() for one in (once, again)]
+
+    measured = [one.spec.optimisation["variants"][0]["mean_absolute_error"] for one in (once, again)]
+    assert measured[0] == measured[1] == pytest.approx(errors[0], rel=1e-4)
+    assert errors[1] < 0.95 * errors[0]
+    assert once.spec.optimisation["interval"] == again.spec.optimisation["interval"]
+    references = [(tmp_path / str(refit) / REFERENCE).read_bytes() for refit in (False, True)]
+    assert references[0] == references[1]
+
+
+def test_of_two_mixtures_with_the_same_mean_error_the_one_without_large_errors_is_served() -> None:
+    label = np.zeros(4)
+
+    even, uneven = (PlainQuantityNetwork.loss_of(label, np.array(error)) for error in ([1, 1, 1, 1], [0, 0, 0, 4]))
+
+    assert even < uneven
