@@ -22,6 +22,7 @@ from fraud import features as f
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
 from millrace.judge.sequential import baseline, class_losses, watch
+from millrace.workload import load
 
 TRAIN_DAYS: Final = (-42, -18)
 REFERENCE_DAYS: Final = (-14, -7)
@@ -51,7 +52,7 @@ def world(script: Script) -> World:
 
     from fraud import batch
 
-    transactions = batch.events(pa.concat_tables(table for _, table in tables(script)))
+    transactions = batch.events(pa.concat_tables(table for _, table in tables(script, load("fraud").drill)))
     event_us = transactions.column("event_us")
     first = int(event_us.min() // f.DAY_US)
     with duckdb.connect(config={"threads": 1}) as connection:

@@ -1,8 +1,8 @@
 """Sixty simulated days through live servers: `python -m drill [--chaos]`, which is `make drill`.
 
-A first champion is trained and served; then days pass: healthy ones, larger amounts, an outage of the feed, a new fraud
-pattern. What noticed what, and what followed, is `<home>/bench/drill.json` and `<home>/report/drill.html`. The drill
-has a home of its own inside the given one, and leaves the model that is served there alone.
+A first champion is trained and served; then days pass: healthy ones, a shift of the inputs, an outage of the feed, a
+pattern that is new. What noticed what, and what followed, is `<home>/bench/drill.json` and `<home>/report/drill.html`.
+The drill has a home of its own inside the given one, and leaves the model that is served there alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from components.monitor.config import MonitorConfig
 from drill import live as servers
 from drill.figures import write
-from drill.live import DETECTOR, LOG, TRIGGER, Live
+from drill.live import LOG, TRIGGER, Live
 from drill.story import Story
 from drill.world import WARM_DAYS, Script, tables
 from millrace.errors import MillraceError
@@ -30,6 +30,7 @@ from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
 from millrace.report.index import link
 from millrace.settings import Settings, settings
+from millrace.workload import load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -46,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what it started ends with it
     try:
-        script = Script(days=options.days, customers=options.customers, terminals=2 * options.customers)
+        here = settings(options.workload)
+        script = Script(days=options.days, size=options.size)
         if options.days != Script().days:
             script = shortened(script)
-        return drill(script, settings(), chaos=options.chaos)
+        return drill(script, here, chaos=options.chaos)
     except MillraceError as error:
         print(f"\ndrill: {error}", file=sys.stderr)
         return 1
@@ -59,22 +61,25 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     """Run it; the servers are stopped at the end, whatever happens."""
     began = time.perf_counter()
     servers.require(ROOT)
+    part = load(outer.workload).drill
     home = outer.home / "drill"
     with exclusive(outer.home / "drill.lock", f"a drill in {outer.home}"):
         shutil.rmtree(home, ignore_errors=True)
         raw = home / "raw"
         raw.mkdir(parents=True)
-        env = environment(home, raw)
+        env = environment(home, raw, outer.workload)
         os.environ.update({name: value for name, value in env.items() if name.startswith("MILLRACE_")})
         here = settings()
-        days = tables(script)
+        days = tables(script, part)
         for _ in range(WARM_DAYS):
             day, rows = next(days)
             pq.write_table(rows.replace_schema_metadata(), raw / f"{script.date(day)}.parquet")
-        train = ["--data", str(raw), "--no-serve", "--overrides", str(HERE / "overrides.yaml")]
+        train = ["--data", str(raw), "--no-serve", "--overrides", str(part.OVERRIDES)]
         servers.program("run", *train, f"--train-days={TRAIN_DAYS}", env=env)
         running = Live(home, env, here)
-        story = Story(script, running, here, raw, MonitorConfig.load(overrides=QUICK), kills(script) if chaos else {})
+        story = Story(
+            script, running, here, raw, MonitorConfig.load(overrides=QUICK), kills(script, running) if chaos else {}
+        )
         try:
             running.up()
             for day, rows in days:
@@ -90,7 +95,7 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     return 0
 
 
-def environment(home: Path, raw: Path) -> dict[str, str]:
+def environment(home: Path, raw: Path, workload: str) -> dict[str, str]:
     """What the servers, the trigger and its retrainings see."""
     return os.environ | {
         "MILLRACE_HOME": str(home),
@@ -98,25 +103,26 @@ def environment(home: Path, raw: Path) -> dict[str, str]:
         "MILLRACE_COMPANIONS": servers.COMPANIONS,
         "MILLRACE_RETRAINING_LAUNCHER": "local",  # its manifest names Kubeflow Pipelines
         "MILLRACE_RETRAINING_SOURCE": str(raw),
-        "MILLRACE_RETRAINING_OVERRIDES": str(HERE / "overrides.yaml"),
+        "MILLRACE_RETRAINING_OVERRIDES": str(load(workload).drill.OVERRIDES),
         "MILLRACE_RETRAINING_TRAIN_DAYS": str(TRAIN_DAYS),
         "MILLRACE_RETRAINING_DEBOUNCE_S": "1",
         "MILLRACE_RETRAINING_COOLDOWN_H": str(24 * COOLDOWN_DAYS),
         "MILLRACE_ROLLOUT_POLICY": str(HERE / "rollout.yaml"),
-        "MILLRACE_REVIEW_CAPACITY": "20",
-        "MILLRACE_MODEL_NAME": "fraud-detector",
+        "MILLRACE_WORKLOAD": workload,
+        "MILLRACE_MODEL_NAME": load(workload).model_name,
         "PYTHONWARNINGS": "ignore",
+        **load(workload).drill.SETTINGS,
     }
 
 
-def kills(script: Script) -> dict[int, tuple[str, ...]]:
+def kills(script: Script, live: Live) -> dict[int, tuple[str, ...]]:
     """Who is killed on which day: each alone, then all at once, in quiet days and while labels of the pattern come."""
     return {
         3: (LOG,),
-        6: (DETECTOR,),
+        6: (live.detector,),
         9: (TRIGGER,),
-        script.shift_day + 1: (LOG, DETECTOR, TRIGGER),
-        script.pattern_day + 5: (LOG, DETECTOR, TRIGGER),
+        script.shift_day + 1: (LOG, live.detector, TRIGGER),
+        script.pattern_day + 5: (LOG, live.detector, TRIGGER),
     }
 
 
@@ -148,7 +154,8 @@ def _page(path: Path, story: Story, document: dict[str, object]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m drill", description=__doc__)
     parser.add_argument("--days", type=int, default=Script().days, help="simulated days (default %(default)s)")
-    parser.add_argument("--customers", type=int, default=Script().customers, help="cards (default %(default)s)")
+    parser.add_argument("--size", type=int, default=Script().size, help="of the world (default %(default)s)")
+    parser.add_argument("--workload", default="", help="whose drill (default: MILLRACE_WORKLOAD)")
     parser.add_argument("--chaos", action="store_true", help="kill the log, the detector and the trigger on the way")
     return parser
 

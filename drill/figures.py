@@ -18,25 +18,25 @@ def figures(story: Story) -> dict[str, Any]:
     script, moments = story.script, story.moments
     raised = [m for m in moments if m.what in ("alarm", "silence") and not m.facts.get("planted")]
     false = [m for m in raised if m.day <= script.shift_day]
-    amount = [m for m in raised if m.facts.get("source") == "drift" and m.day > script.shift_day and _of_amounts(m)]
+    shift = [m for m in raised if m.facts.get("source") == "drift" and m.day > script.shift_day and _of_shift(m, story)]
     outcome = [m for m in raised if m.facts.get("source") == "outcome" and m.day > script.pattern_day]
     silence = [m for m in moments if m.what == "silence" and m.facts.get("planted")]
-    after_labels = script.day_of(script.first_labels)
+    after_labels = script.day_of(script.first_labels(story.workload.schema.LABEL.delay_days))
     concept = [m for m in outcome if m.day > after_labels]
     rows, distinct = story.live.logged()
     return {
         "days": script.days,
-        "transactions": story.live.sent,
+        "events": story.live.sent,
         "false_alarms": len(false),
         "false_alarms_per_30_days": len(false) / script.shift_day * 30,
-        "covariate_shift_noticed_after_requests": _rows_since_shift(story, amount[0]) if amount else None,
+        "covariate_shift_noticed_after_requests": _rows_since_shift(story, shift[0]) if shift else None,
         "new_pattern_noticed_after_days_of_labels": round(concept[0].day - after_labels, 2) if concept else None,
         "feed_outage_noticed_after_minutes": silence[0].facts["minutes"] if silence else None,
         **_takeover(moments),
         "retrainings": sum(m.what == "retraining" for m in moments),
         "retrainings_declined": sum(m.facts.get("outcome") == "declined" for m in moments),
         "log_rows": rows,
-        "log_transactions": distinct,
+        "log_events": distinct,
         "counted_twice": rows - distinct,
         "lost": story.live.sent - distinct,
         "detector_rows": story.live.watched(),
@@ -45,12 +45,13 @@ def figures(story: Story) -> dict[str, Any]:
     }
 
 
-def _of_amounts(moment: Moment) -> bool:
-    return any("amount" in name for name in moment.facts["features"]) or moment.facts["kind"] == "joint"
+def _of_shift(moment: Moment, story: Story) -> bool:
+    shifted = story.workload.drill.SHIFTED
+    return any(shifted in name for name in moment.facts["features"]) or moment.facts["kind"] == "joint"
 
 
 def _rows_since_shift(story: Story, moment: Moment) -> int:
-    """Transactions sent from the shift to the last one in the window that raised the alarm."""
+    """Events sent from the shift to the last one in the window that raised the alarm."""
     until = datetime.fromisoformat(moment.facts["last_event"]).timestamp()
     first = story.script.instant(story.script.shift_day).timestamp()
     count = 0

@@ -26,9 +26,10 @@ from millrace.errors import NotFound, Unavailable
 from millrace.events.log import PREDICTIONS, engine, reading
 from millrace.observe.progress import log
 from millrace.settings import Settings
+from millrace.workload import load
 
-LOG, DETECTOR, TRIGGER = "prediction-log", "drift-detector", "retraining-trigger"
-COMPANIONS: Final = f"{LOG},{DETECTOR},../pipelines/{TRIGGER}"
+LOG, TRIGGER = "prediction-log", "retraining-trigger"
+COMPANIONS: Final = f"{LOG},drift-detector,../pipelines/{TRIGGER}"
 """Folders below manifests/base/serving: what the local runtime starts beside the model."""
 ROWS_A_REQUEST: Final = 16
 """Few enough that a tenth of a day's requests is a sample for a canary."""
@@ -48,10 +49,15 @@ class Live:
     versions: dict[str, int] = field(default_factory=dict)
     """Answers by model version."""
 
+    @property
+    def detector(self) -> str:
+        """The service that watches the model for drift."""
+        return f"{self.settings.model_name}-drift"
+
     def up(self) -> None:
         """Start everything; raises Unavailable naming what is missing."""
         program("serving.local", "up", env=self.env)
-        missing = [name for name in (LOG, DETECTOR, TRIGGER) if not self.port(name)]
+        missing = [name for name in (LOG, self.detector, TRIGGER) if not self.port(name)]
         if missing:
             raise Unavailable(
                 f"the local runtime does not run {', '.join(missing)}: {self._why(missing)}. "
@@ -96,7 +102,7 @@ class Live:
 
     def send(self, rows: pa.Table) -> None:
         """Score the rows in order, several a request; raises Unavailable unless every one is answered."""
-        instances = _instances(rows)
+        instances = self._instances(rows)
         for start in range(0, len(instances), ROWS_A_REQUEST):
             part = instances[start : start + ROWS_A_REQUEST]
             answer = self._predict(json.dumps({"instances": part}).encode())
@@ -127,17 +133,28 @@ class Live:
     def label(self, rows: pa.Table) -> None:
         """Tell the log what has become known."""
         times = np.datetime_as_string(rows["label_timestamp"].cast(pa.int64()).to_numpy().astype("datetime64[us]"))
-        labels = [
-            {"transaction_id": identity, "is_fraud": fraud, "label_timestamp": f"{at}Z"}
-            for identity, fraud, at in zip(
-                rows["transaction_id"].to_pylist(), rows["is_fraud"].to_pylist(), times.tolist(), strict=True
-            )
-        ]
+        schema = load(self.settings.workload).schema
+        names = (schema.EVENT_ID, schema.LABEL.column)
+        told = zip(*(rows[name].to_pylist() for name in names), [f"{at}Z" for at in times.tolist()], strict=True)
+        labels = [dict(zip((*names, "label_timestamp"), row, strict=True)) for row in told]
         for start in range(0, len(labels), 5_000):
             self.post(LOG, "/v1/labels", {"labels": labels[start : start + 5_000]})
 
+    def _instances(self, rows: pa.Table) -> list[dict[str, Any]]:
+        """As a client asks: event id, keys of the entities, the other fields, and the time."""
+        workload = load(self.settings.workload)
+        schema, asked = workload.schema, workload.exchange.ASKED
+        keys = [entity.key for entity in schema.ENTITIES if entity.key in rows.column_names]
+        columns = {name: rows[name].to_pylist() for name in (schema.EVENT_ID, *keys)}
+        for name in asked:
+            decimal = pa.types.is_decimal(rows[name].type)
+            columns[name] = (rows[name].cast(pa.float64()) if decimal else rows[name]).to_pylist()
+        times = np.datetime_as_string(rows["event_timestamp"].cast(pa.int64()).to_numpy().astype("datetime64[us]"))
+        columns["event_timestamp"] = [f"{at}Z" for at in times.tolist()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
     def logged(self) -> tuple[int, int]:
-        """(rows, distinct transactions) that the log holds."""
+        """(rows, distinct events) that the log holds."""
         database = engine(self.settings)
         try:
             with reading(database) as connection:
@@ -235,14 +252,3 @@ def _call(url: str, body: bytes | None = None, kind: str = "application/json") -
     request = urllib.request.Request(url, data=body, headers={"content-type": kind})  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback URL
         return json.loads(answer.read())
-
-
-def _instances(rows: pa.Table) -> list[dict[str, Any]]:
-    times = np.datetime_as_string(rows["event_timestamp"].cast(pa.int64()).to_numpy().astype("datetime64[us]"))
-    columns = [rows[name].to_pylist() for name in ("transaction_id", "customer_id", "terminal_id")]
-    amounts = rows["amount"].cast(pa.float64()).to_pylist()
-    names = ("transaction_id", "customer_id", "terminal_id", "amount", "event_timestamp")
-    return [
-        dict(zip(names, row, strict=True))
-        for row in zip(*columns, amounts, [f"{at}Z" for at in times.tolist()], strict=True)
-    ]

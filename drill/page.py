@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from drill.story import Story
 from millrace.report.page import BAD, COLOURS, GOOD, MUTED, Page, figure, legend
+from millrace.workload import Task
 
 MARKS = {
     "alarm": ("v", BAD),
@@ -27,11 +28,13 @@ MARKS = {
 def write(path: Path, story: Story, document: dict[str, Any]) -> None:
     """One HTML page at `path`."""
     script = story.script
-    page = Page("The drill", f"{script.days} days from {script.start}, {document['transactions']:,} transactions")
+    page = Page(
+        "The drill", f"{script.days} days from {script.start}, {document['events']:,} {story.workload.event[1]}"
+    )
     page.facts({name.replace("_", " "): value for name, value in document.items()})
     page.heading("What happened", "Every mark is one event on the simulated clock; planted troubles are shaded.")
     page.figures(_timeline(story))
-    page.figures(_precision(story))
+    page.figures(_quality(story))
     page.heading("Noticed", "When the trouble began, and when somebody knew.")
     page.table(["trouble", "began on day", "noticed"], _noticed(story, document))
     page.heading("In order")
@@ -41,14 +44,14 @@ def write(path: Path, story: Story, document: dict[str, Any]) -> None:
 
 
 def _noticed(story: Story, document: dict[str, Any]) -> list[list[Any]]:
-    script = story.script
+    script, drill = story.script, story.workload.drill
 
     def told(value: Any, unit: str) -> str:
         return "not noticed" if value is None else f"after {value:,} {unit}"
 
     return [
         [
-            f"amounts {script.shift_pct:+g} %",
+            f"{drill.SHIFT} ({script.shift_pct:+g} %)",
             script.shift_day,
             told(document["covariate_shift_noticed_after_requests"], "requests"),
         ],
@@ -58,7 +61,7 @@ def _noticed(story: Story, document: dict[str, Any]) -> list[list[Any]]:
             told(document["feed_outage_noticed_after_minutes"], "minutes"),
         ],
         [
-            "a new fraud pattern",
+            drill.PATTERN,
             script.pattern_day,
             told(document["new_pattern_noticed_after_days_of_labels"], "days of labels"),
         ],
@@ -79,21 +82,26 @@ def _timeline(story: Story) -> tuple[Figure, str]:
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     axes.set_xlim(0, script.days)
     axes.set_ylim(-0.7, len(kinds) - 0.3)
-    return plot, "Blue: larger amounts. Orange: the new pattern. Grey: the outage."
+    return plot, f"Blue: {story.workload.drill.SHIFT}. Orange: the new pattern. Grey: the outage."
 
 
-def _precision(story: Story) -> tuple[Figure, str]:
-    plot, axes = figure("Average precision by day", "day", "", width=9.6, height=3.0)
-    for place, version in enumerate(dict.fromkeys(item["model_version"] for item in story.precision)):
-        points = [item for item in story.precision if item["model_version"] == version and item["value"] is not None]
+def _quality(story: Story) -> tuple[Figure, str]:
+    name = story.quality[0]["name"] if story.quality else "quality"
+    plot, axes = figure(f"{name.replace('_', ' ').capitalize()} by day", "day", "", width=9.6, height=3.0)
+    for place, version in enumerate(dict.fromkeys(item["model_version"] for item in story.quality)):
+        points = [item for item in story.quality if item["model_version"] == version and item["value"] is not None]
         days = [story.script.day_of(_midnight(item["first_day"])) for item in points]
         axes.plot(days, [p["value"] for p in points], color=COLOURS[place % len(COLOURS)], marker="o", ms=2.5,
                   label=f"version {version}")  # fmt: skip
     axes.set_xlim(0, story.script.days)
-    axes.set_ylim(0, 1.03)
-    if story.precision:
+    if story.workload.task is not Task.REGRESSION:
+        axes.set_ylim(0, 1.03)
+    if story.quality:
         legend(axes, loc="lower left")
-    return plot, "By day of the transactions; known seven days later."
+    return (
+        plot,
+        f"By day of the {story.workload.event[1]}; labels come {story.workload.schema.LABEL.delay_days} days later.",
+    )
 
 
 def _midnight(day: str) -> Any:

@@ -29,9 +29,8 @@ from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from components.monitor.episodes import BEGAN, ENDED, LASTS
 from drill import feed
-from drill.live import DETECTOR, TRIGGER, Live
+from drill.live import TRIGGER, Live
 from drill.world import Script, by_refresh, seconds_of
-from fraud.schema import LABEL_DELAY_DAYS
 from millrace.errors import AlreadyRunning, Unavailable
 from millrace.instants import start_of
 from millrace.lake.atomic import replacing_file
@@ -39,7 +38,7 @@ from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.models import Registry
 from millrace.settings import Settings
-from millrace.workload import load
+from millrace.workload import Workload, load
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
@@ -86,13 +85,13 @@ class Story:
     """The newest feature set that was asked for."""
     lake: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lake"))
     building: Future[Manifest] | None = None
-    """The feature set of the day that has begun, while its first transactions are sent."""
+    """The feature set of the day that has begun, while its first events are sent."""
     spent: dict[str, float] = field(default_factory=dict)
     """Wall seconds by what was waited for."""
     filled: datetime | None = None
     """The online store holds states as of then, and what came since."""
     filled_from: Manifest | None = None
-    """The feature set behind it; it knows the terminals of the whole day."""
+    """The feature set behind it; it knows the refreshed states of the whole day."""
     aside: Aside = field(init=False)
     renewals: Aside = field(init=False)
     preparing: tuple[datetime, Future[Manifest]] | None = None
@@ -100,12 +99,16 @@ class Story:
     audited: int = 0
     """Records of the audit log that have been looked at."""
     jobs: int = 0
-    precision: list[dict[str, Any]] = field(default_factory=list)
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    """The first figure of each judged day and version, with its name."""
 
     def __post_init__(self) -> None:
-        workload = load(self.settings.workload)
-        self.aside = Aside(self.settings.home, workload)
-        self.renewals = Aside(self.settings.home, workload)
+        self.aside = Aside(self.settings.home, self.workload)
+        self.renewals = Aside(self.settings.home, self.workload)
+
+    @property
+    def workload(self) -> Workload:
+        return load(self.settings.workload)
 
     def close(self) -> None:
         """Wait for what the threads do, and tidy up."""
@@ -118,8 +121,9 @@ class Story:
         began = time.perf_counter()
         self._deliver(day, rows)
         self.building = self.lake.submit(self._build)
-        if day - LABEL_DELAY_DAYS in self.delivered:
-            self.live.label(self.delivered[day - LABEL_DELAY_DAYS])
+        known = day - max(self.workload.schema.LABEL.delay_days, 1)
+        if known in self.delivered:
+            self.live.label(self.delivered[known])
         self._traffic(day, rows)
         self.delivered[day] = rows
         with self._timed("log"):
@@ -174,7 +178,7 @@ class Story:
                 time.sleep(0.5)
 
     def _fill(self, at: datetime) -> None:
-        """As pipeline and refresh job do: a fill at midnight, once everything sent has settled; then terminals."""
+        """As pipeline and refresh job do: a fill at midnight, once all that was sent has settled; then renewals."""
         if at == self.filled:
             return
         if at != start_of(at.date()) and self._renewed(at):
@@ -191,7 +195,7 @@ class Story:
         self.preparing = following, self.lake.submit(self._prepare, following)
 
     def _renewed(self, at: datetime) -> bool:
-        """Whether terminals were all that the store lacked; a retraining may have filled it from something else."""
+        """Whether refreshed states were all that the store lacked; a retraining may have filled it otherwise."""
         lake, home, known = self.settings.lake, self.settings.home, self.filled_from
         if known is None or not renewable(known, lake, home, at):
             return False
@@ -230,8 +234,8 @@ class Story:
             pq.write_table(rows.replace_schema_metadata(), aside)
 
     def _send(self, rows: pa.Table) -> None:
-        """In order; at every refresh of terminal states on the way the store is filled first, or it would be stale."""
-        for at, part in by_refresh(rows):
+        """In order; at every refresh of states on the way the store is filled first, or it would be stale."""
+        for at, part in by_refresh(rows, self.workload.features.REFRESHES_PER_DAY):
             self._fill(at)
             with self._timed("traffic"):
                 self.live.send(part)
@@ -276,7 +280,7 @@ class Story:
         """The nightly monitoring, and its alarm to the trigger."""
         as_of = self.script.instant(day + 1)
         report = monitor(self.settings, as_of, self.config, page=False)
-        self._remember_precision(day, report.path("report.json"))
+        self._remember_quality(day, report.path("report.json"))
         facts = report.facts
         if facts["passed"] and facts["episode"] != ENDED:
             return
@@ -292,21 +296,25 @@ class Story:
         said = self.live.post_events(TRIGGER, request)
         return str(said["requests"][0]["answer"])
 
-    def _remember_precision(self, day: int, path: Path) -> None:
+    def _remember_quality(self, day: int, path: Path) -> None:
         document = json.loads(path.read_text())
-        known = {(item["first_day"], item["model_version"]) for item in self.precision}
+        known = {(item["first_day"], item["model_version"]) for item in self.quality}
         for item in document["days"]:
-            if item["complete"] and (item["first_day"], item["model_version"]) not in known and item["positives"]:
-                figure = item["figures"]["average_precision"]
-                self.precision.append({k: item[k] for k in ("first_day", "model_version")} | figure)
+            if (
+                item["complete"]
+                and (item["first_day"], item["model_version"]) not in known
+                and item.get("positives", 1)
+            ):
+                name, figure = next(iter(item["figures"].items()))
+                self.quality.append({k: item[k] for k in ("first_day", "model_version")} | figure | {"name": name})
         log("drill outcome", day=day, passed=document["passed"])
 
     def _hear_detector(self, day: int) -> None:
         """Alarms of the drift detector that are new, at their event time."""
         deadline = time.monotonic() + RETRAINING_PATIENCE_S
-        while self.live.get(DETECTOR, "/v1/drift")["waiting"] and time.monotonic() < deadline:
+        while self.live.get(self.live.detector, "/v1/drift")["waiting"] and time.monotonic() < deadline:
             time.sleep(0.1)
-        for alarm in self.live.get(DETECTOR, "/v1/alarms"):
+        for alarm in self.live.get(self.live.detector, "/v1/alarms"):
             if alarm["id"] in self.known_alarms:
                 continue
             self.known_alarms.add(alarm["id"])

@@ -1,4 +1,7 @@
-"""The days of the drill: healthy weeks, then what goes wrong, on a world small enough for a laptop's ten minutes."""
+"""The days of the drill: healthy weeks, then what goes wrong, on a world small enough for a laptop's ten minutes.
+
+What goes wrong with the events is the workload's (`millrace.workload.Drill`); here is when, and the outage of the feed.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,9 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from fraud.features import REFRESHES_PER_DAY
-from fraud.planted import Planted
-from fraud.schema import LABEL_DELAY_DAYS
-from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import InvalidInput
+from millrace.workload import Drill
 
 WARM_DAYS = 50
 """Days before the first one that is served: the first champion learns from them."""
@@ -26,19 +25,21 @@ LAST_PLANTED_DAYS = 24
 class Script:
     """Days count from the first one that is served, hours from midnight UTC."""
 
-    customers: int = 1_000
-    terminals: int = 2_000
+    size: int = 1_000
+    """Of the world, as the workload takes it."""
     days: int = 60
     seed: int = 11
+    start: date = date(2018, 4, 1) + timedelta(days=WARM_DAYS)
+    """The first day that is served."""
     shift_day: int = 15
     shift_pct: float = 10.0
-    """From then on all amounts are larger by this."""
+    """From then on what the workload shifts is larger by this."""
     outage_day: int = 20
     outage_hour: int = 11
     outage_hours: int = 1
     """For so long nothing is delivered at all."""
     pattern_day: int = 24
-    """From then on cards are drained at night by bursts of small payments."""
+    """From then on there is a pattern that no model has seen."""
 
     def __post_init__(self) -> None:
         if not 8 <= self.shift_day < self.outage_day < self.pattern_day:
@@ -46,11 +47,6 @@ class Script:
                 f"shift, outage and pattern come on days {self.shift_day}, {self.outage_day}, {self.pattern_day}; "
                 "wanted them in this order, the first not before day 8"
             )
-
-    @property
-    def start(self) -> date:
-        """The first day that is served."""
-        return SimulationConfig().start + timedelta(days=WARM_DAYS)
 
     def date(self, day: int) -> date:
         return self.start + timedelta(days=day)
@@ -62,35 +58,25 @@ class Script:
         """Days since the drill began."""
         return (moment - self.instant(0)) / timedelta(days=1)
 
-    @property
-    def first_labels(self) -> datetime:
+    def first_labels(self, delay_days: int) -> datetime:
         """When the first labels of the new pattern arrive."""
-        return self.instant(self.pattern_day + LABEL_DELAY_DAYS)
+        return self.instant(self.pattern_day + delay_days)
 
 
-def tables(script: Script) -> Iterator[tuple[int, pa.Table]]:
+def tables(script: Script, drill: Drill) -> Iterator[tuple[int, pa.Table]]:
     """(day, raw rows as they were delivered); days below zero are the warm ones."""
-    planted = Planted(night_fraud_from_day=WARM_DAYS + script.pattern_day)
-    config = SimulationConfig(
-        customers=script.customers,
-        terminals=script.terminals,
-        radius=10.0,
-        days=WARM_DAYS + script.days,
+    made = drill.days(
+        start=script.start - timedelta(days=WARM_DAYS),
+        size=script.size,
+        count=WARM_DAYS + script.days,
         seed=script.seed,
-        planted=planted,
+        shift_day=WARM_DAYS + script.shift_day,
+        shift_pct=script.shift_pct,
+        pattern_day=WARM_DAYS + script.pattern_day,
     )
-    for number, table in enumerate(simulate(config)):
+    for number, table in enumerate(made):
         day = number - WARM_DAYS
-        yield day, _without_outage(_inflated(table, script, day), script, day)
-
-
-def _inflated(table: pa.Table, script: Script, day: int) -> pa.Table:
-    """Amounts after the shift; frauds stay frauds."""
-    if day < script.shift_day:
-        return table
-    cents = pc.multiply(table["amount"].cast(pa.float64()), 100 + script.shift_pct)
-    amount = pc.divide(pc.round(cents), 100.0).cast(pa.decimal128(12, 2), safe=False)
-    return table.set_column(table.schema.get_field_index("amount"), table.schema.field("amount"), amount)
+        yield day, _without_outage(table, script, day)
 
 
 def _without_outage(table: pa.Table, script: Script, day: int) -> pa.Table:
@@ -107,9 +93,9 @@ def seconds_of(table: pa.Table) -> np.ndarray:
     return table["event_timestamp"].cast(pa.int64()).to_numpy() / 1e6
 
 
-def by_refresh(rows: pa.Table) -> Iterator[tuple[datetime, pa.Table]]:
-    """(instant of the refresh of terminal states, the rows from it on until the next), in order."""
-    every = 86_400 // REFRESHES_PER_DAY
+def by_refresh(rows: pa.Table, refreshes_per_day: int) -> Iterator[tuple[datetime, pa.Table]]:
+    """(instant of the refresh of states, the rows from it on until the next), in order."""
+    every = 86_400 // refreshes_per_day
     number = seconds_of(rows) // every
     for refresh in np.unique(number):
         yield datetime.fromtimestamp(int(refresh) * every, UTC), rows.filter(pa.array(number == refresh))

@@ -16,6 +16,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -401,6 +402,27 @@ class Model(Protocol):
         """One with random weights. What it computes and how it learns by its task: `millrace.tabular.network`."""
 
 
+class Drill(Protocol):
+    """`drill`: the days that the drill plays. A workload without this part has no drill."""
+
+    OVERRIDES: Path
+    """YAML of limits and hyper-parameters for a world so small."""
+    SETTINGS: Mapping[str, str]
+    """Environment of the drill's servers."""
+    SHIFT: str
+    """What is different from the day of the shift on, in words."""
+    SHIFTED: str
+    """Features with this in their name move then."""
+    PATTERN: str
+    """What is new from the day of the pattern on: inputs look the same and mean something else."""
+
+    def days(
+        self, *, start: date, size: int, count: int, seed: int, shift_day: int, shift_pct: float, pattern_day: int
+    ) -> Iterator[pa.Table]:
+        """Raw events of `count` days from `start` on, a table each; the others are numbers of days from there."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload by name; its parts are properties."""
@@ -487,6 +509,11 @@ class Workload:
     @cached_property
     def watch(self) -> Watch:
         return cast(Watch, self._part("watch", Watch))
+
+    @cached_property
+    def drill(self) -> Drill:
+        """Raises ConfigError where the workload has none."""
+        return cast(Drill, self._part("drill", Drill))
 
     @cached_property
     def model(self) -> Model:

@@ -20,19 +20,21 @@ from drill.live import Live, require
 from drill.story import Moment, Story
 from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 from fraud.features import REFRESHES_PER_DAY
-from millrace.errors import InvalidInput, NotFound
+from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.events.log import engine, migrate
 from millrace.instants import last_refresh
 from millrace.registry import audit
 from millrace.registry.models import Registry
 from millrace.settings import Settings, settings
+from millrace.workload import load
 
-SMALL = Script(customers=60, terminals=90, days=14, shift_day=8, outage_day=10, pattern_day=11)
+FRAUD = load("fraud")
+SMALL = Script(size=60, days=14, shift_day=8, outage_day=10, pattern_day=11)
 
 
 @pytest.fixture(scope="module")
 def days() -> dict[int, pa.Table]:
-    return dict(tables(SMALL))
+    return dict(tables(SMALL, FRAUD.drill))
 
 
 def test_days_before_the_first_served_one_are_negative_and_healthy(days: dict[int, pa.Table]) -> None:
@@ -43,9 +45,7 @@ def test_days_before_the_first_served_one_are_negative_and_healthy(days: dict[in
 
 
 def test_amounts_are_a_tenth_larger_from_the_shift_on(days: dict[int, pa.Table]) -> None:
-    plain = dict(
-        tables(Script(customers=60, terminals=90, days=14, shift_day=8, shift_pct=0, outage_day=10, pattern_day=11))
-    )
+    plain = dict(tables(Script(size=60, days=14, shift_day=8, shift_pct=0, outage_day=10, pattern_day=11), FRAUD.drill))
 
     ratio = pc.sum(days[9]["amount"]).as_py() / pc.sum(plain[9]["amount"]).as_py()
 
@@ -65,7 +65,7 @@ def test_nothing_is_delivered_during_the_outage(days: dict[int, pa.Table]) -> No
 
 
 def test_rows_come_by_the_refresh_of_terminal_states_that_they_see(days: dict[int, pa.Table]) -> None:
-    parts = list(by_refresh(days[3]))
+    parts = list(by_refresh(days[3], REFRESHES_PER_DAY))
 
     assert [at for at, _ in parts] == [last_refresh(at, REFRESHES_PER_DAY) for at, _ in parts]
     assert parts[0][0] == SMALL.instant(3)
@@ -87,7 +87,7 @@ def test_a_short_drill_keeps_the_order_of_troubles() -> None:
     short = shortened(Script(days=30))
 
     assert 8 <= short.shift_day < short.outage_day < short.pattern_day < 30
-    assert len(set(kills(short))) >= 4
+    assert len(set(kills(short, Live(Path(), {}, Settings())))) >= 4
 
 
 def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
@@ -97,7 +97,7 @@ def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
         usual = str(taken.getsockname()[1])
         monkeypatch.setenv("MILLRACE_GATEWAY_PORT", usual)
 
-        env = environment(tmp_path / "drill", tmp_path / "drill" / "raw")
+        env = environment(tmp_path / "drill", tmp_path / "drill" / "raw", "fraud")
 
     assert env["MILLRACE_HOME"] == str(tmp_path / "drill")
     assert env["MILLRACE_GATEWAY_PORT"] != usual
@@ -125,10 +125,12 @@ def test_a_log_whose_tables_are_not_made_yet_is_waited_for(tmp_path: Path) -> No
 
 
 def story_of(*moments: Moment) -> SimpleNamespace:
-    rows = {day: table for day, table in tables(SMALL) if day >= 0}
+    rows = {day: table for day, table in tables(SMALL, FRAUD.drill) if day >= 0}
     sent = sum(len(table) for table in rows.values())
     live = SimpleNamespace(sent=sent, logged=lambda: (sent, sent), watched=lambda: sent)
-    return SimpleNamespace(script=SMALL, moments=list(moments), delivered=rows, live=live, spent={"store": 1.26})
+    return SimpleNamespace(
+        workload=FRAUD, script=SMALL, moments=list(moments), delivered=rows, live=live, spent={"store": 1.26}
+    )
 
 
 def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
@@ -194,3 +196,17 @@ def test_a_canary_that_has_ended_is_told_from_the_audit_log(tmp_path: Path, monk
         ("canary", 3, 10),
         ("rolled_back", 3, 0),
     ]
+
+
+def test_a_workload_without_a_drill_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"has no module trips\.drill"):
+        _ = load("trips").drill
+
+
+def test_rows_are_asked_and_labelled_by_the_workloads_names(days: dict[int, pa.Table], tmp_path: Path) -> None:
+    live = Live(tmp_path, {}, Settings(home=tmp_path))
+
+    asked = live._instances(days[1].slice(0, 2))
+
+    assert asked[0].keys() == {"transaction_id", "customer_id", "terminal_id", "amount", "event_timestamp"}
+    assert isinstance(asked[0]["amount"], float)
