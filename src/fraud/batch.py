@@ -44,5 +44,4 @@ SHARDS: Final = shards.SHARDS
 
 def history(now_us: NDArray[np.int64], past: Histories, length: int) -> NDArray[np.float32]:
     """[B] times and the histories before them → history[B, length, C], see HISTORY_CHANNELS."""
-    states = f.CustomerStates(past.event_us, past.values["amount_cents"], past.values["terminal_risk"], past.length)
-    return f.history_tensor(now_us, states, length)
+    return f.history_tensor(now_us, f.states_of(past), length)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fraud import features as f
 from fraud import histories as h
 from fraud import schema
-from fraud.histories import Histories
+from fraud.histories import ByCustomer
 from fraud.terminals import Happened, Labels, Terminals
 from millrace.features.days import DayFeatures, DayStates, Events
 from millrace.features.events import as_events
@@ -65,11 +65,11 @@ def daily(
         yield DayFeatures(rows, np.concatenate(parts, axis=1), remembered, {"terminal_state": states})
 
 
-def histories(connection: duckdb.DuckDBPyConnection, events: Events) -> Histories:
+def histories(connection: duckdb.DuckDBPyConnection, events: Events) -> ByCustomer:
     """All transactions in the order of their customers' histories."""
     rows = _query(connection, events, HISTORIES_SQL)
     new = np.diff(rows.pop("customer"), prepend=-1) != 0
-    return Histories(start=np.maximum.accumulate(np.where(new, np.arange(len(new)), 0)), **rows)
+    return ByCustomer(start=np.maximum.accumulate(np.where(new, np.arange(len(new)), 0)), **rows)
 
 
 def terminal_states(

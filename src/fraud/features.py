@@ -12,9 +12,7 @@ import pyarrow as pa
 from fraud.formulas import (
     CUSTOMER_STATE_FIELDS,
     CUSTOMER_WINDOWS_DAYS,
-    DAY_US,
     MAX_RATIO,
-    NEVER_US,
     NO_EVENT_DAYS,
     NO_HISTORY_RATIO,
     RATIO_HISTORY,
@@ -32,10 +30,11 @@ from fraud.formulas import (
     history_totals,
     model_features,
     request_features,
-    states_before,
+    states_of,
     terminal_features,
     terminal_risk,
 )
+from millrace.instants import DAY_US, NEVER_US
 from millrace.workload import View
 
 __all__ = [
@@ -69,7 +68,7 @@ __all__ = [
     "history_totals",
     "model_features",
     "request_features",
-    "states_before",
+    "states_of",
     "terminal_features",
     "terminal_risk",
 ]

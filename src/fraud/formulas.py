@@ -17,7 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_US: Final = 86_400_000_000
+from millrace.features.histories import Histories
+from millrace.instants import DAY_US, NEVER_US
+
 CUSTOMER_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_VOLUME_WINDOWS_DAYS: Final = (1, 7, 30)
 TERMINAL_LABEL_WINDOWS_DAYS: Final = (1, 3, 7, 14, 30)
@@ -51,9 +53,6 @@ TYPICAL_WITHIN: Final = 2.5
 NO_HISTORY_RATIO: Final = 1_000
 MAX_RATIO: Final = 1_000_000
 
-NEVER_US: Final = np.iinfo(np.int64).min // 2
-"""Event time of padding: older than any window."""
-
 
 @dataclass(frozen=True, slots=True)
 class CustomerStates:
@@ -65,27 +64,11 @@ class CustomerStates:
     length: NDArray[np.int64]  # [B]
 
 
-def states_before(
-    position: NDArray[np.int64],
-    start: NDArray[np.int64],
-    length: int,
-    event_us: NDArray[np.int64],
-    amount_cents: NDArray[np.int64],
-    terminal_risk: NDArray[np.float32] | None = None,
-) -> CustomerStates:
-    """The last `length` transactions before each of position[B] in columns [T] sorted by customer, time and id.
-
-    `start[B]` is the first place of the same customer. Without `terminal_risk` it is 0.
-    """
-    index = position[:, None] + np.arange(-length, 0)
-    absent = index < start[:, None]
-    index[absent] = 0
-    risk = np.zeros(index.shape, np.float32) if terminal_risk is None else terminal_risk.take(index)
-    states = CustomerStates(event_us.take(index), amount_cents.take(index), risk, np.minimum(position - start, length))
-    states.event_us[absent] = NEVER_US
-    states.amount_cents[absent] = 0
-    states.terminal_risk[absent] = 0.0
-    return states
+def states_of(past: Histories) -> CustomerStates:
+    """The platform's histories in the words of these formulas; a risk that they do not remember is 0."""
+    cents, risk = past.values["amount_cents"], past.values.get("terminal_risk")
+    risk = np.zeros(cents.shape, np.float32) if risk is None else risk
+    return CustomerStates(past.event_us, cents, risk, past.length)
 
 
 @dataclass(frozen=True, slots=True)

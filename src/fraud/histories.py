@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud import features as f
+from millrace.features.histories import Pool
 
 BLOCK_ROWS: Final = 16_384
 LONG_BLOCK_ROWS: Final = 4_096
@@ -23,11 +24,11 @@ LONG_BLOCK_ROWS: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Histories:
+class ByCustomer:
     """Transactions [T] sorted by customer, time and id."""
 
     position: NDArray[np.int64]
-    """Places in `Transactions`."""
+    """Places in the events."""
     start: NDArray[np.int64]
     """First place of the same customer in these columns."""
     event_us: NDArray[np.int64]
@@ -37,10 +38,11 @@ class Histories:
 
     def before(self, rows: NDArray[np.int64], length: int) -> f.CustomerStates:
         """The last `length` transactions before each of `rows`, gathered."""
-        return f.states_before(rows, self.start[rows], length, self.event_us, self.amount_cents)
+        pool = Pool(self.event_us, {"amount_cents": self.amount_cents})
+        return f.states_of(pool.before(rows, self.start[rows], length))
 
 
-def customer_features(histories: Histories, length: int, first_us: int) -> NDArray[np.float32]:
+def customer_features(histories: ByCustomer, length: int, first_us: int) -> NDArray[np.float32]:
     """[T, len(CUSTOMER_FEATURES)] by position, of transactions from `first_us` on; other rows hold anything."""
     features = np.empty((len(histories.position), len(f.CUSTOMER_FEATURES)), np.float32)
     for rows, totals in history_totals(histories, length, first_us):
@@ -50,7 +52,7 @@ def customer_features(histories: Histories, length: int, first_us: int) -> NDArr
 
 
 def history_totals(
-    histories: Histories, length: int, first_us: int = f.NEVER_US
+    histories: ByCustomer, length: int, first_us: int = f.NEVER_US
 ) -> Iterator[tuple[NDArray[np.int64], f.HistoryTotals]]:
     """Blocks of places whose transactions happened from `first_us` on, and the totals of the last `length` before."""
     cents, event_us = histories.amount_cents, histories.event_us
@@ -76,7 +78,7 @@ def history_totals(
         yield rows, totals
 
 
-def amount_ratios(histories: Histories) -> NDArray[np.int64]:
+def amount_ratios(histories: ByCustomer) -> NDArray[np.int64]:
     """[T] by position, `amount_ratio` of every fraud when it happened, 0 for the rest: what a streak remembers."""
     ratios, frauds = np.zeros(len(histories.position), np.int64), np.flatnonzero(histories.fraud)
     for begin in range(0, len(frauds), LONG_BLOCK_ROWS):
@@ -114,7 +116,7 @@ def _largest_before(cents: NDArray[np.int64], start: NDArray[np.int64], length: 
     return largest
 
 
-def _correct_variance(totals: f.HistoryTotals, histories: Histories, rows: NDArray[np.int64], length: int) -> None:
+def _correct_variance(totals: f.HistoryTotals, histories: ByCustomer, rows: NDArray[np.int64], length: int) -> None:
     """Where amounts are so large that their squares do not fit 64 bits, take the variance of the single-row path."""
     large = np.flatnonzero(totals.max_cents > math.isqrt(np.iinfo(np.int64).max) // length)
     for begin in range(0, len(large), LONG_BLOCK_ROWS):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fraud import formulas as f
 from millrace.inputs import RecentEvents, Requests, States
+from millrace.instants import NEVER_US
 
 CUSTOMERS, TERMINALS = "customer_state", "terminal_state"
 """Views."""
@@ -42,7 +43,7 @@ def remembered(requests: Requests, states: States) -> Sequence[tuple[Any, ...]]:
 def padded(states: Sequence[RecentEvents], history_length: int) -> f.CustomerStates:
     """B states side by side, padded on the left to `history_length`; longer ones lose their oldest entries."""
     shape = (len(states), history_length)
-    event_us = np.full(shape, f.NEVER_US)
+    event_us = np.full(shape, NEVER_US)
     amount_cents = np.zeros(shape, np.int64)
     terminal_risk = np.zeros(shape, np.float32)
     length = np.zeros(len(states), np.int64)

@@ -24,6 +24,7 @@ from fraud.features import (
     customer_features,
     history_tensor,
     request_features,
+    states_of,
     terminal_features,
 )
 from millrace.lake.training_set import TrainingSet
@@ -102,7 +103,6 @@ class Inputs:
 
 def inputs_of(data: TrainingSet, rows: NDArray[np.int64]) -> Inputs:
     """The unchanged inputs of rows[B] of a training set."""
-    past = data.histories(rows, data.history_length)
-    states = CustomerStates(past.event_us, past.values["amount_cents"], past.values["terminal_risk"], past.length)
+    states = states_of(data.histories(rows, data.history_length))
     cents = data.remembered("amount_cents", rows)
     return Inputs(data.event_us[rows], cents, data.label[rows] == 1, states, data.features[rows][:, _TERMINAL])

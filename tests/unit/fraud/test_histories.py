@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fraud import features as f
-from fraud.histories import Histories, history_totals
+from fraud.histories import ByCustomer, history_totals
 
 ROWS = 400
 
@@ -20,7 +20,7 @@ def test_totals_are_those_of_the_single_row_path_however_large_the_amounts(large
     event_us = event_us[np.lexsort((event_us, customer))]
     cents = rng.integers(0, largest, ROWS)
     start = np.searchsorted(customer, customer)
-    histories = Histories(np.arange(ROWS), start, event_us, cents, np.zeros(ROWS, bool))
+    histories = ByCustomer(np.arange(ROWS), start, event_us, cents, np.zeros(ROWS, bool))
 
     ((rows, totals),) = history_totals(histories, length)
 
@@ -33,7 +33,7 @@ def test_totals_are_those_of_the_single_row_path_however_large_the_amounts(large
 
 def test_only_what_happened_from_the_given_time_on_is_computed() -> None:
     event_us = np.array([0, 5, 9]) * f.DAY_US
-    histories = Histories(np.arange(3), np.zeros(3, np.int64), event_us, np.array([1, 2, 3]), np.zeros(3, bool))
+    histories = ByCustomer(np.arange(3), np.zeros(3, np.int64), event_us, np.array([1, 2, 3]), np.zeros(3, bool))
 
     blocks = list(history_totals(histories, 64, first_us=5 * f.DAY_US))
 
