@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.package import STATE, EdgeLimits, build, champion, states
+from edge.package import STATE, EdgeOptions, Limit, build, champion, states
 from millrace.errors import MillraceError
 from millrace.settings import settings
+from millrace.workload import load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,27 +19,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder to make (default: <home>/edge/<version>-<online store>)")
     parser.add_argument("--version", type=int, help="model version (default: the champion)")
     parser.add_argument(
-        "--customers", type=int, default=0, help="most recently active customers to carry (default all)"
+        "--limit",
+        action="append",
+        default=[],
+        metavar="VIEW=COUNT[:FIELD]",
+        help="carry so many states of a view only: the latest, or those with the largest FIELD (default all)",
     )
-    parser.add_argument("--terminals", type=int, default=0, help="busiest terminals to carry (default all)")
     parser.add_argument("--full", action="store_true", help="the served graph, not a smaller one that keeps its metric")
     options = parser.parse_args(argv)
     try:
         here = settings()
-        limits = EdgeLimits(customers=options.customers, terminals=options.terminals, full=options.full)
+        limits = dict(Limit.parse(text) for text in options.limit)
         model, version = champion(here, options.version)
-        online = states(here)
+        online = states(here, model.workload)
         out = options.out or here.home / "edge" / f"{version}-{online.id}"
-        made = build(model, version, online, out, limits)
+        made = build(model, version, online, out, EdgeOptions(limits=limits, full=options.full))
     except MillraceError as error:
         print(f"edge: {error}", file=sys.stderr)
         return 1
     sizes = {path: path.stat().st_size for path in out.rglob("*") if path.is_file()}
     without = sum(sizes.values()) - sizes[out / STATE]
+    carried = ", ".join(f"{count:,} of {view}" for view, count in made["states"].items())
     print(
         f"{out}: model version {version}, {made['precision']} ({made['graph']}), {without:,} bytes and "
-        f"{sizes[out / STATE]:,} of states ({made['customers']:,} customers, {made['terminals']:,} terminals, "
-        f"as of {made['states_as_of']})\nScore with: python {out}/score.py transactions.json --key FILE"
+        f"{sizes[out / STATE]:,} of states ({carried}, as of {made['states_as_of']})\n"
+        f"Score with: python {out}/score.py {load(model.workload).event[1]}.json"
     )
     return 0
 

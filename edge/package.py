@@ -1,7 +1,7 @@
-"""Build an edge package: the champion's graph, the feature code, the states, and a runner, in one folder.
+"""Build an edge package: a model's graph, the workload's single-row code, the states, and a runner, in one folder.
 
-The feature code is the project's own modules, copied with `millrace` renamed to `edge`; what runs them there is
-`score.py`, which is copied as it is. Everything but states and onnxruntime has to stay below SIZE_LIMIT.
+The code is the project's own modules (`code.py`); what runs them there is `score.py`, which is copied as it is.
+Everything but states and onnxruntime has to stay below SIZE_LIMIT.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,18 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud.features import CUSTOMER_STATE_FIELDS, TERMINAL_STATE_FIELDS
+from edge.code import copy_code
 from millrace.errors import InvalidInput, NotFound
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
 from millrace.registry.model_spec import ModelSpec
 from millrace.registry.models import Registry, served
+from millrace.requests import RequestFormat
 from millrace.settings import Settings
+from millrace.workload import View, Workload, load
 
-SOURCE: Final = Path(__file__).parents[2] / "src" / "millrace"
-MODULES: Final = ("errors", "pseudonyms", "fraud/features", "fraud/online", "fraud/requests")
-"""What the runner imports, and what that imports: NumPy and the standard library below it."""
 RUNNER: Final = Path(__file__).with_name("score.py")
 STATE: Final = "state.npz"
 SIZE_LIMIT: Final = 10_000_000
@@ -41,21 +40,32 @@ SMALL_GRAPHS: Final = {"student.onnx": "student", "model.int8.onnx": "int8"}
 """In the order in which they are preferred."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EdgeLimits:
-    """How much state goes along; 0: all of it."""
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many states of a view go along: of a recent one the latest, else those with the largest value of `by`."""
 
-    customers: int = 0
-    """The most recently active ones."""
-    terminals: int = 0
-    """The busiest ones of the last 30 days."""
+    count: int
+    by: str = ""
+    """Field of a refreshed view; empty: its first."""
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[str, Limit]:
+        """`VIEW=COUNT[:FIELD]` → view and limit; raises InvalidInput."""
+        view, _, rest = text.partition("=")
+        count, _, by = rest.partition(":")
+        if not view or not count.isdecimal():
+            raise InvalidInput(f"limit {text!r}; wanted VIEW=COUNT or VIEW=COUNT:FIELD")
+        return view, cls(int(count), by)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EdgeOptions:
+    """What goes along."""
+
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    """By view; of the others everything."""
     full: bool = False
     """The served graph goes along, whatever smaller one there is."""
-
-    def __post_init__(self) -> None:
-        for name in ("customers", "terminals"):
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; wanted 0 (all) or more")
 
 
 def champion(settings: Settings, version: int | None = None) -> tuple[Manifest, str]:
@@ -66,18 +76,18 @@ def champion(settings: Settings, version: int | None = None) -> tuple[Manifest, 
     return Manifest.read(Registry(settings).folder(number), "model"), str(number)
 
 
-def states(settings: Settings) -> Manifest:
+def states(settings: Settings, workload: str) -> Manifest:
     """What the online store was filled from last, else the newest in the lake; raises NotFound."""
     online = settings.lake / "online"
-    if (name := filled_with(settings.home, settings.workload)) and (online / name / MANIFEST).is_file():
+    if (name := filled_with(settings.home, workload)) and (online / name / MANIFEST).is_file():
         return Manifest.read(online / name, "online_store")
-    found = list(list_manifests(online, "online_store"))
+    found = [one for one in list_manifests(online, "online_store") if one.workload == workload]
     if not found:
         raise NotFound(f"no states in {online}. Run the pipeline first: make run")
     return found[-1]
 
 
-def build(model: Manifest, version: str, online: Manifest, out: Path, limits: EdgeLimits) -> dict[str, Any]:
+def build(model: Manifest, version: str, online: Manifest, out: Path, options: EdgeOptions) -> dict[str, Any]:
     """Write the package to `out`, which must not be there yet; returns its manifest.
 
     Raises InvalidInput when `out` is taken, states and model keep different histories, or the package gets too large,
@@ -89,18 +99,23 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, limits: Ed
     online.verify()
     spec = ModelSpec.read(model.folder)
     spec.require_contract()
-    kept = int(online.facts["history_length"])
-    if kept != spec.history_length:
-        raise InvalidInput(f"the states keep {kept} transactions; the model was trained with {spec.history_length}")
-    graph = choose_graph(model, spec, limits.full)
+    workload = load(spec.workload)
+    kept = int(online.facts.get("history_length", 0))
+    if workload.recent is not None and kept != spec.history_length:
+        raise InvalidInput(
+            f"the states keep {kept} {workload.event[1]}; the model was trained with {spec.history_length}"
+        )
+    graph = choose_graph(model, spec, options.full)
     with replacing_folder(out) as aside:
         shutil.copyfile(model.path(graph.file), aside / graph.file)
         shutil.copyfile(RUNNER, aside / RUNNER.name)
-        copy_feature_code(aside / "edge")
+        copy_code(workload, aside / "edge")
         _require_small(aside)
-        counts = write_state(online, aside / STATE, limits)
+        counts = write_state(workload, online, aside / STATE, options.limits)
         manifest = {
             "kind": "edge",
+            **_described(workload),
+            "states": counts,
             "model_version": version,
             "model_id": model.id,
             "graph": graph.file,
@@ -112,7 +127,6 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, limits: Ed
             "feature_service": spec.feature_service,
             "online_store": online.id,
             "states_as_of": online.facts["as_of"],
-            **counts,
             "files": hash_files(aside),
         }
         manifest["id"] = content_id(manifest)
@@ -126,7 +140,8 @@ class EdgeGraph:
 
     file: str
     precision: str
-    decision_threshold: float
+    decision_threshold: float | None
+    """None where the task makes no decision."""
     certain_below: float | None = None
     """In hybrid mode a lower score is the answer; None where only the distance from the threshold tells."""
 
@@ -134,7 +149,7 @@ class EdgeGraph:
 def choose_graph(model: Manifest, spec: ModelSpec, full: bool = False) -> EdgeGraph:
     """The smallest graph of the artifact that keeps its average precision, even where it is not the served one."""
     served_file = spec.served_file
-    if served_file is None or spec.decision_threshold is None:
+    if served_file is None or (spec.decides and spec.decision_threshold is None):
         raise InvalidInput(f"model {model.id} has no graph to serve: it is trained only. Run optimise first.")
     variants = {item["file"]: item for item in spec.optimisation.get("variants", ())}
     for name, precision in SMALL_GRAPHS.items():
@@ -152,48 +167,61 @@ def _keeps(small: Mapping[str, Any] | None, served: Mapping[str, Any] | None) ->
     return loss is not None and loss <= AP_BUDGET * served["average_precision"]
 
 
-def copy_feature_code(folder: Path) -> None:
-    """The modules that the runner needs, as a package named `edge`."""
-    for name in MODULES:
-        target = folder / f"{name}.py"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = (SOURCE / f"{name}.py").read_text()
-        target.write_text(text.replace("from millrace", "from edge"))
-        (target.parent / "__init__.py").touch()
-
-
-def write_state(online: Manifest, path: Path, limits: EdgeLimits) -> dict[str, int]:
-    """Customers and terminals of an online store as arrays; how many of each."""
-    customers = pq.read_table(online.path("customer_state.parquet"))
-    terminals = pq.read_table(online.path("terminal_state.parquet"))
-    customers = _first(customers, "event_timestamp", limits.customers)
-    terminals = _first(terminals, "count_30d", limits.terminals)
-    lists = {name: customers[name].combine_chunks() for name in CUSTOMER_STATE_FIELDS}
-    lengths = pc.list_value_length(lists["event_us"]).to_numpy(zero_copy_only=False)
-    columns = {
-        f"customer_{name}": pc.list_flatten(column).to_numpy(zero_copy_only=False) for name, column in lists.items()
+def _described(workload: Workload) -> dict[str, Any]:
+    """What the runner must know of the workload's requests, states and answers."""
+    form = RequestFormat.of(workload)
+    return {
+        "workload": workload.name,
+        "package": workload.package,
+        "event_id": form.event_id,
+        "entities": [asdict(entity) for entity in form.entities],
+        "fields": [asdict(field) for field in form.fields],
+        "answer": dict(workload.exchange.ANSWER),
+        "views": [_view(view) for view in workload.features.VIEWS],
     }
-    np.savez_compressed(
-        path,
-        customer_id=_text(customers["customer_id"]),
-        customer_end=np.cumsum(lengths, dtype=np.int64),
-        terminal_id=_text(terminals["terminal_id"]),
-        terminal_state=np.stack([terminals[name].to_numpy() for name in TERMINAL_STATE_FIELDS], axis=1).astype(
-            np.int64
-        ),
-        **columns,
-    )
-    return {"customers": len(customers), "terminals": len(terminals)}
 
 
-def _first(table: pa.Table, column: str, limit: int) -> pa.Table:
-    """The `limit` rows of the largest values of a column; all for 0."""
-    return table.sort_by([(column, "descending")]).slice(0, limit) if limit else table
+def _view(view: View) -> dict[str, Any]:
+    return {"name": view.name, "entity": view.entity, "recent": view.recent, "fields": list(view.fields)}
 
 
-def _text(column: pa.ChunkedArray) -> Any:
-    """Ids as fixed-width text, which NumPy loads without pickle."""
-    return np.array(column.to_pylist(), dtype=np.str_)
+def write_state(workload: Workload, online: Manifest, path: Path, limits: Mapping[str, Limit]) -> dict[str, int]:
+    """The states of an online store as arrays; how many of each view."""
+    if unknown := limits.keys() - {view.name for view in workload.features.VIEWS}:
+        names = ", ".join(view.name for view in workload.features.VIEWS)
+        raise InvalidInput(f"there is no view {min(unknown)!r} to limit; wanted some of {names}")
+    arrays: dict[str, Any] = {}
+    counts = {}
+    for view in workload.features.VIEWS:
+        table = _first(pq.read_table(online.path(f"{view.name}.parquet")), view, limits.get(view.name))
+        counts[view.name] = len(table)
+        key = workload.entity(view.entity).key
+        # Fixed-width text, which NumPy loads without pickle.
+        arrays[f"{view.name}:key"] = np.array(table[key].to_pylist(), dtype=np.str_)
+        arrays |= {f"{view.name}:{name}": array for name, array in _columns(table, view).items()}
+    np.savez_compressed(path, **arrays)
+    return counts
+
+
+def _first(table: pa.Table, view: View, limit: Limit | None) -> pa.Table:
+    """The states that go along."""
+    if limit is None:
+        return table
+    by = limit.by or next(iter(view.fields))
+    if by not in view.fields:
+        raise InvalidInput(f"view {view.name!r} has no field {by!r}; it has {', '.join(view.fields)}")
+    order = "event_timestamp" if view.recent else by
+    return table.sort_by([(order, "descending")]).slice(0, limit.count)
+
+
+def _columns(table: pa.Table, view: View) -> dict[str, Any]:
+    """`end` and the joined lists of a recent view; `state[K, fields]` of a refreshed one."""
+    if not view.recent:
+        return {"state": np.stack([table[name].to_numpy() for name in view.fields], axis=1).astype(np.int64)}
+    lists = {name: table[name].combine_chunks() for name in view.fields}
+    lengths = pc.list_value_length(lists[next(iter(lists))]).to_numpy(zero_copy_only=False)
+    columns = {name: pc.list_flatten(column).to_numpy(zero_copy_only=False) for name, column in lists.items()}
+    return columns | {"end": np.cumsum(lengths, dtype=np.int64)}
 
 
 def _require_small(folder: Path) -> None:

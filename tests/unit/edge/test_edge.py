@@ -19,16 +19,20 @@ import pytest
 
 from components.build_features.core import build_features
 from components.materialize.core import _write_sources
-from edge.package import EdgeGraph, EdgeLimits, build, choose_graph
-from fraud.online import EMPTY_STATE, CustomerState, model_inputs
-from fraud.requests import from_rows
+from edge.package import EdgeGraph, EdgeOptions, Limit, build, choose_graph
+from fraud.features import VIEWS
 from millrace.errors import ArtifactCorrupt, InvalidInput
+from millrace.inputs import States
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest
+from millrace.lookup import empty, recent_of
 from millrace.pseudonyms import pseudonym
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.model_spec import ModelSpec
+from millrace.requests import RequestFormat
+from millrace.workload import load
 
+CUSTOMERS, TERMINALS = VIEWS
 N = 6
 AS_OF = datetime(2018, 5, 10, tzinfo=UTC)
 THRESHOLD = 0.5
@@ -64,7 +68,7 @@ def model(tiny_model: Callable[..., Path]) -> Manifest:
 
 @pytest.fixture
 def package(tmp_path: Path, model: Manifest, online: Manifest) -> Path:
-    build(model, "3", online, tmp_path / "package", EdgeLimits())
+    build(model, "3", online, tmp_path / "package", EdgeOptions())
     return tmp_path / "package"
 
 
@@ -112,32 +116,23 @@ def offline(model: Manifest, online: Manifest, rows: list[dict[str, Any]]) -> li
     """Scores as the serving path makes them: its own state code, one transaction after the other."""
     import pyarrow.parquet as pq
 
-    from fraud import features as f
-
-    artifact = ModelArtifact.open(model.folder)
-    customers = {
-        row["customer_id"]: CustomerState(
-            *(
-                np.asarray(row[name], type_)
-                for name, type_ in zip(f.CUSTOMER_STATE_FIELDS, (np.int64, np.int64, np.int64, np.float32), strict=True)
-            )
-        )
-        for row in pq.read_table(online.path("customer_state.parquet")).to_pylist()
-    }
+    fraud, artifact = load("fraud"), ModelArtifact.open(model.folder)
+    table = pq.read_table(online.path("customer_state.parquet")).to_pydict()
+    customers = dict(zip(table["customer_id"], recent_of(table, CUSTOMERS), strict=True))
     terminals = {
-        row["terminal_id"]: np.array([[row[name] for name in f.TERMINAL_STATE_FIELDS]], np.int64)
+        row["terminal_id"]: np.array([[row[name] for name in TERMINALS.fields]], np.int64)
         for row in pq.read_table(online.path("terminal_state.parquet")).to_pylist()
     }
     scores = []
     for row in rows:
-        one = from_rows([row], 0)
-        state = customers.get(row["customer_id"], EMPTY_STATE)
-        terminal = terminals.get(row["terminal_id"], np.zeros((1, len(f.TERMINAL_STATE_FIELDS)), np.int64))
-        columns = (one.transaction_id, one.event_us, one.amount_cents)
-        inputs = model_inputs(*columns, [state], terminal, history_length=N, sequence_length=4)
+        one = RequestFormat.of(fraud).from_rows([row], 0)
+        state = customers.get(row["customer_id"], empty(CUSTOMERS))
+        terminal = terminals.get(row["terminal_id"], np.zeros((1, len(TERMINALS.fields)), np.int64))
+        states = States({CUSTOMERS.name: [state]}, {TERMINALS.name: terminal})
+        inputs = fraud.online.model_inputs(one, states, history_length=N, sequence_length=4)
         scores.append(float(artifact.score(*inputs)[0]))
-        entry = (*(int(column[0]) for column in columns), float(f.terminal_risk(terminal)[0]), N)
-        customers[row["customer_id"]] = state.append(*entry)
+        (values,) = fraud.online.remembered(one, states)
+        customers[row["customer_id"]] = state.append(int(one.event_id[0]), int(one.event_us[0]), values, N)
     return scores
 
 
@@ -174,8 +169,8 @@ def test_ids_are_pseudonymised_with_the_homes_key(
     key = tmp_path / "key"
     key.write_text("secret")
     states = dict(np.load(package / "state.npz"))
-    names = np.array([pseudonym(name, b"secret") for name in states["customer_id"].tolist()])
-    np.savez_compressed(package / "state.npz", **(states | {"customer_id": names}))
+    names = np.array([pseudonym(name, b"secret") for name in states["customer_state:key"].tolist()])
+    np.savez_compressed(package / "state.npz", **(states | {"customer_state:key": names}))
     manifest = json.loads((package / "manifest.json").read_text())
     manifest["files"]["state.npz"] = sha256_file(package / "state.npz")
     (package / "manifest.json").write_text(json.dumps(manifest))
@@ -199,7 +194,7 @@ def test_a_csv_is_read_like_json(package: Path, alone: Path, rows: list[dict[str
     assert from_csv == answers(run(package, alone, rows, "--pseudonyms"))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "state.npz", "edge/fraud/features.py", "score.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "state.npz", "edge/fraud/formulas.py", "score.py"])
 def test_a_changed_file_is_refused(package: Path, alone: Path, rows: list[dict[str, Any]], name: str) -> None:
     with (package / name).open("ab") as file:
         file.write(b"\n")
@@ -286,13 +281,38 @@ def test_the_own_score_counts_while_the_endpoint_is_away(
 
 
 def test_a_smaller_package_keeps_the_customers_seen_last(tmp_path: Path, model: Manifest, online: Manifest) -> None:
-    made = build(model, "3", online, tmp_path / "small", EdgeLimits(customers=5, terminals=7))
+    limits = {"customer_state": Limit(5), "terminal_state": Limit(7, "count_30d")}
 
-    assert (made["customers"], made["terminals"]) == (5, 7)
+    made = build(model, "3", online, tmp_path / "small", EdgeOptions(limits=limits))
+
+    assert made["states"] == {"customer_state": 5, "terminal_state": 7}
     with np.load(tmp_path / "small" / "state.npz") as states:
-        assert states["customer_id"].shape == (5,)
-        assert states["terminal_state"].shape[0] == 7
-        assert states["customer_end"][-1] == len(states["customer_event_us"])
+        assert states["customer_state:key"].shape == (5,)
+        assert states["terminal_state:state"].shape == (7, len(TERMINALS.fields))
+        assert states["customer_state:end"][-1] == len(states["customer_state:event_us"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("customer_state", "wanted VIEW=COUNT"),
+        ("customer_state=many", "wanted VIEW=COUNT"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Limit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [({"city": Limit(1)}, "no view 'city'"), ({"terminal_state": Limit(1, "fame")}, "has no field 'fame'")],
+)
+def test_a_limit_of_what_is_not_there_is_refused(
+    tmp_path: Path, model: Manifest, online: Manifest, limits: dict[str, Limit], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        build(model, "3", online, tmp_path / "small", EdgeOptions(limits=limits))
 
 
 def with_variants(model: Manifest, *variants: dict[str, Any]) -> tuple[Manifest, ModelSpec]:
@@ -343,10 +363,10 @@ def test_a_package_is_not_built_over_a_folder_or_from_a_broken_model(
     tmp_path: Path, package: Path, model: Manifest, online: Manifest
 ) -> None:
     with pytest.raises(InvalidInput, match="there already"):
-        build(model, "3", online, package, EdgeLimits())
+        build(model, "3", online, package, EdgeOptions())
     broken = Manifest(
         kind="model", id=model.id, workload="fraud", uri=model.uri, files=model.files | {"model.onnx": "0" * 64}
     )
     with pytest.raises(ArtifactCorrupt):
-        build(broken, "3", online, tmp_path / "other", EdgeLimits())
+        build(broken, "3", online, tmp_path / "other", EdgeOptions())
     assert not (tmp_path / "other").exists()
