@@ -26,7 +26,7 @@ FIGURES: Final[dict[Task, dict[str, str]]] = {
     Task.CLASSIFICATION: {"auc_roc": "AUC", "average_precision": "AP", "brier_skill": "Brier skill"},
     Task.REGRESSION: {"mae": "MAE", "rmse": "RMSE", "coverage": "coverage"},
 }
-"""What a run is summed up by; the initial of the unit stands before its precision: CP for cards."""
+"""What a run is summed up by; the initial of the unit stands before its precision."""
 
 
 @dataclass(frozen=True, slots=True)

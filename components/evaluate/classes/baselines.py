@@ -65,7 +65,7 @@ def _logistic_regression(train: Split, validation: Split, test: NDArray[np.float
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    # Counts and amounts have long tails; their logarithms suit a linear model better, so the bar is higher.
+    # Counts and sums have long tails; their logarithms suit a linear model better, so the bar is higher.
     scaler = StandardScaler().fit(_squashed(train[0]))
     model = LogisticRegression(C=1.0, max_iter=100, tol=1e-3)
     model.fit(scaler.transform(_squashed(train[0])), train[1])

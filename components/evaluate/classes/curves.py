@@ -15,8 +15,8 @@ class Curve:
     """Points [P] from the highest threshold down; at each, everything that scores at least `threshold` is flagged."""
 
     threshold: Floats
-    caught: Floats  # share of frauds: recall, true positive rate
-    false_alarms: Floats  # share of genuine rows: false positive rate
+    caught: Floats  # share of positives: recall, true positive rate
+    false_alarms: Floats  # share of negatives: false positive rate
     precision: Floats
 
     def thinned(self, points: int) -> Curve:
@@ -31,11 +31,11 @@ class Curve:
 
 def curve(rows: Judged, scores: Floats) -> Curve:
     """One point per distinct score; empty without rows of both kinds."""
-    frauds, genuine = int(rows.label.sum()), int((~rows.label).sum())
-    if not frauds or not genuine:
+    positives, negatives = int(rows.label.sum()), int((~rows.label).sum())
+    if not positives or not negatives:
         return Curve(*(np.empty(0) for _ in range(4)))
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     caught = rows.label[order].cumsum()[last].astype(np.float64)
     flagged = last + 1.0
-    return Curve(scores[order][last], caught / frauds, (flagged - caught) / genuine, caught / flagged)
+    return Curve(scores[order][last], caught / positives, (flagged - caught) / negatives, caught / flagged)

@@ -1,4 +1,4 @@
-"""What figures, units and the label are called on the page and the card of one workload."""
+"""What figures, units and the label are called on the page and the model card of one workload."""
 
 from __future__ import annotations
 
