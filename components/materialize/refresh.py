@@ -135,20 +135,29 @@ def newest_refresh(feature_set: Manifest, now: datetime) -> datetime:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the store is as fresh as the lake allows; 2 on an error, which goes to stderr."""
+    """0 when every store asked for is as fresh as the lake allows; 2 on an error, which goes to stderr.
+
+    A store that fails keeps no other from its refresh.
+    """
     parser = argparse.ArgumentParser(prog="python -m components.materialize.refresh", description=__doc__)
     whose = parser.add_mutually_exclusive_group()
     whose.add_argument("--workload", default="", help="whose store (default: MILLRACE_WORKLOAD)")
     whose.add_argument("--all", action="store_true", help="the store of every workload that is installed")
     parser.add_argument("--now", type=datetime.fromisoformat, help="ISO 8601 instant with a time zone (default: now)")
     parsed = parser.parse_args(arguments)
+    chosen = names() if parsed.all else [parsed.workload]
+    results = [_refreshed(name, parsed.now) for name in chosen]
+    return max(results, default=0)
+
+
+def _refreshed(name: str, now: datetime | None) -> int:
+    """0, or 2 for a store that could not be refreshed; says which on stdout or stderr."""
     try:
-        if parsed.now is not None and parsed.now.tzinfo is None:
-            raise InvalidInput(f"--now is {parsed.now}; wanted its time zone too, such as {parsed.now}+00:00")
-        for name in names() if parsed.all else [parsed.workload]:
-            print(_said(refresh(settings(name), parsed.now or datetime.now(UTC)), name))
+        if now is not None and now.tzinfo is None:
+            raise InvalidInput(f"--now is {now}; wanted its time zone too, such as {now}+00:00")
+        print(_said(refresh(settings(name), now or datetime.now(UTC)), name))
     except MillraceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {name}: {error}" if name else f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

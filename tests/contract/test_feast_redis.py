@@ -29,27 +29,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from feast.errors import FeatureServiceNotFoundException
+from rows import readings
 from stores import RedisServer, free_port, postgres_server, redis_server
 
+from components import feast_store
 from components.build_features.core import build_features
 from components.check_skew import served
 from components.materialize.refresh import refresh
-from fraud.features import CUSTOMER_STATE_FIELDS, FEATURE_SERVICE, TERMINAL_STATE_FIELDS, VIEWS
+from fraud.features import FEATURE_SERVICE, VIEWS
 from millrace.errors import ConfigError, NotFound, Unavailable
-from millrace.inputs import RecentEvents, recent
+from millrace.inputs import RecentEvents, States, recent
 from millrace.judge.gates import Rule
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest, list_manifests
-from millrace.lookup import recent_of
 from millrace.settings import Settings
-from millrace.workload import load
+from millrace.workload import Workload, load
 from serving.transformer.store import FeastStore, Lookups
 
 CUSTOMERS, TERMINALS = VIEWS
+NOBODY = {"customer": ["nobody"], "terminal": ["nowhere"]}
 ROOT = Path(__file__).parents[2]
 FEATURE_STORE = ROOT / "manifests" / "base" / "feature_store"
 N = 6
-FIELDS = (*CUSTOMER_STATE_FIELDS, *TERMINAL_STATE_FIELDS)
 OPTIONS = "socket_timeout=0.5,socket_connect_timeout=0.5,retry=null"
 """Of Redis's connection: without them a lookup waits for a dead Redis for seconds, for a lost node without end."""
 
@@ -194,25 +196,31 @@ def state(*ids: int) -> RecentEvents:
 def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, store: FeastStore) -> None:
     customers, terminals = [*names(cluster, "customer"), "nobody"], [*names(cluster, "terminal"), "nowhere"]
     pairs = max(len(customers), len(terminals))
-    rows = (
-        [customers[at % len(customers)] for at in range(pairs)],
-        [terminals[at % len(terminals)] for at in range(pairs)],
-    )
+    rows = {
+        "customer": [customers[at % len(customers)] for at in range(pairs)],
+        "terminal": [terminals[at % len(terminals)] for at in range(pairs)],
+    }
 
-    answer = store.read(*rows)
+    answer = store.read(rows)
 
     with opened(repository(cluster.embedded, "fraud")) as embedded:
-        held = embedded.read(*rows)
-    assert {name: answer[name] for name in FIELDS} == {name: held[name] for name in FIELDS}
-    assert max(len(found) for found in recent_of(answer, CUSTOMERS)) == N
-    assert sum(value is not None for value in answer["count_30d"]) > 40
+        held = embedded.read(rows)
+    assert plain(answer) == plain(held)
+    assert max(len(found) for found in answer.recent[CUSTOMERS.name]) == N
+    assert answer.refreshed[TERMINALS.name].any(axis=1).sum() > 40
+
+
+def plain(states: States) -> dict[str, Any]:
+    """What can be compared."""
+    recent = {name: [[values.tolist() for values in one.arrays()] for one in of] for name, of in states.recent.items()}
+    return recent | {name: of.tolist() for name, of in states.refreshed.items()}
 
 
 def test_an_unknown_entity_has_no_state(store: FeastStore) -> None:
-    answer = store.read(["nobody"], ["nowhere"])
+    answer = store.read(NOBODY)
 
-    assert {name for name, (value,) in answer.items() if value is not None} == {"customer_id", "terminal_id"}
-    assert len(recent_of(answer, CUSTOMERS)[0]) == 0
+    assert not answer.refreshed[TERMINALS.name].any()
+    assert len(answer.recent[CUSTOMERS.name][0]) == 0
 
 
 def test_a_push_is_seen_by_the_next_lookup_of_another_process(cluster: Cluster, store: FeastStore) -> None:
@@ -263,7 +271,7 @@ def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
     """Pushed transactions are no skew; a state with another amount is, and so is one that is gone."""
     customer = names(cluster, "customer")[2]
     kept = store.read_pushed([customer])[0]
-    later = kept.append(10**9, int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6), 500, 0.0, N + 32)
+    later = kept.append(10**9, int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6), (500, 0.0), N + 32)
     store.push({customer: later})
     passed = {rule.name for rule in judged(cluster) if rule.passed}
 
@@ -272,8 +280,8 @@ def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
     blocked = {rule.name: rule for rule in judged(cluster) if not rule.passed}
 
     assert len(passed) == 5
-    assert set(blocked) == {"customers that differ in the serving store"}
-    assert "first: " in blocked["customers that differ in the serving store"].detail
+    assert set(blocked) == {"customer_state that differs in the serving store"}
+    assert "first: " in blocked["customer_state that differs in the serving store"].detail
 
 
 def test_a_store_that_was_never_filled_fails_the_skew_gate_with_what_to_do(
@@ -296,8 +304,32 @@ def judged(cluster: Cluster) -> list[Rule]:
     lake = cluster.embedded / "lake"
     (feature_set,) = list_manifests(lake / "feature_sets", "feature_set")
     people, places = names(cluster, "customer"), names(cluster, "terminal")
-    sample = pa.table({"customer_id": people, "terminal_id": [places[at % len(places)] for at in range(len(people))]})
-    return list(served.rules(cluster.configuration, feature_set, cluster.filled, sample, 0.05))
+    keys = {"customer": people, "terminal": [places[at % len(places)] for at in range(len(people))]}
+    return list(served.rules(cluster.configuration, feature_set, cluster.filled, keys, 0.05))
+
+
+def test_two_workloads_share_redis_and_registry_and_no_state(
+    cluster: Cluster,
+    store: FeastStore,
+    machines: Workload,
+    tmp_path: Path,
+    snapshot_of: Callable[..., Manifest],
+) -> None:
+    """Each is a project of Feast's; filling one leaves the other's states and definitions as they were."""
+    customers = names(cluster, "customer")[6:9]
+    before = [state.event_ids.tolist() for state in store.read_pushed(customers)]
+    build_features(snapshot_of(tmp_path / "lake", readings(), "machines"), tmp_path / "lake", history_length=1)
+    settings = Settings(home=tmp_path, feature_store=cluster.configuration, workload="machines")
+
+    assert refresh(settings, datetime.now(UTC)) is not None
+
+    other = feast_store.opened(cluster.configuration, "machines")
+    rows = {"machine": ["3"], "post": ["3|north"]}
+    answer = other.get_online_features(other.get_feature_service("machine_hours_v1"), rows).to_dict()
+    assert answer["machine_readings"][0] > answer["post_readings"][0] > 0
+    assert [state.event_ids.tolist() for state in store.read_pushed(customers)] == before
+    with pytest.raises(FeatureServiceNotFoundException):
+        feast_store.opened(cluster.configuration, "fraud").get_feature_service("machine_hours_v1")
 
 
 def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, store: FeastStore) -> None:
@@ -313,7 +345,8 @@ def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, st
             f"{url}/get-online-features", json=asked | {"entities": {"customer_id": ["?"], "terminal_id": ["?"]}}
         )
 
-    wanted = store.read([customer], [terminal])
+    here = feast_store.opened(cluster.configuration, "fraud")
+    wanted = here.get_online_features(here.get_feature_service(FEATURE_SERVICE), asked["entities"]).to_dict()
     assert columns(listed) == {name: wanted[name] for name in columns(listed)}
     assert set(columns(listed)) == {"customer_id", "terminal_id", "count_1d", "count_30d", "amount_cents"}
     assert columns(whole) == wanted
@@ -335,13 +368,13 @@ def test_a_dead_redis_fails_a_lookup_at_once_and_a_new_one_is_used_without_a_res
     for _ in range(3):  # the quickest counts: retries would slow all of them, a busy machine one or two
         began = time.monotonic()
         with pytest.raises(Exception, match=r"onnect"):
-            store.read(["nobody"], ["nowhere"])
+            store.read(NOBODY)
         took_s.append(time.monotonic() - began)
 
     cluster.redis.start()
 
     assert min(took_s) < 1
-    assert answered(store)["customer_id"] == ["nobody"]
+    assert len(answered(store).recent[CUSTOMERS.name]) == 1
 
 
 def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, store: FeastStore) -> None:
@@ -349,11 +382,11 @@ def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, st
     cluster.redis.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(TimeoutError):
-            asyncio.run(lookups.read(["nobody"], ["nowhere"], 0.1))
+            asyncio.run(lookups.read(NOBODY, 1, 0.1))
     finally:
         cluster.redis.process.send_signal(signal.SIGCONT)
 
-    assert answered(store)["customer_id"] == ["nobody"]
+    assert len(answered(store).recent[CUSTOMERS.name]) == 1
 
 
 def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore) -> None:
@@ -362,16 +395,16 @@ def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore)
         server.autocommit = True
         server.execute("DROP DATABASE feast WITH (FORCE)")
 
-    answer = store.read(names(cluster, "customer")[1:2], names(cluster, "terminal")[:1])
+    answer = store.read({"customer": names(cluster, "customer")[1:2], "terminal": names(cluster, "terminal")[:1]})
 
-    assert len(recent_of(answer, CUSTOMERS)[0]) == N
+    assert len(answer.recent[CUSTOMERS.name][0]) == N
     store.push({"without-registry": state(7)})
     assert len(store.read_pushed(["without-registry"])[0]) == 1
 
 
-def answered(store: FeastStore) -> Any:
+def answered(store: FeastStore) -> States:
     """What the store says once its old connection has been found dead, if that takes one try."""
     try:
-        return store.read(["nobody"], ["nowhere"])
+        return store.read(NOBODY)
     except Exception:  # noqa: BLE001 - the pool's connection is to the server that died
-        return store.read(["nobody"], ["nowhere"])
+        return store.read(NOBODY)

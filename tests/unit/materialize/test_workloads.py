@@ -127,6 +127,25 @@ def test_filling_and_refreshing_one_workload_leaves_the_store_of_the_other_alone
     assert newest_feature_set(lake, load("fraud")) == fraud
 
 
+def test_a_workload_without_data_keeps_no_other_from_its_refresh(
+    tmp_path: Path,
+    feature_set: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Asked for all: the status says that one failed, and its name."""
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+
+    status = main(["--all", "--now", (LAST_DAY + timedelta(hours=7)).isoformat()])
+
+    said = capsys.readouterr()
+    assert status == 2
+    assert "error: fraud: no feature set" in said.err
+    assert "machines: online store as of 2025-06-06 06:00:00+00:00" in said.out
+    assert filled_with(tmp_path, "machines") is not None
+    assert filled_with(tmp_path, "fraud") is None
+
+
 def test_a_feature_set_of_another_service_is_not_served(
     tmp_path: Path, machines: Workload, feature_set: Manifest
 ) -> None:
