@@ -84,6 +84,12 @@ def _place(lake: Path, table: str, day: date, key: str) -> Path:
 
 def carried_schema(sources: Sequence[Path], workload: Workload) -> pa.Schema:
     """Columns of the snapshot that are not ours; raises SchemaMismatch when one has the name of a column we add."""
+    twice = sorted(set(workload.batch.COLUMNS.names) & set(workload.features.FEATURE_NAMES))
+    if twice:
+        raise SchemaMismatch(
+            f"workload {workload.name!r} calls a column and a feature {twice[0]!r}. Rename the feature."
+        )
+
     found = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in sources], promote_options="permissive")
     raw = set(workload.schema.EVENTS.names)
     carried = pa.schema([column for column in found if column.name not in raw])

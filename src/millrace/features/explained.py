@@ -29,7 +29,7 @@ def groups_of(table: Table) -> tuple[str, ...]:
 
 def inputs_of(table: Table) -> tuple[Input, ...]:
     """What a whole explanation divides the score among."""
-    numbers = [Input(name, name, features=(name, f"{name}_missing")) for name in table.numbers]
+    numbers = [Input(name, name, features=(f"{name}_value", f"{name}_missing")) for name in table.numbers]
     texts = [
         Input(name, name, features=tuple(f"{name}_is_{level}" for level in (*known, OTHER)))
         for name, known in table.categories.items()

@@ -58,7 +58,7 @@ class Table:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The features, in order."""
-        numbers = [name for column in self.numbers for name in (column, f"{column}_missing")]
+        numbers = [name for column in self.numbers for name in (f"{column}_value", f"{column}_missing")]
         levels = [f"{column}_is_{level}" for column, known in self.categories.items() for level in (*known, OTHER)]
         return (*numbers, *levels, *CALENDAR, *(name for entity in self.entities for name in self.past(entity)))
 

@@ -45,7 +45,7 @@ def stresses_of(table: Table) -> Mapping[str, Callable[[Scored], Scored]]:
     nobody = [table.names.index(name) for entity in table.entities for name in table.past(entity)]
     stresses = {"no_state": _stress(dict.fromkeys(nobody, 0.0))}
     for name in table.numbers:
-        column, flag = table.names.index(name), table.names.index(f"{name}_missing")
+        column, flag = table.names.index(f"{name}_value"), table.names.index(f"{name}_missing")
         stresses[f"{name}_missing"] = _stress({column: 0.0, flag: 1.0})
     return stresses
 
