@@ -33,6 +33,7 @@ from millrace.judge.gates import Verdict
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
+from millrace.lake.states import key_sql
 from millrace.observe.progress import log
 from millrace.workload import load
 
@@ -117,8 +118,8 @@ def compare(
     finished = ~unfinished_edges(whole, beside)
     judged, current = (_prefer(_among(whole, chosen), finished) for chosen in (windows.judged, windows.current))
     seen = [day for day in _days(reference) if day < windows.current[0]] or list(windows.reference)
-    schema = workload.schema
-    keys = {entity.name: entity.key for entity in schema.ENTITIES if entity.key in schema.EVENTS.names}
+    entities = (entity for entity in workload.schema.ENTITIES if not entity.constant)
+    keys = {entity.name: key_sql(workload, entity.name) for entity in entities}
     files = (_files(reference, seen), _files(reference, windows.reference), _files(snapshot, whole.days[current]))
     comparison = rules.Comparison(
         snapshot=whole,

@@ -136,12 +136,11 @@ def entity_activity(
     reference: Sequence[Path],
     current: Sequence[Path],
 ) -> dict[str, Counts]:
-    """Per value of column `key`: rows in `reference` and `current`, and whether it is anywhere in `seen`."""
-    column = _quoted(key)
+    """Per value of `key`, SQL over the columns: rows in `reference` and `current`, and whether it is in `seen`."""
     parts = [
-        f"{_select(f'{column} as id, 0 as reference, count(*) as current, 0 as seen', current)} group by 1",
-        f"{_select(f'{column}, count(*), 0, 1', reference)} group by 1",
-        _select(f"distinct {column}, 0, 0, 1", seen),
+        f"{_select(f'{key} as id, 0 as reference, count(*) as current, 0 as seen', current)} group by 1",
+        f"{_select(f'{key}, count(*), 0, 1', reference)} group by 1",
+        _select(f"distinct {key}, 0, 0, 1", seen),
     ]
     table = db.sql(
         f"""select sum(reference)::bigint as reference, sum(current)::bigint as current, max(seen)::bigint as seen
@@ -151,8 +150,8 @@ def entity_activity(
 
 
 def first_seen(db: duckdb.DuckDBPyConnection, key: str, files: Sequence[Path], days: Counts) -> Counts:
-    """How many values of column `key` appear for the first time, for each of `days`."""
-    first = f"{_select(f'{_quoted(key)} as id, {_DAY}', files)}"
+    """How many values of `key`, SQL over the columns, appear for the first time, for each of `days`."""
+    first = _select(f"{key} as id, {_DAY}", files)
     source = f"select id, min(day) as day from ({first}) group by id"
     found = dict(db.sql(f"select day, count(*) from ({source}) group by day").fetchall())
     return np.array([found.get(int(day), 0) for day in days], np.int64)

@@ -88,6 +88,10 @@ FAULTS = {
         LAST_WEEK, "stop", lambda c: pa.array([f"new {one}" for one in c.to_pylist()])
     ),
     "silent_stop_share": lambda: change(LAST_WEEK, "stop", lambda c: pa.array(["1"] * len(c))),
+    "new_line_row_share": lambda: change(LAST_WEEK, "line", lambda c: pa.array(["c"] * len(c))),
+    "silent_line_share": lambda: change(LAST_WEEK, "line", lambda c: pa.array(["a"] * len(c))),
+    "new_stop_of_line_row_share": lambda: change(LAST_WEEK, "line", lambda c: pa.array(["c"] * len(c))),
+    "silent_stop_of_line_share": lambda: change(LAST_WEEK, "line", lambda c: pa.array(["a"] * len(c))),
 }
 """Rule → the snapshot that it must block."""
 OF_EVERY_WORKLOAD = {

@@ -29,5 +29,10 @@ ALIASES = {"Boarded": "event_timestamp", "Alighted": "label_timestamp"}
 CARRIED_TYPES = {}
 RULES = {"too_fast": "metres > 1000 * minutes"}
 EDGE_SHARE = 0.1
-ENTITIES = (Entity("stop", "stop"), Entity("network", "network", constant="all"))
+ENTITIES = (
+    Entity("stop", "stop"),
+    Entity("line", "line"),
+    Entity("stop_of_line", "stop_of_line", parts=("stop", "line")),
+    Entity("town", "town", constant="all"),
+)
 LABEL = Label("minutes", unit="minutes", delay_days=0)
