@@ -45,6 +45,3 @@ ENTITIES: tuple[Entity, ...] = (
     Entity("terminal", "terminal_id"),
 )
 LABEL = Label("is_fraud", unit="", delay_days=LABEL_DELAY_DAYS)
-
-SCHEMA_VERSION = VERSION
-TRANSACTION_SCHEMA = EVENTS

@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fraud.planted import SLIPS, Planted, deliver
-from fraud.schema import LABEL_DELAY_DAYS, TRANSACTION_SCHEMA
+from fraud.schema import EVENTS, LABEL_DELAY_DAYS
 from millrace.errors import InvalidInput, MillraceError
 from millrace.lake.atomic import replacing_file
 from millrace.observe.progress import track
 
-RAW_SCHEMA: Final = TRANSACTION_SCHEMA.append(pa.field("fraud_scenario", pa.int8(), nullable=False))
+RAW_SCHEMA: Final = EVENTS.append(pa.field("fraud_scenario", pa.int8(), nullable=False))
 """What a day's table holds. `fraud_scenario`: 0 none, 1 amount, 2 terminal, 3 customer, 4 planted night bursts."""
 
 PLANE: Final = 100.0

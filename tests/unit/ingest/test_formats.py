@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fraud.schema import ALIASES, TRANSACTION_SCHEMA
+from fraud.schema import ALIASES, EVENTS
 from millrace.errors import ConfigError, InvalidInput, NotFound, SchemaMismatch
 from millrace.pseudonyms import pseudonym
 
@@ -34,7 +34,7 @@ def test_a_snapshot_has_the_schema_pseudonyms_and_default_label_times(
     table = pq.read_table(manifest.table("events")[0], partitioning=None)
     first = table.slice(0, 1).to_pylist()[0]
     manifest.verify()
-    assert table.schema.equals(TRANSACTION_SCHEMA)
+    assert table.schema.equals(EVENTS)
     assert first["customer_id"] == pseudonym("0", b"a key of tests")
     assert (first["label_timestamp"] - first["event_timestamp"]).days == 7
     assert manifest.facts["rows"] == 30
