@@ -26,7 +26,7 @@ USUAL_DAYS: Final = 7
 
 
 def live_look(live: Live, now: datetime) -> list[Silence]:
-    """What the log's watch finds silent at `now`, by the transactions' own time."""
+    """What the log's watch finds silent at `now`, by the events' own time."""
     found: dict[str, Any] = live.get(LOG, f"/v1/feed?by=event_timestamp&now={now:%Y-%m-%dT%H:%M:%SZ}")
     return [Silence(**item) for item in found["silent"]]
 

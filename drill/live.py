@@ -166,7 +166,7 @@ class Live:
 
     def watched(self) -> int:
         """Rows that the stopped detector has judged, of all versions, from the state it saved."""
-        path = self.home / "drift" / "state.npz"
+        path = self.home / "drift" / self.settings.model_name / "state.npz"
         if not path.is_file():
             return 0
         with np.load(path, allow_pickle=False) as found:

@@ -24,7 +24,7 @@ class DriftSettings(BaseSettings):
     """Folder with one folder per model version; absent: `<home>/serving/models/<model name>`."""
 
     state: Path | None = None
-    """Folder of what survives a restart; absent: `<home>/drift`."""
+    """Folder of what survives a restart; absent: `<home>/drift/<model name>`."""
 
     window_rows: int = Field(default=1_000, ge=100, le=100_000)
     hop_rows: int = Field(default=500, ge=1)
@@ -61,7 +61,8 @@ class DriftSettings(BaseSettings):
 
     @property
     def folder(self) -> Path:
-        return self.state or settings().home / "drift"
+        shared = settings()
+        return self.state or shared.home / "drift" / shared.model_name
 
 
 def drift_settings() -> DriftSettings:

@@ -1,7 +1,7 @@
 """What is older than the log keeps goes, a batch at a time, between two writes and in the writer's own thread.
 
 A batch is small enough that the next write hardly waits for it, and as large as what one write brings, so that a busy
-log does not fall behind. A label goes with the last prediction of its transaction.
+log does not fall behind. A label goes with the last prediction of its event.
 """
 
 from __future__ import annotations

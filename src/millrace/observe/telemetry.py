@@ -62,10 +62,10 @@ LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online s
 BREAKER_OPEN = Gauge("millrace_breaker_open", "1 while the online store is not asked, after repeated failures")
 EVENTS_DROPPED = Counter("millrace_events_dropped", "Prediction records that a sink could not take", ["sink"])
 JOURNAL_PENDING = Gauge("millrace_journal_pending", "Customer states not pushed to the online store yet")
-SHADOW_DROPPED = Counter("millrace_shadow_dropped", "Transactions that the shadow was too slow to take")
-SHADOW_FAILURES = Counter("millrace_shadow_failures", "Transactions that the shadow failed to score")
+SHADOW_DROPPED = Counter("millrace_shadow_dropped", "Events that the shadow was too slow to take")
+SHADOW_FAILURES = Counter("millrace_shadow_failures", "Events that the shadow failed to score")
 CHALLENGER_FALLBACKS = Counter(
-    "millrace_challenger_fallbacks", "Transactions of the A/B test's challenger that the champion scored"
+    "millrace_challenger_fallbacks", "Events of the A/B test's challenger that the champion scored"
 )
 DEADLINES_EXCEEDED = Counter("millrace_deadlines_exceeded", "Requests that were not answered within their deadline")
 

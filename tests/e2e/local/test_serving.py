@@ -184,7 +184,7 @@ def logged(world: World, transaction_id: int) -> list[float]:
     database = world.place.home / "prediction_log" / "log.db"
     if database.is_file():
         with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):  # no table yet
-            rows = connection.execute("SELECT score FROM predictions WHERE transaction_id = ?", [transaction_id])
+            rows = connection.execute("SELECT score FROM predictions WHERE event_id = ?", [transaction_id])
             return [score for (score,) in rows]
     return []
 
