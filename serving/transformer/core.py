@@ -226,7 +226,7 @@ def scored_from(document: Mapping[str, Any]) -> Scored:
         outputs = {output["name"]: output["data"] for output in document["outputs"]}
         stages = tuple(str(stage) for stage in outputs.pop("stage", ()))
         figures = {name: np.array(data, np.float32) for name, data in outputs.items()}
-        parameters = document["parameters"]
+        parameters = document.get("parameters", {})
         threshold, length = parameters.get("decision_threshold"), parameters.get("history_length")
         return Scored(
             {"score": figures.pop("score"), **figures},

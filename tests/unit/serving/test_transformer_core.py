@@ -162,6 +162,16 @@ def test_an_answer_that_is_no_score_is_the_predictors_failure(document):
         core.scored_from(document)
 
 
+def test_a_model_that_decides_nothing_and_reads_no_history_sends_no_parameters():
+    document = {"model_version": "3", "outputs": [{"name": name, "data": [12.5]} for name in ("score", "low", "high")]}
+
+    scored = core.scored_from(document)
+
+    assert scored.model_version == "3"
+    assert (scored.decision_threshold, scored.history_length) == (None, None)
+    assert scored.outputs["low"].tolist() == [12.5]
+
+
 def test_features_of_another_length_than_the_models_are_refused():
     core.require_fit(FRAUD, SCORED, N)
 
