@@ -59,7 +59,8 @@ class Scorer:
 
     def run(self, *inputs: Floats) -> Answer:
         """Prepared rows, of one request or of several → their outputs, which the caller checks to be finite."""
-        return self.artifact.run(*map(np.ascontiguousarray, inputs))
+        features, *history = inputs
+        return self.artifact.run(features, *map(np.ascontiguousarray, history))
 
     def score(self, *inputs: Floats) -> Answer:
         """`prepare`, then `run`, for a caller without a batcher; raises InvalidInput."""
@@ -82,8 +83,10 @@ class Scorer:
         return {"predictions": predictions, **ends, "stages": names, "model_version": self.version, **self.parameters}
 
     def answer_v2(self, outputs: Outputs, stages: NDArray[np.uint8]) -> V2Answer:
-        tensors: dict[str, tuple[str, NDArray[Any]]] = {name: ("FP32", values) for name, values in outputs.items()}
-        tensors["stage"] = ("BYTES", _NAMES[stages])
+        tensors: dict[str, tuple[str, NDArray[Any]]] = {"score": ("FP32", outputs["score"])}
+        for name in self._ends:
+            tensors[name] = "FP32", outputs[name]
+        tensors["stage"] = "BYTES", _NAMES[stages]
         return V2Answer(tensors, self.version, self.parameters)
 
     def tensors_v2(self, request: V2Request) -> Inputs:

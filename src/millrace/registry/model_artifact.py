@@ -50,6 +50,7 @@ class ModelArtifact:
         self.spec = spec
         self._session = session
         self._cheap = cheap
+        self._outputs = spec.outputs
 
     @classmethod
     def open(
@@ -129,8 +130,11 @@ class ModelArtifact:
 
     def run_full(self, *inputs: Floats) -> Outputs:
         """`run` by the full model alone, at most CHUNK_ROWS rows."""
-        names = self.spec.outputs
-        return dict(zip(names, self._session.run(names, dict(zip(self.spec.inputs, inputs, strict=True))), strict=True))
+        given = {"features": inputs[0]}
+        if len(inputs) > 1:
+            given["history"] = inputs[1]
+        values = self._session.run(self._outputs, given)
+        return {"score": values[0]} if len(values) == 1 else dict(zip(self._outputs, values, strict=True))
 
     def blank(self, rows: int) -> tuple[Floats, ...]:
         """Inputs of so many rows, all 0."""
