@@ -22,21 +22,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
-from fraud.requests import from_rows
 from millrace.errors import Unavailable
+from millrace.events.prediction import CHAMPION
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
+from millrace.workload import load
 from serving.connections import Connections
 from serving.local.processes import free_port
+from serving.transformer.answers import Door
 from serving.transformer.context import Context
-from serving.transformer.core import CHAMPION, Part, Scored
+from serving.transformer.core import Inputs, Part, Scored
 from serving.transformer.events import Record
 from serving.transformer.in_process import InProcess
 from serving.transformer.predictor import PredictorClient
 from serving.transformer.sinks import Events
 
-NAME: Final = "fraud-detector"
+WORKLOAD: Final = load("fraud")
+NAME: Final = WORKLOAD.model_name
 ROUNDS: Final = 5
 Call = Callable[[], Awaitable[Any]]
 
@@ -44,21 +46,21 @@ Call = Callable[[], Awaitable[Any]]
 async def hops(model: Path, calls: int) -> dict[str, Any]:
     """One row with a whole history to the model, by each way, at concurrency 1 and 16."""
     spec = ModelArtifact.open(model).spec
-    features = np.zeros((1, len(FEATURE_NAMES)), np.float32)
-    history = np.zeros((1, spec.history_length, len(HISTORY_CHANNELS)), np.float32)
+    features = np.zeros((1, len(spec.feature_names)), np.float32)
+    inputs = features, np.zeros((1, spec.history_length, len(spec.history_channels)), np.float32)
     port, grpc_port = free_port(), free_port()
     with process("predictor", port, f"--model_dir={model}", f"--grpc_port={grpc_port}", "--enable_grpc=true"):
         await ready(port)
         lean, local = PredictorClient(f"127.0.0.1:{port}", NAME), InProcess(model, NAME, settings())
         ways: dict[str, Call] = {
-            "remote_lean_v2": lambda: lean.score(features, history),
-            "in_process": lambda: local.score(features, history),
-            "remote_grpc_raw": grpc_call(f"127.0.0.1:{grpc_port}", features, history),
+            "remote_lean_v2": lambda: lean.score(inputs),
+            "in_process": lambda: local.score(inputs),
+            "remote_grpc_raw": grpc_call(f"127.0.0.1:{grpc_port}", inputs),
         }
         return await interleaved(ways, calls)
 
 
-def grpc_call(address: str, features: np.ndarray, history: np.ndarray) -> Call:
+def grpc_call(address: str, inputs: Inputs) -> Call:
     """The same request over the SDK's gRPC messages with raw tensors, on one kept-open channel."""
     from grpc import aio
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -68,7 +70,7 @@ def grpc_call(address: str, features: np.ndarray, history: np.ndarray) -> Call:
 
     async def call() -> np.ndarray:
         request = pb.ModelInferRequest(model_name=NAME)
-        for name, array in (("features", features), ("history", history)):
+        for name, array in zip(("features", "history"), inputs, strict=True):
             request.inputs.add(name=name, datatype="FP32", shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
         answer = await stub.ModelInfer(request)
@@ -123,9 +125,13 @@ async def watching(model: Path, calls: int) -> dict[str, Any]:
 
 async def event_cpu_us(sink_port: int, rows: int) -> float:
     """Records of one-row requests, as they come, through `Events` to a sink in another process."""
-    requests = from_rows([{"transaction_id": 1, "customer_id": "c", "terminal_id": "t", "amount": 12.5}], 0)
-    features = np.random.default_rng(0).random((1, len(FEATURE_NAMES)), np.float32)
-    part = Part(range(1), Scored(np.float32([0.3]), "1", 0.5, 64, ("full",)), CHAMPION, NAME)
+    door = Door(WORKLOAD)
+    row = {"transaction_id": 1, "customer_id": "c", "terminal_id": "t", "amount": 12.5}
+    requests = door.format.from_rows([row], 0)
+    keys = door.format.keys(requests, str)
+    features = np.random.default_rng(0).random((1, len(WORKLOAD.features.FEATURE_NAMES)), np.float32)
+    scored = Scored({"score": np.float32([0.3])}, "1", 0.5, 64, ("full",))
+    part = Part(range(1), scored, CHAMPION, NAME)
     context = Context.of({}, 5.0)
     events = Events([f"http://127.0.0.1:{sink_port}"])
     events.start()
@@ -133,7 +139,7 @@ async def event_cpu_us(sink_port: int, rows: int) -> float:
     for start in range(0, rows, 1000):
         for _ in range(min(1000, rows - start)):
             at = datetime.now(UTC)
-            events.put(Record(context, at, context.elapsed_ms(), requests, ["c"], features, False, part))
+            events.put(Record(door, context, at, context.elapsed_ms(), requests, keys, features, False, part))
         while len(events):
             await asyncio.sleep(0.01)
     cpu = time.process_time() - before

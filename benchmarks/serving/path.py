@@ -132,5 +132,5 @@ def _transactions(home: Path) -> Iterator[bytes]:
 
 
 def _fresh(path: str, transactions: Iterator[bytes], count: int) -> Request:
-    headers = ((b"content-type", b"application/json"), (b"x-millrace-customer-ids", b"pseudonyms"))
+    headers = ((b"content-type", b"application/json"), (b"x-millrace-keys", b"pseudonyms"))
     return Request(path, list(itertools.islice(transactions, count)), headers)

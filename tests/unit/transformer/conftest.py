@@ -197,10 +197,10 @@ def options(tmp_path: Path) -> Callable[..., Settings]:
 
 
 @asynccontextmanager
-async def serving(predictor: Any, settings: Settings, store: Any = None):
+async def serving(predictor: Any, settings: Settings, store: Any = None, workload: str = "fraud"):
     """A started transformer; on leaving, what it has to tell is told."""
     champion = PredictorClient(predictor, NAME) if isinstance(predictor, str) else predictor
-    model = transformer(NAME, load("fraud"), champion, store or MemoryStore(), settings)
+    model = transformer(NAME, load(workload), champion, store or MemoryStore(), settings)
     await model.started()
     try:
         yield Running(model)
