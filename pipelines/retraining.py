@@ -37,7 +37,7 @@ def retraining(
         train_days: length of the training window, days.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of components/train/train.yaml to change.
-        evaluate_overrides: limits of components/evaluate/evaluate.yaml to change.
+        evaluate_overrides: limits of the workload's evaluate.yaml to change.
     """
     return compose(
         source=source,

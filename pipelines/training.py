@@ -139,7 +139,7 @@ def training(
         champion: artifact id of the model that serves now; empty for none.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of components/train/train.yaml to change.
-        evaluate_overrides: limits of components/evaluate/evaluate.yaml to change.
+        evaluate_overrides: limits of the workload's evaluate.yaml to change.
     """
     return compose(
         source=source,
