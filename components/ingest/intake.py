@@ -21,7 +21,8 @@ from components.ingest.columns import Shape
 from components.ingest.index import Segment
 from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
 from components.ingest.raw import RawRows
-from components.ingest.staging import DAY_US, Staging
+from components.ingest.staging import Staging
+from millrace.instants import DAY_US
 from millrace.pseudonyms import pseudonymise
 from millrace.workload import Schema
 

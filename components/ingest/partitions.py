@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.ingest.index import DayRecord
+from millrace.instants import date_of
 from millrace.lake.atomic import sha256_file
 
 
 def iso(day: int) -> str:
     """Days since 1970 as YYYY-MM-DD."""
-    return str(date(1970, 1, 1) + timedelta(days=day))
+    return str(date_of(day))
 
 
 def partition_path(lake: Path, day: int, digest: str) -> Path:

@@ -20,7 +20,6 @@ import pyarrow as pa
 from components.ingest.casts import carried_name, quoted
 from millrace.workload import Schema
 
-DAY_US: Final = 86_400_000_000
 _ROWS_AT_ONCE: Final = 1_000_000
 
 

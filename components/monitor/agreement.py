@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from millrace.instants import date_of, day_number
 from millrace.judge.outcomes import day_of
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.workload import Workload
@@ -41,7 +42,7 @@ def agreement(rows: pa.Table, lake: Path, workload: Workload, sample: int, toler
     whole = rows.filter(pc.and_(pc.is_valid(rows["features"]), pc.invert(pc.fill_null(rows["degraded"], True))))
     whole = whole.filter(pc.equal(pc.fill_null(whole["feature_service"], ""), workload.features.FEATURE_SERVICE))
     for feature_set in reversed(sets):
-        held = {(date.fromisoformat(day) - date(1970, 1, 1)).days for day in feature_set.facts["tables"]["events"]}
+        held = {day_number(date.fromisoformat(day)) for day in feature_set.facts["tables"]["events"]}
         candidates = np.flatnonzero(np.isin(day_of(whole), sorted(held)))
         if len(candidates):
             newest = candidates[-10 * sample :]
@@ -53,7 +54,7 @@ def agreement(rows: pa.Table, lake: Path, workload: Workload, sample: int, toler
 def _compare(rows: pa.Table, feature_set: Manifest, workload: Workload, tolerance: float) -> Agreement:
     event_id, names = workload.schema.EVENT_ID, workload.features.FEATURE_NAMES
     days = sorted(set(day_of(rows).tolist()))
-    files = [path for day in days for path in feature_set.table("events", _date(day), _date(day))]
+    files = [path for day in days for path in feature_set.table("events", date_of(day), date_of(day))]
     wanted = pc.field(event_id).isin(rows[event_id])
     columns = [event_id, *names]
     offline = pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
@@ -80,7 +81,3 @@ def matrix(rows: pa.Table, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         values = pc.list_flatten(rows["features"].take(pa.array(fits))).to_numpy(zero_copy_only=False)
         out[fits] = values.astype(np.float32).reshape(len(fits), width)
     return out
-
-
-def _date(day: int) -> date:
-    return date(1970, 1, 1) + timedelta(days=day)

@@ -16,6 +16,7 @@ from components.monitor.agreement import Agreement, agreement, matrix
 from components.monitor.config import MonitorConfig
 from components.monitor.reference import Reference, references
 from millrace.events.prediction import REVIEW, feed_column, feed_name
+from millrace.instants import date_of
 from millrace.judge import volume
 from millrace.judge.bootstrap import Interval
 from millrace.judge.expectation import calibrate, expected
@@ -172,7 +173,7 @@ def _estimates(
         rows = yardstick.unlabelled(part)
         flagged = np.asarray(pc.equal(pc.fill_null(part["decision"], ""), REVIEW).to_numpy(zero_copy_only=False))
         found = expected(rows.rows, rows.answers, flagged, learned[version], yardstick.k, config.estimate_draws, day)
-        estimates.append((date(1970, 1, 1) + timedelta(days=day), version, found))
+        estimates.append((date_of(day), version, found))
     return estimates
 
 
@@ -214,7 +215,7 @@ def _watched_ids(rows: pa.Table, workload: Workload) -> list[str]:
 def _unlabelled(rows: pa.Table, as_of: datetime, min_share: float, label: Label) -> list[str]:
     due = complete_days(rows, as_of, 0.0, label).tolist()
     done = complete_days(rows, as_of, min_share, label).tolist()
-    return [str(date(1970, 1, 1) + timedelta(days=int(day))) for day in due if day not in done]
+    return [str(date_of(day)) for day in due if day not in done]
 
 
 def _at(moment: datetime) -> pa.Scalar:

@@ -20,15 +20,14 @@ from components.validate import rules
 from components.validate.config import ValidateConfig
 from components.validate.profile import (
     Profile,
-    as_day,
     connect,
-    day_number,
     entity_activity,
     first_seen,
     measured,
     profile,
 )
 from millrace.errors import InvalidInput
+from millrace.instants import date_of, day_number
 from millrace.judge.gates import Verdict
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
@@ -135,7 +134,7 @@ def compare(
         first_seen={name: first_seen(db, key, snapshot.table(TABLE), whole.days) for name, key in keys.items()},
     )
     named = {"current": whole.days[current], "reference": beside.days, "unfinished": whole.days[~finished]}
-    return comparison, {name: [str(as_day(day)) for day in chosen] for name, chosen in named.items()}
+    return comparison, {name: [str(date_of(day)) for day in chosen] for name, chosen in named.items()}
 
 
 def choose_windows(days: list[int], previous: list[int] | None, config: ValidateConfig) -> Windows:
@@ -220,7 +219,7 @@ def _days(manifest: Manifest) -> list[int]:
 def _files(manifest: Manifest | None, days: Any) -> list[Path]:
     if manifest is None:
         return []
-    wanted = {str(as_day(day)) for day in days}
+    wanted = {str(date_of(day)) for day in days}
     return manifest.paths([path for day, path in sorted(manifest.facts["tables"][TABLE].items()) if day in wanted])
 
 

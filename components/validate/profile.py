@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ MINUTES: Final = 1440
 ZERO_BIN: Final = 1100
 BINS: Final = 2 * ZERO_BIN
 """Bins of equal width in ±ln(1 + |value|), 64 to one step of e and ZERO_BIN on either side of 0: up to 29 million."""
-EPOCH: Final = date(1970, 1, 1)
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -87,15 +85,6 @@ def measured(workload: Workload) -> Measured:
     kinds = {field.name: field.kind for field in schema.FIELDS}
     quantities = tuple(field for field in schema.FIELDS if field.kind in (Kind.MONEY, Kind.NUMBER, Kind.WHOLE))
     return Measured(quantities, schema.LABEL.column, kinds[schema.LABEL.column] is Kind.CLASS)
-
-
-def as_day(number: int | np.integer[Any]) -> date:
-    """Day number since 1970 → date."""
-    return EPOCH + timedelta(days=int(number))
-
-
-def day_number(day: date) -> int:
-    return (day - EPOCH).days
 
 
 def connect(threads: int, memory_limit_gb: float) -> duckdb.DuckDBPyConnection:

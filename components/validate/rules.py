@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
-from components.validate.profile import Counts, Floats, Measured, Profile, Values, as_day
+from components.validate.profile import Counts, Floats, Measured, Profile, Values
+from millrace.instants import date_of
 from millrace.judge.gates import Rule
 from millrace.workload import Field, Kind
 
@@ -100,8 +101,8 @@ def _day_rows(c: Comparison, config: ValidateConfig) -> list[Rule]:
     share = c.snapshot.rows[c.judged] / np.maximum(expected, 1)
     low, high = (int(choose((share - 1) / tolerance)) for choose in (np.argmin, np.argmax))
     return [
-        Rule("day_rows_low", float(share[low]), ">=", float(1 - tolerance[low]), str(as_day(days[low]))),
-        Rule("day_rows_high", float(share[high]), "<=", float(1 + tolerance[high]), str(as_day(days[high]))),
+        Rule("day_rows_low", float(share[low]), ">=", float(1 - tolerance[low]), str(date_of(days[low]))),
+        Rule("day_rows_high", float(share[high]), "<=", float(1 + tolerance[high]), str(date_of(days[high]))),
     ]
 
 
@@ -262,9 +263,9 @@ def _worst(values: Floats, days: Counts, choose: Callable[[Floats], np.intp]) ->
     if not len(values) or not np.isfinite(values).all():
         return None, "not every day could be measured"
     place = choose(values)
-    return float(values[place]), str(as_day(days[place]))
+    return float(values[place]), str(date_of(days[place]))
 
 
 def _listed(days: Counts) -> str:
-    shown = ", ".join(str(as_day(day)) for day in days[:5])
+    shown = ", ".join(str(date_of(day)) for day in days[:5])
     return shown + (f" and {len(days) - 5} more" if len(days) > 5 else "")

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millrace.inputs import RecentEvents, Requests, States
+from millrace.instants import instant_of
 from millrace.requests import TIME, RequestFormat
 from millrace.workload import Input, Workload
 from serving.transformer.core import Inputs, joined
 
 BACKGROUND_ROWS: Final = 32
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Score = Callable[[NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.float32]]
 """features[B, F], and history[B, L, C] where the model reads one → scores[B]."""
@@ -168,4 +167,4 @@ def _shown(workload: Workload, form: RequestFormat, part: Input, event: Event) -
 
 
 def _iso(event_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=event_us)).isoformat().replace("+00:00", "Z")
+    return instant_of(event_us).isoformat().replace("+00:00", "Z")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from millrace.events.prediction import CHAMPION, PredictionData, event_of
 from millrace.inputs import Requests
+from millrace.instants import instant_of
 from millrace.requests import shown
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
@@ -23,7 +24,6 @@ from serving.transformer.core import Part, decision
 from serving.transformer.refreshed import Keys
 
 CONTENT_TYPE: Final = b"application/cloudevents-batch+json"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
@@ -72,7 +72,7 @@ def _data(record: Record, place: int, row: int) -> PredictionData:
     data: PredictionData = {
         "workload": door.workload.name,
         "event_id": int(requests.event_id[row]),
-        "event_timestamp": _EPOCH + timedelta(microseconds=int(requests.event_us[row])),
+        "event_timestamp": instant_of(requests.event_us[row]),
         "keys": {entity.key: record.keys[entity.name][row] for entity in door.format.asked},
         "fields": {field.name: shown(field, requests.values[field.name][row]) for field in door.kept},
         "model_name": part.model_name,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from millrace.instants import microseconds
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from serving.transformer.journal import Entry, read_entries
@@ -23,7 +24,6 @@ MAX_BYTES: Final = 256 << 20
 """Of a file; then it becomes the older one of two, and what was that is gone. About two million events."""
 GROUP: Final = 100_000
 """Entries in memory while they go in again."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Pushed:
@@ -68,4 +68,4 @@ class Pushed:
         if not (folder / "manifest.json").is_file():
             return -(1 << 63)
         as_of = datetime.fromisoformat(Manifest.read(folder, "online_store").facts["as_of"])
-        return (as_of - _EPOCH) // timedelta(microseconds=1)
+        return microseconds(as_of)

@@ -20,6 +20,11 @@ def day_number(day: date) -> int:
     return (day - EPOCH).days
 
 
+def date_of(number: int) -> date:
+    """The day of that number."""
+    return EPOCH + timedelta(days=int(number))
+
+
 def start_of(day: date) -> datetime:
     """00:00 UTC of a day."""
     return datetime.combine(day, time(), UTC)
@@ -28,6 +33,11 @@ def start_of(day: date) -> datetime:
 def microseconds(instant: datetime) -> int:
     """Microseconds since 1970, the unit of every `*_us`."""
     return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def instant_of(event_us: int) -> datetime:
+    """The UTC instant of so many microseconds since 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(event_us))
 
 
 def last_refresh(instant: datetime, per_day: int) -> datetime:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import SchemaMismatch
 from millrace.inputs import RecentEvents, States, recent
+from millrace.instants import instant_of
 from millrace.workload import View
 
 Response = Mapping[str, Sequence[Any]]
 """What Feast's `get_online_features(...).to_dict()` gives: equally long lists, in which what is unknown is None."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def states_of(response: Response, views: Sequence[View]) -> States:
@@ -56,7 +54,7 @@ def refreshed_of(response: Response, view: View) -> NDArray[np.int64]:
 
 def columns_of(states: Mapping[str, RecentEvents], view: View, key: str) -> dict[str, list[Any]]:
     """Columns of what Feast's push source takes: one row per entity, whose key is `key`, dated by its newest event."""
-    times = [_EPOCH + timedelta(microseconds=int(state.event_us[-1])) for state in states.values()]
+    times = [instant_of(state.event_us[-1]) for state in states.values()]
     columns: dict[str, list[Any]] = {key: list(states), "event_timestamp": times}
     for place, name in enumerate(view.fields):
         columns[name] = [state.arrays()[place] for state in states.values()]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from millrace.errors import ConfigError, InvalidInput
 from millrace.inputs import Requests
+from millrace.instants import instant_of, microseconds
 from millrace.pseudonyms import canonical
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ MAX_TEXT: Final = 128
 SEPARATOR: Final = "|"
 """Between the ids of an entity that is made of others."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST: Final = instant_of(0)
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 _INT64: Final = np.iinfo(np.int64)
 _MOST: Final = 1e300
@@ -152,9 +153,9 @@ def _event_us(row: int, value: Any) -> int:
         raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}; {wanted}") from error
     if when.tzinfo is None:
         raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}, of no time zone; {wanted}")
-    if not _EPOCH <= when < _LATEST:
+    if not _EARLIEST <= when < _LATEST:
         raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}; wanted a year from 1970 to 2199")
-    return (when - _EPOCH) // timedelta(microseconds=1)
+    return microseconds(when)
 
 
 def _key_check(entity: Entity) -> Check:

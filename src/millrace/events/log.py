@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from millrace import instants
 from millrace.errors import ConfigError, InvalidInput, MillraceError, Unavailable
 from millrace.events.prediction import feed_column
 from millrace.settings import Settings
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND: Final = timedelta(microseconds=1)
 BUSY_TIMEOUT_S: Final = 10
 """What a SQLite writer waits for another one, and PostgreSQL's driver for a connection."""
 IDS_PER_QUERY: Final = 500
@@ -55,7 +54,7 @@ class Instant(sa.TypeDecorator[datetime]):
         return value if value is None or dialect.name == "postgresql" else microseconds(value)
 
     def process_result_value(self, value: Any, _dialect: sa.Dialect) -> datetime | None:
-        instant: datetime | None = value if isinstance(value, datetime | None) else EPOCH + MICROSECOND * value
+        instant: datetime | None = value if isinstance(value, datetime | None) else instants.instant_of(value)
         return instant
 
 
@@ -277,7 +276,7 @@ def microseconds(value: datetime) -> int:
     """Microseconds since 1970; raises InvalidInput for a datetime without a zone."""
     if value.tzinfo is None:
         raise InvalidInput(f"{value} has no time zone; wanted an instant, such as 2018-09-30T12:00:00Z")
-    return (value - EPOCH) // MICROSECOND
+    return instants.microseconds(value)
 
 
 def _as_ours(log: sa.Engine, error: DBAPIError) -> MillraceError:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from millrace.events.prediction import SHADOW
 from millrace.events.table import schema_of
+from millrace.instants import DAY_US, date_of, day_number
 from millrace.judge.bootstrap import Interval
-from millrace.judge.rows import DAY_US
 from millrace.judge.yardsticks import Yardstick
 from millrace.workload import Label, load
 
@@ -89,7 +89,7 @@ def complete_days(rows: pa.Table, as_of: datetime, min_share: float, label: Labe
     days = day_of(rows)
     known = np.asarray(pc.is_valid(rows[label.column]).to_numpy(zero_copy_only=False))
     due = (as_of - timedelta(days=label.delay_days)).date()
-    last = (due - date(1970, 1, 1)).days - 1  # the day that ended before then
+    last = day_number(due) - 1  # the day that ended before then
     found = [day for day in np.unique(days[days <= last]) if known[days == day].mean() >= min_share]
     return np.array(found, np.int64)
 
@@ -100,7 +100,7 @@ def stretch(
     """The figures of `rows`, one version's over one or more days; at least one row."""
     days = day_of(rows)
     sample = yardstick.sample(rows)
-    first, last = (date(1970, 1, 1) + timedelta(days=int(day)) for day in (days.min(), days.max()))
+    first, last = (date_of(day) for day in (days.min(), days.max()))
     figures: dict[str, Interval] = {}
     if complete and len(sample):
         everything = yardstick.figures(sample, resamples, seed)

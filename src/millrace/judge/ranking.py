@@ -20,8 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
+from millrace.instants import DAY_US
 from millrace.judge.rows import (
-    DAY_US,
     Columns,
     Floats,
     Mask,

@@ -16,20 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
+from millrace.instants import DAY_US
 from millrace.judge.bootstrap import Interval, interval
-from millrace.judge.rows import (
-    DAY_US,
-    Columns,
-    Floats,
-    Mask,
-    by_chunk,
-    event_us,
-    in_window,
-    ratio,
-    require,
-    unit_sums,
-    units,
-)
+from millrace.judge.rows import Columns, Floats, Mask, by_chunk, event_us, in_window, ratio, require, unit_sums, units
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.errors import SchemaMismatch
+from millrace.instants import DAY_US, day_number
 
-DAY_US: Final = 86_400_000_000
 CHUNK: Final = 16
 """Resamples at a time."""
 
@@ -73,7 +73,7 @@ def label_us(rows: pa.Table) -> NDArray[np.int64]:
 
 def start_us(day: date) -> int:
     """00:00 UTC of a day, in microseconds since 1970."""
-    return (day - date(1970, 1, 1)).days * DAY_US
+    return day_number(day) * DAY_US
 
 
 def in_window(rows: pa.Table, first: date, days: int) -> Mask:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
+from millrace.instants import date_of
 from millrace.judge.bootstrap import interval, unit_weights
 from millrace.judge.ranking import Judged
 from millrace.judge.regression import Measured, Predictions
@@ -148,7 +149,4 @@ def watch(losses: Losses, reference: Baseline) -> Iterable[Evidence]:
     for today in np.unique(losses.day):
         ours = losses.loss[losses.day == today]
         evidence = detector.update(ours)
-        yield Evidence(date.fromordinal(_EPOCH + int(today)), evidence, float(ours.mean()), len(ours))
-
-
-_EPOCH: Final = date(1970, 1, 1).toordinal()
+        yield Evidence(date_of(today), evidence, float(ours.mean()), len(ours))
