@@ -48,7 +48,7 @@ def _run(here: Settings, options: argparse.Namespace) -> None:
     facts = scores.facts
     rate = facts["computed_rows"] / facts["seconds"] if facts["seconds"] else 0
     print(
-        f"\n{facts['rows']:,} transactions of {facts['first_day']} … {facts['last_day']}, scored by version "
+        f"\n{facts['rows']:,} events of {facts['first_day']} … {facts['last_day']}, scored by version "
         f"{facts['model_version']}; {facts['computed_rows']:,} of them were new when this was made, {rate:,.0f} rows/s"
     )
     for path in scores.table("scores"):

@@ -12,7 +12,7 @@ def check_skew(
     skew_check: dsl.Output[dsl.Dataset],
     sample: int = 300,
 ) -> None:
-    """Compare offline, online and batch inputs of a sample of transactions."""
+    """Compare offline, online and batch inputs of a sample of events."""
     from pathlib import Path
 
     from components.check_skew.core import SkewConfig, check_skew

@@ -114,11 +114,11 @@ def _arguments() -> argparse.ArgumentParser:
     add.add_argument("role", nargs="?", help="part of a log's name: predictor, transformer, supervisor; default: all")
     add.add_argument("--lines", type=int, default=20)
     add.set_defaults(run=_logs)
-    add = verbs.add_parser("replay", help="send a day's transactions and compare the scores with the offline ones")
+    add = verbs.add_parser("replay", help="send a day's events and compare the scores with the offline ones")
     add.add_argument("--feature-set", type=Path, required=True, help="manifest of the feature set that has the day")
     add.add_argument("--model", type=Path, required=True, help="folder of the model that is served")
     add.add_argument("--day", type=date.fromisoformat, required=True)
-    add.add_argument("--limit", type=int, help="only the first so many transactions of the day")
+    add.add_argument("--limit", type=int, help="only the first so many events of the day")
     add.add_argument("--concurrency", type=int, default=8)
     add.add_argument(
         "--refresh", default="", help="command that brings the online store to each instant it reads, one a line"

@@ -84,7 +84,7 @@ def _bodies(rows: pa.Table, form: RequestFormat) -> Iterator[bytes]:
 
 
 def _values(rows: pa.Table, field: Field) -> list[Any]:
-    """A field as a client writes it: a feature set keeps an amount as cents."""
+    """A field as a client writes it: a feature set keeps money as cents."""
     cents = f"{field.name}_cents"
     if field.kind is Kind.MONEY and cents in rows.column_names:
         return [None if value is None else value / 100 for value in rows[cents].to_pylist()]

@@ -133,7 +133,7 @@ def _online_only(repo: Path) -> Any:
 
 
 def _write_always(online_store: Any) -> None:
-    """Redis refuses a state whose newest transaction is no newer than the stored one's; one that came late is in it."""
+    """Redis refuses a state whose newest event is no newer than the stored one's; one that came late is in it."""
     if hasattr(online_store, "skip_dedup"):
         online_store.skip_dedup = True
 

@@ -284,7 +284,7 @@ class Judging(Protocol):
     TITLES: Mapping[str, str]
     """Figure → what people call it, `{k}` for the review capacity; figures that are not here go by their own name."""
     PURPOSE: str
-    """What the model is for, for its card; `{service}` stands for the feature service."""
+    """What the model is for, for its model card; `{service}` stands for the feature service."""
     CAVEATS: tuple[str, ...]
     """Sentences for the model card: what is known to be beyond the model."""
     BASELINES: Mapping[str, Callable[[Any, NDArray[np.int64]], NDArray[np.float64]]]

@@ -1,7 +1,6 @@
 """The wall: the platform says nothing of any workload. Each workload's own words are counted outside its package.
 
-Names, string literals and docstrings of Python, and the words of YAML and file names, all count. The count is a
-ratchet: it may fall, and `ALLOWED` falls with it, to 0.
+Names, string literals and docstrings of Python, and the words of YAML and file names, all count.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ OTHER_MEANINGS = {
     ),
 }
 """What a word also means in this field: text that is taken out before the words are counted."""
-ALLOWED = {"fraud": 2166, "trips": 3}
 
 
 def texts(path: Path) -> Iterator[str]:
@@ -97,8 +95,7 @@ def counts(workload: str) -> Counter[str]:
 def test_the_platform_says_nothing_of_a_workload(workload: str) -> None:
     found = counts(workload)
 
-    worst = "\n".join(f"{count:5} {name}" for name, count in found.most_common(15))
-    assert found.total() <= ALLOWED[workload], f"{found.total()} words of {workload} outside its package:\n{worst}"
+    assert found == {}
 
 
 @pytest.mark.parametrize("text", ["customer_id", "TerminalState", "two cards", "MILLRACE_AMOUNTS", "the fraud share"])

@@ -1,4 +1,4 @@
-"""The body of the card of a model of a quantity: what it is for, how it was judged, where it must not be trusted."""
+"""The body of the model card of a quantity: what it is for, how it was judged, where it must not be trusted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The metrics of every server: names, labels and buckets in one place; dashboards, alerts and the rollout read them.
 
-Conventions are Prometheus': seconds in histograms, `_total` counters, few label values. A model version is a label; a
-customer, a terminal or a request never is. A server is one process (more of them are more pods), so that what it shows
-at /metrics is whole; Prometheus adds pods up. Knative's queue proxy gives `revision_*` on a cluster; the local runtime
+Conventions are Prometheus': seconds in histograms, `_total` counters, few label values. A model version is a label; an
+entity or a request never is. A server is one process (more of them are more pods), so that what it shows at
+/metrics is whole; Prometheus adds pods up. Knative's queue proxy gives `revision_*` on a cluster; the local runtime
 gives the same names for the same facts, so that whoever reads them need not know the home.
 """
 
@@ -61,7 +61,7 @@ LOOKUP_SECONDS = Histogram("millrace_lookup_seconds", "Online store lookups", bu
 LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online store did not answer in time")
 BREAKER_OPEN = Gauge("millrace_breaker_open", "1 while the online store is not asked, after repeated failures")
 EVENTS_DROPPED = Counter("millrace_events_dropped", "Prediction records that a sink could not take", ["sink"])
-JOURNAL_PENDING = Gauge("millrace_journal_pending", "Customer states not pushed to the online store yet")
+JOURNAL_PENDING = Gauge("millrace_journal_pending", "States not pushed to the online store yet")
 SHADOW_DROPPED = Counter("millrace_shadow_dropped", "Events that the shadow was too slow to take")
 SHADOW_FAILURES = Counter("millrace_shadow_failures", "Events that the shadow failed to score")
 CHALLENGER_FALLBACKS = Counter(
