@@ -91,7 +91,7 @@ def test_the_code_of_a_component_is_what_it_imports_however_far_away(package: Pa
 @pytest.mark.parametrize(
     ("component", "module"),
     [
-        ("check_skew", "fraud.online"),
+        ("check_skew", "millrace.inputs"),
         ("evaluate", "millrace.judge.bootstrap"),
         ("optimise", "millrace.registry.model_artifact"),
         ("materialize", "millrace.lake.states"),
