@@ -1,7 +1,8 @@
 """What Feast serves of a workload: entities, a feature view for each kind of state, one versioned service.
 
-`feast -c <home>/feast/<workload> apply` and `components/materialize` both read this file; the names are those of
-`millrace.workload`. The batch sources are what materialise wrote last; `sources` in the repository always leads there.
+`feast -c feature_repo apply` (with MILLRACE_HOME and MILLRACE_WORKLOAD set) and `components/materialize` both read this
+file; the names are those of `millrace.workload`. The batch sources are what materialise wrote last; `sources` in the
+repository always leads there.
 """
 
 from __future__ import annotations
