@@ -43,9 +43,9 @@ ABSURD_PER_DAY: Final = 8
 class WorldConfig:
     """About as many trips a day as green taxis make."""
 
-    trips_a_day: int = 1500
+    trips_a_day: int = 1000
     zones: int = 60
-    days: int = 75
+    days: int = 59
     start: date = date(2021, 1, 1)
     seed: int = 0
     slower_from_day: int | None = None
