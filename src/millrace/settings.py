@@ -251,10 +251,14 @@ class Settings(BaseSettings):
 def settings(workload: str = "") -> Settings:
     """Read the environment; a `workload` that is named goes before MILLRACE_WORKLOAD.
 
+    MILLRACE_MODEL_NAME is the name of that one's model: another workload's model has its own.
+
     Raises ConfigError naming the variable, what it holds and what was wanted.
     """
     try:
-        return Settings(workload=workload) if workload else Settings()
+        chosen = Settings()
+        other = workload not in ("", chosen.workload)
+        return Settings(workload=workload, model_name="") if other else chosen
     except ValidationError as error:
         lines = [
             f"MILLRACE_{'_'.join(str(part) for part in item['loc']).upper()} is {item['input']!r}: {item['msg']}"

@@ -11,7 +11,7 @@ import pytest
 from millrace import workload
 from millrace.errors import ConfigError
 from millrace.settings import Settings, settings
-from millrace.workload import Workload
+from millrace.workload import Workload, load
 
 
 def test_a_wrong_value_names_the_variable_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +107,10 @@ def test_a_relative_home_means_the_same_place_from_everywhere(monkeypatch: pytes
 
     assert Settings(home=Path("here")).lake == tmp_path / "here" / "lake"
     assert Settings().home == tmp_path / ".millrace"
+
+
+def test_the_model_name_of_one_workload_is_not_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_MODEL_NAME", "my-detector")
+
+    assert settings("fraud").model_name == "my-detector"
+    assert settings("trips").model_name == load("trips").model_name
