@@ -38,7 +38,8 @@ DAYS: Final = {False: 183, True: 60}
 
 def snapshot(here: Settings, customers: int, days: int) -> Manifest:
     """Simulated and ingested once, then kept under `bench/`."""
-    from components.ingest.core import IngestConfig, ingest
+    from components.ingest.config import IngestConfig
+    from components.ingest.core import ingest
     from fraud.simulator import SimulationConfig, write
 
     folder = here.home.resolve() / "bench"

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.build_features.core import build_features
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from components.materialize.core import materialize, sources_of
 from components.materialize.renewal import renew, renewable
 from components.materialize.store import Aside

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from components.assemble.core import SplitSpec, assemble
+from components.assemble.core import assemble
+from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
 from components.train.core import read_config, train

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.ingest.core import IngestConfig, parse_column_map
+from components.ingest.config import IngestConfig
+from components.ingest.core import parse_column_map
 from millrace.settings import Settings
 from millrace.workload import load
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -17,15 +17,13 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from components.assemble.splits import SplitSpec
 from millrace.errors import InvalidInput
 from millrace.instants import start_of
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import key_sql
 from millrace.lake.training_set import ROWS, SPLITS, label_dtype, remembered_by, unknown
 from millrace.workload import Task, View, Workload
-
-if TYPE_CHECKING:
-    from components.assemble.core import SplitSpec
 
 CHUNK_ROWS: Final = 65_536
 

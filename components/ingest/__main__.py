@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components.ingest.core import IngestConfig, ingest, parse_column_map
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest, parse_column_map
 from millrace.errors import MillraceError
 from millrace.lake.manifest import Manifest
 from millrace.settings import settings

@@ -26,7 +26,8 @@ def ingest(
     """
     from pathlib import Path
 
-    from components.ingest.core import IngestConfig, ingest
+    from components.ingest.config import IngestConfig
+    from components.ingest.core import ingest
     from millrace.settings import settings
 
     here = settings(workload)

@@ -29,7 +29,7 @@ from millrace.observe.progress import track
 from millrace.workload import Schema, load
 
 if TYPE_CHECKING:
-    from components.ingest.core import IngestConfig
+    from components.ingest.config import IngestConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import feature_repo
-from components.assemble.core import SplitSpec, assemble
+from components.assemble.core import assemble
+from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
 from fraud import simulator
 from fraud.features import (

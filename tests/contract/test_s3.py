@@ -13,7 +13,8 @@ import pytest
 from s3_server import SECRET
 from s3fs import S3FileSystem
 
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from millrace.errors import MillraceError
 from millrace.lake.manifest import Manifest
 

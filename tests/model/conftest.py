@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.assemble.core import SplitSpec, assemble
+from components.assemble.core import assemble
+from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
 from components.train.core import read_config
 from components.train.parallel import Process

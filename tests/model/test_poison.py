@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from components.assemble.core import SplitSpec, assemble
+from components.assemble.core import assemble
+from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
 from components.optimise import boosted, student
 from components.optimise.export import torch_scores

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from components.build_features.core import build_features
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from components.materialize.core import materialize
 from fraud.simulator import SimulationConfig, write
 from millrace.settings import Settings

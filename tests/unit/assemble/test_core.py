@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.assemble import core
-from components.assemble.core import SplitSpec, assemble, split_of
+from components.assemble.core import assemble, split_of
+from components.assemble.splits import SplitSpec
 from fraud.features import DAY_US, FEATURE_NAMES
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound
 from millrace.lake.atomic import exclusive

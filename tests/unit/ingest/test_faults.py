@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from fraud.simulator import SimulationConfig, write
 from millrace.errors import AlreadyRunning
 from millrace.lake.manifest import Manifest
@@ -21,7 +22,8 @@ from millrace.lake.manifest import Manifest
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 limit = int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.ingest import delimited
-from components.ingest.core import IngestConfig, ingest, source_version
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest, source_version
 from components.ingest.delimited import DelimitedReader
 from components.ingest.refresh import Refresh
 from millrace.errors import InvalidInput

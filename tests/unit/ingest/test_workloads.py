@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.ingest.core import IngestConfig, ingest
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
 from components.ingest.edges import edge_days
 from millrace.errors import InvalidInput
 from millrace.lake.manifest import Manifest

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.assemble.core import SplitSpec, assemble
+from components.assemble.core import assemble
+from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
 from components.evaluate.window import model_scores
 from components.score import core
