@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,7 +85,7 @@ def find_model(settings: Settings, identity: str) -> Manifest | None:
     if champion is None or champion.artifact_id != identity:
         raise NotFound(f"no model {identity} in {folder.parent}, and it is not what is served. Name another champion.")
     registered = Registry(settings).folder(champion.version)
-    return replace(Manifest.read(registered, "model"), uri=str(registered))
+    return Manifest.lying_in(registered, "model")
 
 
 def _identity(

@@ -126,7 +126,7 @@ def copy_version(model: Manifest, text: str, folder: Path) -> None:
         dataclasses.replace(model, uri=str(folder), files=files).write(aside / MANIFEST)
         for path in aside.iterdir():
             path.chmod(0o444)
-    dataclasses.replace(Manifest.read(folder, "model"), uri=str(folder)).verify()
+    Manifest.lying_in(folder, "model").verify()
 
 
 def _finished(folder: Path, registry: Registry) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -59,7 +59,7 @@ def model_to_score_with(settings: Settings, version: str) -> tuple[Manifest, str
         raise NotFound(f"nothing is served from {settings.home}. Run `make run` to train and promote a model.")
     number = version or str(champion.version if champion else "")
     folder = Registry(settings).folder(int(number))
-    return replace(Manifest.read(folder, "model"), uri=str(folder)), number
+    return Manifest.lying_in(folder, "model"), number
 
 
 def score(

@@ -100,7 +100,8 @@ def read_config(workload: Workload, path: Path | None = None, **overrides: Any) 
 
 def network_of(workload: Workload, config: AnyTrainConfig) -> Network:
     """One with random weights, from torch's generator."""
-    return workload.model.network(config.model, workload.features.FEATURE_NAMES)
+    made: Network = workload.model.network(config.model, workload.features.FEATURE_NAMES)
+    return made
 
 
 def epoch_rows(

@@ -40,13 +40,12 @@ class ModelStore:
 
 def read_reference(folder: Path, version: str, workload: str) -> Reference:
     """The reference window in the folder of a workload's model, its hash checked against the manifest."""
-    import dataclasses
     import json
 
     import duckdb
 
     try:
-        manifest = dataclasses.replace(Manifest.read(folder, "model"), uri=str(folder))
+        manifest = Manifest.lying_in(folder, "model")
         manifest.verify()
         spec = json.loads(manifest.path("model.json").read_text())
         columns = duckdb.execute("select * from read_parquet(?)", [str(manifest.path(FILE))]).fetchnumpy()

@@ -39,9 +39,6 @@ from millrace.judge.rows import Columns
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from millrace.tabular.boosting import BoostConfig  # imports torch, as a network does
-    from millrace.tabular.network import Network
-
 GROUP: Final = "millrace.workloads"
 """Entry point group: name of a workload → its package."""
 DEFAULT_GROUP: Final = "millrace.default_workload"
@@ -395,11 +392,11 @@ class Model(Protocol):
     """Sizes of the network: what train.yaml has under `model`."""
     TRAIN_CONFIG: Path
     """YAML of hyper-parameters (`components.train.core.TrainConfig`)."""
-    TREES: BoostConfig
-    """Boosted trees that may be served beside the network; of 0 rounds: none."""
+    TREES: Any
+    """Boosted trees beside the network, a `millrace.tabular.boosting.BoostConfig`; of 0 rounds: none."""
 
-    def network(self, architecture: Any, feature_names: Sequence[str]) -> Network:
-        """One with random weights. What it computes and how it learns by its task: `millrace.tabular.network`."""
+    def network(self, architecture: Any, feature_names: Sequence[str]) -> Any:
+        """A `millrace.tabular.network.Network` with random weights: what it computes, and how it learns by its task."""
 
 
 class Drill(Protocol):

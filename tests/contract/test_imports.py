@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,39 @@ def test_every_component_has_its_contract_and_its_face(verb: str) -> None:
     assert (folder / "component.py").exists()
     assert all(word in text for word in ("reads", "writes", "fails when"))
     assert "from __future__ import annotations" not in (folder / "component.py").read_text()
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name → file of every module of ours."""
+    found = {}
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to((ROOT / package).parent).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported_at_the_top(path: Path, known: Collection[str]) -> set[str]:
+    """Modules of ours that a file imports outside its functions, for types too."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                waiting.append(node)
+    return names & set(known)
+
+
+def test_no_module_is_part_of_a_circle_of_imports_not_even_for_types() -> None:
+    files = modules()
+    graph = {name: imported_at_the_top(path, files) - {name} for name, path in files.items()}
+
+    # A package stands for its modules only where it imports them; what is left when all ends are cut is a circle.
+    while ends := {name for name, wanted in graph.items() if not wanted & graph.keys()}:
+        graph = {name: wanted for name, wanted in graph.items() if name not in ends}
+
+    assert graph == {}

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.lake import MANIFEST as MANIFEST
 from millrace.lake.atomic import sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
     from millrace.lake.remote import Remote
 
-MANIFEST = "manifest.json"
 FOLDERS = {
     "promotion": "promotions",
     "evaluation": "evaluations",
@@ -95,6 +95,10 @@ class Manifest:
         first, last = str(first_day or date.min), str(last_day or date.max)
         return self.paths([path for day, path in sorted(tables[name].items()) if first <= day <= last])
 
+    def at(self, uri: str) -> Manifest:
+        """The same artifact in another folder."""
+        return replace(self, uri=uri)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
@@ -129,6 +133,11 @@ class Manifest:
         # Inside its own folder it names where it lies, so that a home can be moved. A KFP artifact is a copy elsewhere.
         at_home = path.name == MANIFEST and path.absolute().parent.name in {manifest.id, Path(manifest.uri).name}
         return replace(manifest, uri=str(path.parent.absolute())) if at_home else _in_this_lake(manifest)
+
+    @classmethod
+    def lying_in(cls, folder: Path, kind: str) -> Manifest:
+        """The artifact that was copied into a folder outside the lake: its place is that folder."""
+        return cls.read(folder, kind).at(str(folder))
 
     @classmethod
     def find(cls, folder: Path, kind: str) -> Manifest | None:

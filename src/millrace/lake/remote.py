@@ -12,21 +12,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
 from millrace.errors import ArtifactCorrupt, ConfigError, MillraceError, NotFound, Unavailable
+from millrace.lake import MANIFEST
 from millrace.lake.atomic import replacing_file, replacing_folder, sha256_file, write_text
-from millrace.lake.manifest import MANIFEST
 from millrace.observe.progress import log, track
 from millrace.uris import redacted
-
-if TYPE_CHECKING:
-    from millrace.lake.manifest import Manifest
 
 VARIABLE: Final = "MILLRACE_LAKE_REMOTE"
 AT_ONCE: Final = 16
@@ -35,6 +32,26 @@ AT_ONCE: Final = 16
 _OBJECT: Final = re.compile(r"(?P<stem>.+)\.(?P<digest>[0-9a-f]{64})(?P<suffix>\.[^./]+)?")
 _REFUSALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"})
 """Of botocore, which is no dependency: another protocol has other words for a PermissionError."""
+
+
+class Listed(Protocol):
+    """An artifact as the bucket sees it (`millrace.lake.manifest.Manifest`): a folder, and the hashes of its files."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def files(self) -> Mapping[str, str]: ...
+
+    def at(self, uri: str) -> Listed: ...
+
+    def to_json(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,7 @@ class Remote:
             ) from error
         return cls(fs, root, uri.rstrip("/"), lake)
 
-    def push(self, manifest: Manifest) -> None:
+    def push(self, manifest: Listed) -> None:
         """Every file that the manifest names and the bucket lacks, then the manifest.
 
         A push that was killed is finished by the next. Raises NotFound for a file that is nowhere, ArtifactCorrupt for
@@ -92,7 +109,7 @@ class Remote:
                 )
         self._each(lambda path: self._upload(path, files[path], objects[path]), missing, "pushing")
         if self.manifest(Path(manifest.uri)) is None:
-            text = replace(manifest, uri=f"{self.uri}/{folder}").to_json()
+            text = manifest.at(f"{self.uri}/{folder}").to_json()
             with self._asking("write", f"{folder}/{MANIFEST}"):
                 self.fs.pipe_file(f"{self.root}/{folder}/{MANIFEST}", text.encode())
             log("pushed", kind=manifest.kind, id=manifest.id, files=len(missing), to=self.uri)
@@ -119,7 +136,7 @@ class Remote:
         texts = self._each(lambda name: self._text(f"{place}/{name}/{MANIFEST}"), names, "reading manifests")
         return {name: text for name, text in zip(names, texts, strict=True) if text is not None}
 
-    def complete(self, manifest: Manifest) -> None:
+    def complete(self, manifest: Listed) -> None:
         """Fetch the artifact's own files where some are not here; its folder appears whole, manifest and all."""
         folder = Path(manifest.uri)
         own = {name: digest for name, digest in manifest.files.items() if not name.startswith("..")}

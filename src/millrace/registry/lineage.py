@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +100,7 @@ class Lake:
     def version(self, number: int) -> Node:
         """A model version: the model it is a copy of, and the verdicts that let it in."""
         folder = self.registry.folder(number)
-        model = replace(Manifest.read(folder, "model"), uri=str(folder))
+        model = Manifest.lying_in(folder, "model")
         aliases = [alias for alias, version in self.aliases().items() if version == number]
         facts = {"name": self.registry.name, "aliases": aliases, "uri": self.registry.uri(number)}
         promotions = [

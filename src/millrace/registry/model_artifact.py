@@ -7,7 +7,6 @@ too. The network is the workload's `model` part; the graphs are made by `compone
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +62,7 @@ class ModelArtifact:
         """
         folder = Path(folder)
         # The folder may be a copy (a promoted version, /mnt/models): the place it is in counts, not the recorded one.
-        manifest = dataclasses.replace(Manifest.read(folder, "model"), uri=str(folder))
+        manifest = Manifest.lying_in(folder, "model")
         manifest.verify()
         manifest.path(MODEL_JSON)
         spec = ModelSpec.read(folder)

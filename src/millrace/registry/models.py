@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -267,7 +267,7 @@ class Registry:
         folder = self.folder(version)
         if not self.rendered_path(version).is_file():
             raise NotFound(f"no InferenceService at {self.rendered_path(version)}. Promote that model again.")
-        replace(Manifest.read(folder, "model"), uri=str(folder)).verify()
+        Manifest.lying_in(folder, "model").verify()
 
 
 @dataclass(frozen=True, slots=True)
