@@ -65,6 +65,10 @@ USER 10001:10001
 # Code as its target sees it, compiled in place.
 FROM installer AS code
 COPY src /app/src
+# Which workloads there are is said by entry points, which a package that is only copied does not have.
+COPY pyproject.toml /app/pyproject.toml
+COPY --chmod=0755 requirements/entry-points /usr/local/bin/entry-points
+RUN entry-points /app/pyproject.toml /app/src && rm /app/pyproject.toml
 RUN python -m compileall -q -o 0 -o 1 --invalidation-mode unchecked-hash /app
 
 FROM code AS serving-code

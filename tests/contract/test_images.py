@@ -243,3 +243,17 @@ def test_each_image_has_a_bill_of_materials_of_just_its_lock(tmp_path):
         first, second = ((tmp_path / at / f"{target.name}.cdx.json").read_text() for at in "ab")
         assert {normal(item["name"]) for item in json.loads(first)["components"]} == target.locked
         assert first == second
+
+
+def test_code_that_is_copied_and_not_installed_knows_its_workloads(tmp_path: Path) -> None:
+    program = ROOT / "requirements" / "entry-points"
+    subprocess.run([sys.executable, str(program), str(ROOT / "pyproject.toml"), str(tmp_path)], check=True)
+
+    asked = (
+        "from importlib.metadata import MetadataPathFinder as finder, DistributionFinder as wanted; import sys;"
+        "found = next(iter(finder.find_distributions(wanted.Context(name='millrace', path=[sys.argv[1]]))));"
+        "print(*sorted(point.name for point in found.entry_points.select(group='millrace.workloads')))"
+    )
+    said = subprocess.run([sys.executable, "-c", asked, str(tmp_path)], capture_output=True, text=True, check=True)
+
+    assert said.stdout.split() == ["fraud", "trips"]
