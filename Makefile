@@ -14,8 +14,9 @@ export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
 CHOICE = --workload '$(WORKLOAD)'
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
-# Which workload is meant, everywhere below: make run WORKLOAD=name.
+# Which workload is meant, everywhere below: make run WORKLOAD=name. Programs that are not told take it from the environment.
 WORKLOAD ?= $(or $(MILLRACE_WORKLOAD),fraud)
+labels drift-report canary rollout abort rollback retrain drill edge: export MILLRACE_WORKLOAD := $(WORKLOAD)
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
@@ -67,7 +68,7 @@ predict: setup ## Send one request and show the answer.
 	$(BIN)/python -m serving.local $(CHOICE) predict $(ARGS)
 
 .PHONY: refresh
-refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every hour.
+refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every half hour.
 	$(BIN)/python -O -m components.materialize.refresh --workload $(WORKLOAD) $(ARGS)
 
 .PHONY: labels
@@ -131,7 +132,7 @@ retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if
 	$(BIN)/python -m serving.retraining_trigger ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
 
 .PHONY: drill
-drill: setup drift-env ## 60 simulated days through live servers: drift, an outage, a new fraud pattern; when each was noticed [ARGS=--chaos].
+drill: setup drift-env ## 60 simulated days through live servers: drift, an outage, a new pattern; when each was noticed [ARGS=--chaos].
 	$(BIN)/python -m drill $(ARGS)
 
 ##@ Judge it
@@ -161,7 +162,7 @@ bench-spark: spark-env ## Features on Spark and on DuckDB, the same 1.78 M rows:
 	$(BIN)/python -m benchmarks.spark $(ARGS)
 
 .PHONY: bench
-bench: setup ## The figures of the README, as ratios from interleaved runs.
+bench: setup ## Features, training and a whole run, as ratios from interleaved runs: docs/speed.md [ARGS=features].
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-serving
