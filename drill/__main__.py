@@ -1,7 +1,8 @@
 """Sixty simulated days through live servers: `python -m drill [--chaos]`, which is `make drill`.
 
 A first champion is trained and served; then days pass: healthy ones, a shift of the inputs, an outage of the feed, a
-pattern that is new. What noticed what, and what followed, is `<home>/bench/drill.json` and `<home>/report/drill.html`.
+pattern that is new. What noticed what, and what followed, is `<home>/bench/drill.json` and
+`<home>/report/<workload>/drill.html`.
 The drill has a home of its own inside the given one, and leaves the model that is served there alone.
 """
 
@@ -88,10 +89,10 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
             running.down()
             story.close()
         document = write(story, time.perf_counter() - began, _page)  # what the servers saved at their end counts
-        publish(home, outer.home)
+        publish(here, outer)
     for name, value in document.items():
         print(f"{name:45} {value}")
-    print(f"Report: {outer.home / 'report' / 'drill.html'}")
+    print(f"Report: {outer.reports / 'drill.html'}")
     return 0
 
 
@@ -136,13 +137,14 @@ def shortened(script: Script) -> Script:
     return replace(script, shift_day=shift, outage_day=outage, pattern_day=pattern)
 
 
-def publish(inside: Path, home: Path) -> None:
+def publish(inside: Settings, outer: Settings) -> None:
     """Figures and page to where everything else looks for them."""
-    for part in ("bench/drill.json", "bench/drill_moments.json", "report/drill.html"):
-        (home / part).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(inside / part, home / part)
-    link(home, "drill.html")
-    log("drill published", home=home)
+    page = outer.reports / "drill.html"
+    for path in (outer.home / "bench" / "drill.json", outer.home / "bench" / "drill_moments.json", page):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inside.home / path.relative_to(outer.home), path)
+    link(outer.reports, page.name)
+    log("drill published", home=outer.home)
 
 
 def _page(path: Path, story: Story, document: dict[str, object]) -> None:

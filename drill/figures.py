@@ -86,5 +86,5 @@ def write(story: Story, seconds: float, page: Callable[..., None]) -> dict[str, 
     write_text(folder / "drill.json", json.dumps(document, indent=2) + "\n")
     told = [asdict(m) for m in story.moments if m.what != "day"]
     write_text(folder / "drill_moments.json", json.dumps(told, indent=2, default=str) + "\n")
-    page(story.settings.home / "report" / "drill.html", story, document)
+    page(story.settings.reports / "drill.html", story, document)
     return document

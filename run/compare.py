@@ -1,6 +1,6 @@
 """Two model versions or arms side by side: `make compare A=champion B=shadow` (`python -m run.compare A B`).
 
-Reads the prediction log, writes `<home>/report/comparison.html` and `.json`. What is compared:
+Reads the prediction log, writes `<home>/report/<workload>/comparison.html` and `.json`. What is compared:
 `millrace.judge.comparison`.
 """
 
@@ -51,10 +51,10 @@ def write_report(
     finally:
         log.dispose()
     found = compare(rows, a, b, workload, k=here.review_capacity, resamples=resamples)
-    path = here.home / "report" / PAGE
+    path = here.reports / PAGE
     page(found, workload, as_of, here.review_capacity, resamples).write(path)
     write_text(path.with_suffix(".json"), json.dumps(found.to_dict() | {"as_of": as_of.isoformat()}, indent=2) + "\n")
-    link(here.home, PAGE)
+    link(here.reports, PAGE)
     return found, path
 
 

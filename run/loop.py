@@ -33,7 +33,7 @@ def run(data: str, arguments: Mapping[str, Any], settings: Settings, *, live: bo
     source = absolute(data) if data else simulated(settings)
     done = run_pipeline(source, arguments, settings)
     replay = go_live(done, settings) if live else None
-    summary = Summary(settings.home, done, replay, time.perf_counter() - start)
+    summary = Summary(settings.reports, done, replay, time.perf_counter() - start)
     summary.write_page()
     return summary
 
@@ -77,8 +77,8 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
 
 
 def _replayed(settings: Settings) -> dict[str, Any]:
-    """The last replay's report; empty before the first."""
-    path = settings.home / "serving" / "replay.json"
+    """The report of this model's last replay; empty before the first."""
+    path = settings.home / "serving" / "replay" / f"{settings.model_name}.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return report
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from components.monitor.core import NEWEST
 from millrace.errors import MillraceError
 from millrace.judge.gates import Verdict
 from millrace.report.index import link
@@ -29,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(here: Settings, as_of: str) -> int:
     done = run_local(lambda: monitoring, {"as_of": as_of, "workload": here.workload}, here)
     report = done.outputs["outcomes"]
-    index = link(here.home, "outcomes.html")
+    index = link(here.reports, NEWEST)
     print(Verdict.read(report.path("verdict.json")).summary())
-    print(f"Report: {index.with_name('outcomes.html')}")
+    print(f"Report: {index.with_name(NEWEST)}")
     return 0 if report.facts["passed"] else 3
 
 

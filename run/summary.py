@@ -1,4 +1,4 @@
-"""What a run came to: printed at its end, and one page that links every report (`<home>/report/index.html`)."""
+"""What a run came to: printed at its end, and the page that links every report of its workload (`index.html`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ FIGURES: Final[dict[Task, dict[str, str]]] = {
 class Summary:
     """A finished run: what was made, how it was judged, and what the replay through the live servers showed."""
 
-    home: Path
+    reports: Path
+    """Folder of the page."""
     run: LocalRun
     replay: dict[str, Any] | None
     """The replay's report; empty when there was no later day, None when nothing was started."""
@@ -41,7 +42,7 @@ class Summary:
 
     @property
     def page(self) -> Path:
-        return self.home / "report" / "index.html"
+        return self.reports / "index.html"
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Name and value, in the order of the loop."""
@@ -96,7 +97,9 @@ class Summary:
         page = Page("Millrace", f"run of {self.run.log_path.stem}")
         page.heading("This run").table(["", ""], self.lines())
         reports = [("Data", self.run.outputs["validation"]), ("Evaluation", self.run.outputs["evaluation"])]
-        page.heading("Reports").links({f"{name} report": self._relative(m) for name, m in reports} | pages(self.home))
+        page.heading("Reports").links(
+            {f"{name} report": self._relative(m) for name, m in reports} | pages(self.reports)
+        )
         for verdict in self.verdicts():
             page.heading(f"Gate: {verdict.gate}").verdict(verdict)
         page.heading("Steps").table(["step", "seconds"], sorted(self.run.seconds.items(), key=lambda item: -item[1]))

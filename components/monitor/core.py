@@ -63,7 +63,7 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
             ).write(aside / MANIFEST)
     report = Manifest.read(folder, "outcome_report")
     if page:
-        write_text(settings.home / "report" / NEWEST, report.path("report.html").read_text())
+        write_text(settings.reports / NEWEST, report.path("report.html").read_text())
     log("monitor", as_of=as_of.isoformat(), passed=report.facts["passed"], failed=report.facts["failed"])
     return report
 

@@ -137,6 +137,10 @@ class Place:
         """Where promotion leaves the champion's rendered InferenceService."""
         return self.folder / f"{model_name}.yaml"
 
+    def replay(self, service: str) -> Path:
+        """What the last replay through a service came to."""
+        return self.folder / "replay" / f"{service}.json"
+
     def write(self, state: LocalState) -> None:
         write_text(self.file, json.dumps(asdict(state), indent=2) + "\n")
 

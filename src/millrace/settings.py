@@ -212,6 +212,11 @@ class Settings(BaseSettings):
         return self.home / "lake"
 
     @property
+    def reports(self) -> Path:
+        """Folder of the workload's pages and of the index that links them."""
+        return self.home / "report" / self.workload
+
+    @property
     def prediction_log(self) -> Path:
         """Folder of the prediction log: its journal, and the database where that is SQLite."""
         return self.home / "prediction_log"

@@ -174,7 +174,7 @@ def test_two_sides_are_compared_by_their_error(home: Settings, log: sa.Engine, c
 
     status = compare(["champion", "shadow"])
 
-    document = json.loads((home.home / "report" / "comparison.json").read_text())
+    document = json.loads((home.reports / "comparison.json").read_text())
     assert status == 0
     assert "Mean absolute error, B - A" in (said := capsys.readouterr().out)
     assert "A is better" in said

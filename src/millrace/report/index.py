@@ -1,7 +1,7 @@
-"""Pages beside `<home>/report/index.html`, linked from it: those that come after the run that wrote the index.
+"""Pages of a workload that come after the run that wrote their index, `<home>/report/<workload>/index.html`.
 
-A page is `<home>/report/<name>.html`. `make run` writes the index anew and asks `pages` what else is there; who writes
-a page later calls `link`, which adds it to the index that is there, or begins one.
+A run writes the index anew and asks `pages` what else is there; who writes a page later calls `link`, which adds it to
+the index that is there, or begins one.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TITLES: Final = {
 """Pages that may be there, and what they are called; in the order of the links."""
 
 
-def pages(home: Path) -> dict[str, str]:
+def pages(folder: Path) -> dict[str, str]:
     """Title → file name of each page that exists."""
-    return {title: name for name, title in TITLES.items() if (home / "report" / name).is_file()}
+    return {title: name for name, title in TITLES.items() if (folder / name).is_file()}
 
 
-def link(home: Path, name: str) -> Path:
-    """Make the index lead to page `name`, once; the index. Raises KeyError for a page that TITLES does not know."""
-    index = home / "report" / "index.html"
+def link(folder: Path, name: str) -> Path:
+    """Make the folder's index lead to page `name`, once; the index. Raises KeyError for one without a title."""
+    index = folder / "index.html"
     item = f'<li><a href="{html.escape(name)}">{html.escape(TITLES[name])}</a></li>'
-    with exclusive(home / "report" / ".lock", "a change to the index of reports"):
+    with exclusive(folder / ".lock", "a change to the index of reports"):
         if not index.is_file():
             from millrace.report.page import Page  # matplotlib: only where a page is drawn
 

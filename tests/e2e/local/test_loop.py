@@ -87,7 +87,7 @@ def overrides(folder: Path, **changed: dict[str, object]) -> str:
 
 
 def test_raw_events_become_live_predictions_equal_to_the_offline_ones(first_run: str, home: Path) -> None:
-    replay = json.loads((home / "serving" / "replay.json").read_text())
+    replay = json.loads((home / "serving" / "replay" / "fraud-detector.json").read_text())
 
     assert "fraud-detector version 1 (champion)" in first_run
     assert replay["equal"]
@@ -96,12 +96,12 @@ def test_raw_events_become_live_predictions_equal_to_the_offline_ones(first_run:
 
 
 def test_the_page_links_every_report(first_run: str, home: Path) -> None:
-    page = (home / "report" / "index.html").read_text()
+    page = (home / "report" / "fraud" / "index.html").read_text()
 
     links = [part.split('"')[0] for part in page.split('href="')[1:]]
 
     assert len(links) >= 2
-    assert all((home / "report" / link).resolve().is_file() for link in links)
+    assert all((home / "report" / "fraud" / link).resolve().is_file() for link in links)
 
 
 def test_no_raw_customer_id_is_kept_outside_the_raw_data(first_run: str, home: Path) -> None:
@@ -163,7 +163,7 @@ def test_lineage_leads_from_the_version_to_the_source(program: Program, raw: Pat
 def test_days_scored_in_batch_have_the_scores_that_were_served(
     program: Program, raw: Path, home: Path, first_run: str
 ) -> None:
-    day = json.loads((home / "serving" / "replay.json").read_text())["day"]
+    day = json.loads((home / "serving" / "replay" / "fraud-detector.json").read_text())["day"]
 
     done = program("run.score", "--data", str(raw), "--day", day)
     again = program("run.score", "--data", str(raw), "--day", day)
@@ -250,10 +250,10 @@ def test_two_versions_are_compared_from_the_prediction_log_once_labels_are_in(
 
     assert (loaded.returncode, compared.returncode, back.returncode) == (0, 0, 0), loaded.stderr + compared.stderr
     assert "100 labels read" in loaded.stdout
-    report = json.loads((home / "report" / "comparison.json").read_text())
+    report = json.loads((home / "report" / "fraud" / "comparison.json").read_text())
     assert report["paired_rows"] >= 100
     assert 0.0 <= report["agreement"] <= 1.0
-    assert "comparison.html" in (home / "report" / "index.html").read_text()
+    assert "comparison.html" in (home / "report" / "fraud" / "index.html").read_text()
 
 
 def instance(row: dict[str, Any]) -> dict[str, Any]:

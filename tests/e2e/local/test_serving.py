@@ -148,7 +148,7 @@ def test_a_replayed_day_scores_as_offline_and_again_the_second_time(world):
     place = (f"--feature-set={world.feature_set}", f"--model={world.model}", f"--day={LAST_DAY}")
     for _ in range(2):
         done = world.local("replay", *place, f"--refresh={refresh}")
-        report = json.loads((world.place.folder / "replay.json").read_text())
+        report = json.loads(world.place.replay("fraud-detector").read_text())
 
         assert done.returncode == 0, done.stdout + done.stderr
         assert report["equal"] is True

@@ -149,10 +149,10 @@ def test_the_page_is_written_from_the_log_and_linked(
     assert (status, unknown, nothing) == (0, 1, 1)
     assert "B is better" in out.out
     assert "compare: no predictions of model_version '9'" in out.err
-    html = (tmp_path / "report" / "comparison.html").read_text()
+    html = (tmp_path / "report" / "fraud" / "comparison.html").read_text()
     assert "version 4" in html
     assert "average precision" in html
-    assert "comparison.html" in (tmp_path / "report" / "index.html").read_text()
-    document = json.loads((tmp_path / "report" / "comparison.json").read_text())
+    assert "comparison.html" in (tmp_path / "report" / "fraud" / "index.html").read_text()
+    document = json.loads((tmp_path / "report" / "fraud" / "comparison.json").read_text())
     assert document["metrics"]["average precision"]["difference"]["low"] > 0
     assert document["paired_rows"] == ROWS - 288

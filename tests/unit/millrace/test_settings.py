@@ -114,3 +114,10 @@ def test_the_model_name_of_one_workload_is_not_anothers(monkeypatch: pytest.Monk
 
     assert settings("fraud").model_name == "my-detector"
     assert settings("trips").model_name == load("trips").model_name
+
+
+def test_pages_of_two_workloads_in_one_home_lie_apart(tmp_path: Path) -> None:
+    one, other = (Settings(home=tmp_path, workload=name) for name in ("fraud", "trips"))
+
+    assert one.reports != other.reports
+    assert one.reports.parent == other.reports.parent

@@ -116,7 +116,7 @@ def test_the_page_shows_verdict_and_plots_and_needs_no_network(log_of: Log, afte
     settings = log_of(16)
     report = monitor(settings, after(16), QUICK)
 
-    page = (settings.home / "report" / "outcomes.html").read_text()
+    page = (settings.reports / "outcomes.html").read_text()
 
     assert page == report.path("report.html").read_text()
     assert page.count("data:image/png") == 4
