@@ -14,9 +14,8 @@ export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
 CHOICE = --workload '$(WORKLOAD)'
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
-# Which workload is meant, everywhere below: make run WORKLOAD=name. Programs that are not told take it from the environment.
+# Which workload is meant, everywhere below: make run WORKLOAD=name.
 WORKLOAD ?= $(or $(MILLRACE_WORKLOAD),fraud)
-labels drift-report canary rollout abort rollback retrain drill edge: export MILLRACE_WORKLOAD := $(WORKLOAD)
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
@@ -69,11 +68,11 @@ predict: setup ## Send one request and show the answer.
 
 .PHONY: refresh
 refresh: setup ## Renew the online store as of now from the newest features, as the cluster's CronJob does every half hour.
-	$(BIN)/python -O -m components.materialize.refresh --workload $(WORKLOAD) $(ARGS)
+	$(BIN)/python -O -m components.materialize.refresh $(CHOICE) $(ARGS)
 
 .PHONY: labels
 labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any URI).
-	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(ARGS)
+	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(CHOICE) $(ARGS)
 
 .PHONY: score
 score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
@@ -99,19 +98,19 @@ observe: setup ## Watch the local servers with a real Prometheus and the cluster
 
 .PHONY: canary
 canary: setup ## Give the challenger its first share of the traffic [VERSION=n].
-	$(BIN)/python -m serving.rollout --start $(if $(VERSION),--version $(VERSION)) $(ARGS)
+	$(BIN)/python -m serving.rollout --start $(if $(VERSION),--version $(VERSION)) $(CHOICE) $(ARGS)
 
 .PHONY: rollout
 rollout: setup ## Watch the canary and move traffic until it is promoted or rolled back.
-	$(BIN)/python -m serving.rollout --until-end $(ARGS)
+	$(BIN)/python -m serving.rollout --until-end $(CHOICE) $(ARGS)
 
 .PHONY: abort
 abort: setup ## Roll the canary back now [REASON=text].
-	$(BIN)/python -m serving.rollout --abort $(if $(REASON),--reason '$(REASON)') $(ARGS)
+	$(BIN)/python -m serving.rollout --abort $(if $(REASON),--reason '$(REASON)') $(CHOICE) $(ARGS)
 
 .PHONY: rollback
 rollback: setup ## Make the previous champion the champion again.
-	$(BIN)/millrace rollback $(ARGS)
+	$(BIN)/millrace rollback $(CHOICE) $(ARGS)
 
 .PHONY: compare
 compare: setup ## Two model versions or arms side by side, from the prediction log: A=3 B=4, or A=champion B=shadow.
@@ -124,16 +123,16 @@ monitor: setup ## Judge the served model on the labels that have arrived; an ala
 	$(BIN)/python -m run.monitor $(if $(AS_OF),--as-of '$(AS_OF)') $(CHOICE) $(ARGS)
 
 .PHONY: drift-report
-drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/drift.html
-	$(BIN)/python -m serving.drift_detector.report $(ARGS)
+drift-report: setup ## The drift report, from what the detector has seen: .millrace/report/<workload>/drift.html
+	$(BIN)/python -m serving.drift_detector.report $(CHOICE) $(ARGS)
 
 .PHONY: retrain
 retrain: setup ## Train a challenger now: REASON='why'; it goes into a canary if it beats the champion (4: it does not).
-	$(BIN)/python -m serving.retraining_trigger ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
+	$(BIN)/python -m serving.retraining_trigger $(CHOICE) ask --reason '$(or $(REASON),asked for with make retrain)' $(ARGS)
 
 .PHONY: drill
 drill: setup drift-env ## 60 simulated days through live servers: drift, an outage, a new pattern; when each was noticed [ARGS=--chaos].
-	$(BIN)/python -m drill $(ARGS)
+	$(BIN)/python -m drill $(CHOICE) $(ARGS)
 
 ##@ Judge it
 
@@ -147,7 +146,7 @@ search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; 
 
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].
-	$(BIN)/python -m edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(ARGS)
+	$(BIN)/python -m edge $(if $(OUT),--out '$(OUT)') $(if $(VERSION),--version $(VERSION)) $(CHOICE) $(ARGS)
 
 .PHONY: variants
 variants: setup ## What would make the newest model cheaper: fp16, int8, pruning, students, AOTInductor; size, latency, AP [ARGS=--help].

@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="carry so many states of a view only: the latest, or those with the largest FIELD (default all)",
     )
     parser.add_argument("--full", action="store_true", help="the served graph, not a smaller one that keeps its metric")
+    parser.add_argument("--workload", default="", help="whose model (default: MILLRACE_WORKLOAD)")
     options = parser.parse_args(argv)
     try:
-        here = settings()
+        here = settings(options.workload)
         limits = dict(Limit.parse(text) for text in options.limit)
         model, version = champion(here, options.version)
         online = states(here, model.workload)

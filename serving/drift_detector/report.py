@@ -123,18 +123,20 @@ def _histograms(reference: Reference, shown: Sequence[str], table: NDArray[np.fl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and say where."""
     parser = argparse.ArgumentParser(prog="python -m serving.drift_detector.report", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, help="default: <home>/report/drift.html")
+    parser.add_argument("--out", type=Path, help="default: <home>/report/<workload>/drift.html")
+    parser.add_argument("--workload", default="", help="whose detector (default: MILLRACE_WORKLOAD)")
     options = parser.parse_args(arguments)
-    chosen, shared = drift_settings(), settings()
-    out = options.out or shared.home / "report" / "drift.html"
     try:
-        page = drift_report(chosen.folder / "state.npz", ModelStore(chosen.store, shared.model_name, shared.workload))
+        chosen, shared = drift_settings(), settings(options.workload)
+        models = ModelStore(chosen.store_of(shared), shared.model_name, shared.workload)
+        page = drift_report(chosen.folder_of(shared) / "state.npz", models)
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    out = options.out or shared.reports / "drift.html"
     page.write(out)
     if options.out is None:
-        link(shared.home, out.name)
+        link(shared.reports, out.name)
     print(out)
     return 0
 

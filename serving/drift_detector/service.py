@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +49,7 @@ class QueueFull(MillraceError, RuntimeError):
 class DriftService:
     """State of one detector process. `accept` in the event loop; `work` in one thread."""
 
-    def __init__(self, settings: DriftSettings, models: ModelStore, backend: Backend) -> None:
+    def __init__(self, settings: DriftSettings, folder: Path, models: ModelStore, backend: Backend) -> None:
         self.settings, self.models, self.backend = settings, models, backend
         self.alarms: deque[dict[str, Any]] = deque(maxlen=ALARMS)
         self.delivered: set[str] = set()
@@ -63,7 +64,7 @@ class DriftService:
         self._unsaved = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self._in_work: tuple[list[Scored], Future[Outcome]] | None = None
-        self._store = Store(settings.folder)
+        self._store = Store(folder)
         # Judging for the stream and for `:predict` takes turns: detectors are not for several threads.
         self._judging = threading.RLock()
 

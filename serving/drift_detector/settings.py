@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from millrace.errors import ConfigError
-from millrace.settings import settings
+from millrace.settings import Settings
 
 
 class DriftSettings(BaseSettings):
@@ -54,14 +54,12 @@ class DriftSettings(BaseSettings):
     online_expected_run_length: int = Field(default=20_000, ge=200)
     """Requests between two false signals of it."""
 
-    @property
-    def store(self) -> Path:
-        shared = settings()
+    def store_of(self, shared: Settings) -> Path:
+        """Where the watched model's versions are."""
         return self.model_store or shared.home / "serving" / "models" / shared.model_name
 
-    @property
-    def folder(self) -> Path:
-        shared = settings()
+    def folder_of(self, shared: Settings) -> Path:
+        """Where the state of the watched model's detector is."""
         return self.state or shared.home / "drift" / shared.model_name
 
 

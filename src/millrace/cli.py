@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments, settings())
+        arguments.run(arguments, settings(arguments.workload))
     except InvalidInput as error:
         return _fail(error, 2)
     except MillraceError as error:
@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, text: str, *, shows: bool = False) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
+        added.add_argument("--workload", default="", help="whose model (default: MILLRACE_WORKLOAD)")
         if shows:
             added.add_argument("--json", action="store_true", help="print JSON")
         else:
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     command("rollback", rollback, "Swap champion and previous champion.")
     text = "Write a workload of your own for a table: a small package that runs the loop at once."
     added = commands.add_parser("new", help=text, description=text)
-    added.set_defaults(run=make_new)
+    added.set_defaults(run=make_new, workload="")
     add_new_options(added)
     return parser
 

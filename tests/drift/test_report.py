@@ -21,7 +21,7 @@ from serving.logged_rows import Payloads
 
 def test_the_page_shows_p_values_histograms_and_alarms(tmp_path, model_store, stream, prediction):
     models = ModelStore(model_store("1"), "fraud-detector", "fraud")
-    service = DriftService(DriftSettings(state=tmp_path / "state", period_s=0), models, Streaming())
+    service = DriftService(DriftSettings(period_s=0), tmp_path / "state", models, Streaming())
     service.restore()
     features = inflated(stream.features[stream.first : stream.first + 2_500], 1.3)
     batch = [prediction(stream.first + row, vector=values) for row, values in enumerate(features)]

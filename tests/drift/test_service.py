@@ -49,8 +49,8 @@ def service(tmp_path: Path, model_store: Callable[..., Path]) -> Iterator[Callab
     started = []
 
     def start(**settings: Any) -> DriftService:
-        chosen = DriftSettings(model_store=store, state=tmp_path / "state", period_s=0, **settings)
-        made = DriftService(chosen, ModelStore(store, "fraud-detector", "fraud"), Streaming())
+        chosen = DriftSettings(period_s=0, **settings)
+        made = DriftService(chosen, tmp_path / "state", ModelStore(store, "fraud-detector", "fraud"), Streaming())
         started.append(made)
         made.restore()
         return made

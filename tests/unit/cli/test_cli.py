@@ -54,6 +54,14 @@ def test_champion_shows_what_is_served(capsys: pytest.CaptureFixture[str]):
     assert out.count("\n") == 1
 
 
+def test_a_workload_that_is_named_is_the_one_that_is_shown(capsys: pytest.CaptureFixture[str]):
+    status, out, _ = run(capsys, "models", "--workload", "trips")
+
+    assert status == 0
+    assert "trip-duration" in out
+    assert "aaaaaaaaaaaaaaaa" not in out
+
+
 def test_models_lists_every_version_with_its_alias(capsys: pytest.CaptureFixture[str]):
     _, table, _ = run(capsys, "models")
     _, document, _ = run(capsys, "models", "--json")
