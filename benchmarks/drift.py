@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from fraud import features as f
 from fraud.simulator import SimulationConfig, simulate
+from millrace.installed import load
 from millrace.lake.atomic import write_text
 from millrace.settings import settings
-from millrace.workload import load
 
 REQUESTS_A_DAY: Final = 9_600
 """Of the full simulation: what a false-alarm rate per 30 days is counted in."""

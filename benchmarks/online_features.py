@@ -29,11 +29,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.lake.atomic import write_text
 from millrace.lake.feast_home import repository
 from millrace.lake.provenance import code_version, hardware
 from millrace.settings import settings
-from millrace.workload import View, Workload, load
 from serving.local.processes import free_port
 
 ROOT: Final = Path(__file__).parents[1]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from components.monitor.config import MonitorConfig
 from drill.world import WARM_DAYS, Script, tables
 from fraud import features as f
+from millrace.installed import load
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
 from millrace.judge.sequential import baseline, class_losses, watch
-from millrace.workload import load
 
 TRAIN_DAYS: Final = (-42, -18)
 REFERENCE_DAYS: Final = (-14, -7)

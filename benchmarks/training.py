@@ -44,11 +44,11 @@ from components.train.feed import Feed
 from components.train.parallel import processes
 from components.train.trainer import Trainer
 from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from millrace.installed import load
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.training_set import SPLITS, TrainingSet
 from millrace.settings import Settings, settings
-from millrace.workload import load
 
 ROUNDS: Final = 9
 STEPS: Final = 12

@@ -24,9 +24,9 @@ import numpy as np
 
 from millrace.errors import Unavailable
 from millrace.events.prediction import CHAMPION
+from millrace.installed import load
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from millrace.workload import load
 from serving.connections import Connections
 from serving.local.processes import free_port
 from serving.transformer.answers import Door

@@ -27,11 +27,11 @@ from drill.live import LOG, TRIGGER, Live
 from drill.story import Story
 from drill.world import WARM_DAYS, Script, tables
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
 from millrace.report.index import link
 from millrace.settings import Settings, settings
-from millrace.workload import load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -24,9 +24,9 @@ import sqlalchemy as sa
 
 from millrace.errors import NotFound, Unavailable
 from millrace.events.log import PREDICTIONS, engine, reading
+from millrace.installed import load
 from millrace.observe.progress import log
 from millrace.settings import Settings
-from millrace.workload import load
 
 LOG, TRIGGER = "prediction-log", "retraining-trigger"
 COMPANIONS: Final = f"{LOG},drift-detector,../pipelines/{TRIGGER}"

@@ -33,13 +33,13 @@ from drill import feed
 from drill.live import TRIGGER, Live
 from drill.world import Script, by_refresh, seconds_of
 from millrace.errors import AlreadyRunning, Unavailable
+from millrace.installed import Workload, load
 from millrace.instants import start_of
 from millrace.lake.atomic import replacing_file
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.models import Registry
 from millrace.settings import Settings
-from millrace.workload import Workload, load
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""

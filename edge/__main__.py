@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edge.package import STATE, EdgeOptions, Limit, build, champion, states
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.settings import settings
-from millrace.workload import load
 
 
 def main(argv: Sequence[str] | None = None) -> int:

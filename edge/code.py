@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from millrace.errors import InvalidInput
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 PLATFORM: Final = ("millrace.requests", "millrace.pseudonyms")
 """What `score.py` imports beside the workload's `online`."""
+NOT_CARRIED: Final = ("millrace.fields", "millrace.installed", "millrace.workload")
+"""What is said in types of tables, which a package has no use for."""
 NAMED: Final = "from collections import namedtuple\n\nView = namedtuple('View', 'name entity fields recent')\n"
 
 
@@ -54,8 +56,8 @@ def _modules(workload: Workload) -> list[str]:
         if name in found:
             continue
         found.append(name)
-        if name == "millrace.workload":
-            raise InvalidInput(f"{workload.package}.online imports millrace.workload; wanted NumPy's code alone")
+        if name in NOT_CARRIED:
+            raise InvalidInput(f"{workload.package}.online imports {name}; wanted NumPy's code alone")
         if name != f"{workload.package}.features":
             waiting += _imported(_source(name), roots)
     return found

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from edge.code import copy_code
 from millrace.errors import InvalidInput, NotFound
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
@@ -27,7 +29,6 @@ from millrace.registry.model_spec import ModelSpec
 from millrace.registry.models import Registry, served
 from millrace.requests import RequestFormat
 from millrace.settings import Settings
-from millrace.workload import View, Workload, load
 
 RUNNER: Final = Path(__file__).with_name("score.py")
 STATE: Final = "state.npz"

@@ -16,9 +16,10 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, FeastType, Float32, Float64, Int64
 
 from millrace.errors import ConfigError
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.lake.feast_home import repository
 from millrace.settings import settings
-from millrace.workload import View, Workload, load
 
 TYPES: Final[dict[pa.DataType, FeastType]] = {pa.int64(): Int64, pa.float32(): Float32, pa.float64(): Float64}
 

@@ -30,6 +30,7 @@ from components.optimise.config import OptimiseConfig
 from components.optimise.core import optimise
 from components.train.core import read_config, train
 from millrace.errors import InvalidInput, MillraceError
+from millrace.installed import Workload, load
 from millrace.lake.atomic import replacing_file
 from millrace.lake.horizon import TEST_DAYS
 from millrace.lake.manifest import Manifest
@@ -37,7 +38,6 @@ from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings, settings
-from millrace.workload import Workload, load
 from run.figures import Figures, Outputs, figures_of, mean_of
 from run.source import IngestOptions
 

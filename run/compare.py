@@ -19,12 +19,13 @@ import numpy as np
 from millrace.errors import InvalidInput, MillraceError
 from millrace.events.log import engine
 from millrace.events.table import read_predictions
+from millrace.installed import Workload, load
 from millrace.judge.comparison import Comparison, compare
 from millrace.judge.outcomes import columns_of
 from millrace.lake.atomic import write_text
 from millrace.report.index import link
 from millrace.settings import Settings, settings
-from millrace.workload import Task, Workload, load
+from millrace.workload import Task
 from run.source import add_workload
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from millrace.installed import Workload
 from millrace.judge import ranking, regression
-from millrace.workload import Task, Workload
+from millrace.workload import Task
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """`score`, and of a quantity `low` and `high`: [B] each."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from millrace.errors import MillraceError
+from millrace.installed import load, names
 from millrace.lake.atomic import write_text
 from millrace.rollout.service import objects
-from millrace.workload import load, names
 
 FOLDER: Final = Path(__file__).parents[1] / "manifests" / "workloads"
 

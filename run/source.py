@@ -8,8 +8,8 @@ from pathlib import Path
 
 from components.ingest.config import IngestConfig
 from components.ingest.core import parse_column_map
+from millrace.installed import load
 from millrace.settings import Settings
-from millrace.workload import load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

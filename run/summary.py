@@ -13,10 +13,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from millrace.installed import Workload, load
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 from millrace.report.index import pages
-from millrace.workload import Task, Workload, load
+from millrace.workload import Task
 from run.local import LocalRun
 
 JUDGED = {"data": "validation", "evaluation": "evaluation", "skew": "skew_check"}

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from millrace.errors import InvalidInput, MillraceError, NotFound
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.settings import Settings, settings
-from millrace.workload import load
 from run.loop import overrides as read_overrides
 from run.source import IngestOptions
 from search.space import read_space

@@ -11,7 +11,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 from components.train.core import AnyTrainConfig, read_config
 from millrace.config import Config, load_config
 from millrace.errors import ConfigError
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 Number = StrictInt | StrictFloat
 

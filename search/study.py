@@ -19,13 +19,13 @@ from components.train.core import AnyTrainConfig, Progress, network_of, read_con
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
 from millrace.errors import ConfigError, MillraceError
+from millrace.installed import load
 from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.settings import Settings
 from millrace.tabular.network import Watched
-from millrace.workload import load
 from search.record import Record
 from search.space import Choices, SearchSpace, overrides, start_of
 

@@ -25,8 +25,10 @@ from millrace.events.prediction import (
     REVIEW,
     told_of,
 )
+from millrace.fields import Kept
+from millrace.installed import load, names
 from millrace.pseudonyms import pseudonym
-from millrace.workload import Kept, Task, load, names
+from millrace.workload import Task
 
 INT64: Final = 1 << 63
 

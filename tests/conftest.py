@@ -16,10 +16,10 @@ import pytest
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
-from millrace import workload
+from millrace import installed
+from millrace.installed import Workload
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest, content_id, hash_files
-from millrace.workload import Workload
 
 
 def build_tiny_model(
@@ -119,12 +119,12 @@ def write_cheap_graph(path: Path) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str) -> Workload:
     """The workload in `tests/<name>` as one that is installed."""
-    usual = workload.entry_points
-    more = EntryPoint(name, name, workload.GROUP)
+    usual = installed.entry_points
+    more = EntryPoint(name, name, installed.GROUP)
     monkeypatch.setattr(
-        workload, "entry_points", lambda group: [*usual(group=group), *([more] if group == workload.GROUP else [])]
+        installed, "entry_points", lambda group: [*usual(group=group), *([more] if group == installed.GROUP else [])]
     )
-    return workload.load(name)
+    return installed.load(name)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from machines import schema
 
+from millrace.installed import Workload
 from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest
-from millrace.workload import Workload
 
 FIRST_US = 1_748_736_000_000_000
 """2025-06-01."""

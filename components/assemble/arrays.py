@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from components.assemble.splits import SplitSpec
 from millrace.errors import InvalidInput
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.instants import start_of
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import key_sql
 from millrace.lake.training_set import ROWS, SPLITS, label_dtype, remembered_by, unknown
-from millrace.workload import Task, View, Workload
+from millrace.workload import Task
 
 CHUNK_ROWS: Final = 65_536
 

@@ -15,12 +15,12 @@ from components.assemble.arrays import Source, write_arrays
 from components.assemble.splits import SplitSpec
 from millrace.errors import InvalidInput
 from millrace.features.events import engine
+from millrace.installed import load
 from millrace.lake.atomic import exclusive, replacing_folder
 from millrace.lake.horizon import resolve_as_of, test_start
 from millrace.lake.manifest import Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
-from millrace.workload import load
 
 
 def split_of(feature_set: Manifest, as_of: str = "", **days: int) -> SplitSpec:

@@ -20,11 +20,11 @@ from components.build_features.partitions import EVENTS, Day
 from millrace.errors import ArtifactCorrupt
 from millrace.features.days import DayFeatures, Events
 from millrace.features.events import engine, read_rows
+from millrace.installed import Workload, load
 from millrace.lake.atomic import exclusive, sha256_file, sha256_text
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log, track
-from millrace.workload import Workload, load
 
 
 def build_features(

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, SchemaMismatch
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.instants import DAY_US, day_number
 from millrace.lake.atomic import replacing_file, sha256_text
 from millrace.lake.manifest import Manifest, remote_hashes
-from millrace.workload import View, Workload
 
 EVENTS: Final = "events"
 """The table of events; every refreshed view is another, under the view's name."""

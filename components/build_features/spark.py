@@ -23,9 +23,10 @@ from components.build_features import partitions
 from components.build_features.partitions import Day
 from millrace.errors import ConfigError
 from millrace.features.shards import Shard, Span
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.instants import DAY_US
 from millrace.observe.progress import log
-from millrace.workload import View, Workload
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

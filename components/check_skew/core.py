@@ -23,6 +23,7 @@ from components.check_skew.paths import Inputs
 from components.check_skew.probes import Probes
 from millrace.errors import InvalidInput
 from millrace.features.events import engine
+from millrace.installed import Workload, load
 from millrace.instants import microseconds
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.atomic import replacing_folder
@@ -30,7 +31,6 @@ from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
-from millrace.workload import Workload, load
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 

@@ -24,12 +24,13 @@ from millrace.errors import NotFound
 from millrace.features.days import DayStates, Events
 from millrace.features.events import as_utc
 from millrace.features.histories import Pool
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.instants import DAY_US, NEVER_US, microseconds
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import key_sql
 from millrace.lookup import Response, states_of
-from millrace.workload import View, Workload
 
 if TYPE_CHECKING:
     from feast import FeatureStore

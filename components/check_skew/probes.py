@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from millrace.errors import InvalidInput
 from millrace.features.events import as_utc
 from millrace.inputs import Requests
+from millrace.installed import Workload
 from millrace.instants import DAY_US, microseconds
 from millrace.lake.manifest import Manifest
 from millrace.requests import RequestFormat
-from millrace.workload import Workload
 
 ACTIVE_DAYS: Final = 30
 """An event is issued again when it is not older than this."""

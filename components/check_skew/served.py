@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from components.check_skew.paths import entity_rows
 from components.feast_store import answering, opened
 from millrace.errors import NotFound
+from millrace.fields import View
 from millrace.inputs import RecentEvents
+from millrace.installed import Workload, load
 from millrace.instants import microseconds
 from millrace.judge.gates import Rule
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 from millrace.lookup import recent_of
-from millrace.workload import View, Workload, load
 
 Integers = tuple[int, ...]
 Held = Mapping[str, tuple[datetime, Integers]]

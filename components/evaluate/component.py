@@ -23,9 +23,9 @@ def evaluate(
     from components.evaluate.config import load_limits
     from components.evaluate.core import evaluate as verb
     from components.evaluate.core import find_model
+    from millrace.installed import load
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
-    from millrace.workload import load
 
     rows = Manifest.read(Path(training_set.path), "training_set")
     here = settings(rows.workload)

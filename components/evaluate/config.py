@@ -9,7 +9,8 @@ from pydantic import Field
 
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
-from millrace.workload import Task, Workload
+from millrace.installed import Workload
+from millrace.workload import Task
 
 
 class BaselineParameters(Config):

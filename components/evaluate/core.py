@@ -18,6 +18,7 @@ from components.evaluate.config import Limits, load_limits
 from components.evaluate.examination import Case, Examination
 from components.evaluate.quantity.examine import examine as examine_quantity
 from millrace.errors import NotFound
+from millrace.installed import Workload, load
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
@@ -25,7 +26,7 @@ from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings, settings
-from millrace.workload import Task, Workload, load
+from millrace.workload import Task
 
 EXAMINERS: Final[Mapping[Task, Callable[[Case], Examination]]] = {
     Task.RANKING: examine_classes,

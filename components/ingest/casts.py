@@ -14,7 +14,8 @@ import pyarrow as pa
 from components.ingest.columns import Shape
 from components.ingest.kinds import BUILDERS, READABLE, SQL_TYPES, Cast, alias, family_of, literal
 from millrace.errors import SchemaMismatch
-from millrace.workload import Field, Kind, Schema
+from millrace.fields import Field, Kind
+from millrace.workload import Schema
 
 FAULT: Final = "__fault"
 """Column with the reason that a row cannot be read for; null for the others."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.ingest.casts import BROKEN, FAULT, LABEL_DELAY
-from millrace.workload import Field, Kind
+from millrace.fields import Field, Kind
 
 _MISSING: Final = "missing"
 

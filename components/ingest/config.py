@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.ingest.columns import check_column_map, rules_id
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.pseudonyms import fingerprint
-from millrace.workload import load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,12 +19,12 @@ from components.ingest.partitions import iso, partition_path
 from components.ingest.redaction import redacting
 from components.ingest.sources import SourceFile, canonical_uri, list_files
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.lake.atomic import exclusive, replacing_folder, sha256_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remote_hashes
 from millrace.lake.provenance import code_version
 from millrace.observe.progress import log
 from millrace.uris import redacted
-from millrace.workload import load
 
 if TYPE_CHECKING:
     from components.ingest.refresh import Result

@@ -1,4 +1,4 @@
-"""How a value is read, by the kind of its field (`millrace.workload.Kind`): SQL steps and the ways they can fail."""
+"""How a value is read, by the kind of its field (`millrace.fields.Kind`): SQL steps and the ways they can fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millrace.workload import Kind
+from millrace.fields import Kind
 
 UTC: Final = "UTC"
 FIRST_INSTANT, END_INSTANT = "1970-01-01 00:00:00+00", "2200-01-01 00:00:00+00"

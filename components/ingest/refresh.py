@@ -24,9 +24,10 @@ from components.ingest.raw import Reader
 from components.ingest.sources import SourceFile
 from components.ingest.staging import Staging
 from millrace.errors import InvalidInput, SchemaMismatch
+from millrace.installed import load
 from millrace.lake.manifest import content_id, fetch
 from millrace.observe.progress import track
-from millrace.workload import Schema, load
+from millrace.workload import Schema
 
 if TYPE_CHECKING:
     from components.ingest.config import IngestConfig

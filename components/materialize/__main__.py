@@ -19,10 +19,10 @@ from components.materialize.core import described, materialize
 from components.materialize.renewal import renew, renewable
 from components.materialize.store import Aside
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.horizon import resolve_as_of
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings, settings
-from millrace.workload import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from millrace.errors import InvalidInput
 from millrace.features.events import engine
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.instants import last_refresh, microseconds, start_of
 from millrace.lake.atomic import exclusive, replacing_folder
 from millrace.lake.feast_home import filled_with, repository
@@ -24,7 +26,6 @@ from millrace.lake.manifest import Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of
 from millrace.lake.states import recent_states, refreshed_states
 from millrace.observe.progress import log
-from millrace.workload import View, Workload, load
 
 if TYPE_CHECKING:
     from components.materialize.store import Aside

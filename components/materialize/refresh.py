@@ -16,13 +16,13 @@ from pathlib import Path
 from components.materialize.core import described, sources_of
 from components.materialize.renewal import knows_events, renew
 from millrace.errors import InvalidInput, MillraceError, NotFound
+from millrace.installed import Workload, load, names
 from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.observe.progress import log
 from millrace.settings import Settings, settings
-from millrace.workload import Workload, load, names
 
 
 @dataclass(frozen=True, slots=True)

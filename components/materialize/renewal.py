@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.materialize.store import Aside, applied, replace_rows
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, renewed_to, repository
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 from millrace.observe.progress import log
-from millrace.workload import View, Workload, load
 
 
 def knows_events(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> Manifest | None:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from components.feast_store import answering, opened
 from components.materialize.store import register
-from millrace.workload import View, Workload
+from millrace.fields import View
+from millrace.installed import Workload
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from millrace.features.events import engine
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.lake.atomic import sha256_text, write_text
 from millrace.lake.feast_home import online_database, record_fill, repository
-from millrace.workload import View, Workload
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from millrace.installed import Workload
 from millrace.instants import date_of, day_number
 from millrace.judge.outcomes import day_of
 from millrace.lake.manifest import Manifest, list_manifests
-from millrace.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

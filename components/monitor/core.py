@@ -21,6 +21,7 @@ from components.monitor.rules import DECAY, family, judge, version_of
 from millrace.errors import InvalidInput
 from millrace.events.log import engine
 from millrace.events.table import read_labels, read_predictions, with_labels
+from millrace.installed import load
 from millrace.judge.gates import Verdict
 from millrace.judge.outcomes import answers, columns_of
 from millrace.lake.atomic import replacing_folder, write_text
@@ -28,7 +29,6 @@ from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, l
 from millrace.lake.provenance import code_of
 from millrace.observe.progress import log
 from millrace.settings import Settings
-from millrace.workload import load
 
 GATE: Final = "outcomes"
 LATEST_DAYS: Final = 2

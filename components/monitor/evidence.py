@@ -16,6 +16,8 @@ from components.monitor.agreement import Agreement, agreement, matrix
 from components.monitor.config import MonitorConfig
 from components.monitor.reference import Reference, references
 from millrace.events.prediction import REVIEW, feed_column, feed_name
+from millrace.fields import Label
+from millrace.installed import Workload
 from millrace.instants import date_of
 from millrace.judge import volume
 from millrace.judge.bootstrap import Interval
@@ -24,7 +26,6 @@ from millrace.judge.outcomes import Stretch, as_numbers, complete_days, day_of, 
 from millrace.judge.rows import event_us
 from millrace.judge.sequential import Evidence, watch
 from millrace.judge.yardsticks import Ranks, yardstick_of
-from millrace.workload import Label, Workload
 
 SERVING_SHARE = 0.02
 """A version with at least this part of the last day's answers serves."""

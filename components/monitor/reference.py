@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from components.monitor.config import MonitorConfig
 from millrace.errors import NotFound
+from millrace.installed import Workload
 from millrace.judge.bootstrap import Interval
 from millrace.judge.outcomes import day_of
 from millrace.judge.sequential import Baseline
 from millrace.judge.yardsticks import Sample, Yardstick
 from millrace.lake.manifest import FOLDERS, MANIFEST, Manifest, list_manifests
-from millrace.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from components.optimise.decided import Decided
 from components.optimise.plain import make_plain
 from components.optimise.ranked import make_ranked
 from components.optimise.rows import validation_rows
+from millrace.installed import load
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.provenance import code_of, code_version
@@ -32,7 +33,7 @@ from millrace.registry.model_spec import MODEL_JSON, ModelSpec
 from millrace.tabular.network import Network
 from millrace.tabular.rows import Floats
 from millrace.tabular.weights import load_network
-from millrace.workload import Task, load
+from millrace.workload import Task
 
 REFERENCE: Final = "reference_window.parquet"
 FACTS: Final = ("served_file", "decision_threshold")

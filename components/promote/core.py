@@ -15,6 +15,7 @@ from typing import Final
 
 from components.promote.render import inference_service, model_card
 from millrace.errors import ConfigError, GateBlocked
+from millrace.installed import load
 from millrace.judge.gates import Rule, Verdict, require_all
 from millrace.lake.atomic import replacing_folder, sha256_text, write_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
@@ -24,7 +25,6 @@ from millrace.registry.models import CHALLENGER, Registry
 from millrace.registry.version_store import ModelVersion
 from millrace.rollout import service
 from millrace.settings import Settings
-from millrace.workload import load
 
 MODEL_CARD: Final = "model_card.md"
 INFERENCE_SERVICE: Final = "inference_service.yaml"

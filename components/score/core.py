@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.features.past import Past, read_past
+from millrace.installed import load
 from millrace.lake.atomic import exclusive, replacing_file, sha256_file
 from millrace.lake.manifest import Manifest, content_id, fetch, remote_hashes
 from millrace.lake.provenance import code_of
@@ -28,7 +29,6 @@ from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
-from millrace.workload import load
 
 CHUNK_ROWS: Final = 1024
 """Rows of one call: their histories stay small, and the graph is at its best rate long before."""

@@ -15,9 +15,9 @@ def train(
     from pathlib import Path
 
     from components.train.core import read_config, train
+    from millrace.installed import load
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
-    from millrace.workload import load
 
     rows = Manifest.read(Path(training_set.path), "training_set")
     here = settings(rows.workload)

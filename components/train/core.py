@@ -17,13 +17,13 @@ from pydantic import Field, StrictFloat, StrictInt
 
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
+from millrace.installed import Workload, load
 from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.lake.training_set import TrainingSet
 from millrace.settings import Settings
 from millrace.tabular.network import Network, Watched
-from millrace.workload import Workload, load
 
 A = TypeVar("A", bound=Config)
 

@@ -21,11 +21,11 @@ from components.train.launcher import launcher
 from components.train.tracking import Tracking
 from components.train.worker import JOB, MODEL
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.atomic import replacing_folder, write_text
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.observe.progress import log
 from millrace.settings import Settings
-from millrace.workload import load
 
 TAIL_LINES: Final = 30
 

@@ -19,12 +19,12 @@ from components.train import checkpoint, parallel
 from components.train.core import AnyTrainConfig, Progress, config_type, network_of
 from components.train.parallel import Process, processes
 from components.train.trainer import Trainer
+from millrace.installed import Workload
 from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.tabular.weights import save_network
-from millrace.workload import Workload
 
 JOB: Final = "job.json"
 MODEL: Final = "model"

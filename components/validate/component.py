@@ -18,9 +18,9 @@ def validate(
     from components.validate.config import ValidateConfig
     from components.validate.core import find_previous
     from components.validate.core import validate as verb
+    from millrace.installed import load
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
-    from millrace.workload import load
 
     here = settings()
     manifest = Manifest.read(Path(snapshot.path), "snapshot")

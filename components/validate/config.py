@@ -10,7 +10,7 @@ from pydantic import Field
 
 from millrace.config import Config, load_config
 from millrace.errors import ConfigError
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 
 class EntityLimits(Config):

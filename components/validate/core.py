@@ -27,6 +27,7 @@ from components.validate.profile import (
     profile,
 )
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.instants import date_of, day_number
 from millrace.judge.gates import Verdict
 from millrace.lake.atomic import replacing_folder
@@ -34,7 +35,6 @@ from millrace.lake.manifest import Manifest, content_id, hash_files, list_manife
 from millrace.lake.provenance import code_of
 from millrace.lake.states import key_sql
 from millrace.observe.progress import log
-from millrace.workload import load
 
 GATE = "data"
 TABLE = "events"

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from components.validate.config import ValidateConfig
 from components.validate.profile import MINUTES, ZERO_BIN, Profile
 from components.validate.rules import Comparison, expected_rows
+from millrace.fields import Field
+from millrace.installed import Workload, load
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 from millrace.report.page import COLOURS, Page, figure, legend
-from millrace.workload import Field, Task, Workload, load
+from millrace.workload import Task
 
 WIDE = {"width": 4.9, "height": 2.7}
 

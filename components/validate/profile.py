@@ -14,7 +14,8 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.workload import Field, Kind, Workload
+from millrace.fields import Field, Kind
+from millrace.installed import Workload
 
 MINUTES: Final = 1440
 ZERO_BIN: Final = 1100

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
 from components.validate.profile import Counts, Floats, Measured, Profile, Values
+from millrace.fields import Field, Kind
 from millrace.instants import date_of
 from millrace.judge.gates import Rule
-from millrace.workload import Field, Kind
 
 PRIOR_POSITIVES: Final = 10.0
 """Positives added to both sides at the reference's rate, so that a handful does not make a ratio."""

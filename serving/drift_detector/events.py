@@ -17,7 +17,8 @@ import orjson
 
 from millrace.errors import InvalidInput
 from millrace.events.prediction import CHAMPION, EVENT_TYPE, REVIEW, PredictionEvent, check
-from millrace.workload import Task, load
+from millrace.installed import load
+from millrace.workload import Task
 from serving.cloudevents import LOGGED_REQUEST, Decoder, LoggedEvent
 from serving.logged_rows import Payloads
 

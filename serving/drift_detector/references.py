@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
-from millrace.workload import Task, load
+from millrace.workload import Task
 from serving.drift_detector.judgement import Reference
 
 FILE: Final = "reference_window.parquet"

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import MillraceError, NotFound
+from millrace.installed import load
 from millrace.report.index import link
 from millrace.report.page import BAD, COLOURS, Page, figure, legend
 from millrace.settings import settings
-from millrace.workload import load
 from serving.drift_detector.judgement import DECISION, SCORE, Reference
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.settings import drift_settings

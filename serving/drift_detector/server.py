@@ -30,9 +30,9 @@ def serve() -> None:
     """Until SIGTERM; what was accepted is judged and saved before this returns."""
     os.nice(NICENESS)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from millrace.installed import load
     from millrace.observe.tracing import configure
     from millrace.settings import settings
-    from millrace.workload import load
     from serving.drift_detector.backends import backend_of
     from serving.drift_detector.events import Events
     from serving.drift_detector.references import ModelStore

@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.fields import Input
 from millrace.inputs import RecentEvents, Requests, States
+from millrace.installed import Workload
 from millrace.instants import instant_of
 from millrace.requests import TIME, RequestFormat
-from millrace.workload import Input, Workload
 from serving.transformer.core import Inputs, joined
 
 BACKGROUND_ROWS: Final = 32

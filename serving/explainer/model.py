@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, Unavailable
 from millrace.inputs import Requests
+from millrace.installed import Workload
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.requests import RequestFormat
 from millrace.settings import Settings
-from millrace.workload import Workload
 from serving.explainer.core import (
     Background,
     Event,

@@ -14,9 +14,10 @@ from typing import Any, Final
 from rich.console import Console
 
 from millrace.errors import InvalidInput, MillraceError
+from millrace.fields import Kind
+from millrace.installed import Workload, load
 from millrace.requests import RequestFormat
 from millrace.settings import settings
-from millrace.workload import Kind, Workload, load
 from serving.local import commands
 from serving.local.manifest import read_service
 from serving.local.state import Place

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from millrace.errors import NotFound, Unavailable
+from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.requests import TIME
 from millrace.settings import settings
-from millrace.workload import Workload
 from serving.local.manifest import Service, read_service
 from serving.local.state import LocalState, Place, ProcessState
 

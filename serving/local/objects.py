@@ -15,9 +15,9 @@ from typing import Any, Final
 import yaml
 
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.atomic import write_text
 from millrace.rollout.service import drift_detector
-from millrace.workload import load
 from serving.local.manifest import ROOT, interpreter, parse
 from serving.local.state import Place
 

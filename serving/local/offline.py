@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from millrace.errors import NotFound
 from millrace.features.past import read_past
+from millrace.fields import Field, Kind
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
 from millrace.requests import TIME, RequestFormat
-from millrace.workload import Field, Kind, Workload
 
 
 @dataclass(frozen=True, slots=True)

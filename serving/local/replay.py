@@ -23,13 +23,13 @@ import orjson
 from numpy.typing import NDArray
 
 from millrace.errors import Unavailable
+from millrace.installed import Workload
 from millrace.instants import DAY_US, microseconds, start_of
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from millrace.workload import Workload
 from serving.connections import Connections, Header
 from serving.local.commands import require_running
 from serving.local.manifest import LOOPBACK

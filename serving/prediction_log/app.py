@@ -20,10 +20,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from millrace.errors import InvalidInput, NotFound
 from millrace.events.table import find_predictions
+from millrace.installed import load, names
 from millrace.observe import telemetry
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import CURRENT, OFF, server_span
-from millrace.workload import load, names
 from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
 from serving.logged_rows import Bodies
 from serving.prediction_log.core import Events, decode_labels

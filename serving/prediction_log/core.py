@@ -24,7 +24,8 @@ from millrace.events.prediction import (
     request_of,
     told_of,
 )
-from millrace.workload import Task, load
+from millrace.installed import load
+from millrace.workload import Task
 from serving.cloudevents import LOGGED_REQUEST, Decoder, LoggedEvent, parse
 from serving.logged_rows import Bodies
 

@@ -24,8 +24,9 @@ import sqlalchemy as sa
 from millrace.errors import InvalidInput, NotFound, SchemaMismatch
 from millrace.events.log import insert_labels, news, transaction
 from millrace.events.prediction import FIRST_YEAR, LAST_YEAR
-from millrace.workload import Task, Workload
-from millrace.workload import load as load_workload
+from millrace.installed import Workload
+from millrace.installed import load as load_workload
+from millrace.workload import Task
 
 INSTANT: Final = pa.timestamp("us", tz="UTC")
 CHUNK_ROWS: Final = 20_000

@@ -12,10 +12,10 @@ import uvicorn
 
 from millrace.errors import MillraceError, Unavailable
 from millrace.events.log import engine, require_ours
+from millrace.installed import names
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
-from millrace.workload import names
 from serving.logged_rows import Bodies
 from serving.prediction_log.app import App
 from serving.prediction_log.feed import Feed, FeedWatch

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from millrace.errors import InvalidInput, MillraceError
+from millrace.installed import load, names
 from millrace.observe.progress import log
 from millrace.observe.tracing import Value, work_span
 from millrace.registry.models import Registry, served
 from millrace.registry.retraining import FAILED
 from millrace.settings import Settings
-from millrace.workload import load, names
 from serving.retraining_trigger import core, memory
 from serving.retraining_trigger.core import MAX_ATTEMPTS, Job, Policy, Request, State
 from serving.retraining_trigger.launcher import Launcher

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from millrace.config import load_config
 from millrace.errors import MillraceError
+from millrace.installed import load, names
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.registry.models import Registry
 from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings, settings
-from millrace.workload import Task, load, names
+from millrace.workload import Task
 from serving.rollout import core
 from serving.rollout.controller import Controller, run_all, serve_health
 from serving.rollout.core import MetricsSource, Target

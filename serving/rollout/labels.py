@@ -13,10 +13,11 @@ from millrace.errors import MillraceError
 from millrace.events import log as prediction_log
 from millrace.events.prediction import REVIEW, SHADOW
 from millrace.events.table import read_predictions
+from millrace.installed import load
 from millrace.observe.progress import log
 from millrace.rollout.policy import Alerts, Errors
 from millrace.settings import Settings
-from millrace.workload import Task, load
+from millrace.workload import Task
 
 
 class LabelSource:

@@ -10,8 +10,9 @@ import orjson
 from numpy.typing import NDArray
 
 from millrace.inputs import Requests
+from millrace.installed import Workload
 from millrace.requests import RequestFormat
-from millrace.workload import Task, Workload
+from millrace.workload import Task
 from serving.protocol import V2Answer, V2Request
 from serving.tensors import TensorSpec
 from serving.transformer.core import Part, decision

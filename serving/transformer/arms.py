@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from millrace.errors import Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import Requests
+from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.observe.telemetry import CHALLENGER_FALLBACKS
-from millrace.workload import Workload
 from serving.transformer.assignment import challenged
 from serving.transformer.context import Context
 from serving.transformer.core import Inputs, Part, chosen, require_fit

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from millrace.errors import Unavailable
 from millrace.inputs import RecentEvents, Requests, States
+from millrace.installed import Workload
 from millrace.lookup import unknown_states
-from millrace.workload import Task, Workload
+from millrace.workload import Task
 from serving.tensors import MAX_ROWS
 from serving.transformer.journal import Entry
 from serving.transformer.refreshed import Keys

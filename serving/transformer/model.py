@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from millrace.errors import Unavailable
 from millrace.inputs import Requests, States
+from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.observe.telemetry import (
     DEADLINES_EXCEEDED,
@@ -26,7 +27,6 @@ from millrace.observe.telemetry import (
 )
 from millrace.observe.tracing import span
 from millrace.settings import Settings
-from millrace.workload import Workload
 from serving.lean import Headers
 from serving.protocol import V2Answer, V2Request, decode_v1
 from serving.server import HotModel

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.fields import View
 from millrace.inputs import RecentEvents, States
-from millrace.workload import View
 from serving.transformer.fill import fill_of
 from serving.transformer.refreshed import DividedStore, Keys
 

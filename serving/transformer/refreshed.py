@@ -15,8 +15,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.fields import View
 from millrace.inputs import RecentEvents, States
-from millrace.workload import View, Workload
+from millrace.installed import Workload
 from serving.transformer.fill import NEVER_FILLED
 
 Keys = Mapping[str, Sequence[str]]

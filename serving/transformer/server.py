@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from millrace.errors import ConfigError
+from millrace.installed import load
 from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
-from millrace.workload import load
 from serving.startup import skip_unused_imports
 
 SWITCH_INTERVAL_S = 0.0005

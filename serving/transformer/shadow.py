@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from millrace.events.prediction import SHADOW
+from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.observe.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
-from millrace.workload import Workload
 from serving.transformer.core import Inputs, Part, Scored, joined, require_fit
 from serving.transformer.events import Record
 from serving.transformer.predictor import Predictor

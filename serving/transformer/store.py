@@ -21,9 +21,10 @@ import yaml
 from numpy.typing import NDArray
 
 from millrace.errors import Unavailable
+from millrace.fields import View
 from millrace.inputs import RecentEvents, States
+from millrace.installed import Workload
 from millrace.lookup import columns_of, recent_of, refreshed_of, states_of
-from millrace.workload import View, Workload
 from serving.transformer.fill import NEVER_FILLED, Fill
 from serving.transformer.refreshed import DividedStore, Keys
 from serving.transformer.rows import Rows

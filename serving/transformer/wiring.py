@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from millrace.errors import ConfigError
+from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.settings import Settings
-from millrace.workload import Workload
 from serving.transformer.arms import Arms
 from serving.transformer.memory import Memory
 from serving.transformer.model import Transformer

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
 from fraud.online import CUSTOMERS, TERMINALS, model_inputs
+from millrace.fields import Input
 from millrace.inputs import Requests, States
-from millrace.workload import Input
 
 GROUPS: Final = ("amount", "customer_history", "terminal_history", "time")
 """What a reason may name, in the order of the variants."""

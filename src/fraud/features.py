@@ -34,8 +34,8 @@ from fraud.formulas import (
     terminal_features,
     terminal_risk,
 )
+from millrace.fields import View
 from millrace.instants import DAY_US, NEVER_US
-from millrace.workload import View
 
 __all__ = [
     "CUSTOMER_FEATURES",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from millrace.workload import Entity, Field, Kind, Label, events_of
+from millrace.fields import Entity, Field, Kind, Label, events_of
 
 VERSION = 1
 EVENT_ID = "transaction_id"

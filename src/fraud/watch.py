@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 
 from fraud.features import CUSTOMER_FEATURES, TERMINAL_FEATURES
-from millrace.workload import Kept
+from millrace.fields import Kept
 
 FIELDS: Final = {"amount": Kept(pa.float64(), least=0)}
 FEED: Final = "terminal"

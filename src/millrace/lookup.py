@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import SchemaMismatch
+from millrace.fields import View
 from millrace.inputs import RecentEvents, States, recent
 from millrace.instants import instant_of
-from millrace.workload import View
 
 Response = Mapping[str, Sequence[Any]]
 """What Feast's `get_online_features(...).to_dict()` gives: equally long lists, in which what is unknown is None."""

@@ -20,7 +20,8 @@ from millrace.instants import instant_of, microseconds
 from millrace.pseudonyms import canonical
 
 if TYPE_CHECKING:
-    from millrace.workload import Entity, Field, Workload
+    from millrace.fields import Entity, Field
+    from millrace.installed import Workload
 
 TIME: Final = "event_timestamp"
 """Optional in every request: without it an event happens now."""
@@ -258,7 +259,7 @@ _CHECKS: Final[Mapping[str, Callable[[Field], Check]]] = {
     "class": _whole_check,
     "text": _text_check,
 }
-"""By the kind of a field (`millrace.workload.Kind`)."""
+"""By the kind of a field (`millrace.fields.Kind`)."""
 
 
 def _show(value: Any) -> str:

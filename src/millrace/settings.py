@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from millrace.errors import ConfigError
-from millrace.workload import default_name, load
+from millrace.installed import default_name, load
 
 
 class Settings(BaseSettings):

@@ -1,7 +1,7 @@
 """The seam: what the platform asks of a workload, on one page.
 
-A workload is a package that an entry point of the group `millrace.workloads` names. Its parts
-are modules; each protocol below says what one of them holds, with shapes and units. A part is imported when it is first
+A workload is a package. Its parts are modules; each protocol below says what one of them holds, with shapes and units,
+in the words of `millrace.fields`. `millrace.installed` finds a workload by its name and imports a part when it is first
 asked for, so a server loads no torch and a training step no request parser. Everything else is the platform's.
 
 Conventions: times are integer microseconds since 1970 UTC (`*_us`); B events, F scalar features, L steps of history, C
@@ -11,38 +11,26 @@ which its label is known, in every table.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
-from functools import cache, cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from millrace.config import Config
-from millrace.errors import ConfigError
 from millrace.features.days import DayFeatures, Events
 from millrace.features.histories import Histories
 from millrace.features.shards import Shard
+from millrace.fields import Entity, Field, Input, Kept, Label, View
 from millrace.inputs import Requests, States
 from millrace.judge.rows import Columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-GROUP: Final = "millrace.workloads"
-"""Entry point group: name of a workload → its package."""
-DEFAULT_GROUP: Final = "millrace.default_workload"
-"""Entry point group with one name: the workload where nothing names one."""
 
 
 class Task(StrEnum):
@@ -56,118 +44,17 @@ class Task(StrEnum):
     """A quantity in the label's unit, answered with an interval."""
 
 
-class Kind(StrEnum):
-    """What the values of a field are, and so how they are read and kept."""
+class Package(Protocol):
+    """The package itself. Beside the modules it has `<component>.yaml` where it sets a component's limits."""
 
-    ID = "id"
-    """A whole number of 64 bits that no other event has."""
-    INSTANT = "instant"
-    """A time between 1970 and 2200, UTC."""
-    KEY = "key"
-    """An entity's id, as text: 596, "596" and 596.0 are the same."""
-    MONEY = "money"
-    """A sum of money with two decimals: decimal(12, 2)."""
-    NUMBER = "number"
-    """float64; neither NaN nor infinite."""
-    WHOLE = "whole"
-    """int64."""
-    CLASS = "class"
-    """0 or 1, int8."""
-    TEXT = "text"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """A column of the events; a row whose value cannot be read or lies outside the range goes to quarantine."""
-
-    name: str
-    kind: Kind
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    empty: bool = False
-    """A row may lack it."""
-    optional: bool = False
-    """A source may lack it, and then every row does."""
-    sql: str = ""
-    """Makes it where a source lacks it: DuckDB's SQL over the other fields that are not made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """Somebody or something that events are about, and that has a past."""
-
-    name: str
-    key: str
-    """Column of the events that holds its id."""
-    pseudonymised: bool = False
-    """Replace the id by a keyed hash at ingest and at the endpoint; the raw id is never stored or logged."""
-    parts: tuple[str, ...] = ()
-    """Entities whose ids, joined by `|`, are this one's id; empty: the id is a column of its own."""
-    constant: str = ""
-    """The id of an entity that there is only one of; no event has a column for it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """States of an entity in the online store: one Feast feature view."""
-
-    name: str
-    entity: str
-    fields: Mapping[str, pa.DataType]
-    """Field → type, in order: int64 or floats. No other view of the workload has a field of the same name, since an
-    answer of the store names fields alone. A recent view has lists: ids of events, `event_us`, then what else is
-    remembered, under the names of columns that a feature set's `events` have."""
-    recent: bool
-    """True: the entity's last N events, appended as events are scored. False: integers as of each refresh."""
-    same_day: bool = True
-    """Of a refreshed view: a state may depend on events of its own day. False: on those of earlier days alone, so
-    that the states of a day are known, and kept, before its events come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What becomes known of an event, and when."""
-
-    column: str
-    unit: str
-    """Of a quantity, such as `minutes`; empty for classes."""
-    delay_days: int
-    """From an event until its label is known, in whole days; 0: the same day, by `label_timestamp`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """What an explanation holds responsible: a part of a request that can be exchanged for another event's."""
-
-    name: str
-    shows: str
-    """What it was: a field of the request, `event_timestamp`, an entity for its id, or a recent view for its length."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Fields of the request → features that say the same of a reference event; what follows from them is made again."""
-    features: tuple[str, ...] = ()
-    """Features that are taken from the reference event as they are."""
-    views: tuple[str, ...] = ()
-    """Recent views that are taken as of an entity that nobody has seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the prediction log keeps of one field of a request; null where the request had none."""
-
-    type: pa.DataType
-    """float64, int64 or string."""
-    least: float | None = None
-
-    def takes(self, value: float | str) -> bool:
-        if pa.types.is_string(self.type) or isinstance(value, str):
-            return pa.types.is_string(self.type) and isinstance(value, str)
-        return self.least is None or value >= self.least
-
-    def __str__(self) -> str:
-        if pa.types.is_string(self.type):
-            return "text"
-        return "a number" if self.least is None else f"a number of at least {self.least:g}"
+    TITLE: str
+    """For pages: what this is, in a few words."""
+    TASK: str
+    """A value of `Task`."""
+    MODEL_NAME: str
+    """Registered model and InferenceService."""
+    EVENT: tuple[str, str]
+    """What an event is called: singular and plural."""
 
 
 class Schema(Protocol):
@@ -418,195 +305,3 @@ class Drill(Protocol):
     ) -> Iterator[pa.Table]:
         """Raw events of `count` days from `start` on, a table each; the others are numbers of days from there."""
         ...
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A workload by name; its parts are properties."""
-
-    name: str
-    package: str
-
-    @cached_property
-    def _root(self) -> ModuleType:
-        return importlib.import_module(self.package)
-
-    @property
-    def title(self) -> str:
-        """For pages: what this is, in a few words."""
-        return cast(str, self._root.TITLE)
-
-    @property
-    def task(self) -> Task:
-        return Task(self._root.TASK)
-
-    @property
-    def model_name(self) -> str:
-        """Registered model and InferenceService."""
-        return cast(str, self._root.MODEL_NAME)
-
-    @property
-    def event(self) -> tuple[str, str]:
-        """What an event is called: singular and plural."""
-        return cast(tuple[str, str], self._root.EVENT)
-
-    @cached_property
-    def schema(self) -> Schema:
-        return cast(Schema, self._part("schema", Schema))
-
-    @cached_property
-    def world(self) -> World:
-        return cast(World, self._part("world", World))
-
-    @cached_property
-    def features(self) -> Features:
-        return cast(Features, self._part("features", Features))
-
-    @cached_property
-    def batch(self) -> Batch:
-        absent = set() if self.features.HISTORY_CHANNELS else {"history"}
-        return cast(Batch, self._part("batch", Batch, absent))
-
-    @cached_property
-    def judging(self) -> Judging:
-        return cast(Judging, self._part("judging", Judging))
-
-    @cached_property
-    def ranked(self) -> Ranked:
-        """Of a ranking alone."""
-        return cast(Ranked, self._part("judging", Ranked))
-
-    @cached_property
-    def online(self) -> Online:
-        absent = {"remembered"} if self.recent is None else set()
-        return cast(Online, self._part("online", Online, absent))
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        return cast(Exchange, self._part("exchange", Exchange))
-
-    @cached_property
-    def explain(self) -> Explain:
-        return cast(Explain, self._part("explain", Explain))
-
-    @cached_property
-    def recent(self) -> View | None:
-        """The recent view, where there is one; raises ConfigError for more."""
-        views = [view for view in self.features.VIEWS if view.recent]
-        if len(views) > 1:
-            names = ", ".join(view.name for view in views)
-            raise ConfigError(f"workload {self.name!r} has recent views {names}; wanted one at most")
-        return views[0] if views else None
-
-    @property
-    def refreshed(self) -> tuple[View, ...]:
-        """The views that are not recent."""
-        return tuple(view for view in self.features.VIEWS if not view.recent)
-
-    @cached_property
-    def watch(self) -> Watch:
-        return cast(Watch, self._part("watch", Watch))
-
-    @cached_property
-    def drill(self) -> Drill:
-        """Raises ConfigError where the workload has none."""
-        return cast(Drill, self._part("drill", Drill))
-
-    @cached_property
-    def model(self) -> Model:
-        return cast(Model, self._part("model", Model))
-
-    def entity(self, name: str) -> Entity:
-        """Raises ConfigError for one that the workload does not have."""
-        for entity in self.schema.ENTITIES:
-            if entity.name == name:
-                return entity
-        raise ConfigError(
-            f"workload {self.name!r} has no entity {name!r}; it has {[e.name for e in self.schema.ENTITIES]}"
-        )
-
-    def limits(self, component: str) -> dict[str, Any]:
-        """The workload's own limits of a component, `<component>.yaml` in its package; empty where it has none."""
-        import yaml  # servers have no use for it
-
-        path = Path(cast(str, self._root.__file__)).with_name(f"{component}.yaml")
-        return cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
-
-    def files(self, *parts: str) -> list[Path]:
-        """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
-        specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)
-        return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """It travels between processes by name."""
-        return load, (self.name,)
-
-    def _part(self, name: str, protocol: Any, absent: Set[str] = frozenset()) -> ModuleType:
-        try:
-            module = importlib.import_module(f"{self.package}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{self.package}.{name}":
-                raise
-            raise ConfigError(
-                f"workload {self.name!r} has no module {self.package}.{name}; see millrace.workload"
-            ) from error
-        missing = sorted(name for name in _asked(protocol) - absent if not hasattr(module, name))
-        if missing:
-            raise ConfigError(
-                f"{module.__name__} lacks {', '.join(missing)}; see {protocol.__name__} in millrace.workload"
-            )
-        return module
-
-
-_ARROW: Final[Mapping[Kind, pa.DataType]] = {
-    Kind.ID: pa.int64(),
-    Kind.INSTANT: pa.timestamp("us", tz="UTC"),
-    Kind.KEY: pa.string(),
-    Kind.MONEY: pa.decimal128(12, 2),
-    Kind.NUMBER: pa.float64(),
-    Kind.WHOLE: pa.int64(),
-    Kind.CLASS: pa.int8(),
-    Kind.TEXT: pa.string(),
-}
-
-
-def events_of(fields: tuple[Field, ...]) -> pa.Schema:
-    """The columns of a snapshot for Arrow."""
-    return pa.schema([pa.field(field.name, _ARROW[field.kind], nullable=field.empty) for field in fields])
-
-
-def names() -> list[str]:
-    """Workloads that are installed."""
-    return sorted(point.name for point in entry_points(group=GROUP))
-
-
-def packages() -> list[str]:
-    """Their packages."""
-    return sorted(point.value for point in entry_points(group=GROUP))
-
-
-def default_name() -> str:
-    """The workload where nothing names one: the installation's own choice, or the only one; empty where there is none.
-
-    The first of two that claim to be it, in the order of their names, is taken.
-    """
-    chosen = sorted(point.name for point in entry_points(group=DEFAULT_GROUP))
-    installed = names()
-    only = installed if len(installed) == 1 else [""]
-    return (chosen or only)[0]
-
-
-@cache
-def load(name: str) -> Workload:
-    """The workload called so; raises ConfigError that names those there are."""
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return Workload(name, point.value)
-    known = ", ".join(names()) or "none"
-    raise ConfigError(f"there is no workload {name!r}; installed are: {known}. Name one of them (MILLRACE_WORKLOAD).")
-
-
-def _asked(protocol: Any) -> set[str]:
-    """What a protocol wants: its annotations and methods."""
-    methods = {name for name, value in vars(protocol).items() if callable(value) and not re.match("_", name)}
-    return set(protocol.__annotations__) | methods

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.fields import Input
 from millrace.inputs import Requests, States
 from millrace.instants import DAY_US
-from millrace.workload import Input
 from trips import features
 from trips import formulas as f
 from trips.online import trips_of

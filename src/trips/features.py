@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millrace.workload import View
+from millrace.fields import View
 
 FEATURE_SERVICE: Final = "trip_duration_v1"
 REFRESHES_PER_DAY: Final = 48

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millrace.workload import Entity, Field, Kind, Label, events_of
+from millrace.fields import Entity, Field, Kind, Label, events_of
 
 VERSION = 1
 EVENT_ID = "trip_id"

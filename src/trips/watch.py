@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millrace.workload import Kept
+from millrace.fields import Kept
 from trips.features import STATE_FEATURES
 
 FIELDS: Final = {

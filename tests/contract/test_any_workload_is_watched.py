@@ -18,9 +18,9 @@ from millrace.errors import InvalidInput
 from millrace.events.log import engine, migrate, write_labels, write_predictions
 from millrace.events.prediction import event_of
 from millrace.events.table import read_predictions, schema_of
+from millrace.installed import load
 from millrace.rollout.policy import Errors
 from millrace.settings import Settings
-from millrace.workload import load
 from run.compare import main as compare
 from serving.cloudevents import BATCH
 from serving.drift_detector.backends import Streaming

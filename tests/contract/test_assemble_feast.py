@@ -28,9 +28,9 @@ from fraud.features import (
     history_tensor,
     terminal_features,
 )
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
-from millrace.workload import load
 
 if TYPE_CHECKING:
     from feast import FeatureStore

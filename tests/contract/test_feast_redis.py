@@ -40,11 +40,11 @@ from components.materialize.refresh import refresh
 from fraud.features import FEATURE_SERVICE, VIEWS
 from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.inputs import RecentEvents, States, recent
+from millrace.installed import Workload, load
 from millrace.judge.gates import Rule
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.settings import Settings
-from millrace.workload import Workload, load
 from serving.transformer.store import FeastStore, Lookups
 
 CUSTOMERS, TERMINALS = VIEWS

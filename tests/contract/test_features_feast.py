@@ -12,7 +12,8 @@ from feast import ValueType
 
 from fraud import features as f
 from millrace.errors import ConfigError
-from millrace.workload import View, Workload, load
+from millrace.fields import View
+from millrace.installed import Workload, load
 
 REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
 

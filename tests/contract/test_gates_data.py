@@ -16,9 +16,9 @@ from components.validate.rules import judge
 from fraud.planted import Planted
 from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import GateBlocked
+from millrace.installed import load
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
-from millrace.workload import load
 
 START = date(2018, 4, 1)
 DAYS = 42

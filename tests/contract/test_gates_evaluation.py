@@ -26,11 +26,11 @@ from components.gate.core import require
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import GateBlocked, InvalidInput
+from millrace.installed import load
 from millrace.instants import start_of
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import ModelArtifact
-from millrace.workload import load
 
 FRAUD = load("fraud")
 START = date(2018, 4, 1)

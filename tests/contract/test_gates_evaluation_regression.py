@@ -22,7 +22,7 @@ from components.evaluate.quantity.examine import champion_answers
 from components.evaluate.quantity.rules import judge
 from components.evaluate.window import model_predictions, open_measured
 from components.gate.core import require, require_gain
-from millrace import workload as seam
+from millrace import installed as workloads
 from millrace.errors import GateBlocked, InvalidInput
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest, hash_files
@@ -193,11 +193,11 @@ class World:
 def installed():
     """The workload of this test is installed, as far as the platform can tell."""
     with pytest.MonkeyPatch.context() as patch:
-        entry = EntryPoint("machines", "machines", seam.GROUP)
-        usual = seam.entry_points
-        patch.setattr(seam, "entry_points", lambda group: [*usual(group=group), entry])
+        entry = EntryPoint("machines", "machines", workloads.GROUP)
+        usual = workloads.entry_points
+        patch.setattr(workloads, "entry_points", lambda group: [*usual(group=group), entry])
         yield
-    seam.load.cache_clear()
+    workloads.load.cache_clear()
 
 
 @pytest.fixture(scope="module")

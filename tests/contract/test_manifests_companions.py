@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from millrace.installed import load
 from millrace.rollout.service import inference_service
 from millrace.settings import Settings
-from millrace.workload import load
 from serving.local.manifest import interpreter, read_service
 from serving.local.objects import Source, sources
 from serving.local.state import Place

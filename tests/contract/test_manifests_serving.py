@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
+from millrace.installed import load
 from millrace.rollout.service import inference_service
-from millrace.workload import load
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(os.environ.get("MILLRACE_SCHEMAS", ROOT.parent / "shared" / "schemas"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.events.prediction import CHAMPION, SHADOW
-from millrace.workload import load
+from millrace.installed import load
 from serving.logged_rows import Bodies
 from serving.prediction_log.core import Events
 from serving.transformer.answers import Door

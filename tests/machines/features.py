@@ -4,7 +4,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millrace.workload import View
+from millrace.fields import View
 
 FEATURE_SERVICE: Final = "machine_hours_v1"
 FEATURE_NAMES: Final = ("heat", "load", "age")

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from millrace.workload import Entity, Field, Kind, Label, events_of
+from millrace.fields import Entity, Field, Kind, Label, events_of
 
 VERSION: Final = 1
 EVENT_ID: Final = "reading_id"

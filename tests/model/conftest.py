@@ -17,10 +17,10 @@ from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from fraud import simulator
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
 from millrace.tabular.network import Network
-from millrace.workload import load
 
 FRAUD = load("fraud")
 START = date(2026, 1, 1)

@@ -11,8 +11,8 @@ import torch
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from fraud.model import Architecture, FraudModel
 from millrace.errors import ArtifactCorrupt, NotFound
+from millrace.installed import load
 from millrace.tabular.weights import load_network, save_network
-from millrace.workload import load
 
 SIZES = Architecture(
     sequence_length=4,

@@ -1,6 +1,6 @@
 """Events of rides: a key of any type, an empty count, a range, a rule, a label that is known when the ride ends."""
 
-from millrace.workload import Entity, Field, Kind, Label, events_of
+from millrace.fields import Entity, Field, Kind, Label, events_of
 
 VERSION = 1
 EVENT_ID = "ride_id"

@@ -20,6 +20,7 @@ from components.evaluate.config import ClassLimits, RankingLimits
 from components.evaluate.examination import plain
 from components.evaluate.latency import Latency, measure_latency
 from components.evaluate.window import TestWindow
+from millrace.installed import Workload
 from millrace.judge.bootstrap import Interval, Statistic, difference, interval, unit_weights, with_intervals
 from millrace.judge.ranking import (
     Judged,
@@ -32,7 +33,6 @@ from millrace.judge.ranking import (
 from millrace.judge.rows import Floats, Mask
 from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact
-from millrace.workload import Workload
 
 SLICE_RESAMPLES: Final = 60
 

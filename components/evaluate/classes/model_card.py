@@ -7,8 +7,8 @@ from typing import Any
 from components.evaluate.classes.evidence import Evidence
 from components.evaluate.classes.words import Words
 from components.evaluate.config import ClassLimits
+from millrace.installed import Workload
 from millrace.judge.gates import Verdict
-from millrace.workload import Workload
 
 
 def model_card(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from millrace.workload import Task, Workload
+from millrace.installed import Workload
+from millrace.workload import Task
 
 NAMES: Final = {
     "auc_roc": "AUC ROC",

@@ -7,8 +7,8 @@ from typing import Any
 from components.evaluate.config import QuantityLimits
 from components.evaluate.quantity.evidence import Evidence
 from components.evaluate.quantity.words import Words
+from millrace.installed import Workload
 from millrace.judge.gates import Verdict
-from millrace.workload import Workload
 
 
 def model_card(

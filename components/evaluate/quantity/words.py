@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 NAMES: Final = {
     "mae": "MAE",

@@ -18,7 +18,9 @@ from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import ConfigError, InvalidInput
-from millrace.workload import Kept, Task, load
+from millrace.fields import Kept
+from millrace.installed import load
+from millrace.workload import Task
 
 EVENT_TYPE: Final = "io.millrace.prediction"
 CHAMPION, CHALLENGER, SHADOW = "champion", "challenger", "shadow"

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from millrace.errors import InvalidInput
 from millrace.events.log import LABELS, PREDICTIONS, Instant, microseconds, reading
 from millrace.events.prediction import told_of
-from millrace.workload import Task, load
+from millrace.installed import load
+from millrace.workload import Task
 
 CHUNK_ROWS: Final = 50_000
 """Rows fetched at a time: bounds what is held as Python objects."""

@@ -19,8 +19,9 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from millrace.features.days import Events
+from millrace.fields import Entity
 from millrace.requests import SEPARATOR
-from millrace.workload import Entity, Schema
+from millrace.workload import Schema
 
 INSTANT = pa.timestamp("us", tz="UTC")
 

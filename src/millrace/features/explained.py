@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.features.table import CALENDAR, OTHER, Table
+from millrace.fields import Input
 from millrace.inputs import Requests, States
 from millrace.instants import DAY_US
-from millrace.workload import Input
 
 TIME: Final = "time"
 _WEDNESDAY_NOON: Final = int(6.5 * DAY_US)  # of the first week of 1970, which began on a Thursday

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt
 from millrace.features.histories import Pool
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.lake.training_set import remembered_by
-from millrace.workload import View, Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from millrace.features.days import DayFeatures, DayStates, Events
 from millrace.features.events import as_events
 from millrace.features.windows import Windows
+from millrace.fields import Entity, View
 from millrace.inputs import Requests, States
 from millrace.instants import DAY_US
-from millrace.workload import Entity, Schema, View
+from millrace.workload import Schema
 
 CALENDAR: Final = ("hour", "weekday", "is_weekend")
 OTHER: Final = "other"

@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 
 from millrace.errors import NotFound
 from millrace.events.prediction import APPROVE, CHALLENGER, CHAMPION, REVIEW, SHADOW
+from millrace.installed import Workload
 from millrace.judge.bootstrap import Interval, interval, unit_weights
 from millrace.judge.ranking import average_precision, unit_precision
 from millrace.judge.regression import mae, rmse
 from millrace.judge.rows import Floats
 from millrace.judge.stability import stability_index
 from millrace.judge.yardsticks import Yardstick, yardstick_of
-from millrace.workload import Task, Workload
+from millrace.workload import Task
 
 ARMS: Final = (CHAMPION, CHALLENGER, SHADOW)
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from millrace.events.prediction import SHADOW
 from millrace.events.table import schema_of
+from millrace.fields import Label
+from millrace.installed import load
 from millrace.instants import DAY_US, date_of, day_number
 from millrace.judge.bootstrap import Interval
 from millrace.judge.yardsticks import Yardstick
-from millrace.workload import Label, load
 
 LEFT_OUT: Final = frozenset({"request_id", "model_name", "features", "feature_service", "traceparent"})
 """What is not read of a prediction; features are read for a sample only."""

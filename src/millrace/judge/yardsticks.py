@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millrace.errors import InvalidInput
+from millrace.installed import Workload
 from millrace.judge import ranking, regression
 from millrace.judge.bootstrap import Interval, unit_weights, with_intervals
 from millrace.judge.calibration import reliability
 from millrace.judge.rows import Columns, Floats
 from millrace.judge.sequential import Baseline, Losses, baseline, class_losses, quantity_losses
-from millrace.workload import Task, Workload
+from millrace.workload import Task
 
 RANKED: Final = ("average_precision", "unit_precision", "calibration_error", "brier_skill", "cost_ratio")
 CLASSIFIED: Final = ("average_precision", "calibration_error", "brier_skill")

@@ -47,7 +47,7 @@ class Manifest:
     id: str
     """Hash of content, 16 hex digits."""
     workload: str
-    """Name of the workload that the artifact is of (`millrace.workload.load`)."""
+    """Name of the workload that the artifact is of (`millrace.installed.load`)."""
     uri: str
     """Folder that holds the files; `manifest.json` lies in it."""
     parents: dict[str, str] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import millrace
-from millrace.workload import packages
+from millrace.installed import packages
 
 CODE_VERSION_VARIABLE: Final = "MILLRACE_CODE_VERSION"
 """Set in images, where there is no git; wins over everything else."""

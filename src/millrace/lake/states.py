@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from millrace.features.events import INSTANT
+from millrace.fields import View
+from millrace.installed import Workload
 from millrace.requests import SEPARATOR
-from millrace.workload import View, Workload
 
 
 def recent_states(

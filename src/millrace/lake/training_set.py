@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.features.histories import Histories, Pool
+from millrace.fields import View
+from millrace.installed import Workload, load
 from millrace.lake.manifest import Manifest
-from millrace.workload import Task, View, Workload, load
+from millrace.workload import Task
 
 SPLITS: Final = ("train", "validation", "test")
 """The value of `split.npy` is the place in this tuple."""

@@ -16,10 +16,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, SchemaMismatch
+from millrace.installed import Workload, load
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_spec import MODEL_JSON, Cascade, ModelSpec
 from millrace.settings import settings
-from millrace.workload import Workload, load
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, Floats]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound, SchemaMismatch
-from millrace.workload import Task, load
+from millrace.installed import load
+from millrace.workload import Task
 
 MODEL_JSON: Final = "model.json"
 

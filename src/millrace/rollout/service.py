@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 OBJECTS: Final = Path(__file__).with_name("objects")
 SERVICE: Final = "inferenceservice.yaml"

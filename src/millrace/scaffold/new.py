@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from millrace.errors import InvalidInput, Unavailable
+from millrace.installed import names
 from millrace.scaffold.guess import Guess, columns_of, guess
 from millrace.scaffold.render import write_package
-from millrace.workload import names
 
 
 def new(options: argparse.Namespace, console: Console, ask: Callable[[str], str] | None = None) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.workload import Workload
+from millrace.installed import Workload
 
 Floats = NDArray[np.float32]
 Inputs = tuple[Floats, ...]

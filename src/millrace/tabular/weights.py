@@ -9,9 +9,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from millrace.errors import ArtifactCorrupt, NotFound
+from millrace.installed import Workload, load
 from millrace.lake.atomic import replacing_file, write_text
 from millrace.tabular.network import Network
-from millrace.workload import Workload, load
 
 WEIGHTS: Final = "weights.safetensors"
 DESCRIPTION: Final = "model.json"

@@ -29,13 +29,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from components.promote.render import inference_service
 from fraud.features import FEATURE_NAMES
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry, served
 from millrace.rollout import canary
 from millrace.rollout import service as templates
 from millrace.rollout.policy import Action, RolloutPolicy
 from millrace.settings import Settings
-from millrace.workload import load
 from serving.local.state import LocalState, Place
 from serving.rollout import core
 from serving.rollout.controller import Controller

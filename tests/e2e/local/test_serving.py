@@ -26,11 +26,11 @@ import yaml
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from millrace.installed import load
 from millrace.lake.feast_home import repository
 from millrace.pseudonyms import pseudonym
 from millrace.rollout import service as templates
 from millrace.settings import Settings
-from millrace.workload import load
 from serving.local import commands
 from serving.local.state import LocalState, Place
 from serving.transformer.store import FeastStore

@@ -15,9 +15,9 @@ from rows import readings
 from components.assemble.core import assemble, split_of
 from components.build_features.core import build_features
 from millrace.errors import InvalidInput
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import SPLITS, TrainingSet
-from millrace.workload import Workload
 
 AS_OF = datetime(2025, 6, 16, tzinfo=UTC)
 

@@ -21,9 +21,9 @@ import pytest
 from components.build_features.core import build_features
 from fraud import features as f
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, SchemaMismatch
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
-from millrace.workload import load
 
 SnapshotOf = Callable[..., Manifest]
 

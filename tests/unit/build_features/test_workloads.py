@@ -11,8 +11,8 @@ from rows import readings
 
 from components.build_features.core import build_features
 from millrace.errors import ConfigError
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
-from millrace.workload import Workload
 
 SnapshotOf = Callable[..., Manifest]
 

@@ -24,12 +24,12 @@ from fraud import batch, formulas
 from fraud import features as f
 from millrace.errors import GateBlocked, InvalidInput, NotFound
 from millrace.features.days import DayFeatures
+from millrace.fields import View
 from millrace.inputs import States
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import Response
-from millrace.workload import View
 
 N = 6
 RECENT = "customer_state"

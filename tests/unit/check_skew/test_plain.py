@@ -21,10 +21,10 @@ from components.build_features.core import build_features
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
 from millrace.features.days import DayFeatures
+from millrace.installed import Workload
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database
 from millrace.lake.manifest import Manifest
-from millrace.workload import Workload
 
 AS_OF = datetime(2025, 6, 6, 7, tzinfo=UTC)
 ONE_OLDER = np.array([0, 0, 1], np.float32)

@@ -14,9 +14,9 @@ from components.build_features.core import build_features
 from components.check_skew.served import refreshed_rules
 from components.materialize.core import sources_of
 from fraud.features import TERMINAL_STATE_FIELDS
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
-from millrace.workload import load
 
 AS_OF = datetime(2018, 5, 14, 5, tzinfo=UTC)
 Held = dict[str, tuple[datetime, tuple[int, ...]]]

@@ -14,9 +14,9 @@ from logged import label_row, told
 
 from millrace.errors import NotFound
 from millrace.events.log import engine, migrate, write_labels, write_predictions
+from millrace.installed import load
 from millrace.judge.comparison import compare, shift
 from millrace.settings import Settings
-from millrace.workload import load
 from run.compare import main
 
 START = datetime(2018, 9, 1, tzinfo=UTC)

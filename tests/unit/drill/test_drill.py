@@ -22,11 +22,11 @@ from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 from fraud.features import REFRESHES_PER_DAY
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.events.log import engine, migrate
+from millrace.installed import load
 from millrace.instants import last_refresh
 from millrace.registry import audit
 from millrace.registry.models import Registry
 from millrace.settings import Settings, settings
-from millrace.workload import load
 
 FRAUD = load("fraud")
 SMALL = Script(size=60, days=14, shift_day=8, outage_day=10, pattern_day=11)

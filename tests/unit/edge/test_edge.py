@@ -23,6 +23,7 @@ from edge.package import EdgeGraph, EdgeOptions, Limit, build, choose_graph
 from fraud.features import VIEWS
 from millrace.errors import ArtifactCorrupt, InvalidInput
 from millrace.inputs import States
+from millrace.installed import load
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest
 from millrace.lookup import empty, recent_of
@@ -30,7 +31,6 @@ from millrace.pseudonyms import pseudonym
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.model_spec import ModelSpec
 from millrace.requests import RequestFormat
-from millrace.workload import load
 
 CUSTOMERS, TERMINALS = VIEWS
 N = 6

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.package import EdgeOptions, build
 from millrace.inputs import States
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, content_id, hash_files
 from millrace.requests import RequestFormat
-from millrace.workload import load
 
 TRIPS = load("trips")
 NAMES = TRIPS.features.FEATURE_NAMES

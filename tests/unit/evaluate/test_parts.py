@@ -10,8 +10,8 @@ from components.evaluate.config import class_limits, load_limits, quantity_limit
 from fraud.features import FEATURE_NAMES
 from fraud.slices import slice_masks
 from millrace.errors import ConfigError, InvalidInput
+from millrace.installed import load
 from millrace.judge.ranking import Judged
-from millrace.workload import load
 
 FRAUD = load("fraud")
 

@@ -12,11 +12,11 @@ import pytest
 from fraud.features import FEATURE_NAMES, VIEWS
 from millrace.errors import InvalidInput
 from millrace.inputs import Requests, States
+from millrace.installed import load
 from millrace.lookup import empty, unknown_states
 from millrace.pseudonyms import pseudonym
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings
-from millrace.workload import load
 from serving.explainer.core import Background, Event, Lengths, history_of, value_function
 from serving.explainer.model import Explainer, shapley
 from serving.lean import LeanRoutes

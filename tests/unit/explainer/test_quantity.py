@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from millrace.installed import load
 from millrace.lookup import unknown_states
 from millrace.requests import RequestFormat
-from millrace.workload import load
 from serving.explainer.core import Background, Lengths, attributions, event_of, history_of, value_function
 from serving.explainer.model import shapley
 

@@ -9,8 +9,8 @@ from rows import readings
 
 from millrace.features.days import DayStates
 from millrace.features.events import as_events, key_codes
+from millrace.installed import Workload, load
 from millrace.instants import DAY_US
-from millrace.workload import Workload, load
 
 
 def test_an_entity_made_of_others_has_their_ids_joined_and_its_codes_in_their_order(machines: Workload) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.requests import RequestFormat
-from millrace.workload import load
 
 FORMAT = RequestFormat.of(load("fraud"))
 from_rows = FORMAT.from_rows

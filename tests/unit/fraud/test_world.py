@@ -7,8 +7,8 @@ import pytest
 
 from fraud import world
 from fraud.simulator import SimulationConfig
+from millrace.installed import load
 from millrace.settings import settings
-from millrace.workload import load
 from run.source import simulated
 
 

@@ -15,8 +15,8 @@ from components.ingest.config import IngestConfig
 from components.ingest.core import ingest
 from components.ingest.edges import edge_days
 from millrace.errors import InvalidInput
+from millrace.installed import Workload, load
 from millrace.lake.manifest import Manifest
-from millrace.workload import Workload, load
 
 START = datetime(2021, 3, 1, 8, tzinfo=UTC)
 

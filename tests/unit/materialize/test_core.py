@@ -25,10 +25,10 @@ from fraud import features as f
 from fraud.features import VIEWS
 from millrace.errors import InvalidInput
 from millrace.inputs import RecentEvents
+from millrace.installed import load
 from millrace.lake.feast_home import filled_with, online_database, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import columns_of, recent_of, refreshed_of
-from millrace.workload import load
 
 CUSTOMERS, TERMINALS = VIEWS
 N = 6

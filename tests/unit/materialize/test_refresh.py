@@ -23,11 +23,11 @@ from fraud import features as f
 from fraud.features import VIEWS
 from millrace.errors import InvalidInput, NotFound
 from millrace.inputs import RecentEvents
+from millrace.installed import load
 from millrace.lake.feast_home import filled_with, renewed_to, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import columns_of, recent_of, refreshed_of
 from millrace.settings import Settings
-from millrace.workload import load
 
 CUSTOMERS, TERMINALS = VIEWS
 N = 6

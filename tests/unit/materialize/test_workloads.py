@@ -18,10 +18,10 @@ from components.build_features.core import build_features
 from components.materialize import renewal
 from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, refresh
+from millrace.installed import Workload, load
 from millrace.lake.feast_home import filled_with, online_database, renewed_to, repository
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
-from millrace.workload import Workload, load
 
 LAST_DAY = datetime(2025, 6, 6, tzinfo=UTC)
 FRAUD_AS_OF = datetime(2018, 5, 10, tzinfo=UTC)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from millrace.errors import InvalidInput
+from millrace.fields import Entity, Field, Kind
 from millrace.requests import RequestFormat
-from millrace.workload import Entity, Field, Kind
 
 FORMAT = RequestFormat(
     "ride_id",

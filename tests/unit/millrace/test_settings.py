@@ -8,10 +8,10 @@ from threading import Barrier
 
 import pytest
 
-from millrace import workload
+from millrace import installed as workloads
 from millrace.errors import ConfigError
+from millrace.installed import Workload, load
 from millrace.settings import Settings, settings
-from millrace.workload import Workload, load
 
 
 def test_a_wrong_value_names_the_variable_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,15 +44,15 @@ def test_a_workload_that_is_named_goes_before_the_environment(
 def test_the_workload_where_none_is_named_is_the_installations_choice_or_the_only_one(
     monkeypatch: pytest.MonkeyPatch, installed: str, chosen: str, wanted: str
 ) -> None:
-    groups = {workload.GROUP: installed, workload.DEFAULT_GROUP: chosen}
-    monkeypatch.setattr(workload, "entry_points", lambda group: [EntryPoint(x, x, group) for x in groups[group]])
+    groups = {workloads.GROUP: installed, workloads.DEFAULT_GROUP: chosen}
+    monkeypatch.setattr(workloads, "entry_points", lambda group: [EntryPoint(x, x, group) for x in groups[group]])
 
-    assert workload.default_name() == wanted
+    assert workloads.default_name() == wanted
 
 
 def test_no_workload_at_all_is_an_error_that_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MILLRACE_WORKLOAD", raising=False)
-    monkeypatch.setattr(workload, "entry_points", lambda group: [])
+    monkeypatch.setattr(workloads, "entry_points", lambda group: [])
 
     with pytest.raises(ConfigError, match="Name one of them"):
         settings()

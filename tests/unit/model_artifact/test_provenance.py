@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from millrace.installed import Workload
 from millrace.lake import provenance
-from millrace.workload import Workload
 
 
 def test_the_variable_of_an_image_wins(monkeypatch: pytest.MonkeyPatch):

@@ -13,9 +13,9 @@ import torch
 
 from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
 from fraud.model import Architecture, FraudModel
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.tabular.weights import save_network
-from millrace.workload import load
 
 LENGTH = 8
 DAYS = 6

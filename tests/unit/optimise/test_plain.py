@@ -19,12 +19,12 @@ from components.train.core import read_config
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from millrace.errors import InvalidInput
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import FULL, ModelArtifact
 from millrace.tabular.boosting import ABSOLUTE_ERROR, SQUARED_ERROR, BoostConfig
 from millrace.tabular.plain import PlainQuantityNetwork
 from millrace.tabular.weights import save_network
-from millrace.workload import Workload
 from serving.predictor.batching import Batcher
 from serving.predictor.core import Scorer
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from millrace.installed import load
 from millrace.judge.bootstrap import Interval
 from millrace.judge.expectation import Calibration, calibrate, expected
 from millrace.judge.outcomes import answers, complete_days, day_of, stretch
 from millrace.judge.yardsticks import Ranks
-from millrace.workload import load
 
 Stream = Callable[..., pa.Table]
 LABEL = load("fraud").schema.LABEL

@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import beta
 
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.judge.ranking import Judged
 from millrace.judge.regression import Measured, Predictions
 from millrace.judge.sequential import LossDetector, Losses, baseline, class_losses, quantity_losses, watch
 from millrace.judge.yardsticks import Measures, Ranks, Sample
-from millrace.workload import load
 
 LIMIT = 365.0
 Stream = Callable[..., pa.Table]

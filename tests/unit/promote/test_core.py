@@ -15,13 +15,13 @@ from components.evaluate.core import find_model
 from components.promote import core
 from components.promote.core import PromoteConfig, promote
 from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import CHALLENGER, CHAMPION, Registry, served
 from millrace.rollout import canary
 from millrace.rollout import service as templates
 from millrace.settings import Settings
-from millrace.workload import load
 
 
 @dataclass

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.models import Registry
 from millrace.rollout import service as templates
 from millrace.settings import Settings
-from millrace.workload import load
 
 ROOT = Path(__file__).parents[3]
 LATENCY_MS = (5.0, 10.0, 20.0, 50.0, 100.0)

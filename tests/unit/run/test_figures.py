@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from millrace.errors import InvalidInput
+from millrace.installed import Workload, load
 from millrace.judge.rows import Columns
-from millrace.workload import Workload, load
 from run.figures import figures_of, mean_of
 
 START = date(2026, 3, 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from millrace.workload import load, names
+from millrace.installed import load, names
 from run.manifests import main, stale, write
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
-from millrace.workload import Workload
 from run.local import LocalRun
 from run.summary import Summary
 

@@ -19,9 +19,9 @@ from components.materialize.store import fill
 from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS, VIEWS
 from millrace.errors import Unavailable
 from millrace.inputs import RecentEvents, States, recent
+from millrace.installed import load
 from millrace.lake.feast_home import online_database, repository
 from millrace.lookup import columns_of, recent_of, states_of
-from millrace.workload import load
 from serving.transformer.journal import Entry, Journal
 from serving.transformer.pushed import Pushed
 from serving.transformer.pusher import Pusher

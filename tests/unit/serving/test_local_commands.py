@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millrace.errors import InvalidInput
-from millrace.workload import load
+from millrace.installed import load
 from serving.local.__main__ import fields_of
 from serving.local.commands import _follows, sample
 from serving.local.state import LocalState, Place

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from millrace.errors import ConfigError, NotFound
+from millrace.installed import load
 from millrace.rollout import service as templates
-from millrace.workload import load
 from serving.local.addresses import rewritten
 from serving.local.manifest import LOCAL_ENV, Logger, Service, read_service
 from serving.local.revisions import Revisions

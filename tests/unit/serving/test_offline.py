@@ -12,9 +12,9 @@ import pytest
 
 from components.build_features.core import build_features
 from millrace.errors import NotFound
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.requests import RequestFormat
-from millrace.workload import load
 from serving.local.offline import load_day
 
 FRAUD = load("fraud")

@@ -13,10 +13,10 @@ from fraud.features import FEATURE_NAMES, VIEWS
 from millrace.errors import ConfigError, Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import States
+from millrace.installed import load
 from millrace.lake.feast_home import online_database, record_fill, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import recent_of, unknown_states
-from millrace.workload import load
 from serving.transformer import core
 from serving.transformer.answers import Door
 from serving.transformer.server import require_history_length

@@ -13,10 +13,10 @@ from components.train.core import read_config, require_trainable
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from millrace.errors import ConfigError, InvalidInput
+from millrace.installed import Workload
 from millrace.tabular import classes
 from millrace.tabular.network import Network, QuantityNetwork
 from millrace.tabular.weights import load_network, save_network
-from millrace.workload import Workload
 
 ALONE = Process(0, 1, torch.device("cpu"))
 SMALL = {"bins": 8, "embedding": 4, "width": 16, "blocks": 1, "members": 2, "dropout": 0.0, "coverage": 0.8}

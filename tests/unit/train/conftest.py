@@ -11,8 +11,8 @@ import torch
 
 from components.train.core import AnyTrainConfig, read_config
 from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, content_id, hash_files
-from millrace.workload import load
 
 HISTORY = 8
 SMALL_MODEL = {

@@ -24,10 +24,10 @@ from components.train.core import (
 from components.train.parallel import Process
 from components.train.trainer import Trainer
 from millrace.errors import ConfigError, InvalidInput
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
 from millrace.tabular.network import Watched
-from millrace.workload import load
 
 ALONE = Process(0, 1, torch.device("cpu"))
 FRAUD = load("fraud")

@@ -36,7 +36,7 @@ from pathlib import Path
 from components.train.core import config_type, train
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
-from millrace.workload import load
+from millrace.installed import load
 job = json.loads(sys.argv[1])
 settings = Settings(**job["settings"])
 train(Manifest.read(job["set"]), settings.lake, config_type(load("fraud"))(**job["config"]), settings)

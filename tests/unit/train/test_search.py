@@ -21,9 +21,9 @@ from mlflow import MlflowClient
 
 from components.train.core import read_config
 from millrace.errors import ConfigError
+from millrace.installed import load
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.settings import Settings
-from millrace.workload import load
 from run.loop import overrides as run_overrides
 from search.space import SearchSpace, read_space
 from search.study import search, study_name

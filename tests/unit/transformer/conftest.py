@@ -15,10 +15,11 @@ import orjson
 import pytest
 
 from fraud.features import VIEWS
+from millrace.fields import View
 from millrace.inputs import RecentEvents
+from millrace.installed import load
 from millrace.lookup import empty, unknown_states
 from millrace.settings import Settings
-from millrace.workload import View, load
 from serving.lean import LeanRoutes
 from serving.protocol import decode_json
 from serving.transformer.predictor import PredictorClient

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.errors import InvalidInput
+from millrace.installed import load
 from millrace.requests import RequestFormat
 from millrace.settings import Settings
-from millrace.workload import load
 from serving.protocol import decode_json, decode_v1
 from serving.transformer.in_process import InProcess
 

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from millrace.workload import load
+from millrace.installed import load
 from serving.protocol import decode_json
 from serving.transformer.core import Scored, require_fit
 

@@ -9,8 +9,8 @@ import pytest
 
 from fraud.features import VIEWS
 from millrace.inputs import RecentEvents
+from millrace.installed import load
 from millrace.lookup import empty
-from millrace.workload import load
 from serving.transformer import recent
 from serving.transformer.recent import FILL_AGE_S, RecentCache
 from serving.transformer.refreshed import RefreshedCache

@@ -9,8 +9,8 @@ import pytest
 
 from fraud.features import VIEWS
 from millrace.inputs import States
+from millrace.installed import load
 from millrace.lookup import empty
-from millrace.workload import load
 from serving.transformer import refreshed
 from serving.transformer.refreshed import RefreshedCache
 

@@ -8,8 +8,8 @@ import pytest
 from components.validate.config import ValidateConfig
 from components.validate.core import choose_windows, find_previous, validate
 from millrace.errors import ConfigError, InvalidInput
+from millrace.installed import load
 from millrace.judge.gates import Verdict
-from millrace.workload import load
 
 CONFIG = ValidateConfig.load(load("fraud"))
 
