@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fraud import features as f
 from fraud.simulator import SimulationConfig, simulate
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.lake.atomic import write_text
 from millrace.settings import settings
 
@@ -67,7 +68,7 @@ def simulated_stream(
     table = pa.concat_tables(simulate(config))
     transactions = batch.events(table)
     event_us = transactions.column("event_us")
-    first = int(event_us.min() // f.DAY_US) + warm_days
+    first = int(event_us.min() // DAY_US) + warm_days
     with duckdb.connect(config={"threads": 1}) as connection:
         found = list(batch.daily(connection, transactions, 64, first, first + days - 1))
     position = np.concatenate([day.position for day in found])
@@ -75,7 +76,7 @@ def simulated_stream(
     order = np.lexsort((position, event_us[position]))
     stamps, features = event_us[position[order]], features[order]
     scores = stand_in_scores(features)
-    held = int(np.searchsorted(stamps, (first + reference_days) * f.DAY_US))
+    held = int(np.searchsorted(stamps, (first + reference_days) * DAY_US))
     sample = np.random.default_rng(seed).choice(held, min(REFERENCE_ROWS, held), replace=False)
     return Stream(stamps, features, scores, np.sort(sample), float(np.quantile(scores[sample], 1 - REVIEW_SHARE)))
 

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.features import (
+from fraud.features import REFRESHES_PER_DAY
+from fraud.formulas import (
     CUSTOMER_WINDOWS_DAYS,
-    DAY_US,
     MAX_RATIO,
     NO_EVENT_DAYS,
     NO_HISTORY_RATIO,
     RATIO_HISTORY,
-    REFRESHES_PER_DAY,
     RISK_WINDOW_DAYS,
     TERMINAL_LABEL_WINDOWS_DAYS,
     TERMINAL_STATE_FIELDS,
     TERMINAL_VOLUME_WINDOWS_DAYS,
     TYPICAL_WITHIN,
 )
+from millrace.instants import DAY_US
 
 ROLLED = (
     *((f"count_{days}d", "happened", days * REFRESHES_PER_DAY) for days in TERMINAL_VOLUME_WINDOWS_DAYS),

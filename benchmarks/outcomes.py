@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from components.monitor.config import MonitorConfig
 from drill.world import WARM_DAYS, Script, tables
-from fraud import features as f
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
 from millrace.judge.sequential import baseline, class_losses, watch
@@ -54,12 +54,12 @@ def world(script: Script) -> World:
 
     transactions = batch.events(pa.concat_tables(table for _, table in tables(script, load("fraud").drill)))
     event_us = transactions.column("event_us")
-    first = int(event_us.min() // f.DAY_US)
+    first = int(event_us.min() // DAY_US)
     with duckdb.connect(config={"threads": 1}) as connection:
         found = list(batch.daily(connection, transactions, 64, first, first + WARM_DAYS + script.days - 1))
     position = np.concatenate([day.position for day in found])
     values = np.concatenate([day.features for day in found])
-    day = event_us[position] // f.DAY_US - first - WARM_DAYS
+    day = event_us[position] // DAY_US - first - WARM_DAYS
     label, card = (transactions.column(name)[position] for name in ("is_fraud", "customer"))
     label = label.astype(bool)
     trained = (day >= TRAIN_DAYS[0]) & (day < TRAIN_DAYS[1])

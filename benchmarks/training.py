@@ -43,8 +43,9 @@ from components.train.core import AnyTrainConfig, epoch_rows, network_of, read_c
 from components.train.feed import Feed
 from components.train.parallel import processes
 from components.train.trainer import Trainer
-from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
 from millrace.lake.training_set import SPLITS, TrainingSet

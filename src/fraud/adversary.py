@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from fraud.features import DAY_US
 from fraud.whatif import Inputs
+from millrace.instants import DAY_US
 
 PARTS: Final = 4
 PAUSE_US: Final = 600_000_000

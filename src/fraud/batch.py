@@ -1,7 +1,7 @@
 """`batch` of this workload: what a feature set stores of a transaction, and the code that computes whole days.
 
 The windows over a whole stream are computed in `days.py`; how Spark divides them stands in `shards.py`; what a
-feature means, and the formulas that both paths share, in `features.py`.
+feature means, and the formulas that both paths share, in `formulas.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud import features as f
-from fraud import shards
+from fraud import formulas, shards
 from fraud.days import daily, events
 from fraud.schema import EVENTS
 from millrace.features.histories import Histories
@@ -29,7 +28,9 @@ COLUMNS: Final = pa.schema(
     ]
 )
 """Amounts are stored as cents; `terminal_risk` is what a customer's history remembers of a transaction."""
-SMALL_STEPS: Final = frozenset(name for name in f.TERMINAL_STATE_FIELDS if name.startswith(("count_", "labelled_")))
+SMALL_STEPS: Final = frozenset(
+    name for name in formulas.TERMINAL_STATE_FIELDS if name.startswith(("count_", "labelled_"))
+)
 RELEVANT: Final = """
     terminal_id IN (SELECT terminal_id FROM probes)
     OR customer_id IN (
@@ -44,4 +45,4 @@ SHARDS: Final = shards.SHARDS
 
 def history(now_us: NDArray[np.int64], past: Histories, length: int) -> NDArray[np.float32]:
     """[B] times and the histories before them → history[B, length, C], see HISTORY_CHANNELS."""
-    return f.history_tensor(now_us, f.states_of(past), length)
+    return formulas.history_tensor(now_us, formulas.states_of(past), length)

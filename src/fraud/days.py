@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fraud import features as f
+from fraud import formulas, schema
 from fraud import histories as h
-from fraud import schema
 from fraud.histories import ByCustomer
 from fraud.terminals import Happened, Labels, Terminals
 from millrace.features.days import DayFeatures, DayStates, Events
 from millrace.features.events import as_events
+from millrace.instants import DAY_US
 
 HISTORIES_SQL: Final = """
     SELECT position, customer, event_us, amount_cents, coalesce(is_fraud = 1, false) AS fraud
@@ -50,18 +51,18 @@ def daily(
     Earlier transactions count as history only; none may be later than last_day.
     """
     ordered = histories(connection, events)
-    customer = h.customer_features(ordered, history_length, first_day * f.DAY_US)
+    customer = h.customer_features(ordered, history_length, first_day * DAY_US)
     ratios = h.amount_ratios(ordered)
     del ordered
     now_us, amount_cents, terminal = (events.column(name) for name in ("event_us", "amount_cents", "terminal"))
-    by_day, ends = _steps(now_us // f.DAY_US, range(first_day - 1, last_day + 1))
+    by_day, ends = _steps(now_us // DAY_US, range(first_day - 1, last_day + 1))
     days = terminal_states(connection, events, first_day, last_day, ratios)
     for states, (begin, end) in zip(days, pairwise(ends), strict=True):
         rows = by_day[begin:end]
         now, cents = now_us[rows], amount_cents[rows]
         mine = states.at(terminal[rows], now)
-        parts = [f.request_features(now, cents), customer[rows], f.terminal_features(now, mine)]
-        remembered = {"amount_cents": cents, "terminal_risk": f.terminal_risk(mine)}
+        parts = [formulas.request_features(now, cents), customer[rows], formulas.terminal_features(now, mine)]
+        remembered = {"amount_cents": cents, "terminal_risk": formulas.terminal_risk(mine)}
         yield DayFeatures(rows, np.concatenate(parts, axis=1), remembered, {"terminal_state": states})
 
 
@@ -84,7 +85,7 @@ def terminal_states(
     `ratios[T]` are `amount_ratios` of the transactions, where these are not whole histories of their customers.
     """
     ratios = h.amount_ratios(histories(connection, events)) if ratios is None else ratios
-    day, terminal = events.column("event_us") // f.DAY_US, events.column("terminal")
+    day, terminal = events.column("event_us") // DAY_US, events.column("terminal")
     by_day = np.argsort(day, kind="stable")
     happened = Happened((day[by_day] + 1) * f.REFRESHES_PER_DAY, terminal[by_day])
     rows = _query(connection, events, labels_sql())
@@ -103,7 +104,7 @@ def labels_sql() -> str:
     per_day = f.REFRESHES_PER_DAY
     return f"""
         SELECT position, terminal, is_fraud = 1 AS fraud, event_us,
-            greatest(label_us // {f.DAY_US // per_day} + 1, (event_us // {f.DAY_US} + 1) * {per_day}) AS refresh
+            greatest(label_us // {DAY_US // per_day} + 1, (event_us // {DAY_US} + 1) * {per_day}) AS refresh
         FROM transactions WHERE label_us IS NOT NULL AND is_fraud IS NOT NULL
         ORDER BY refresh, label_us, transaction_id
     """

@@ -1,7 +1,7 @@
 """What every transaction finds behind it, for all customers at once: columns in order, features and ratios out.
 
 A history is a run of rows directly before its transaction, and so is each window in it: sums are differences of prefix
-sums, and where a window begins is searched in all rows together. What a feature is stands in `features.py`; a property
+sums, and where a window begins is searched in all rows together. What a feature is stands in `formulas.py`; a property
 test holds both paths equal. Blocks keep the work in the processor's cache and memory flat.
 """
 
@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud import features as f
+from fraud import formulas
 from millrace.features.histories import Pool
+from millrace.instants import DAY_US, NEVER_US
 
 BLOCK_ROWS: Final = 16_384
 LONG_BLOCK_ROWS: Final = 4_096
@@ -36,10 +38,10 @@ class ByCustomer:
     fraud: NDArray[np.bool_]
     """Labelled as fraud; when this became known does not matter here."""
 
-    def before(self, rows: NDArray[np.int64], length: int) -> f.CustomerStates:
+    def before(self, rows: NDArray[np.int64], length: int) -> formulas.CustomerStates:
         """The last `length` transactions before each of `rows`, gathered."""
         pool = Pool(self.event_us, {"amount_cents": self.amount_cents})
-        return f.states_of(pool.before(rows, self.start[rows], length))
+        return formulas.states_of(pool.before(rows, self.start[rows], length))
 
 
 def customer_features(histories: ByCustomer, length: int, first_us: int) -> NDArray[np.float32]:
@@ -47,13 +49,13 @@ def customer_features(histories: ByCustomer, length: int, first_us: int) -> NDAr
     features = np.empty((len(histories.position), len(f.CUSTOMER_FEATURES)), np.float32)
     for rows, totals in history_totals(histories, length, first_us):
         now_us, cents = histories.event_us[rows], histories.amount_cents[rows]
-        features[histories.position[rows]] = f.customer_features_of(now_us, cents, totals)
+        features[histories.position[rows]] = formulas.customer_features_of(now_us, cents, totals)
     return features
 
 
 def history_totals(
-    histories: ByCustomer, length: int, first_us: int = f.NEVER_US
-) -> Iterator[tuple[NDArray[np.int64], f.HistoryTotals]]:
+    histories: ByCustomer, length: int, first_us: int = NEVER_US
+) -> Iterator[tuple[NDArray[np.int64], formulas.HistoryTotals]]:
     """Blocks of places whose transactions happened from `first_us` on, and the totals of the last `length` before."""
     cents, event_us = histories.amount_cents, histories.event_us
     sums, squares = _prefix_sums(cents), _prefix_sums(cents * cents)
@@ -61,11 +63,13 @@ def history_totals(
     wanted = np.flatnonzero(event_us >= first_us)
     for rows in (wanted[begin : begin + BLOCK_ROWS] for begin in range(0, len(wanted), BLOCK_ROWS)):
         count = np.minimum(rows - histories.start[rows], length)
-        windows = [_later(event_us, rows, count, event_us[rows] - days * f.DAY_US) for days in f.CUSTOMER_WINDOWS_DAYS]
+        windows = [
+            _later(event_us, rows, count, event_us[rows] - days * DAY_US) for days in formulas.CUSTOMER_WINDOWS_DAYS
+        ]
         inside = np.stack(windows, axis=1)
         total = sums[rows] - sums[rows - count]
         spread = count * (squares[rows] - squares[rows - count]) - total * total
-        totals = f.HistoryTotals(
+        totals = formulas.HistoryTotals(
             window_count=inside,
             window_cents=sums[rows, None] - sums[rows[:, None] - inside],
             count=count,
@@ -83,8 +87,8 @@ def amount_ratios(histories: ByCustomer) -> NDArray[np.int64]:
     ratios, frauds = np.zeros(len(histories.position), np.int64), np.flatnonzero(histories.fraud)
     for begin in range(0, len(frauds), LONG_BLOCK_ROWS):
         rows = frauds[begin : begin + LONG_BLOCK_ROWS]
-        states = histories.before(rows, f.RATIO_HISTORY)
-        ratios[histories.position[rows]] = f.amount_ratio(histories.amount_cents[rows], states)
+        states = histories.before(rows, formulas.RATIO_HISTORY)
+        ratios[histories.position[rows]] = formulas.amount_ratio(histories.amount_cents[rows], states)
     return ratios
 
 
@@ -116,10 +120,12 @@ def _largest_before(cents: NDArray[np.int64], start: NDArray[np.int64], length: 
     return largest
 
 
-def _correct_variance(totals: f.HistoryTotals, histories: ByCustomer, rows: NDArray[np.int64], length: int) -> None:
+def _correct_variance(
+    totals: formulas.HistoryTotals, histories: ByCustomer, rows: NDArray[np.int64], length: int
+) -> None:
     """Where amounts are so large that their squares do not fit 64 bits, take the variance of the single-row path."""
     large = np.flatnonzero(totals.max_cents > math.isqrt(np.iinfo(np.int64).max) // length)
     for begin in range(0, len(large), LONG_BLOCK_ROWS):
         part = large[begin : begin + LONG_BLOCK_ROWS]
         states = histories.before(rows[part], length)
-        totals.variance[part] = f.history_totals(histories.event_us[rows[part]], states).variance
+        totals.variance[part] = formulas.history_totals(histories.event_us[rows[part]], states).variance

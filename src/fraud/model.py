@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, StrictFloat, StrictInt, model_validator
 from torch import Tensor, nn
 
-from fraud.features import NO_EVENT_DAYS, TYPICAL_WITHIN
+from fraud.formulas import NO_EVENT_DAYS, TYPICAL_WITHIN
 from millrace.config import Config
 from millrace.tabular.boosting import BoostConfig
 from millrace.tabular.layers import Encoding, HistoryAttention, Tower

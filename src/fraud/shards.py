@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud import days, histories
+from fraud import days, formulas, histories
 from fraud import features as f
 from millrace.features.days import DayStates, Events
 from millrace.features.events import engine
 from millrace.features.shards import Shard, Span
+from millrace.instants import DAY_US
 
 MEMORY_GB: Final = 1.0
 """Of DuckDB in a shard, which sorts and sums on one thread."""
@@ -38,7 +39,7 @@ STATE_SIDE: Final = pa.schema(
         pa.field("day", pa.int64()),
         pa.field("refresh", pa.int64()),
         pa.field("terminal_id", pa.string()),
-        *(pa.field(name, pa.int64()) for name in f.TERMINAL_STATE_FIELDS),
+        *(pa.field(name, pa.int64()) for name in formulas.TERMINAL_STATE_FIELDS),
     ]
 )
 
@@ -54,7 +55,7 @@ def amount_ratios(rows: pa.Table, _: Span) -> pa.Table:
 
 def customer_features(rows: pa.Table, span: Span) -> pa.Table:
     transactions = days.events(rows)
-    first_us = span.first_day * f.DAY_US
+    first_us = span.first_day * DAY_US
     with engine(1, MEMORY_GB) as connection:
         ordered = days.histories(connection, transactions)
     features = histories.customer_features(ordered, span.history_length, first_us)
@@ -69,11 +70,13 @@ def terminal_features(rows: pa.Table, span: Span) -> pa.Table:
     now_us, cents, terminal, ids = (transactions.column(name) for name in names)
     parts = []
     for states in _states_of(transactions, rows, span):
-        at = np.flatnonzero(now_us // f.DAY_US == states.day)
+        at = np.flatnonzero(now_us // DAY_US == states.day)
         now = now_us[at]
         mine = states.at(terminal[at], now)
-        block = np.concatenate([f.request_features(now, cents[at]), f.terminal_features(now, mine)], axis=1)
-        columns = [ids[at], *np.ascontiguousarray(block.T), cents[at], f.terminal_risk(mine)]
+        block = np.concatenate(
+            [formulas.request_features(now, cents[at]), formulas.terminal_features(now, mine)], axis=1
+        )
+        columns = [ids[at], *np.ascontiguousarray(block.T), cents[at], formulas.terminal_risk(mine)]
         parts.append(pa.table(columns, schema=TERMINAL_SIDE))
     return pa.concat_tables(parts) if parts else TERMINAL_SIDE.empty_table()
 

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.features import DAY_US, NEVER_US, CustomerStates
+from fraud.formulas import CustomerStates
 from fraud.whatif import Inputs
+from millrace.instants import DAY_US, NEVER_US
 
 THRESHOLD_CENTS: Final = 220_00
 """Above this amount the recipe calls every transaction a fraud; below it a fraudster is not seen by that rule."""

@@ -1,7 +1,7 @@
 """What is known of every terminal, a day at a time: events in, TERMINAL_STATE_FIELDS out wherever they change.
 
 Between midnights only labels change a state: those that become known, and those that leave a window. So a day costs
-its labels, not terminals × refreshes. What the fields mean is said in `features.py`.
+its labels, not terminals × refreshes. What the fields mean is said in `formulas.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud import features as f
+from fraud import formulas
 from millrace.features.days import DayStates
 
 _HAPPENED, _LABELLED, _FRAUD = range(3)
 _WINDOWS: Final = (
-    *((_HAPPENED, days) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS),
-    *((_LABELLED, days) for days in f.TERMINAL_LABEL_WINDOWS_DAYS),
-    *((_FRAUD, days) for days in f.TERMINAL_LABEL_WINDOWS_DAYS),
+    *((_HAPPENED, days) for days in formulas.TERMINAL_VOLUME_WINDOWS_DAYS),
+    *((_LABELLED, days) for days in formulas.TERMINAL_LABEL_WINDOWS_DAYS),
+    *((_FRAUD, days) for days in formulas.TERMINAL_LABEL_WINDOWS_DAYS),
 )
 """What is counted and over how many days, in the order of the fields."""
 
@@ -94,7 +95,7 @@ class Terminals:
         """Keys where something happens to a terminal, and those of `midnight`; ascending."""
         touched = np.zeros(len(self._appeared) * f.REFRESHES_PER_DAY, np.bool_)
         touched[midnight] = True
-        for days in (0, *f.TERMINAL_LABEL_WINDOWS_DAYS):
+        for days in (0, *formulas.TERMINAL_LABEL_WINDOWS_DAYS):
             touched[self._labels.keys(day - days)] = True
         return np.flatnonzero(touched)
 

@@ -11,14 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.features import (
-    CUSTOMER_FEATURES,
-    DAY_US,
-    FEATURE_NAMES,
+from fraud.features import CUSTOMER_FEATURES, FEATURE_NAMES, REQUEST_FEATURES, TERMINAL_FEATURES
+from fraud.formulas import (
     NO_EVENT_DAYS,
-    REQUEST_FEATURES,
     RISK_WINDOW_DAYS,
-    TERMINAL_FEATURES,
     TERMINAL_STATE_FIELDS,
     CustomerStates,
     customer_features,
@@ -27,6 +23,7 @@ from fraud.features import (
     states_of,
     terminal_features,
 )
+from millrace.instants import DAY_US
 from millrace.lake.training_set import TrainingSet
 
 _TERMINAL: Final = slice(len(REQUEST_FEATURES) + len(CUSTOMER_FEATURES), len(FEATURE_NAMES))

@@ -18,17 +18,16 @@ from components.assemble.core import assemble
 from components.assemble.splits import SplitSpec
 from components.build_features.core import build_features
 from fraud import simulator
-from fraud.features import (
+from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
+from fraud.formulas import (
     CUSTOMER_STATE_FIELDS,
-    FEATURE_NAMES,
-    NEVER_US,
-    TERMINAL_FEATURES,
     TERMINAL_STATE_FIELDS,
     CustomerStates,
     history_tensor,
     terminal_features,
 )
 from millrace.installed import load
+from millrace.instants import NEVER_US
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import TrainingSet
 

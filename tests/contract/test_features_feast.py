@@ -11,6 +11,7 @@ import pytest
 from feast import ValueType
 
 from fraud import features as f
+from fraud import formulas
 from millrace.errors import ConfigError
 from millrace.fields import View
 from millrace.installed import Workload, load
@@ -32,8 +33,8 @@ def defined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_views_hold_the_fields_of_the_states(defined: dict[str, Any]) -> None:
     fields = {name: {field.name for field in defined[name].schema} for name in ("customer_state", "terminal_state")}
 
-    assert fields["customer_state"] - {"customer_id"} == set(f.CUSTOMER_STATE_FIELDS)
-    assert fields["terminal_state"] - {"terminal_id"} == set(f.TERMINAL_STATE_FIELDS)
+    assert fields["customer_state"] - {"customer_id"} == set(formulas.CUSTOMER_STATE_FIELDS)
+    assert fields["terminal_state"] - {"terminal_id"} == set(formulas.TERMINAL_STATE_FIELDS)
 
 
 def test_the_service_is_the_versioned_one_and_holds_both_views(defined: dict[str, Any]) -> None:

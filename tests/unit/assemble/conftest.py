@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest, content_id
 
 FIRST_DAY = date(2026, 1, 1)

@@ -19,8 +19,9 @@ import pytest
 from components.assemble import core
 from components.assemble.core import assemble, split_of
 from components.assemble.splits import SplitSpec
-from fraud.features import DAY_US, FEATURE_NAMES
+from fraud.features import FEATURE_NAMES
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, NotFound
+from millrace.instants import DAY_US
 from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest
 from millrace.lake.training_set import SPLITS, TrainingSet

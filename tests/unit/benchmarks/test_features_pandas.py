@@ -12,12 +12,13 @@ import pytest
 
 from benchmarks import features_pandas
 from components.build_features.core import build_features
-from fraud import features
+from fraud import features, formulas
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest
 
 KEY = ["terminal_id", "event_timestamp"]
 INSTANT = "datetime64[us, UTC]"
-REFRESH_US = features.DAY_US // features.REFRESHES_PER_DAY
+REFRESH_US = DAY_US // features.REFRESHES_PER_DAY
 
 
 def read(files: list[Path], key: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -46,5 +47,5 @@ def test_pandas_computes_the_same_tables(
     for left_file, right_file in zip(theirs, states, strict=True):
         state = pd.read_parquet(left_file)
         state["event_timestamp"] = pd.to_datetime(state["refresh"] * REFRESH_US, unit="us", utc=True).astype(INSTANT)
-        wanted = read([right_file], KEY, features.TERMINAL_STATE_FIELDS)
+        wanted = read([right_file], KEY, formulas.TERMINAL_STATE_FIELDS)
         pd.testing.assert_frame_equal(state.set_index(KEY).sort_index()[wanted.columns], wanted)

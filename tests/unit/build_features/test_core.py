@@ -20,8 +20,10 @@ import pytest
 
 from components.build_features.core import build_features
 from fraud import features as f
+from fraud import formulas
 from millrace.errors import AlreadyRunning, ArtifactCorrupt, InvalidInput, SchemaMismatch
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 
@@ -50,7 +52,7 @@ def files_of(lake: Path) -> set[Path]:
 
 def with_labels(rows: pa.Table, delay_days: int | None) -> pa.Table:
     """The same rows with labels that become known `delay_days` later, or are not known."""
-    known = rows["event_timestamp"].cast(pa.int64()).to_numpy() + (delay_days or 0) * f.DAY_US
+    known = rows["event_timestamp"].cast(pa.int64()).to_numpy() + (delay_days or 0) * DAY_US
     stamps = pa.array(known).cast(rows.schema.field("label_timestamp").type)
     rows = rows.set_column(rows.column_names.index("label_timestamp"), "label_timestamp", stamps)
     if delay_days is not None:
@@ -100,14 +102,14 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     midnight = datetime.fromisoformat("2018-04-09T00:00:00+00:00")
     refreshes = {midnight + timedelta(days=1) / f.REFRESHES_PER_DAY * number for number in range(f.REFRESHES_PER_DAY)}
     assert set(last["event_timestamp"].to_pylist()) <= refreshes
-    assert last.column_names == ["terminal_id", "event_timestamp", *f.TERMINAL_STATE_FIELDS]
+    assert last.column_names == ["terminal_id", "event_timestamp", *formulas.TERMINAL_STATE_FIELDS]
     rows = last.to_pylist()
     assert [row["event_timestamp"] == midnight for row in rows] == [
         index == 0 or row["terminal_id"] != rows[index - 1]["terminal_id"] for index, row in enumerate(rows)
     ]
     later = [(old, row) for old, row in pairwise(rows) if row["event_timestamp"] > midnight]
     assert 0 < len(later) < (len(rows) - len(later)) * (f.REFRESHES_PER_DAY - 1) / 4
-    assert all(any(old[name] != row[name] for name in f.TERMINAL_STATE_FIELDS) for old, row in later)
+    assert all(any(old[name] != row[name] for name in formulas.TERMINAL_STATE_FIELDS) for old, row in later)
     for refresh in refreshes:
         state = terminals_at(result.folder / states["2018-04-09"], refresh)
         newest = {row["terminal_id"]: row for row in rows if row["event_timestamp"] <= refresh}

@@ -26,6 +26,7 @@ from millrace.errors import GateBlocked, InvalidInput, NotFound
 from millrace.features.days import DayFeatures
 from millrace.fields import View
 from millrace.inputs import States
+from millrace.instants import DAY_US
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.feast_home import online_database, repository
 from millrace.lake.manifest import Manifest
@@ -116,10 +117,10 @@ def test_a_window_off_by_a_day_is_blocked(
     lake: Path, feature_set: Manifest, home: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, store = home
-    right = f.history_totals
+    right = formulas.history_totals
 
-    def off_by_a_day(now_us: Any, states: f.CustomerStates) -> f.HistoryTotals:
-        return replace(right(now_us, states), window_count=right(now_us - f.DAY_US, states).window_count)
+    def off_by_a_day(now_us: Any, states: formulas.CustomerStates) -> formulas.HistoryTotals:
+        return replace(right(now_us, states), window_count=right(now_us - DAY_US, states).window_count)
 
     monkeypatch.setattr(formulas, "history_totals", off_by_a_day)
     failures = blocked_by(check(feature_set, store, lake, folder))

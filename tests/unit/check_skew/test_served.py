@@ -13,7 +13,7 @@ import pytest
 from components.build_features.core import build_features
 from components.check_skew.served import refreshed_rules
 from components.materialize.core import sources_of
-from fraud.features import TERMINAL_STATE_FIELDS
+from fraud.formulas import TERMINAL_STATE_FIELDS
 from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states

@@ -5,18 +5,10 @@ import pytest
 
 from components.evaluate.classes.attacks import outcome
 from fraud.adversary import ATTACKS, PARTS, PAUSE_US
-from fraud.features import (
-    DAY_US,
-    FEATURE_NAMES,
-    NEVER_US,
-    NO_EVENT_DAYS,
-    TERMINAL_FEATURES,
-    TERMINAL_STATE_FIELDS,
-    CustomerStates,
-    model_features,
-    terminal_features,
-)
+from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
+from fraud.formulas import NO_EVENT_DAYS, TERMINAL_STATE_FIELDS, CustomerStates, model_features, terminal_features
 from fraud.whatif import Inputs
+from millrace.instants import DAY_US, NEVER_US
 
 NOW = 1_530_000_000_000_000
 N = 3

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fraud.explain import GROUPS, variants
-from fraud.features import FEATURE_NAMES, TERMINAL_STATE_FIELDS, VIEWS
+from fraud.features import FEATURE_NAMES, VIEWS
+from fraud.formulas import TERMINAL_STATE_FIELDS
 from millrace.inputs import Requests, States, recent
 from millrace.lookup import empty
 

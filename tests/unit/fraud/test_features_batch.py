@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud import features as f
-from fraud import online
+from fraud import formulas, online
 from fraud.batch import daily, events
 from fraud.days import terminal_states
 from fraud.features import VIEWS
 from millrace.features.days import Events
 from millrace.inputs import RecentEvents, Requests, States
+from millrace.instants import DAY_US
 from millrace.lookup import empty
 
 CUSTOMERS, TERMINALS = VIEWS
-DAY = f.DAY_US
+DAY = DAY_US
 START = 17_622 * DAY  # 2018-04-01
 N = 4
 EVERY = DAY // f.REFRESHES_PER_DAY
@@ -87,9 +88,12 @@ def terminal_state(stream: list[Row], terminal_id: str, refresh_us: int) -> np.n
     seen = [row for row in stream if row["terminal_id"] == terminal_id and row["event_us"] < midnight]
     known = [row for row in seen if row["label_us"] is not None and row["label_us"] < refresh_us]
     known.sort(key=lambda row: (first_refresh(row), row["label_us"], row["transaction_id"]))
-    counts = [sum(row["event_us"] >= midnight - days * DAY for row in seen) for days in f.TERMINAL_VOLUME_WINDOWS_DAYS]
+    counts = [
+        sum(row["event_us"] >= midnight - days * DAY for row in seen) for days in formulas.TERMINAL_VOLUME_WINDOWS_DAYS
+    ]
     inside = [
-        [row for row in known if first_refresh(row) > refresh_us - days * DAY] for days in f.TERMINAL_LABEL_WINDOWS_DAYS
+        [row for row in known if first_refresh(row) > refresh_us - days * DAY]
+        for days in formulas.TERMINAL_LABEL_WINDOWS_DAYS
     ]
     streak: list[int] = []
     ratios: list[int] = []
@@ -112,10 +116,10 @@ def amount_ratio(stream: list[Row], row: Row) -> int:
     order = (row["event_us"], row["transaction_id"])
     past = [r for r in stream if r["customer_id"] == row["customer_id"] if (r["event_us"], r["transaction_id"]) < order]
     amounts = [r["amount_cents"] for r in past]
-    usual = [cents for cents in amounts if cents <= f.TYPICAL_WITHIN * statistics.median(amounts)]
+    usual = [cents for cents in amounts if cents <= formulas.TYPICAL_WITHIN * statistics.median(amounts)]
     if not past:
-        return f.NO_HISTORY_RATIO
-    return min(row["amount_cents"] * 1000 * len(usual) // max(sum(usual), 1), f.MAX_RATIO)
+        return formulas.NO_HISTORY_RATIO
+    return min(row["amount_cents"] * 1000 * len(usual) // max(sum(usual), 1), formulas.MAX_RATIO)
 
 
 def replay(

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from fraud import features as f
-from fraud import online
+from fraud import formulas, online
 from fraud.features import VIEWS
 from millrace.errors import SchemaMismatch
 from millrace.inputs import Requests, States, recent
+from millrace.instants import DAY_US
 from millrace.lookup import columns_of, empty, recent_of, refreshed_of, states_of
 
 CUSTOMERS, TERMINALS = VIEWS
-NOW = 17_622 * f.DAY_US
+NOW = 17_622 * DAY_US
 
 
 def answer(length: int = 3, rows: int = 1) -> dict[str, list[Any]]:
@@ -27,7 +28,7 @@ def answer(length: int = 3, rows: int = 1) -> dict[str, list[Any]]:
         "amount_cents": [100 * (i + 1) for i in range(length)],
         "terminal_risk": [0.25] * length,
     }
-    terminal = {name: index for index, name in enumerate(f.TERMINAL_STATE_FIELDS)}
+    terminal = {name: index for index, name in enumerate(formulas.TERMINAL_STATE_FIELDS)}
     return {name: [value] * rows for name, value in (customer | terminal).items()}
 
 
@@ -46,7 +47,7 @@ def requests(id_: int, now: int, rows: int = 1) -> Requests:
 
 
 def test_unknown_entities_become_empty_states_and_zeros() -> None:
-    response = {name: [None] for name in (*f.CUSTOMER_STATE_FIELDS, *f.TERMINAL_STATE_FIELDS)}
+    response = {name: [None] for name in (*formulas.CUSTOMER_STATE_FIELDS, *formulas.TERMINAL_STATE_FIELDS)}
 
     features, history = inputs_of(response)
 
@@ -58,7 +59,7 @@ def test_unknown_entities_become_empty_states_and_zeros() -> None:
 
 def test_an_answer_without_a_column_is_refused_by_name() -> None:
     with pytest.raises(SchemaMismatch, match="'event_us'"):
-        recent_of({name: [None] for name in f.CUSTOMER_STATE_FIELDS if name != "event_us"}, CUSTOMERS)
+        recent_of({name: [None] for name in formulas.CUSTOMER_STATE_FIELDS if name != "event_us"}, CUSTOMERS)
 
 
 def test_the_newest_transaction_is_last_and_padding_comes_first() -> None:
@@ -126,7 +127,7 @@ def test_a_state_goes_to_the_push_source_and_comes_back() -> None:
 
     assert columns["customer_id"] == ["c"]
     assert columns["event_timestamp"][0].timestamp() * 1e6 == state.event_us[-1]
-    again = recent_of({name: [list(columns[name][0])] for name in f.CUSTOMER_STATE_FIELDS}, CUSTOMERS)[0]
+    again = recent_of({name: [list(columns[name][0])] for name in formulas.CUSTOMER_STATE_FIELDS}, CUSTOMERS)[0]
     assert all(np.array_equal(left, right) for left, right in zip(again.arrays(), state.arrays(), strict=True))
 
 
@@ -144,7 +145,7 @@ def test_one_row_takes_less_than_a_third_of_a_millisecond_of_cpu() -> None:
 def test_padding_never_falls_into_a_window() -> None:
     state = recent(*(np.array([value], kind) for value, kind in ((1, "i8"), (NOW, "i8"), (100, "i8"), (0.5, "f4"))))
 
-    totals = f.history_totals(np.array([NOW + 1]), online.padded([state], 8))
+    totals = formulas.history_totals(np.array([NOW + 1]), online.padded([state], 8))
 
     assert totals.window_count.tolist() == [[1, 1, 1]]
     assert totals.count.tolist() == [1]
@@ -155,7 +156,7 @@ def test_features_are_named_once_each_and_in_the_order_of_their_values() -> None
 
     assert len(set(f.FEATURE_NAMES)) == len(f.FEATURE_NAMES) == features.shape[1]
     value = dict(zip(f.FEATURE_NAMES, features[0].tolist(), strict=True))
-    state = {name: index for index, name in enumerate(f.TERMINAL_STATE_FIELDS)}
+    state = {name: index for index, name in enumerate(formulas.TERMINAL_STATE_FIELDS)}
     assert value["amount"] == 5
     assert value["customer_mean_amount"] == pytest.approx(2)
     assert value["customer_max_amount"] == 3

@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 
-from fraud.features import (
-    DAY_US,
-    FEATURE_NAMES,
-    NEVER_US,
-    TERMINAL_FEATURES,
-    TERMINAL_STATE_FIELDS,
-    CustomerStates,
-    model_features,
-)
+from fraud.features import FEATURE_NAMES, TERMINAL_FEATURES
+from fraud.formulas import TERMINAL_STATE_FIELDS, CustomerStates, model_features
 from fraud.stress import STRESSES
 from fraud.whatif import Inputs
+from millrace.instants import DAY_US, NEVER_US
 
 N = 6
 NOW = 1_530_000_000_000_000

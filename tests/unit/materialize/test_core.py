@@ -22,6 +22,7 @@ from components.materialize import core
 from components.materialize.core import materialize, sources_of
 from components.materialize.store import Aside
 from fraud import features as f
+from fraud import formulas
 from fraud.features import VIEWS
 from millrace.errors import InvalidInput
 from millrace.inputs import RecentEvents
@@ -81,7 +82,7 @@ def test_the_store_holds_what_came_before_the_instant(
     refresh = pq.read_table(feature_set.table("terminal_state", as_of.date(), as_of.date())[0]).to_pylist()
     here = [row for row in refresh if row["terminal_id"] == terminal and row["event_timestamp"] <= as_of]
     stored = max(here, key=lambda row: row["event_timestamp"])
-    assert refreshed_of(answer, TERMINALS)[0].tolist() == [stored[name] for name in f.TERMINAL_STATE_FIELDS]
+    assert refreshed_of(answer, TERMINALS)[0].tolist() == [stored[name] for name in formulas.TERMINAL_STATE_FIELDS]
     assert not refreshed_of(answer, TERMINALS)[1].any()
     assert result.facts["as_of"] == as_of.isoformat()
     assert filled_with(tmp_path, "fraud") == result.id

@@ -20,6 +20,7 @@ from components.materialize import renewal
 from components.materialize.core import materialize, sources_of
 from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
 from fraud import features as f
+from fraud import formulas
 from fraud.features import VIEWS
 from millrace.errors import InvalidInput, NotFound
 from millrace.inputs import RecentEvents
@@ -150,7 +151,7 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
     fresh = sources_of(feature_set, home / "lake", made.as_of)
     for row in pq.read_table(fresh.path("terminal_state.parquet")).to_pylist():
         _, counts = looked_up(tmp_path, "nobody", row["terminal_id"])
-        assert counts == [row[name] for name in f.TERMINAL_STATE_FIELDS]
+        assert counts == [row[name] for name in formulas.TERMINAL_STATE_FIELDS]
 
 
 def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
@@ -182,7 +183,7 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
 def test_what_changed_is_told_from_what_did_not() -> None:
     def states(counts: dict[str, int]) -> pa.Table:
         values = pa.array(counts.values(), pa.int64())
-        columns = dict.fromkeys(f.TERMINAL_STATE_FIELDS, values)
+        columns = dict.fromkeys(formulas.TERMINAL_STATE_FIELDS, values)
         return pa.table({"terminal_id": pa.array(counts, pa.string())} | columns)
 
     rows = renewal.changed(
@@ -192,7 +193,7 @@ def test_what_changed_is_told_from_what_did_not() -> None:
     assert rows["terminal_id"].to_pylist() == ["new", "b", "a"]
     assert len(renewal.changed("terminal_id", TERMINALS, states({}), states({"a": 1}))) == 1
     (gone,) = renewal.changed("terminal_id", TERMINALS, states({"a": 1, "b": 2}), states({"a": 1})).to_pylist()
-    assert gone == {"terminal_id": "b"} | dict.fromkeys(f.TERMINAL_STATE_FIELDS, 0)
+    assert gone == {"terminal_id": "b"} | dict.fromkeys(formulas.TERMINAL_STATE_FIELDS, 0)
 
 
 def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, feature_set: Manifest) -> None:
@@ -268,7 +269,7 @@ def _changed_terminal(feature_set: Manifest) -> str:
     midnight, noon = LAST_DAY, LAST_DAY + timedelta(hours=36)
     states = [
         {
-            row["terminal_id"]: [row[name] for name in f.TERMINAL_STATE_FIELDS]
+            row["terminal_id"]: [row[name] for name in formulas.TERMINAL_STATE_FIELDS]
             for row in renewal.states(feature_set, TERMINALS, at).to_pylist()
         }
         for at in (midnight, noon)
@@ -278,10 +279,10 @@ def _changed_terminal(feature_set: Manifest) -> str:
 
 def _counts(made: Manifest, terminal: str) -> list[int]:
     (row,) = pq.read_table(made.path("terminal_state.parquet"), filters=[("terminal_id", "=", terminal)]).to_pylist()
-    return [row[name] for name in f.TERMINAL_STATE_FIELDS]
+    return [row[name] for name in formulas.TERMINAL_STATE_FIELDS]
 
 
 def _transactions(made: Manifest, customer: str) -> list[int]:
     (row,) = pq.read_table(made.path("customer_state.parquet"), filters=[("customer_id", "=", customer)]).to_pylist()
-    found: list[int] = row[f.CUSTOMER_STATE_FIELDS[0]]
+    found: list[int] = row[formulas.CUSTOMER_STATE_FIELDS[0]]
     return found

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.lake.training_set import TrainingSet
 

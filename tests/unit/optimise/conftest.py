@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fraud.features import DAY_US, FEATURE_NAMES, HISTORY_CHANNELS
+from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from fraud.model import Architecture, FraudModel
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.tabular.weights import save_network
 

@@ -16,7 +16,8 @@ import pytest
 from feast import FeatureStore
 
 from components.materialize.store import fill
-from fraud.features import FEATURE_SERVICE, TERMINAL_STATE_FIELDS, VIEWS
+from fraud.features import FEATURE_SERVICE, VIEWS
+from fraud.formulas import TERMINAL_STATE_FIELDS
 from millrace.errors import Unavailable
 from millrace.inputs import RecentEvents, States, recent
 from millrace.installed import load

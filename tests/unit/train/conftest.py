@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from components.train.core import AnyTrainConfig, read_config
-from fraud.features import DAY_US, FEATURE_NAMES, FEATURE_SERVICE
+from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.installed import load
+from millrace.instants import DAY_US
 from millrace.lake.manifest import Manifest, content_id, hash_files
 
 HISTORY = 8
