@@ -17,8 +17,6 @@ from millrace.workload import Drill
 
 WARM_DAYS = 50
 """Days before the first one that is served: the first champion learns from them."""
-LAST_PLANTED_DAYS = 24
-"""From a new pattern until a model that has seen it can be judged on a week that has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

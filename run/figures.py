@@ -45,9 +45,7 @@ def mean_of(folds: Sequence[Figures]) -> Figures:
 def _of_classes(
     workload: Workload, rows: pa.Table, scores: NDArray[np.float64], test_start: date, days: int, k: int
 ) -> Figures:
-    columns = workload.judging.COLUMNS
-    mask = ranking.drop_known_units(rows, test_start, columns, days)
-    found = ranking.judged_metrics(ranking.judged(rows, mask, columns), scores[mask], k)
+    found = ranking.protocol_metrics(rows, scores, test_start, workload.judging.COLUMNS, k, days)
     figures = {"rows": found.rows, "positives": found.positives, "AUC": found.auc_roc, "AP": found.average_precision}
     if workload.task is Task.RANKING:
         figures[f"{workload.judging.UNIT_NOUN[0]} precision@{k}"] = found.unit_precision

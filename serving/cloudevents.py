@@ -22,7 +22,6 @@ from serving.tensors import TooLarge
 BATCH: Final = "application/cloudevents-batch+json"
 STRUCTURED: Final = "application/cloudevents+json"
 LOGGED_REQUEST: Final = "org.kubeflow.serving.inference.request"
-LOGGED_RESPONSE: Final = "org.kubeflow.serving.inference.response"
 MAX_EVENTS: Final = 10_000
 """Events of one batch."""
 SHOWN_FAULTS: Final = 3

@@ -9,8 +9,6 @@ intervals around them; calibration is in `millrace.judge.calibration`, and which
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, Final
@@ -110,15 +108,20 @@ def judged(rows: pa.Table, mask: Mask, columns: Columns) -> Judged:
 
 
 def protocol_metrics(
-    rows: pa.Table, scores: NDArray[Any], test_start: date, columns: Columns, k: int | None = 100
+    rows: pa.Table,
+    scores: NDArray[Any],
+    test_start: date,
+    columns: Columns,
+    k: int | None = 100,
+    days: int = TEST_DAYS,
 ) -> ProtocolMetrics:
-    """The protocol's figures of one fold.
+    """The protocol's figures of one test window, `days` long.
 
-    `rows[N]`: the test week, and the positives of the `known_days` before it. `scores[N]` on any scale; those outside
-    the test week are not read. Raises InvalidInput for scores that are missing where they count.
+    `rows[N]`: the test window, and the positives of the `known_days` before it. `scores[N]` on any scale; those outside
+    the test window are not read. Raises InvalidInput for scores that are missing where they count.
     """
     scores = _scores(scores, rows.num_rows)
-    mask = drop_known_units(rows, test_start, columns)
+    mask = drop_known_units(rows, test_start, columns, days)
     return judged_metrics(judged(rows, mask, columns), scores[mask], k)
 
 
@@ -142,14 +145,6 @@ def judged_metrics(rows: Judged, scores: Floats, k: int | None = 100) -> Protoco
         units=len(np.unique(rows.unit)),
         positive_units=len(np.unique(rows.unit[rows.label])),
     )
-
-
-def mean_metrics(folds: Iterable[ProtocolMetrics]) -> dict[str, float]:
-    """Mean of each figure over folds; raises InvalidInput for no folds."""
-    folds = tuple(folds)
-    if not folds:
-        raise InvalidInput("no folds to average. Run the backtest with at least one week.")
-    return {name: math.fsum(fold.figures[name] for fold in folds) / len(folds) for name in folds[0].figures}
 
 
 # Statistics. `weights[B, units]`, or None for one plain evaluation; each returns an array [B].

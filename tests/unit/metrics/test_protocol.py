@@ -11,7 +11,6 @@ from millrace.judge.ranking import (
     average_precision,
     drop_known_units,
     judged_metrics,
-    mean_metrics,
     protocol_metrics,
     roc_auc,
     unit_precision,
@@ -195,11 +194,3 @@ def test_a_missing_score_is_named_unless_it_does_not_count(table):
 def test_a_missing_column_is_named(table):
     with pytest.raises(SchemaMismatch, match="label_timestamp"):
         drop_known_units(table([]).drop_columns(["label_timestamp"]), table.test_start, COLUMNS)
-
-
-def test_a_mean_over_folds_needs_a_fold(simple):
-    fold = judged_metrics(simple([1, 0]), np.array([0.9, 0.1]), 1)
-
-    assert mean_metrics([fold, fold])["average_precision"] == 1.0
-    with pytest.raises(InvalidInput, match="no folds"):
-        mean_metrics([])
