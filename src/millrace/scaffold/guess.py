@@ -5,6 +5,7 @@ Nothing is decided that the values do not support: what is unsure is a question,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ class Column:
     nulls: int
     low: Any
     high: Any
+    mean: float
+    """NaN for what is no number."""
     levels: tuple[str, ...]
     """Its values as text, where there are few."""
 
@@ -88,13 +91,16 @@ def columns_of(path: Path) -> dict[str, Column]:
 
 def _column(connection: duckdb.DuckDBPyConnection, name: str, kind: str, rows: int) -> Column:
     quoted = '"' + name.replace('"', '""') + '"'
-    query = f"SELECT count(DISTINCT {quoted}), count(*) - count({quoted}), min({quoted}), max({quoted}) FROM given"
-    distinct, nulls, low, high = connection.execute(query).fetchall()[0]
+    mean = f"avg({quoted})::DOUBLE" if kind.startswith(NUMERIC) else "'nan'::DOUBLE"
+    query = (
+        f"SELECT count(DISTINCT {quoted}), count(*) - count({quoted}), min({quoted}), max({quoted}), {mean} FROM given"
+    )
+    distinct, nulls, low, high, average = connection.execute(query).fetchall()[0]
     levels: tuple[str, ...] = ()
     if distinct <= MAX_LEVELS:
         found = f"SELECT DISTINCT {quoted}::VARCHAR FROM given WHERE {quoted} IS NOT NULL ORDER BY 1"
         levels = tuple(str(row[0]) for row in connection.execute(found).fetchall())
-    return Column(name, kind, rows, distinct, nulls, low, high, levels)
+    return Column(name, kind, rows, distinct, nulls, low, high, average if average is not None else math.nan, levels)
 
 
 def guess(columns: Mapping[str, Column], given: Mapping[str, Any]) -> tuple[Guess, list[str]]:

@@ -78,6 +78,7 @@ def context(found: Guess, name: str, source: Path, delay_days: int) -> dict[str,
         "aliases": aliases | ({found.id: ours[found.id]} if found.id and ours[found.id] != found.id else {}),
         "left_out": list(found.left_out),
         "stresses": ["no_state", *(f"{ours[column]}_missing" for column in found.numbers)],
+        "prevalence": _prevalence(found.columns[found.label]) if classes else 0.0,
         "min_effect": 0.01 if classes else _spread(found.columns[found.label]) / 100,
         "example": _example(found, ours),
     }
@@ -92,6 +93,11 @@ def field_name(column: str) -> str:
 
 def _number(column: Column, name: str) -> Mapping[str, Any]:
     return {"name": name, "empty": column.nulls > 0, "low": column.low, "high": column.high}
+
+
+def _prevalence(label: Column) -> float:
+    """Share of positives, rounded: what the average precision of guessing is; a half where the table does not say."""
+    return round(label.mean, 3) if label.numeric and 0 < label.mean < 1 else 0.5
 
 
 def _spread(label: Column) -> float:

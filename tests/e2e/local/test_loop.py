@@ -22,7 +22,11 @@ import yaml
 from fraud.simulator import SimulationConfig, write
 from millrace.events.log import engine
 from millrace.events.table import read_predictions
+from millrace.lake.feast_home import filled_with
 from millrace.settings import Settings
+from millrace.workload import load
+from trips.world import WorldConfig
+from trips.world import write as write_trips
 
 SMALL = Path(__file__).with_name("small.yaml")
 WORLD = SimulationConfig(customers=400, terminals=800, days=60, seed=3)
@@ -256,18 +260,55 @@ def test_two_versions_are_compared_from_the_prediction_log_once_labels_are_in(
     assert "comparison.html" in (home / "report" / "fraud" / "index.html").read_text()
 
 
+def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
+    program: Program, home: Path, tmp_path: Path, url: str, first_run: str
+) -> None:
+    champion = (home / "serving" / "fraud-detector.yaml").read_bytes()
+    store = filled_with(home, "fraud")
+    question = {"transaction_id": 10**15 + 9, "customer_id": "17", "terminal_id": "42", "amount": 99.5}
+    question |= {"event_timestamp": "2018-05-30T12:00:00Z"}
+    before = ask(url, "fraud-detector", question)
+
+    raw = tmp_path / "trips"
+    raw.mkdir()
+    write_trips(WorldConfig(trips_a_day=400, zones=30, days=45), raw)
+    second = program("run", "--workload", "trips", "--data", str(raw), "--train-days", "21", "--overrides", TRIPS)
+    minutes = ask(url, "trip-duration", {"trip_id": 1, **TRIP})
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "trip-duration version 1 (champion)" in second.stdout
+    assert "replayed, scores equal" in " ".join(second.stdout.split())
+    assert minutes["minutes_low"] <= minutes["minutes"] <= minutes["minutes_high"]
+    assert "decision" not in minutes
+    assert (home / "serving" / "fraud-detector.yaml").read_bytes() == champion
+    assert filled_with(home, "fraud") == store
+    assert ask(url, "fraud-detector", question)["score"] == before["score"]
+    until("both workloads are in one log", lambda: {len(logged(home)) > 0, len(logged(home, "trips")) > 0} == {True})
+
+
+TRIP = {"pickup_zone": "74", "dropoff_zone": 41, "passenger_count": 1, "trip_distance": 2.1}
+TRIPS = str(SMALL.with_name("small_trips.yaml"))
+
+
+def ask(url: str, model: str, event: dict[str, Any]) -> dict[str, Any]:
+    answer = httpx.post(f"{url}/v1/models/{model}:predict", json={"instances": [event]}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()["predictions"][0]
+    return found
+
+
 def instance(row: dict[str, Any]) -> dict[str, Any]:
     """A raw event as a client sends it."""
     sent = {name: row[name] for name in ("transaction_id", "customer_id", "terminal_id")}
     return sent | {"event_timestamp": row["event_timestamp"].isoformat(), "amount": float(row["amount"])}
 
 
-def logged(home: Path) -> list[dict[str, Any]]:
+def logged(home: Path, workload: str = "fraud") -> list[dict[str, Any]]:
     """The prediction log's rows, without their features."""
     log = engine(Settings(home=home))
     try:
-        columns = ["transaction_id", "model_version", "score"]
-        found: list[dict[str, Any]] = read_predictions(log, "fraud", columns=columns).to_pylist()
+        columns = [load(workload).schema.EVENT_ID, "model_version", "score"]
+        found: list[dict[str, Any]] = read_predictions(log, workload, columns=columns).to_pylist()
     finally:
         log.dispose()
     return found
