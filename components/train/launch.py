@@ -87,7 +87,7 @@ def _job(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> 
         "training": config.model_dump(),
         "seeds": {"seed": config.seed},
     }
-    if load(training_set.workload).features.HISTORY_CHANNELS:
+    if load(training_set.workload).recent is not None:
         description["history_length"] = training_set.facts["history_length"]
     return {
         "config": config.model_dump(),

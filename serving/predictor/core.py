@@ -41,6 +41,7 @@ class Scorer:
             self.parameters["decision_threshold"] = artifact.decision_threshold
         if spec.history_channels:
             self.inputs += (TensorSpec("history", "FP32", (-1, -1, len(spec.history_channels))),)
+        if self.longest:
             self.parameters["history_length"] = self.longest
         self.outputs = (
             *(TensorSpec(name, "FP32", (-1,)) for name in spec.outputs),

@@ -134,7 +134,7 @@ def require_fit(workload: Workload, scored: Scored, history_length: int) -> None
     if missing or (workload.task is Task.RANKING and scored.decision_threshold is None):
         what = missing[0] if missing else "decision_threshold"
         raise Unavailable(f"the predictor's answer is not a score of {workload.name!r}: it has no {what}")
-    if workload.features.HISTORY_CHANNELS and scored.history_length != history_length:
+    if workload.recent is not None and scored.history_length != history_length:
         raise Unavailable(
             f"MILLRACE_HISTORY_LENGTH of the transformer is {history_length}; model version {scored.model_version} "
             f"was trained with {scored.history_length}. Start the transformer with that."

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from millrace.errors import ConfigError
-from millrace.installed import load
+from millrace.installed import Workload, load
 from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
@@ -19,12 +19,14 @@ SWITCH_INTERVAL_S = 0.0005
 """A push runs for tens of milliseconds in its thread; requests need not wait 5 ms (Python's default) for each turn."""
 
 
-def require_history_length(home: Path, workload: str, history_length: int) -> None:
-    """Raise ConfigError when the online store was filled with states of another length.
+def require_history_length(home: Path, workload: Workload, history_length: int) -> None:
+    """Raise ConfigError when the recent view of the online store was filled with states of another length.
 
     Where the store came without the lake that says so, the predictor's answers tell.
     """
-    folder = home / "lake" / "online" / (filled_with(home, workload) or "")
+    if workload.recent is None:
+        return
+    folder = home / "lake" / "online" / (filled_with(home, workload.name) or "")
     if not (folder / "manifest.json").is_file():
         return
     stored = int(Manifest.read(folder, "online_store").facts["history_length"])
@@ -61,8 +63,8 @@ def main() -> None:
     quiet()
     configure("millrace-transformer")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    require_history_length(configured.home, configured.workload, configured.history_length)
     workload = load(configured.workload)
+    require_history_length(configured.home, workload, configured.history_length)
     store = FeastStore(repository(configured.home, workload.name), workload)
     model = transformer(options.model_name, workload, predictor(options, configured), store, configured)
     where = options.predictor_host if configured.predictor_topology == "remote" else options.model_dir

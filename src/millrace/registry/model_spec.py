@@ -63,7 +63,7 @@ class ModelSpec:
     history_channels: tuple[str, ...] = ()
     """C channels of the history, in order; empty for a model that reads features alone."""
     history_length: int = 0
-    """N: events that a recent view keeps."""
+    """N: events of the recent view that the features were made from; 0 where no view is recent."""
     sequence_length: int = 0
     """L ≤ N: the newest events that the model reads."""
     decision_threshold: float | None = None

@@ -180,18 +180,18 @@ def test_features_of_another_length_than_the_models_are_refused():
 
 
 def test_an_online_store_of_another_length_stops_the_start(tmp_path):
-    require_history_length(tmp_path, "fraud", N)  # nothing known
+    require_history_length(tmp_path, FRAUD, N)  # nothing known
     repository(tmp_path, "fraud").mkdir(parents=True)
     with closing(sqlite3.connect(online_database(tmp_path, "fraud"))) as connection, connection:
         record_fill(connection, "abc")
-    require_history_length(tmp_path, "fraud", N)  # filled, without its lake
+    require_history_length(tmp_path, FRAUD, N)  # filled, without its lake
     folder = tmp_path / "lake" / "online" / "abc"
     folder.mkdir(parents=True)
     facts = {"history_length": N}
     Manifest(kind="online_store", id="abc", workload="fraud", uri=str(folder), facts=facts).write(
         folder / "manifest.json"
     )
-    require_history_length(tmp_path, "fraud", N)
+    require_history_length(tmp_path, FRAUD, N)
 
     with pytest.raises(ConfigError, match=r"MILLRACE_HISTORY_LENGTH is 5; .* filled with 4"):
-        require_history_length(tmp_path, "fraud", N + 1)
+        require_history_length(tmp_path, FRAUD, N + 1)
