@@ -46,7 +46,7 @@ class Payloads:
     @cached_property
     def tensors(self) -> frozenset[str]:
         """Tensors of a body that are read."""
-        return frozenset(self._request_fields.keys() | self._response_fields.keys())
+        return frozenset(self._request_fields.keys() | self._response_fields.keys() | self._figures.keys())
 
     def request(self, body: Mapping[str, Any]) -> list[Row]:
         """One part of a row per instance or tensor row, by the workload's names; raises InvalidInput."""
@@ -67,8 +67,14 @@ class Payloads:
             rows = [item if isinstance(item, Mapping) else {"score": item} for item in listed]
         else:
             rows = _tensor_rows(body, "outputs")
-        parts = [_checked(row, self._response_fields, place) for place, row in enumerate(rows)]
+        named = ({self._figures.get(name, name): value for name, value in row.items()} for row in rows)
+        parts = [_checked(row, self._response_fields, place) for place, row in enumerate(named)]
         return [_with_model(part, about) for part in parts]
+
+    @cached_property
+    def _figures(self) -> Mapping[str, str]:
+        """What the transformer's answers call a figure → its own name, which a predictor's answers have."""
+        return {shown: name for name, shown in load(self.workload).exchange.ANSWER.items()}
 
     @cached_property
     def _request_fields(self) -> Mapping[str, Read]:

@@ -94,6 +94,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """This process's, with what the settings of the workload say of home, source and overrides."""
     said = {
         "MILLRACE_HOME": str(settings.home),
+        "MILLRACE_WORKLOAD": settings.workload,
         "MILLRACE_MODEL_NAME": settings.model_name,
         "MILLRACE_RETRAINING_SOURCE": settings.retraining_source,
         "MILLRACE_RETRAINING_OVERRIDES": str(settings.retraining_overrides or ""),

@@ -186,6 +186,19 @@ def test_scores_of_the_predictor_get_the_decision_of_their_threshold() -> None:
     assert v1["rows"][1] == {"score": 0.8, "decision": "review", "model_version": "3"}
 
 
+def test_figures_that_the_answer_names_otherwise_are_kept_under_their_own_names() -> None:
+    bodies = Bodies("trips", b"key")
+    row = {"trip_id": 7, "minutes": 12.5, "minutes_low": 9.0, "minutes_high": 18.0, "model_version": "3"}
+    tensors = [{"name": name, "datatype": "FP32", "shape": [1], "data": [row[name]]} for name in row if "min" in name]
+
+    v1 = logged("response", {"predictions": [row]}, bodies, inferenceservicename="trip-duration")
+    v2 = logged("response", {"model_version": "3", "outputs": tensors}, bodies, inferenceservicename="trip-duration")
+
+    assert v1["rows"] == [{"trip_id": 7} | v2["rows"][0]]
+    assert v2["rows"] == [{"score": 12.5, "low": 9.0, "high": 18.0, "model_version": "3"}]
+    assert {"minutes", "minutes_low", "minutes_high"} <= bodies.tensors
+
+
 def test_tensors_flat_or_nested_become_rows() -> None:
     flat = {"name": "features", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
     nested = flat | {"data": [[1, 2], [3, 4]]}

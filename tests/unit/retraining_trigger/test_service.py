@@ -190,7 +190,7 @@ def test_what_was_set_for_one_workloads_data_is_not_for_another(home: Settings, 
     seen = environment(other)
 
     assert "MILLRACE_RETRAINING_SOURCE" not in seen
-    assert seen["MILLRACE_MODEL_NAME"] == "other-model"
+    assert (seen["MILLRACE_WORKLOAD"], seen["MILLRACE_MODEL_NAME"]) == ("another", "other-model")
     assert environment(Settings())["MILLRACE_RETRAINING_SOURCE"] == "/data/cards"
 
 
