@@ -11,6 +11,7 @@ from scipy.stats import beta
 from benchmarks.drift import detector_of, false_alarms, inflated, noticed_after, table_of
 from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
+from millrace.workload import load
 from serving.drift_detector.backends import Streaming
 from serving.drift_detector.core import discoveries, fit
 from serving.drift_detector.judgement import Reference, Window
@@ -148,7 +149,7 @@ def test_a_window_of_nothing_says_nothing(detector, rows):
 
 def test_a_reference_of_a_few_rows_is_refused(stream):
     with pytest.raises(InvalidInput, match="at least 100"):
-        Reference("1", FEATURE_NAMES, stream.features[:10], stream.scores[:10], 0.5)
+        Reference("1", FEATURE_NAMES, stream.features[:10], stream.scores[:10], 0.5, load("fraud").watch)
 
 
 def test_discoveries_reject_as_benjamini_and_hochberg_did():

@@ -305,7 +305,7 @@ def test_up_again_changes_nothing_and_status_shows_it(world):
 
 
 def test_predict_from_the_command_line(world):
-    done = world.local("predict", "--amount=57.16")
+    done = world.local("predict", "amount=57.16")
 
     assert done.returncode == 0, done.stderr
     assert '"decision"' in done.stdout
