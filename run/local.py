@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.atomic import exclusive, sha256_text
 from millrace.lake.manifest import Manifest
 from millrace.pseudonyms import fingerprint
@@ -129,17 +130,16 @@ class LocalRun:
     log_path: Path
 
 
-def run_local(make_pipeline: Callable[[], Any], arguments: Mapping[str, Any], settings: Settings) -> LocalRun:
-    """Run the pipeline that `make_pipeline` returns; raises PipelineFailed, or AlreadyRunning for a second run at once.
+def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings) -> LocalRun:
+    """Run a pipeline; raises PipelineFailed, or AlreadyRunning for a second run at once.
 
-    `make_pipeline` imports the pipeline: the image tag, which is part of kfp's cache key, is set to the hash of code
-    and settings first, so that a change of either is never answered from the cache.
+    Its steps' image, which is part of kfp's cache key, is named by the hash of code and settings as they are now, so
+    that a change of either is never answered from the cache.
     """
     runs = settings.home / "runs"
     with exclusive(runs / "lock", f"a pipeline run in {settings.home}"):
-        os.environ["MILLRACE_IMAGE"] = f"millrace/pipeline:{state_of_code(settings)}"
-        os.environ["MILLRACE_HOME"] = str(settings.home.resolve())
-        pipeline = _once_only(make_pipeline())
+        os.environ["MILLRACE_HOME"] = str(settings.home.resolve())  # of the steps, which are processes of their own
+        _adapt(pipeline, f"millrace/pipeline:{state_of_code(settings)}")
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         log_path = runs / f"{stamp}.log"
         with log_path.open("w") as log, _quiet_kfp(runs):
@@ -153,20 +153,35 @@ def run_local(make_pipeline: Callable[[], Any], arguments: Mapping[str, Any], se
 
 
 def state_of_code(settings: Settings, root: Path | None = None) -> str:
-    """12 hex digits over every source file of the pipeline and every setting but ports; of the key, its fingerprint."""
+    """12 hex digits over every source file of pipeline and workload, and every setting but ports.
+
+    Of the key it is the fingerprint.
+    """
     root = root or Path(__file__).parent.parent
-    suffixes = {".py", ".yaml", ".sql", ".html"}
-    files = (path for folder in SOURCES for path in sorted((root / folder).rglob("*")) if path.suffix in suffixes)
-    code = [part for path in files for part in (str(path.relative_to(root)), path.read_text())]
+    folders = [*(root / name for name in SOURCES), load(settings.workload).folder]  # which may lie anywhere
+    code = [part for folder in folders for part in _sources(folder)]
     plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port", "gateway_token"})
     return sha256_text(*code, plain, fingerprint(settings.pseudonym_secret()))[:12]
 
 
-def _once_only(pipeline: Any) -> Any:
-    """Retries are for pods that a cluster lost; here a step that failed shows why at once."""
+def _sources(folder: Path) -> Iterator[str]:
+    """Name and text of every source file, one after the other."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".py", ".yaml", ".sql", ".html"}:
+            yield str(path.relative_to(folder.parent))
+            yield path.read_text()
+
+
+def _adapt(pipeline: Any, image: str) -> None:
+    """Give its steps this image, and one attempt each.
+
+    Retries are for pods that a cluster lost; here a step that failed shows why at once.
+    """
+    executors = pipeline.pipeline_spec.deployment_spec["executors"]
+    for name in executors:
+        executors[name]["container"]["image"] = image
     for task in pipeline.pipeline_spec.root.dag.tasks.values():
         task.ClearField("retry_policy")
-    return pipeline
 
 
 @contextmanager

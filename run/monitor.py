@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(here: Settings, as_of: str) -> int:
-    done = run_local(lambda: monitoring, {"as_of": as_of, "workload": here.workload}, here)
+    done = run_local(monitoring, {"as_of": as_of, "workload": here.workload}, here)
     report = done.outputs["outcomes"]
     index = link(here.reports, NEWEST)
     print(Verdict.read(report.path("verdict.json")).summary())

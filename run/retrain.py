@@ -77,7 +77,7 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
 def _run(arguments: dict[str, Any], here: Settings) -> tuple[str, str, int | None]:
     """(outcome, detail, the challenger's version)."""
     try:
-        done: LocalRun = run_local(lambda: retraining, arguments, here)
+        done: LocalRun = run_local(retraining, arguments, here)
     except PipelineFailed as error:
         if error.step in GATES:
             return DECLINED, _verdict_of(str(error)), None

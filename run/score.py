@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from components.ingest.core import source_version
 from millrace.errors import MillraceError
 from millrace.settings import Settings, settings
+from pipelines.batch_scoring import batch_scoring
 from run.local import run_local
 from run.source import IngestOptions, absolute
 
@@ -44,7 +44,7 @@ def _run(here: Settings, options: argparse.Namespace) -> None:
         "first_day": options.day or options.first_day,
         "last_day": options.day or options.last_day,
     }
-    scores = run_local(_batch_scoring, arguments, here).outputs["scores"]
+    scores = run_local(batch_scoring, arguments, here).outputs["scores"]
     facts = scores.facts
     rate = facts["computed_rows"] / facts["seconds"] if facts["seconds"] else 0
     print(
@@ -53,12 +53,6 @@ def _run(here: Settings, options: argparse.Namespace) -> None:
     )
     for path in scores.table("scores"):
         print(f"  {path.resolve()}")
-
-
-def _batch_scoring() -> Any:
-    from pipelines.batch_scoring import batch_scoring
-
-    return batch_scoring
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ class Workload:
         return cast(Package, _whole(importlib.import_module(self.package), Package))
 
     @property
+    def folder(self) -> Path:
+        """Of the package, wherever it is installed."""
+        return Path(cast(str, importlib.import_module(self.package).__file__)).parent
+
+    @property
     def title(self) -> str:
         return self._root.TITLE
 
@@ -148,8 +153,7 @@ class Workload:
         """The workload's own limits of a component, `<component>.yaml` in its package; empty where it has none."""
         import yaml  # servers have no use for it
 
-        package = importlib.import_module(self.package)
-        path = Path(cast(str, package.__file__)).with_name(f"{component}.yaml")
+        path = self.folder / f"{component}.yaml"
         return cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
 
     def files(self, *parts: str) -> list[Path]:

@@ -14,6 +14,7 @@ from kfp.dsl import Dataset, Input, Output
 from pydantic import SecretStr
 
 from millrace.errors import AlreadyRunning
+from millrace.installed import Workload
 from millrace.lake.atomic import exclusive, sha256_text
 from millrace.settings import Settings
 from run.local import PipelineFailed, run_local, state_of_code
@@ -33,7 +34,7 @@ def _restored_environment() -> Iterator[None]:
 
 
 def two_steps() -> Any:
-    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    @dsl.component(base_image="millrace/pipeline:0", install_kfp_package=False)
     def make(number: int, out: Output[Dataset]):
         from pathlib import Path
 
@@ -42,7 +43,7 @@ def two_steps() -> Any:
         print(f"making {number}")
         Manifest(kind="snapshot", id=str(number), workload="fraud", uri=".").write(Path(out.path))
 
-    @dsl.component(base_image=os.environ["MILLRACE_IMAGE"], install_kfp_package=False)
+    @dsl.component(base_image="millrace/pipeline:0", install_kfp_package=False)
     def copy(source: Input[Dataset], fail: bool, out: Output[Dataset]):
         import shutil
 
@@ -64,7 +65,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return lambda **arguments: run_local(two_steps, arguments, Settings(home=tmp_path))
+    return lambda **arguments: run_local(two_steps(), arguments, Settings(home=tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -89,10 +90,11 @@ class TestRunLocal:
         assert again.outputs["second"].id == "7"
         assert "making" not in capsys.readouterr().out
 
-    def test_a_changed_setting_is_not_served_from_the_cache(self, run: Run, tmp_path: Path) -> None:
-        run(number=7)
+    def test_a_changed_setting_is_not_served_from_the_cache(self, tmp_path: Path) -> None:
+        pipeline = two_steps()  # made before, as one is that a module has
+        run_local(pipeline, {"number": 7}, Settings(home=tmp_path))
 
-        changed = run_local(two_steps, {"number": 7}, Settings(home=tmp_path, history_length=5))
+        changed = run_local(pipeline, {"number": 7}, Settings(home=tmp_path, history_length=5))
 
         assert changed.seconds["make"] > 0
 
@@ -127,6 +129,21 @@ def test_another_pseudonym_key_is_not_served_from_the_cache(tmp_path: Path) -> N
     first, again, other = (Settings(home=tmp_path, pseudonym_key=SecretStr(key)) for key in keys)
 
     assert state_of_code(first) == state_of_code(again) != state_of_code(other)
+
+
+def test_another_word_in_the_workload_is_not_served_from_the_cache_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "elsewhere"
+    package.mkdir()
+    monkeypatch.setattr(Workload, "folder", package)
+    here = Settings(home=tmp_path / "home")
+    (package / "batch.py").write_text("one = 1")
+    before = state_of_code(here)
+
+    (package / "batch.py").write_text("one = 2")
+
+    assert state_of_code(here) != before
 
 
 def test_the_command_to_go_on_with_names_an_interpreter_that_is_there(
