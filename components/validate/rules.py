@@ -131,9 +131,14 @@ def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
 def _values(c: Comparison, measured: Field, config: ValidateConfig) -> list[Rule]:
     """Rules of one field: its range, its median day by day, its distribution as a whole.
 
-    A label is judged on the days that have most of theirs. Ratios are asked of fields that are never negative.
+    A label is judged on the days that have most of theirs. Ratios are asked of fields that are never negative. A field
+    that may be empty, and is in every row of both sides, has nothing to judge.
     """
     name = measured.name
+    known = c.snapshot.values[name].known.any() or c.reference.values[name].known.any()
+    if measured.empty and name != c.measured.label and not known:
+        return []
+
     expected = c.snapshot.labelled >= 0.5 * c.snapshot.rows if name == c.measured.label else c.snapshot.rows > 0
     judged = np.flatnonzero(c.judged & expected & (c.snapshot.values[name].known > 0))
     now, days = c.snapshot.values[name].take(judged), c.snapshot.days[judged]

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from components.validate.rules import excess_ks, silent_share
+from components.validate.config import ValidateConfig
+from components.validate.profile import BINS, ZERO_BIN, Measured, Profile, Values
+from components.validate.rules import Comparison, excess_ks, judge, silent_share
+from millrace.fields import Field, Kind
+from millrace.installed import load
 
 
 def test_a_sample_against_itself_is_no_distance():
@@ -43,3 +47,38 @@ def test_a_silent_group_is_found_and_chance_is_not():
 
 def test_nothing_expected_is_nothing_to_say():
     assert silent_share(np.zeros(3), np.zeros(3, int)) is None
+
+
+@pytest.mark.parametrize(("in_old", "in_new"), [(0, 0), (0, 50), (50, 0)])
+def test_a_field_that_no_row_has_is_not_judged_and_one_that_comes_or_goes_is(in_old: int, in_new: int) -> None:
+    extra = Field(name="extra", kind=Kind.NUMBER, empty=True, minimum=0)
+    comparison = Comparison(
+        snapshot=profile_of(in_new),
+        judged=np.ones(14, bool),
+        current=np.arange(14) >= 7,
+        reference=profile_of(in_old),
+        measured=Measured((extra,), "label", classes=False),
+        activity={},
+    )
+
+    rules = [rule for rule in judge(comparison, ValidateConfig.load(load("trips"))) if rule.name.startswith("extra_")]
+
+    assert bool(rules) == bool(in_old or in_new)
+    assert all(rule.passed for rule in rules) == (in_old == in_new)
+
+
+def profile_of(known: int) -> Profile:
+    """Two weeks of 100 rows a day, so many of which have a value of `extra`."""
+    days, value = np.arange(17_000, 17_014), np.full(14, 2.0 if known else np.nan)
+    bins = np.zeros((14, BINS), np.int64)
+    bins[:, ZERO_BIN + 70] = known
+    count = np.full(14, 100)
+    return Profile(
+        days=days,
+        rows=count,
+        labelled=count,
+        positives=np.zeros(14, np.int64),
+        nulls={"extra": count - known},
+        minutes=np.full((14, 1440), 1),
+        values={"extra": Values(value, value, value, np.full(14, known), bins)},
+    )
