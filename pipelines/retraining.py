@@ -36,7 +36,7 @@ def retraining(
         as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
         train_days: length of the training window, days.
         validate_overrides: limits of components/validate/validate.yaml to change.
-        train_overrides: hyper-parameters of components/train/train.yaml to change.
+        train_overrides: hyper-parameters of the workload's train.yaml to change.
         evaluate_overrides: limits of the workload's evaluate.yaml to change.
     """
     return compose(

@@ -138,7 +138,7 @@ def training(
         train_days: length of the training window, days.
         champion: artifact id of the model that serves now; empty for none.
         validate_overrides: limits of components/validate/validate.yaml to change.
-        train_overrides: hyper-parameters of components/train/train.yaml to change.
+        train_overrides: hyper-parameters of the workload's train.yaml to change.
         evaluate_overrides: limits of the workload's evaluate.yaml to change.
     """
     return compose(

@@ -115,8 +115,8 @@ class Trigger:
             Registry(self._settings).note("retraining_asked", reason=job.reason, events=list(job.asked_by), id=job.id)
         log("retraining_starts", id=job.id, reason=job.reason, attempt=job.attempts + 1)
         about: dict[str, Value] = {
-            "millrace.registry.retraining.id": job.id,
-            "millrace.registry.retraining.attempt": job.attempts + 1,
+            "millrace.retraining.id": job.id,
+            "millrace.retraining.attempt": job.attempts + 1,
         }
         with work_span("retraining.start", job.traceparent, about):
             self._launcher.start(job.id, job.reason)

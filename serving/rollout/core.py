@@ -79,7 +79,7 @@ def start(
     registry.version(number)
     percent = policy.steps[0]
     new = (number, registry.uri(number))
-    about: dict[str, Value] = {"millrace.rollout.policy.canary": number, "millrace.rollout.policy.percent": percent}
+    about: dict[str, Value] = {"millrace.rollout.canary": number, "millrace.rollout.policy.percent": percent}
     with work_span("rollout.start", attributes=about):
         made = canary.read(target.change(lambda found: canary.started(found, new, percent, clock())))
         if made is None:
@@ -138,8 +138,8 @@ def judge(target: Target, metrics: MetricsSource, rollout: Rollout, policy: Roll
 def carry_out(target: Target, registry: Registry, rollout: Rollout, decision: Decision, now: float) -> None:
     """Traffic first, since that protects answers; then the audit record and the registry."""
     about: dict[str, Value] = {
-        "millrace.rollout.policy.canary": rollout.canary,
-        "millrace.rollout.policy.percent": decision.percent,
+        "millrace.rollout.canary": rollout.canary,
+        "millrace.rollout.percent": decision.percent,
     }
     with work_span(f"rollout.{decision.action}", attributes=about):
         now_is = _moved(target, rollout, decision, now)

@@ -1,7 +1,7 @@
 """Every setting, typed, with its unit; environment prefix `MILLRACE_`. The defaults need no configuration.
 
 `settings()` reads the environment once per call: nothing is read at import. Hyper-parameters of a model are
-not settings: they live in the component's YAML.
+not settings: they live in the workload's train.yaml.
 """
 
 from __future__ import annotations

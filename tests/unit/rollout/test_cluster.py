@@ -97,7 +97,7 @@ def test_every_move_of_traffic_is_a_trace(make, target, registry, prometheus, cl
     spans = {item.name: item for item in collector.spans}
     assert set(spans) == {"rollout.start", "rollout.roll_back", "traffic", "registry"}
     assert spans["traffic"].span.parent_span_id == spans["rollout.roll_back"].span.span_id
-    assert spans["rollout.roll_back"].attributes["millrace.rollout.policy.canary"].int_value == 2
+    assert spans["rollout.roll_back"].attributes["millrace.rollout.canary"].int_value == 2
 
 
 @pytest.mark.parametrize(
