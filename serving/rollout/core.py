@@ -79,7 +79,7 @@ def start(
     registry.version(number)
     percent = policy.steps[0]
     new = (number, registry.uri(number))
-    about: dict[str, Value] = {"millrace.rollout.canary": number, "millrace.rollout.policy.percent": percent}
+    about: dict[str, Value] = {"millrace.rollout.canary": number, "millrace.rollout.percent": percent}
     with work_span("rollout.start", attributes=about):
         made = canary.read(target.change(lambda found: canary.started(found, new, percent, clock())))
         if made is None:
