@@ -107,7 +107,7 @@ def replay(
     concurrency: int = 8,
     refresh: Sequence[str] = (),
 ) -> Report:
-    """Replay and compare; writes `<home>/serving/replay/<service>.json`. Raises Unavailable when nothing is running.
+    """Replay and compare; writes `<home>/serving/replay/<model name>.json`. Raises Unavailable when nothing is running.
 
     `refresh` is a command that reads instants, one a line, and answers a line when the online store is as of it: told
     each refresh of the day as a schedule would, and at the end its start again. Without it the day ends at its first.
@@ -116,21 +116,18 @@ def replay(
     artifact = ModelArtifact.open(model)
     manifest = Manifest.read(feature_set, "feature_set")
     workload = artifact.workload
-    service = settings(workload.name).model_name
     batch = load_day(workload, manifest, day, limit, artifact.spec.sequence_length)
     every_us = DAY_US // workload.features.REFRESHES_PER_DAY
     if not refresh:
         batch = batch.until(microseconds(start_of(day)) + every_us)
     log("replaying", rows=len(batch.ids), day=day, url=running.url)
     with _refreshing(refresh) as move:
-        served, seconds = asyncio.run(
-            _send(batch, workload, service, running.gateway_port, concurrency, every_us, move)
-        )
+        served, seconds = asyncio.run(_send(batch, workload, running.gateway_port, concurrency, every_us, move))
         if refresh:
             move(start_of(day))
     report = compare(batch, served, artifact, seconds, day=str(day), feature_set=manifest.id)
     document = asdict(report) | {"equal": report.equal}
-    write_text(place.replay(service), json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_text(place.replay(settings(workload.name).model_name), json.dumps(document, indent=2, allow_nan=False) + "\n")
     return report
 
 
@@ -190,7 +187,6 @@ def _finite(score: float) -> float | None:
 async def _send(
     batch: Day,
     workload: Workload,
-    service: str,
     port: int,
     concurrency: int,
     every_us: int,
@@ -203,7 +199,7 @@ async def _send(
     )
     connections = Connections(LOOPBACK, port, limit=concurrency)
     headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
-    ask = _Ask(connections, f"/v1/models/{service}:predict".encode(), headers, answers)
+    ask = _Ask(connections, f"/v1/models/{workload.model_name}:predict".encode(), headers, answers)
     seconds = 0.0
     for place, (as_of, part) in enumerate(track(list(_by_refresh(batch.event_us, every_us)), "replay")):
         if place:

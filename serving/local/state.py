@@ -137,9 +137,9 @@ class Place:
         """Where promotion leaves the champion's rendered InferenceService."""
         return self.folder / f"{model_name}.yaml"
 
-    def replay(self, service: str) -> Path:
-        """What the last replay through a service came to."""
-        return self.folder / "replay" / f"{service}.json"
+    def replay(self, model_name: str) -> Path:
+        """What the last replay of a model came to."""
+        return self.folder / "replay" / f"{model_name}.json"
 
     def write(self, state: LocalState) -> None:
         write_text(self.file, json.dumps(asdict(state), indent=2) + "\n")
