@@ -100,7 +100,7 @@ def _select_rows(source: Source) -> str:
     source.engine.execute(f"""
         CREATE TEMP VIEW split_rows AS
         SELECT *, CASE {" ".join(cases)} END::TINYINT AS _split,
-               CASE WHEN (CASE {" ".join(known)} END) THEN {source.workload.schema.LABEL.column} END AS _label
+               CASE WHEN (CASE {" ".join(known)} END) THEN "{source.workload.schema.LABEL.column}" END AS _label
         FROM read_parquet({_list(files)})
     """)
     source.engine.execute(f"""
@@ -115,7 +115,7 @@ def _write_rows(source: Source, rows: str, folder: Path) -> tuple[NDArray[Any], 
     inputs, label_column = source.workload.features.FEATURE_NAMES, source.workload.schema.LABEL.column
     columns = [column[0] for column in source.engine.execute(f"DESCRIBE {rows}").fetchall()]
     blanked = {
-        label_column: f"_label AS {label_column}",
+        label_column: f'_label AS "{label_column}"',
         "label_timestamp": "CASE WHEN _label IS NOT NULL THEN label_timestamp END AS label_timestamp",
     }
     kept = [name for name in columns if name not in {*inputs, "_split", "_label"}]

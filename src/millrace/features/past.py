@@ -20,6 +20,7 @@ from millrace.errors import ArtifactCorrupt
 from millrace.features.histories import Pool
 from millrace.fields import View
 from millrace.installed import Workload
+from millrace.lake.states import key_sql
 from millrace.lake.training_set import remembered_by
 
 
@@ -79,17 +80,17 @@ def _sorted(
     memory_limit_gb: float,
 ) -> pa.Table:
     """Events of `first` and later, and of those before the last `length` of each entity."""
-    event_id, key = workload.schema.EVENT_ID, workload.entity(view.entity).key
+    event_id, key = workload.schema.EVENT_ID, key_sql(workload, view.entity)
     columns = "".join(f', "{name}"' for name in remembered)
     with duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_limit_gb}GB"}) as engine:
         engine.execute("SET TimeZone = 'UTC'")
         return engine.sql(
             f"""
             SELECT epoch_us(event_timestamp) AS event_us, "{event_id}" AS event_id,
-                   dense_rank() OVER (ORDER BY "{key}") AS entity {columns}
+                   dense_rank() OVER (ORDER BY {key}) AS entity {columns}
             FROM read_parquet($1)
             QUALIFY event_timestamp >= $2 OR row_number() OVER (
-                PARTITION BY "{key}", event_timestamp >= $2
+                PARTITION BY {key}, event_timestamp >= $2
                 ORDER BY event_timestamp DESC, "{event_id}" DESC
             ) <= $3
             ORDER BY entity, event_us, event_id

@@ -36,6 +36,7 @@ def recent_states(
     `event_timestamp` is that of the entity's newest event.
     """
     key, event_id = workload.entity(view.entity).key, workload.schema.EVENT_ID
+    own, shown = key_sql(workload, view.entity), f'"{key}"'
     ids, times, *remembered = view.fields
     entries = {ids: event_id, times: "epoch_us(event_timestamp)"} | {name: name for name in remembered}
     lists = ", ".join(
@@ -43,12 +44,12 @@ def recent_states(
     )
     query = f"""
         WITH last_n AS (
-            SELECT {", ".join((f"{key_sql(workload, view.entity)} AS {key}", event_id, "event_timestamp", *remembered))}
+            SELECT {", ".join((f"{own} AS {shown}", event_id, "event_timestamp", *remembered))}
             FROM read_parquet($1) WHERE epoch_us(event_timestamp) < $2
-            WINDOW newest AS (PARTITION BY {key} ORDER BY event_timestamp DESC, {event_id} DESC)
+            WINDOW newest AS (PARTITION BY {shown} ORDER BY event_timestamp DESC, {event_id} DESC)
             QUALIFY row_number() OVER newest <= $3
         )
-        SELECT {key}, max(event_timestamp) AS event_timestamp, {lists} FROM last_n GROUP BY {key} ORDER BY {key}
+        SELECT {shown}, max(event_timestamp) AS event_timestamp, {lists} FROM last_n GROUP BY {shown} ORDER BY {shown}
     """
     found = connection.sql(query, params=[[str(path) for path in events], as_of_us, length]).to_arrow_table()
     return found.cast(_schema(key, view))
@@ -78,7 +79,7 @@ def key_sql(workload: Workload, name: str) -> str:
     if entity.parts:
         parts = (key_sql(workload, part) for part in entity.parts)
         return f"concat_ws('{SEPARATOR}', {', '.join(parts)})"
-    return entity.key
+    return f'"{entity.key}"'
 
 
 def _schema(key: str, view: View) -> pa.Schema:
