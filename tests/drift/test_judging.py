@@ -11,7 +11,7 @@ from scipy.stats import beta
 from benchmarks.drift import detector_of, false_alarms, inflated, noticed_after, table_of
 from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
-from millrace.workload import load
+from millrace.installed import load
 from serving.drift_detector.backends import Streaming
 from serving.drift_detector.core import discoveries, fit
 from serving.drift_detector.judgement import Reference, Window

@@ -22,9 +22,9 @@ import yaml
 from fraud.simulator import SimulationConfig, write
 from millrace.events.log import engine
 from millrace.events.table import read_predictions
+from millrace.installed import load
 from millrace.lake.feast_home import filled_with
 from millrace.settings import Settings
-from millrace.workload import load
 from trips.world import WorldConfig
 from trips.world import write as write_trips
 
