@@ -273,9 +273,9 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     raw.mkdir()
     write_trips(WorldConfig(trips_a_day=400, zones=30, days=45), raw)
     second = program("run", "--workload", "trips", "--data", str(raw), "--train-days", "21", "--overrides", TRIPS)
+    assert second.returncode == 0, second.stdout + second.stderr
     minutes = ask(url, "trip-duration", {"trip_id": 1, **TRIP})
 
-    assert second.returncode == 0, second.stdout + second.stderr
     assert "trip-duration version 1 (champion)" in second.stdout
     assert "replayed, scores equal" in " ".join(second.stdout.split())
     assert minutes["minutes_low"] <= minutes["minutes"] <= minutes["minutes_high"]
