@@ -69,11 +69,6 @@ def daily(
         yield DayFeatures(rows, found, {"metres": begun.trips.metres[rows]}, states)
 
 
-def history(now_us: NDArray[np.int64], past: Any, length: int) -> NDArray[np.float32]:
-    """No feature looks back on a sequence of events."""
-    raise NotImplementedError("trips have no history")
-
-
 class Begun:
     """All trips as the formulas want them, and the codes of their entities."""
 
