@@ -113,7 +113,7 @@ def test_a_glob_an_fsspec_uri_and_a_compressed_file_are_read(
 ) -> None:
     plain = csv_of(events, tmp_path / "deep" / "events.csv")
     (tmp_path / "deep" / "notes.md").write_text("not events")
-    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     memory = fsspec.filesystem("memory")
     memory.pipe("/ingest-test/events.csv", plain.read_bytes())
     memory.pipe("/ingest-test2/e.parquet", parquet_of(events, tmp_path / "x.parquet").read_bytes())
@@ -297,9 +297,9 @@ def test_lines_below_a_first_blank_one_are_appended_to_as_usual(
     ("name", "content", "wanted"),
     [
         ("a.csv", b"PK\x03\x04 and so on", "zip archive, as an Excel workbook is"),
-        ("b.csv", gzip.compress(b"x,y\n1,2\n"), r"gzip-compressed: let its name end in \.gz"),
+        ("b.csv", gzip.compress(b"x,y\n1,2\n", mtime=0), r"gzip-compressed: let its name end in \.gz"),
         ("c.csv.gz", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
-        ("d.csv.gz", gzip.compress(bytes(range(256)) * 400)[:-300], "cannot be unpacked, it is cut off"),
+        ("d.csv.gz", gzip.compress(bytes(range(256)) * 400, mtime=0)[:-300], "cannot be unpacked, it is cut off"),
         ("e.csv.bz2", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
         ("f.csv.xz", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
         ("g.csv", b"\n \n\r\n", "is empty"),
