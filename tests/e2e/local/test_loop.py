@@ -267,6 +267,7 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     store = filled_with(home, "fraud")
     question = {"transaction_id": 10**15 + 9, "customer_id": "17", "terminal_id": "42", "amount": 99.5}
     question |= {"event_timestamp": "2018-05-30T12:00:00Z"}
+    until("version 1 answers again", lambda: ask(url, "fraud-detector", question)["model_version"] == "1")
     before = ask(url, "fraud-detector", question)
 
     raw = tmp_path / "trips"
