@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.evaluate.classes.baselines import XGBOOST, fit_baselines
+from components.evaluate.baselines import XGBOOST
+from components.evaluate.classes.baselines import fit_baselines
 from components.evaluate.config import class_limits, load_limits
 from components.evaluate.window import TestWindow, model_scores, open_ranked
 from millrace.judge.bootstrap import Interval, Statistic, interval, unit_weights
@@ -74,7 +75,7 @@ def scorers(model: Manifest, week: TestWindow[Judged]) -> dict[str, Floats]:
         NETWORK: network_logits(network, week, rows),
         TREES: boosted.margins(columns_of(network, week.data, rows)).astype(np.float64),
         SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
-        TUNED: baseline.scores,
+        TUNED: baseline.answers.point,
     }
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from millrace.errors import InvalidInput, MillraceError
 from millrace.judge.ranking import Judged, drop_known_units, judged
 from millrace.judge.regression import Measured, Predictions, labelled_rows, measured
 from millrace.judge.rows import Columns, Floats, Mask
@@ -53,23 +54,35 @@ class TestWindow(Generic[J]):
         return self.table.filter(pa.array(self.counts))
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The model that serves now, and what it says of the judged rows; or why it says nothing."""
+
+    id: str
+    answers: Predictions | None  # [J]
+    why_not: str = ""
+
+
 def open_ranked(training_set: Manifest, lake: Path) -> TestWindow[Judged]:
-    """Of classes. Positives of the days before it, which tell known units, come from its feature set in `lake`."""
+    """The window of classes. Positives of the days before it, which tell known units, are of the feature set in `lake`.
+
+    Raises InvalidInput when it has no rows to judge.
+    """
     data, rows, table, start = _open(training_set)
     columns = data.workload.judging.COLUMNS
     here = table.select(columns.names)
     # Pseudonyms are equal in both, so units are.
     together = pa.concat_tables([here, _earlier_positives(training_set, lake, start, columns, here.schema)])
     mask = drop_known_units(together, start, columns, _days(table, start))
-    return TestWindow(data, rows, table, mask[: len(rows)], judged(together, mask, columns), start)
+    return _not_empty(TestWindow(data, rows, table, mask[: len(rows)], judged(together, mask, columns), start))
 
 
 def open_measured(training_set: Manifest) -> TestWindow[Measured]:
-    """Of a quantity: every row whose label is known counts."""
+    """The window of a quantity: every row whose label is known counts. Raises InvalidInput when there is none."""
     data, rows, table, start = _open(training_set)
     columns = data.workload.judging.COLUMNS
     mask = labelled_rows(table, start, columns, _days(table, start))
-    return TestWindow(data, rows, table, mask, measured(table, mask, columns), start)
+    return _not_empty(TestWindow(data, rows, table, mask, measured(table, mask, columns), start))
 
 
 def model_scores(model: ModelArtifact, data: TrainingSet, rows: NDArray[np.int64]) -> Floats:
@@ -79,7 +92,8 @@ def model_scores(model: ModelArtifact, data: TrainingSet, rows: NDArray[np.int64
 
 def model_predictions(model: ModelArtifact, data: TrainingSet, rows: NDArray[np.int64]) -> Predictions:
     """[B] what the model says of training-set rows, with its interval where it gives one; a chunk at a time."""
-    length, starts = model.spec.sequence_length, range(0, len(rows), CHUNK_ROWS)
+    length = model.spec.sequence_length
+    starts = range(0, len(rows), CHUNK_ROWS)
     parts = [model_answers(model, *data.batch(rows[at : at + CHUNK_ROWS], length)) for at in starts]
     empty = np.empty(0)
     return Predictions(
@@ -97,6 +111,18 @@ def model_answers(
     return Predictions.of(answer["score"], answer.get("low"), answer.get("high"))
 
 
+def ask_champion(champion: Manifest | None, window: TestWindow[J], threads: int) -> Rival | None:
+    """What serves now, asked about the judged rows; nothing where it is the model itself or nothing serves."""
+    if champion is None:
+        return None
+    try:
+        model = ModelArtifact.open(champion.folder, threads=threads)
+        return Rival(champion.id, model_predictions(model, window.data, window.judged_rows))
+    except MillraceError as error:
+        # The champion may be older than today's features. The rule that compares then fails, and says this.
+        return Rival(champion.id, None, str(error))
+
+
 def scores_table(window: TestWindow[J], columns: Mapping[str, Floats]) -> pa.Table:
     """Event id and columns[T] of every test row, as float32."""
     name = window.data.workload.schema.EVENT_ID
@@ -112,6 +138,13 @@ def _open(training_set: Manifest) -> tuple[TrainingSet, NDArray[np.int64], pa.Ta
     known = pa.array(np.asarray(data.label[rows]), mask=~is_known(data.label[rows]))
     table = table.set_column(table.schema.get_field_index(label), label, known)
     return data, rows, table, date.fromisoformat(training_set.facts["test_start"])
+
+
+def _not_empty(window: TestWindow[J]) -> TestWindow[J]:
+    if not len(window.judged):
+        name = window.data.manifest.id
+        raise InvalidInput(f"{name} has no labelled test rows to judge. Assemble a later window.")
+    return window
 
 
 def _days(table: pa.Table, start: date) -> int:

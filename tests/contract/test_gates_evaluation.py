@@ -15,13 +15,12 @@ from components.assemble.core import assemble, split_of
 from components.build_features.core import build_features
 from components.evaluate.classes.baselines import fit_baselines
 from components.evaluate.classes.evidence import gather
-from components.evaluate.classes.examine import champion_scores
 from components.evaluate.classes.rules import judge
 from components.evaluate.classes.words import Words
 from components.evaluate.config import ClassLimits, load_limits
 from components.evaluate.core import evaluate
-from components.evaluate.examination import family
-from components.evaluate.window import model_scores, open_ranked
+from components.evaluate.rules import family
+from components.evaluate.window import ask_champion, model_scores, open_ranked
 from components.gate.core import require
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
@@ -232,7 +231,7 @@ class World:
     def verdict(self, model, champion=None, week=None, config=None, masks=None):
         """The gate's verdict on a model folder, without the pages and files of a whole evaluation."""
         week, artifact = week or self.week, ModelArtifact.open(model.folder)
-        rival = None if champion is None else (champion.id, champion_scores(champion, week, 1))
+        rival = ask_champion(champion, week, 1)
         scores = model_scores(artifact, week.data, week.judged_rows)
         masks = self.masks if masks is None else masks
         evidence = gather(week, scores, artifact, self.baselines, rival, masks, config or self.config, K)

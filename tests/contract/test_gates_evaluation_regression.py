@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from components.evaluate.config import load_limits, quantity_limits
 from components.evaluate.core import evaluate
-from components.evaluate.examination import GATE, family
+from components.evaluate.examination import GATE
 from components.evaluate.quantity.baselines import fit_baselines
 from components.evaluate.quantity.evidence import gather
-from components.evaluate.quantity.examine import champion_answers
 from components.evaluate.quantity.rules import judge
-from components.evaluate.window import model_predictions, open_measured
+from components.evaluate.rules import family
+from components.evaluate.window import ask_champion, model_predictions, open_measured
 from components.gate.core import require, require_gain
 from millrace import installed as workloads
 from millrace.errors import GateBlocked, InvalidInput
@@ -183,7 +183,7 @@ class World:
     def verdict(self, model, champion=None, window=None, limits=None):
         """The gate's verdict on a model folder, without the pages and files of a whole evaluation."""
         window, artifact, limits = window or self.window, ModelArtifact.open(model.folder), limits or self.limits
-        rival = None if champion is None else (champion.id, champion_answers(champion, window, 1))
+        rival = ask_champion(champion, window, 1)
         own = model_predictions(artifact, window.data, window.judged_rows)
         masks = self.masks if window is self.window else {}
         return Verdict(GATE, judge(gather(window, own, artifact, self.baselines, rival, masks, limits), limits))

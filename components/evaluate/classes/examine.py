@@ -14,55 +14,42 @@ from components.evaluate.classes.model_card import model_card
 from components.evaluate.classes.rules import judge
 from components.evaluate.classes.words import Words
 from components.evaluate.config import class_limits
-from components.evaluate.examination import GATE, Case, Examination, metrics_of
-from components.evaluate.window import TestWindow, model_scores, open_ranked, scores_table
-from millrace.errors import InvalidInput, MillraceError
+from components.evaluate.examination import GATE, Case, Examination
+from components.evaluate.window import TestWindow, ask_champion, model_scores, open_ranked, scores_table
 from millrace.judge.gates import Verdict
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
-from millrace.lake.manifest import Manifest
-from millrace.registry.model_artifact import ModelArtifact
 
 ROC_POINTS: Final = 200
 
 
 def examine(case: Case) -> Examination:
     """Raises InvalidInput when the test window has no rows to judge."""
+    limits = class_limits(case.limits)
     window = open_ranked(case.training_set, case.lake)
-    if not len(window.judged):
-        raise InvalidInput(f"{case.training_set.id} has no labelled test rows to judge. Assemble a later week.")
-    limits, workload = class_limits(case.limits), window.data.workload
+    workload = window.data.workload
     scores = model_scores(case.artifact, window.data, window.rows)
     own = scores[window.counts]
     baselines = fit_baselines(window.data, window.rows, limits, case.threads)
-    rival = None if case.champion is None else (case.champion.id, champion_scores(case.champion, window, case.threads))
+    rival = ask_champion(case.champion, window, case.threads)
 
     masks = workload.judging.slices(window.judged_table, window.data.features[window.judged_rows])
     evidence = gather(window, own, case.artifact, baselines, rival, masks, limits, case.review_capacity)
-    verdict = Verdict(GATE, judge(evidence, limits, Words.of(workload, evidence.review_capacity)))
+    words = Words.of(workload, evidence.review_capacity)
+    verdict = Verdict(GATE, judge(evidence, limits, words))
 
-    curves = {"model": own} | {name: b.scores[window.counts] for name, b in baselines.items()}
-    if rival is not None and not isinstance(rival[1], str):
-        curves["champion"] = rival[1]
-    facts = window.data.manifest.facts
+    curves = {"model": own} | {name: one.answers.point[window.counts] for name, one in baselines.items()}
+    if rival is not None and rival.answers is not None:
+        curves["champion"] = rival.answers.point
     return Examination(
         verdict=verdict,
         document=evidence.to_dict() | {"roc": _roc(window.judged, own)},
-        metrics=metrics_of(evidence.figures, evidence.latency),
+        metrics=evidence.metrics(),
         facts=_facts(evidence),
         scores=scores_table(window, {"score": scores}),
-        model_card=model_card(evidence, verdict, limits, workload, facts["splits"], facts.get("feature_service", "")),
-        write_page=partial(_write_page, case, window, evidence, verdict, curves),
+        model_card=model_card(evidence, verdict, limits, window.data, words),
+        write_page=partial(_write_page, case, window, evidence, verdict, words, curves),
     )
-
-
-def champion_scores(champion: Manifest, window: TestWindow[Judged], threads: int) -> Floats | str:
-    """[J] the champion's scores on the judged rows, or why it cannot score them."""
-    try:
-        return model_scores(ModelArtifact.open(champion.folder, threads=threads), window.data, window.judged_rows)
-    except MillraceError as error:
-        # The champion may be older than today's features. The rule that compares then fails, and says this.
-        return str(error)
 
 
 def _roc(rows: Judged, scores: Floats) -> dict[str, list[float]]:
@@ -85,6 +72,7 @@ def _write_page(
     window: TestWindow[Judged],
     evidence: Evidence,
     verdict: Verdict,
+    words: Words,
     curves: Mapping[str, Floats],
     path: Path,
 ) -> None:
@@ -93,5 +81,4 @@ def _write_page(
 
     model = case.artifact.manifest
     title = f"Model {model.id} on the week from {window.start}"
-    words = Words.of(window.data.workload, evidence.review_capacity)
     page.write(path, title, words, verdict, evidence, window.judged, curves, read_curve(model))

@@ -1,29 +1,30 @@
-"""The report on a model of classes: verdict, figures, comparison, slices, stress tests, and plots that explain them.
+"""What the report on a model of classes shows: comparison, slices, stress tests, attacks, and plots of its scores.
 
-Words for units and positives are the workload's; a section exists where there is something to say in it.
+Words for units and positives are the workload's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from components.evaluate import page
 from components.evaluate.classes.curves import curve
-from components.evaluate.classes.evidence import Comparison, Evidence
+from components.evaluate.classes.evidence import Evidence
 from components.evaluate.classes.words import Words
-from components.evaluate.training_curve import training_plot
-from millrace.judge.bootstrap import Interval
+from components.evaluate.page import Plot, Section
+from components.evaluate.training_curve import Curve, training_plot
+from components.evaluate.words import spaced, span
 from millrace.judge.calibration import reliability
 from millrace.judge.gates import Verdict
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
-from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
+from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
 
-PLOT_POINTS = 600
+PLOT_POINTS: Final = 600
 
 
 def write(
@@ -34,39 +35,29 @@ def write(
     evidence: Evidence,
     rows: Judged,
     scores: Mapping[str, Floats],
-    training_curve: Sequence[Mapping[str, float]],
+    training_curve: Curve,
 ) -> None:
     """One HTML page at `path`; `scores` holds the model's under "model" and the others' under their names, [J] each."""
-    page = Page("Model evaluation", title)
-    page.facts(_facts(evidence, words))
-    page.heading("Verdict", "Every rule with its measured value and its limit; one failure keeps the model out.")
-    page.verdict(verdict)
-    page.heading("Figures", f"On the judged rows of the test week; intervals are 95 %, from resampled {words.units}.")
-    figures = evidence.figures.items()
-    page.table(["figure", "value", "low", "high"], [[words.name(n), f.value, f.low, f.high] for n, f in figures])
-    page.figures(_precision_recall(evidence, rows, scores, words), _calibration(rows, scores["model"], words))
-    drawn = [_histogram(evidence, rows, scores["model"], words)]
-    page.figures(*drawn, *([training_plot(training_curve)] if training_curve else []))
-    page.heading("Against others", "On the same rows and the same resamples; a gain above zero favours the model.")
-    page.table(*_others(evidence, words))
-    if evidence.slices:
-        _slices(page, evidence, words)
-    if evidence.stresses:
-        lead = f"The same rows with bad inputs; every {words.positive} and a sample of the {words.negative} rows."
-        columns = ["what goes wrong", "AP", "share kept", "mean change of a score"]
-        stresses = evidence.stresses.items()
-        rows_of = [(_spaced(name), s.average_precision, s.kept, s.mean_change) for name, s in stresses]
-        page.heading("Stress tests", lead).table(columns, rows_of)
-    if evidence.attacks:
-        columns = [
-            f"instead of each {words.positive}",
-            "money that passes",
-            "gained by it",
-            f"{words.positives} flagged",
-        ]
-        attacks = [(_spaced(name), a.passed, a.gained, a.flagged) for name, a in evidence.attacks.items()]
-        page.heading("Attacks", words.attack_story).table(columns, attacks)
-    page.write(path)
+    own = scores["model"]
+    learned = [training_plot(training_curve)] if training_curve else []
+    page.write(
+        path,
+        title,
+        words,
+        verdict,
+        evidence,
+        facts=_facts(evidence, words),
+        plots=[
+            [_precision_recall(evidence, rows, scores, words), _calibration(rows, own, words)],
+            [_histogram(evidence, rows, own, words), *learned],
+        ],
+        sections=[
+            _others(evidence, words),
+            _slices(evidence, words),
+            _stresses(evidence, words),
+            _attacks(evidence, words),
+        ],
+    )
 
 
 def _facts(e: Evidence, words: Words) -> dict[str, Any]:
@@ -83,42 +74,66 @@ def _facts(e: Evidence, words: Words) -> dict[str, Any]:
             "flagged a day": f"{at.flagged_units_per_day:.0f} {words.units}",
             "precision, recall there": f"{at.precision:.3f}, {at.recall:.3f}",
         }
-    facts["latency p50, p99"] = f"{e.latency.p50_ms:.2f}, {e.latency.p99_ms:.2f} ms"
+    facts |= page.latency(e)
     if e.cascade is not None:
-        facts["answered by the cheap first model"] = f"{e.cascade.saved_share:.1%} of the rows"
         gain = e.cascade.gain
+        facts["answered by the cheap first model"] = f"{e.cascade.saved_share:.1%} of the rows"
         facts["AP gained by that"] = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
     return facts
 
 
-def _others(e: Evidence, words: Words) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the comparison with others."""
-    named: dict[str, Comparison] = {words.name(name): found for name, found in e.baselines.items()}
-    if e.champion is not None and e.champion.comparison is not None:
-        named[f"champion {e.champion.id}"] = e.champion.comparison
+def _others(e: Evidence, words: Words) -> Section:
     reviewed = e.protocol.unit_precision is not None
-    title = words.name("unit_precision").partition("@")[0]
-    columns = ["other", "AUC ROC", "AP", *([title] if reviewed else []), "gain in AP"]
-    gains = {name: [str(c.gain), *([str(c.unit_precision)] if reviewed else [])] for name, c in named.items()}
-    rows: list[list[Any]] = [[name, *c.other.values(), *gains[name]] for name, c in named.items()]
-    own: list[Any] = ["this model", *e.protocol.figures.values(), "", *([""] if reviewed else [])]
-    return columns + ([f"gain in {title}"] if reviewed else []), [own, *rows]
+    unit_precision = words.name("unit_precision").partition("@")[0]
+    columns = ["other", "AUC ROC", "AP", "gain in AP"]
+    rows = [["this model", *e.protocol.figures.values(), ""]]
+    for name, found in e.others().items():
+        rows.append([words.name(name), *found.other.values(), str(found.gain)])
+
+    if reviewed:
+        columns.insert(3, unit_precision)
+        columns.append(f"gain in {unit_precision}")
+        gains = ["", *(str(found.unit_precision) for found in e.others().values())]
+        rows = [[*row, gain] for row, gain in zip(rows, gains, strict=True)]
+    lead = "On the same rows and the same resamples; a gain above zero favours the model."
+    return Section("Against others", lead, columns, rows)
 
 
-def _slices(page: Page, e: Evidence, words: Words) -> None:
-    decides = e.at_threshold is not None
-    lead = f"A slice of one kind of {words.positive} holds all {words.negative} rows."
-    page.heading("Slices", f"Recall is that of the model's decision threshold. {lead}" if decides else "")
-    columns = ["slice", "rows", words.positives, "AUC ROC", "AUC, 95 %", "AP", *(["recall"] if decides else [])]
-    rows = [
-        [_spaced(name), s.rows, s.positives, s.auc_roc.value, _span(s.auc_roc), s.average_precision]
-        + ([s.recall] if decides else [])
-        for name, s in e.slices.items()
+def _slices(e: Evidence, words: Words) -> Section:
+    columns = ["slice", "rows", words.positives, "AUC ROC", "AUC, 95 %", "AP"]
+    rows: list[list[Any]] = [
+        [spaced(name), part.rows, part.positives, part.auc_roc.value, span(part.auc_roc), part.average_precision]
+        for name, part in e.slices.items()
     ]
-    page.table(columns, rows)
+    if e.at_threshold is None:
+        return Section("Slices", "", columns, rows)
+
+    lead = "Recall is that of the model's decision threshold. "
+    lead += f"A slice of one kind of {words.positive} holds all {words.negative} rows."
+    recalls = [part.recall for part in e.slices.values()]
+    rows = [[*row, recall] for row, recall in zip(rows, recalls, strict=True)]
+    return Section("Slices", lead, [*columns, "recall"], rows)
 
 
-def _precision_recall(e: Evidence, rows: Judged, scores: Mapping[str, Floats], words: Words) -> tuple[Figure, str]:
+def _stresses(e: Evidence, words: Words) -> Section:
+    lead = f"The same rows with bad inputs; every {words.positive} and a sample of the {words.negative} rows."
+    columns = ["what goes wrong", "AP", "share kept", "mean change of a score"]
+    rows = [(spaced(name), s.average_precision, s.kept, s.mean_change) for name, s in e.stresses.items()]
+    return Section("Stress tests", lead, columns, rows)
+
+
+def _attacks(e: Evidence, words: Words) -> Section:
+    columns = [
+        f"instead of each {words.positive}",
+        "money that passes",
+        "gained by it",
+        f"{words.positives} flagged",
+    ]
+    rows = [(spaced(name), attack.passed, attack.gained, attack.flagged) for name, attack in e.attacks.items()]
+    return Section("Attacks", words.attack_story, columns, rows)
+
+
+def _precision_recall(e: Evidence, rows: Judged, scores: Mapping[str, Floats], words: Words) -> Plot:
     plot, axes = figure("Precision and recall", "recall", "precision")
     for place, (name, values) in enumerate(scores.items()):
         points = curve(rows, values).thinned(PLOT_POINTS)
@@ -151,7 +166,7 @@ def _at_capacity(capacity: int, rows: Judged, scores: Floats) -> tuple[float, fl
     return caught / max(int(flagged.sum()), 1), caught / max(int(rows.label.sum()), 1)
 
 
-def _calibration(rows: Judged, scores: Floats, words: Words) -> tuple[Figure, str]:
+def _calibration(rows: Judged, scores: Floats, words: Words) -> Plot:
     plot, axes = figure("Calibration", "mean score", f"share of {words.positives}")
     points = reliability(rows, scores)
     low = 1e-4
@@ -168,7 +183,7 @@ def _calibration(rows: Judged, scores: Floats, words: Words) -> tuple[Figure, st
     return plot, f"{caption} A bin without {words.positives} is drawn at the bottom."
 
 
-def _histogram(e: Evidence, rows: Judged, scores: Floats, words: Words) -> tuple[Figure, str]:
+def _histogram(e: Evidence, rows: Judged, scores: Floats, words: Words) -> Plot:
     plot, axes = figure("Scores", "score", "rows")
     bins = np.linspace(0, 1, 41)
     axes.hist(scores[~rows.label], bins=bins, color=COLOURS[0], alpha=0.75, label=words.negative)
@@ -179,11 +194,3 @@ def _histogram(e: Evidence, rows: Judged, scores: Floats, words: Words) -> tuple
     axes.minorticks_off()
     legend(axes)
     return plot, "On a logarithmic scale."
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _span(found: Interval) -> str:
-    return f"{found.low:.3f} to {found.high:.3f}" if np.isfinite(found.low) else "–"

@@ -6,11 +6,12 @@ workload's. Where nothing is reviewed there are no rules about reviews, threshol
 
 from __future__ import annotations
 
-from components.evaluate.classes.baselines import LOGISTIC_REGRESSION, XGBOOST
+from components.evaluate.baselines import XGBOOST
+from components.evaluate.classes.baselines import LOGISTIC_REGRESSION
 from components.evaluate.classes.evidence import Evidence
 from components.evaluate.classes.words import Words
 from components.evaluate.config import ClassLimits, RankingLimits
-from components.evaluate.examination import each
+from components.evaluate.rules import each, fast_enough, no_loss
 from millrace.judge.gates import Rule
 
 
@@ -26,8 +27,7 @@ def judge(evidence: Evidence, limits: ClassLimits, words: Words) -> tuple[Rule, 
         *_slices(evidence, limits, words),
         *_stresses(evidence, limits),
         *([] if reviewed is None else _attacks(evidence, reviewed, words)),
-        Rule("latency_p50_ms", evidence.latency.p50_ms, "<=", limits.max_latency_p50_ms),
-        Rule("latency_p99_ms", evidence.latency.p99_ms, "<=", limits.max_latency_p99_ms),
+        *fast_enough(evidence.latency, limits),
     )
 
 
@@ -46,9 +46,12 @@ def _floors(e: Evidence, limits: ClassLimits) -> list[Rule]:
 
 
 def _reviews(e: Evidence, limits: RankingLimits) -> list[Rule]:
-    own, perfect = e.protocol.unit_precision, e.perfect_unit_precision
-    share = own / perfect if own is not None and perfect else None
-    precision, cost = e.figures["unit_precision"], e.figures["cost_ratio"]
+    precision = e.figures["unit_precision"]
+    cost = e.figures["cost_ratio"]
+    perfect = e.perfect_unit_precision
+    reached = e.protocol.unit_precision
+    share = reached / perfect if reached is not None and perfect else None
+
     detail = f"a perfect ranking reaches {perfect or 0.0:.3f}"
     return [
         Rule("unit_precision", precision.value, ">=", limits.min_unit_precision, str(precision)),
@@ -58,25 +61,31 @@ def _reviews(e: Evidence, limits: RankingLimits) -> list[Rule]:
 
 
 def _threshold(e: Evidence, limits: RankingLimits, words: Words) -> list[Rule]:
-    at, capacity = e.at_threshold, e.review_capacity
+    at = e.at_threshold
+    capacity = e.review_capacity
     if at is None or not capacity:
         names = ("threshold_precision", "threshold_recall", "flagged_units_ratio")
         return [Rule(name, None, ">=", 0.0, "the model has no decision threshold") for name in names]
-    detail, units = f"at the decision threshold {at.threshold:.4g}", at.flagged_units_per_day
-    load = f"{units:.0f} {words.units} a day, capacity {capacity}"
+
+    flagged = at.flagged_units_per_day
+    detail = f"at the decision threshold {at.threshold:.4g}"
+    load = f"{flagged:.0f} {words.units} a day, capacity {capacity}"
     return [
         Rule("threshold_precision", at.precision, ">=", limits.min_threshold_precision, detail),
         Rule("threshold_recall", at.recall, ">=", limits.min_threshold_recall, detail),
-        Rule("flagged_units_ratio", units / capacity, "<=", limits.max_flagged_units_ratio, load),
+        Rule("flagged_units_ratio", flagged / capacity, "<=", limits.max_flagged_units_ratio, load),
     ]
 
 
 def _against_baselines(e: Evidence, limits: ClassLimits) -> list[Rule]:
-    logistic, boosted = (e.baselines[name].gain for name in (LOGISTIC_REGRESSION, XGBOOST))
-    least, gain = limits.min_gain_over_logistic_regression, str(logistic)
-    own = {name: c.gain.low for name, c in e.baselines.items() if name not in (LOGISTIC_REGRESSION, XGBOOST)}
+    gains = {name: found.gain for name, found in e.baselines.items()}
+    logistic = gains.pop(LOGISTIC_REGRESSION)
+    boosted = gains.pop(XGBOOST)
+
+    least = limits.min_gain_over_logistic_regression
+    own = {name: gain.low for name, gain in gains.items()}
     return [
-        Rule("gain_over_logistic_regression", logistic.low, ">", least, f"low end of {gain}"),
+        Rule("gain_over_logistic_regression", logistic.low, ">", least, f"low end of {logistic}"),
         Rule("gain_over_xgboost", boosted.value, ">=", -limits.max_loss_to_xgboost, str(boosted)),
         *each("gain_over", own, ">", limits.min_gain_over, "low end of the gain"),
     ]
@@ -85,15 +94,14 @@ def _against_baselines(e: Evidence, limits: ClassLimits) -> list[Rule]:
 def _against_champion(e: Evidence, limits: ClassLimits) -> list[Rule]:
     if e.champion is None:
         return []
-    wanted = {"gain": ("gain_over_champion", limits.max_loss_to_champion)}
+
+    found = e.champion.comparison
+    gain = None if found is None else found.gain
+    rules = [no_loss("gain_over_champion", e.champion, gain, limits.max_loss_to_champion)]
     if isinstance(limits, RankingLimits):
+        reviewed = None if found is None else found.unit_precision
         loss = limits.max_unit_precision_loss_to_champion
-        wanted["unit_precision"] = ("unit_precision_gain_over_champion", loss)
-    rules = []
-    for figure, (name, loss) in wanted.items():
-        found = getattr(e.champion.comparison, figure, None)
-        detail = e.champion.why_not if found is None else f"high end of {found}, champion {e.champion.id}"
-        rules.append(Rule(name, None if found is None else found.high, ">=", -loss, detail))
+        rules.append(no_loss("unit_precision_gain_over_champion", e.champion, reviewed, loss))
     return rules
 
 

@@ -1,11 +1,11 @@
-"""What figures, units and positives are called on the page and the model card of one workload."""
+"""What positives and the figures of classes are called on the page and the model card of one workload."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from components.evaluate import words
 from millrace.installed import Workload
 from millrace.workload import Task
 
@@ -21,30 +21,35 @@ NAMES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """What things are called ."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words(words.Words):
+    """What things are called where classes are told apart: plain words, unless a rare class is ranked."""
 
-    figures: Mapping[str, str]
-    units: str
-    positive: str
-    positives: str
-    negative: str
-    marked: str
-    attack_story: str
+    positive: str = "positive"
+    positives: str = "positives"
+    negative: str = "negative"
+    marked: str = "positive"
+    """What a unit with positives is said to be."""
+    attack_story: str = ""
 
     @classmethod
     def of(cls, workload: Workload, k: int | None) -> Words:
-        """The workload's own where it ranks a rare class; plain ones for two classes of which neither is rare."""
+        """The workload's own words; `k` units are reviewed a day, where that is done."""
         judging = workload.judging
         figures = NAMES | {name: title.format(k=k) for name, title in judging.TITLES.items()}
         units = judging.UNIT_NOUN[1]
         if workload.task is not Task.RANKING:
-            return cls(figures, units, "positive", "positives", "negative", "positive", "")
-        ranked = workload.ranked
-        one, many = ranked.POSITIVE_NOUN
-        return cls(figures, units, one, many, ranked.NEGATIVE, ranked.MARKED, ranked.ATTACK_STORY)
+            return cls(figures=figures, units=units, window="test week")
 
-    def name(self, figure: str) -> str:
-        """What a figure, or another model, is called."""
-        return self.figures.get(figure, figure.replace("_", " "))
+        ranked = workload.ranked
+        positive, positives = ranked.POSITIVE_NOUN
+        return cls(
+            figures=figures,
+            units=units,
+            window="test week",
+            positive=positive,
+            positives=positives,
+            negative=ranked.NEGATIVE,
+            marked=ranked.MARKED,
+            attack_story=ranked.ATTACK_STORY,
+        )

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
 
 import numpy as np
 
+from components.evaluate import evidence
+from components.evaluate.baselines import XGBOOST, Baseline
 from components.evaluate.config import QuantityLimits
-from components.evaluate.examination import plain
-from components.evaluate.latency import Latency, measure_latency
-from components.evaluate.quantity.baselines import XGBOOST, Baseline
-from components.evaluate.window import TestWindow, model_answers
+from components.evaluate.evidence import SLICE_RESAMPLES, Comparison, against, asked, under_stress
+from components.evaluate.latency import measure_latency
+from components.evaluate.window import Rival, TestWindow
 from millrace.judge.bootstrap import Interval, interval, unit_weights
 from millrace.judge.regression import Measured, Predictions, bias, coverage, figures, mae, with_intervals
 from millrace.judge.rows import Floats, Mask, ratio
-from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact
-
-SLICE_RESAMPLES: Final = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The model against another, on the same rows and resamples."""
-
-    gain: Interval
-    """Share of the other's MAE that the model saves: 0 is no better, 1 is perfect."""
-    other: dict[str, float]
-    """The other's own figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Champion:
-    """The comparison with the model that serves now, or why there is none."""
-
-    id: str
-    comparison: Comparison | None
-    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceFigures:
+    """The model on the rows of one slice."""
+
     rows: int
     mae: Interval
     mae_ratio: Interval
@@ -53,6 +33,8 @@ class SliceFigures:
 
 @dataclass(frozen=True, slots=True)
 class StressFigures:
+    """The model on a bad day."""
+
     mae: float
     growth: float
     """MAE over that of the same rows with good inputs: 1 is nothing lost."""
@@ -61,48 +43,43 @@ class StressFigures:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """What the gate, the report and the model card are made from."""
+class Evidence(evidence.Evidence[Comparison, SliceFigures, StressFigures]):
+    """What is measured about a quantity besides."""
 
     rows: int
     units: int
-    figures: dict[str, Interval]
     spread: float
     """Width of the interval around the middle of all truths that holds as many of them as the model's intervals."""
-    baselines: dict[str, Comparison]
-    champion: Champion | None
-    slices: dict[str, SliceFigures]
-    stresses: dict[str, StressFigures]
-    latency: Latency
-    baseline_parameters: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON: a figure that does not exist is null."""
-        document: dict[str, Any] = plain(asdict(self))
-        return document
 
 
 def compare(rows: Measured, own: Predictions, other: Predictions, weights: Floats) -> Comparison:
-    """What the model saves of another's error on the same rows."""
-    return Comparison(_saved(rows, own, other, weights), figures(rows, other))
+    """What the model saves of another's error on the same rows: a gain of 0 is no better, 1 is perfect."""
+    value = 1 - ratio(mae(rows, own), mae(rows, other)).item()
+    draws = 1 - ratio(mae(rows, own, weights), mae(rows, other, weights))
+    return Comparison(gain=interval(value, draws), other=figures(rows, other))
 
 
 def measure_slices(
     rows: Measured, own: Predictions, reference: Predictions, masks: Mapping[str, Mask], seed: int
 ) -> dict[str, SliceFigures]:
     """Figures of each slice that has rows, beside those of `reference`; masks[J]."""
-    weights, found = unit_weights(rows, SLICE_RESAMPLES, seed), {}
+    weights = unit_weights(rows, SLICE_RESAMPLES, seed)
+    found = {}
     for name, mask in masks.items():
-        part, mine, theirs = rows.where(mask), own.where(mask), reference.where(mask)
+        part = rows.where(mask)
         if not len(part):
             continue
-        error, drawn = mae(part, mine), mae(part, mine, weights)
+
+        mine = own.where(mask)
+        theirs = reference.where(mask)
+        error = mae(part, mine)
+        drawn = mae(part, mine, weights)
         found[name] = SliceFigures(
-            len(part),
-            interval(error.item(), drawn),
-            interval(ratio(error, mae(part, theirs)).item(), ratio(drawn, mae(part, theirs, weights))),
-            bias(part, mine).item(),
-            coverage(part, mine).item(),
+            rows=len(part),
+            mae=interval(error.item(), drawn),
+            mae_ratio=interval(ratio(error, mae(part, theirs)).item(), ratio(drawn, mae(part, theirs, weights))),
+            bias=bias(part, mine).item(),
+            coverage=coverage(part, mine).item(),
         )
     return found
 
@@ -111,20 +88,20 @@ def measure_stresses(
     model: ModelArtifact, window: TestWindow[Measured], rows: int, seed: int
 ) -> dict[str, StressFigures]:
     """Predict a sample of `rows` judged rows under each stress of the workload; a stress may change the truth too."""
-    judging = window.data.workload.judging
+    workload = window.data.workload
     size = min(rows, len(window.judged))
     chosen = np.sort(np.random.default_rng(seed).choice(len(window.judged), size, replace=False))
-    events = judging.what_if(window.data, window.judged_rows[chosen])
-    length = model.spec.sequence_length
-    clean = model_answers(model, *events.tensors(length)).point
+    events = workload.judging.what_if(window.data, window.judged_rows[chosen])
+    clean = asked(model, events).point
     usual = float(np.abs(clean - events.label).mean())
+
     found = {}
-    for name, stress in track(judging.STRESSES.items(), "stress tests"):
-        changed = stress(events)
-        answered = model_answers(model, *changed.tensors(length)).point
-        error = float(np.abs(answered - changed.label).mean())
+    for name, changed, answered in under_stress(model, workload, events):
+        error = float(np.abs(answered.point - changed.label).mean())
         found[name] = StressFigures(
-            error, error / usual if usual > 0 else np.nan, float(np.abs(answered - clean).mean())
+            mae=error,
+            growth=error / usual if usual > 0 else np.nan,
+            mean_change=float(np.abs(answered.point - clean).mean()),
         )
     return found
 
@@ -134,43 +111,31 @@ def gather(
     own: Predictions,
     model: ModelArtifact,
     baselines: Mapping[str, Baseline],
-    champion: tuple[str, Predictions | str] | None,
+    rival: Rival | None,
     masks: Mapping[str, Mask],
     limits: QuantityLimits,
     seed: int = 0,
 ) -> Evidence:
-    """Measure everything. own[J] on the judged rows; masks[J]; `champion` is its id and predictions[J], or why none."""
+    """Measure everything: own[J] of the judged rows, masks[J] of slices, and the model that serves now."""
     rows = window.judged
     weights = unit_weights(rows, limits.resamples, seed)
-    judged = {name: baseline.predictions.where(window.counts) for name, baseline in baselines.items()}
+    others = {name: baseline.answers.where(window.counts) for name, baseline in baselines.items()}
+
+    def compared(other: Predictions) -> Comparison:
+        return compare(rows, own, other, weights)
+
     return Evidence(
         rows=len(rows),
         units=len(np.unique(rows.unit)),
         figures=with_intervals(rows, own, weights),
         spread=_spread(rows.truth, coverage(rows, own).item()),
-        baselines={name: compare(rows, own, other, weights) for name, other in judged.items()},
-        champion=_champion(rows, own, champion, weights),
-        slices=measure_slices(rows, own, judged[XGBOOST], masks, seed),
+        baselines={name: compared(other) for name, other in others.items()},
+        champion=against(rival, compared),
+        slices=measure_slices(rows, own, others[XGBOOST], masks, seed),
         stresses=measure_stresses(model, window, limits.stress_rows, seed),
         latency=measure_latency(model, window.data, window.rows, limits.latency_calls),
         baseline_parameters={name: baseline.parameters for name, baseline in baselines.items()},
     )
-
-
-def _saved(rows: Measured, own: Predictions, other: Predictions, weights: Floats) -> Interval:
-    value = 1 - ratio(mae(rows, own), mae(rows, other)).item()
-    return interval(value, 1 - ratio(mae(rows, own, weights), mae(rows, other, weights)))
-
-
-def _champion(
-    rows: Measured, own: Predictions, champion: tuple[str, Predictions | str] | None, weights: Floats
-) -> Champion | None:
-    if champion is None:
-        return None
-    identity, other = champion
-    if isinstance(other, str):
-        return Champion(identity, None, other)
-    return Champion(identity, compare(rows, own, other, weights))
 
 
 def _spread(truth: Floats, share: float) -> float:

@@ -7,56 +7,43 @@ from functools import partial
 from pathlib import Path
 
 from components.evaluate.config import quantity_limits
-from components.evaluate.examination import GATE, Case, Examination, metrics_of
+from components.evaluate.examination import GATE, Case, Examination
 from components.evaluate.quantity.baselines import fit_baselines
 from components.evaluate.quantity.evidence import Evidence, gather
 from components.evaluate.quantity.model_card import model_card
 from components.evaluate.quantity.rules import judge
 from components.evaluate.quantity.words import Words
-from components.evaluate.window import TestWindow, model_predictions, open_measured, scores_table
-from millrace.errors import InvalidInput, MillraceError
+from components.evaluate.window import TestWindow, ask_champion, model_predictions, open_measured, scores_table
 from millrace.judge.gates import Verdict
 from millrace.judge.regression import Measured, Predictions
-from millrace.lake.manifest import Manifest
-from millrace.registry.model_artifact import ModelArtifact
 
 
 def examine(case: Case) -> Examination:
     """Raises InvalidInput when the test window has no rows to judge."""
+    limits = quantity_limits(case.limits)
     window = open_measured(case.training_set)
-    if not len(window.judged):
-        raise InvalidInput(f"{case.training_set.id} has no labelled test rows to judge. Assemble a later window.")
-    limits, workload = quantity_limits(case.limits), window.data.workload
+    workload = window.data.workload
     answers = model_predictions(case.artifact, window.data, window.rows)
     own = answers.where(window.counts)
     baselines = fit_baselines(window.data, window.rows, limits, case.threads)
-    rival = None if case.champion is None else (case.champion.id, champion_answers(case.champion, window, case.threads))
+    rival = ask_champion(case.champion, window, case.threads)
 
     masks = workload.judging.slices(window.judged_table, window.data.features[window.judged_rows])
     evidence = gather(window, own, case.artifact, baselines, rival, masks, limits)
+    words = Words.of(workload)
     verdict = Verdict(GATE, judge(evidence, limits))
 
-    facts = window.data.manifest.facts
     ends = {"low": answers.low, "high": answers.high} if answers.bounded else {}
-    others = {name: baseline.predictions.where(window.counts) for name, baseline in baselines.items()}
+    others = {name: baseline.answers.where(window.counts) for name, baseline in baselines.items()}
     return Examination(
         verdict=verdict,
         document=evidence.to_dict(),
-        metrics=metrics_of(evidence.figures, evidence.latency),
+        metrics=evidence.metrics(),
         facts={},
         scores=scores_table(window, {"score": answers.point, **ends}),
-        model_card=model_card(evidence, verdict, limits, workload, facts["splits"], facts.get("feature_service", "")),
-        write_page=partial(_write_page, case, window, evidence, verdict, own, others),
+        model_card=model_card(evidence, verdict, limits, window.data, words),
+        write_page=partial(_write_page, case, window, evidence, verdict, words, own, others),
     )
-
-
-def champion_answers(champion: Manifest, window: TestWindow[Measured], threads: int) -> Predictions | str:
-    """[J] the champion's predictions of the judged rows, or why it has none."""
-    try:
-        return model_predictions(ModelArtifact.open(champion.folder, threads=threads), window.data, window.judged_rows)
-    except MillraceError as error:
-        # The champion may be older than today's features. The rule that compares then fails, and says this.
-        return str(error)
 
 
 def _write_page(
@@ -64,6 +51,7 @@ def _write_page(
     window: TestWindow[Measured],
     evidence: Evidence,
     verdict: Verdict,
+    words: Words,
     own: Predictions,
     others: Mapping[str, Predictions],
     path: Path,
@@ -71,6 +59,6 @@ def _write_page(
     from components.evaluate.quantity import page  # matplotlib: not for those who only want the figures
     from components.evaluate.training_curve import read_curve
 
-    model, words = case.artifact.manifest, Words.of(window.data.workload)
+    model = case.artifact.manifest
     title = f"Model {model.id} on the days from {window.start}"
     page.write(path, title, words, verdict, evidence, window.judged, own, others, read_curve(model))

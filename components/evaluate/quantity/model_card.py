@@ -1,80 +1,55 @@
-"""The body of the model card of a quantity: what it is for, how it was judged, where it must not be trusted."""
+"""What the model card of a quantity says beside what all model cards say: the size of its errors, and its interval."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from components.evaluate.config import QuantityLimits
+from components.evaluate.model_card import WEAKEST, days, unjudged, write_model_card
 from components.evaluate.quantity.evidence import Evidence
 from components.evaluate.quantity.words import Words
+from components.evaluate.words import spaced
 from millrace.installed import Workload
 from millrace.judge.gates import Verdict
+from millrace.lake.training_set import TrainingSet
 
 
-def model_card(
-    evidence: Evidence,
-    verdict: Verdict,
-    limits: QuantityLimits,
-    workload: Workload,
-    splits: dict[str, Any],
-    service: str,
-) -> str:
-    """Markdown; `splits` as in the training set's facts."""
-    words = Words.of(workload)
-    lines = [
-        "## What it is for",
-        "",
-        workload.judging.PURPOSE.format(service=service),
-        "",
-        "## Data",
-        "",
-        "| split | days | rows |",
-        "|---|---|---|",
-        *(f"| {name} | {s['first_day']} to {s['last_day']} | {s['rows']:,} |" for name, s in splits.items()),
-        "",
-        f"Judged on {evidence.rows:,} rows of the test window: those whose label ({words.label}) is known.",
-        "",
-        "## Figures",
-        "",
-        "| figure | value | 95 % interval |",
-        "|---|---|---|",
-        *(f"| {words.titled(n)} | {f.value:.4f} | {f.low:.4f} to {f.high:.4f} |" for n, f in evidence.figures.items()),
-        "",
-        *_others(evidence, words),
-        "",
-        "## Limits",
-        "",
-        *(f"- {line}" for line in limits_of_use(evidence, limits, workload, words)),
-        "",
-        f"Verdict: {verdict.summary().splitlines()[0]}.",
+def model_card(evidence: Evidence, verdict: Verdict, limits: QuantityLimits, data: TrainingSet, words: Words) -> str:
+    """Markdown."""
+    splits = [(name, days(split), f"{split['rows']:,}") for name, split in data.manifest.facts["splits"].items()]
+    others = [
+        (words.name(name), f"{found.other['mae']:.4f}", str(found.gain)) for name, found in evidence.others().items()
     ]
-    return "\n".join(lines) + "\n"
+    rows = f"{evidence.rows:,} rows of the {words.window}"
+    return write_model_card(
+        evidence,
+        verdict,
+        data,
+        words,
+        splits=(("split", "days", "rows"), splits),
+        judged_on=f"Judged on {rows}: those whose label ({words.label}) is known.",
+        others=(("against", "its MAE", "share of it that is saved"), others),
+        limits=limits_of_use(evidence, limits, data.workload, words),
+    )
 
 
 def limits_of_use(evidence: Evidence, limits: QuantityLimits, workload: Workload, words: Words) -> list[str]:
     """What the measurements say against relying on the model, one sentence each."""
     p90 = evidence.figures["p90_error"].value
-    lines = [f"One prediction in ten is off by more than {p90:.3g} {words.unit}.", *workload.judging.CAVEATS]
-    if "coverage" in evidence.figures:
-        missed = 1 - evidence.figures["coverage"].value
-        lines.append(f"In {missed:.0%} of the cases the truth lies outside the interval that it gives.")
     judged = {name: part for name, part in evidence.slices.items() if part.rows >= limits.min_slice_rows}
-    weak = sorted(judged, key=lambda name: -judged[name].mae.value)[:3]
-    lines += [f"Weak slice: {n.replace('_', ' ')}, MAE {judged[n].mae}, {judged[n].rows:,} rows." for n in weak]
-    unknown = [name.replace("_", " ") for name in evidence.slices if name not in judged]
-    if unknown:
-        lines.append(f"Too few rows to say anything about: {', '.join(unknown)}.")
-    worst = sorted(evidence.stresses.items(), key=lambda item: -item[1].growth)[:3]
-    lines += [f"Under '{n.replace('_', ' ')}' its MAE is {s.growth:.2f} times as large." for n, s in worst]
-    return lines
-
-
-def _others(evidence: Evidence, words: Words) -> list[str]:
-    named = {words.name(name): found for name, found in evidence.baselines.items()}
-    if evidence.champion is not None and evidence.champion.comparison is not None:
-        named[f"champion {evidence.champion.id}"] = evidence.champion.comparison
+    weak = sorted(judged, key=lambda name: -judged[name].mae.value)[:WEAKEST]
+    worst = sorted(evidence.stresses, key=lambda name: -evidence.stresses[name].growth)[:WEAKEST]
     return [
-        "| against | its MAE | share of it that is saved |",
-        "|---|---|---|",
-        *(f"| {name} | {c.other['mae']:.4f} | {c.gain} |" for name, c in named.items()),
+        f"One prediction in ten is off by more than {p90:.3g} {words.unit}.",
+        *workload.judging.CAVEATS,
+        *_outside(evidence),
+        *(f"Weak slice: {spaced(name)}, MAE {judged[name].mae}, {judged[name].rows:,} rows." for name in weak),
+        *unjudged(evidence.slices, judged, "rows"),
+        *(f"Under '{spaced(name)}' its MAE is {evidence.stresses[name].growth:.2f} times as large." for name in worst),
     ]
+
+
+def _outside(evidence: Evidence) -> list[str]:
+    if "coverage" not in evidence.figures:
+        return []
+
+    missed = 1 - evidence.figures["coverage"].value
+    return [f"In {missed:.0%} of the cases the truth lies outside the interval that it gives."]

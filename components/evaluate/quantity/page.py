@@ -1,6 +1,6 @@
-"""The report on a model of a quantity: verdict, figures, comparison, slices, stress tests, and plots of its errors.
+"""What the report on a model of a quantity shows: comparison, slices, stress tests, and plots of its errors.
 
-Words for units and label are the workload's; a section exists where there is something to say in it.
+Words for units and label are the workload's.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from components.evaluate import page
+from components.evaluate.page import Plot, Section
 from components.evaluate.quantity.evidence import Evidence
 from components.evaluate.quantity.words import Words
 from components.evaluate.training_curve import Curve, training_plot
-from millrace.judge.bootstrap import Interval
+from components.evaluate.words import spaced, span
 from millrace.judge.gates import Verdict
 from millrace.judge.regression import Measured, Predictions
-from millrace.report.page import BAD, COLOURS, MUTED, Page, figure, legend
+from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
 
 BINS: Final = 12
 """Of predictions, as many rows in each."""
@@ -37,28 +38,21 @@ def write(
     training_curve: Curve,
 ) -> None:
     """One HTML page at `path`; own[J] are the model's predictions, `others` those of the baselines by name."""
-    page = Page("Model evaluation", title)
-    page.facts(_facts(evidence, words))
-    page.heading("Verdict", "Every rule with its measured value and its limit; one failure keeps the model out.")
-    page.verdict(verdict)
-    page.heading("Figures", f"On the judged rows of the test window; intervals are 95 %, from resampled {words.units}.")
-    figures = evidence.figures.items()
-    page.table(["figure", "value", "low", "high"], [[words.titled(n), f.value, f.low, f.high] for n, f in figures])
-    page.figures(_truth(rows, own, words), _errors(rows, own, others, words))
-    plots = [_by_prediction(rows, own, words)]
-    plots += [_coverage(evidence, rows, own, words)] if own.bounded else []
-    plots += [training_plot(training_curve)] if training_curve else []
-    page.figures(*plots)
-    page.heading("Against others", "On the same rows and the same resamples; a share above zero favours the model.")
-    page.table(["other", "MAE", "RMSE", "bias", "share of its MAE saved"], _others(evidence, words))
-    if evidence.slices:
-        _slices(page, evidence)
-    if evidence.stresses:
-        columns = ["what goes wrong", "MAE", "times as large", "mean change of a prediction"]
-        stresses = evidence.stresses.items()
-        page.heading("Stress tests", "A sample of the judged rows on a bad day.")
-        page.table(columns, [(_spaced(name), s.mae, s.growth, s.mean_change) for name, s in stresses])
-    page.write(path)
+    covered = [_coverage(evidence, rows, own, words)] if own.bounded else []
+    learned = [training_plot(training_curve)] if training_curve else []
+    page.write(
+        path,
+        title,
+        words,
+        verdict,
+        evidence,
+        facts=_facts(evidence, words),
+        plots=[
+            [_truth(rows, own, words), _errors(rows, own, others, words)],
+            [_by_prediction(rows, own, words), *covered, *learned],
+        ],
+        sections=[_others(evidence, words), _slices(evidence), _stresses(evidence)],
+    )
 
 
 def _facts(e: Evidence, words: Words) -> dict[str, Any]:
@@ -71,33 +65,46 @@ def _facts(e: Evidence, words: Words) -> dict[str, Any]:
     if "coverage" in e.figures:
         facts["truth within the interval"] = f"{e.figures['coverage'].value:.1%}"
         facts[words.titled("interval_width")] = e.figures["interval_width"].value
-    return facts | {"latency p50, p99": f"{e.latency.p50_ms:.2f}, {e.latency.p99_ms:.2f} ms"}
+    return facts | page.latency(e)
 
 
-def _others(e: Evidence, words: Words) -> list[list[Any]]:
-    named = {words.name(name): found for name, found in e.baselines.items()}
-    if e.champion is not None and e.champion.comparison is not None:
-        named[f"champion {e.champion.id}"] = e.champion.comparison
+def _others(e: Evidence, words: Words) -> Section:
     shown = ("mae", "rmse", "bias")
-    rows = [[name, *(c.other[figure] for figure in shown), str(c.gain)] for name, c in named.items()]
-    return [["this model", *(e.figures[figure].value for figure in shown), ""], *rows]
+    rows = [["this model", *(e.figures[figure].value for figure in shown), ""]]
+    for name, found in e.others().items():
+        rows.append([words.name(name), *(found.other[figure] for figure in shown), str(found.gain)])
+    lead = "On the same rows and the same resamples; a share above zero favours the model."
+    return Section("Against others", lead, ["other", "MAE", "RMSE", "bias", "share of its MAE saved"], rows)
 
 
-def _slices(page: Page, e: Evidence) -> None:
+def _slices(e: Evidence) -> Section:
     covered = "coverage" in e.figures
-    page.heading("Slices", "The last columns hold the model against XGBoost on the same rows: below 1 it is better.")
     columns = ["slice", "rows", "MAE", "MAE, 95 %", "bias", *(["coverage"] if covered else []), "over XGBoost", "95 %"]
     rows = [
-        [_spaced(name), s.rows, s.mae.value, _span(s.mae), s.bias]
-        + ([s.coverage] if covered else [])
-        + [s.mae_ratio.value, _span(s.mae_ratio)]
-        for name, s in e.slices.items()
+        [
+            spaced(name),
+            part.rows,
+            part.mae.value,
+            span(part.mae),
+            part.bias,
+            *([part.coverage] if covered else []),
+            part.mae_ratio.value,
+            span(part.mae_ratio),
+        ]
+        for name, part in e.slices.items()
     ]
-    page.table(columns, rows)
+    lead = "The last columns hold the model against XGBoost on the same rows: below 1 it is better."
+    return Section("Slices", lead, columns, rows)
 
 
-def _truth(rows: Measured, own: Predictions, words: Words) -> tuple[Figure, str]:
-    plot, axes = figure("Prediction and truth", _titled("prediction", words), _titled("truth", words))
+def _stresses(e: Evidence) -> Section:
+    columns = ["what goes wrong", "MAE", "times as large", "mean change of a prediction"]
+    rows = [(spaced(name), stress.mae, stress.growth, stress.mean_change) for name, stress in e.stresses.items()]
+    return Section("Stress tests", "A sample of the judged rows on a bad day.", columns, rows)
+
+
+def _truth(rows: Measured, own: Predictions, words: Words) -> Plot:
+    plot, axes = figure("Prediction and truth", words.measured("prediction"), words.measured("truth"))
     thin = np.random.default_rng(0).permutation(len(rows))[:PLOT_ROWS]
     axes.scatter(own.point[thin], rows.truth[thin], s=4, alpha=0.3, color=COLOURS[0], linewidths=0)
     end = float(np.quantile(np.r_[own.point, rows.truth], 0.998))
@@ -108,8 +115,8 @@ def _truth(rows: Measured, own: Predictions, words: Words) -> tuple[Figure, str]
     return plot, f"{len(thin):,} of the judged rows; on the dashed line the prediction is true."
 
 
-def _errors(rows: Measured, own: Predictions, others: Mapping[str, Predictions], words: Words) -> tuple[Figure, str]:
-    plot, axes = figure("How large errors are", _titled("absolute error", words), "share of rows within")
+def _errors(rows: Measured, own: Predictions, others: Mapping[str, Predictions], words: Words) -> Plot:
+    plot, axes = figure("How large errors are", words.measured("absolute error"), "share of rows within")
     end = float(np.quantile(np.abs(own.point - rows.truth), 0.99))
     levels = np.linspace(0, 1, 200)
     for place, (name, answers) in enumerate({"this model": own, **others}.items()):
@@ -122,9 +129,9 @@ def _errors(rows: Measured, own: Predictions, others: Mapping[str, Predictions],
     return plot, "The higher the curve, the more rows are predicted that closely."
 
 
-def _by_prediction(rows: Measured, own: Predictions, words: Words) -> tuple[Figure, str]:
+def _by_prediction(rows: Measured, own: Predictions, words: Words) -> Plot:
     plot, axes = figure(
-        "Residuals by prediction", _titled("prediction", words), _titled("truth less prediction", words)
+        "Residuals by prediction", words.measured("prediction"), words.measured("truth less prediction")
     )
     points = [(own.point[b].mean(), *np.quantile(rows.truth[b] - own.point[b], [0.1, 0.5, 0.9])) for b in _bins(own)]
     x, low, middle, high = np.array(points).T
@@ -135,8 +142,8 @@ def _by_prediction(rows: Measured, own: Predictions, words: Words) -> tuple[Figu
     return plot, "Above zero the model promises too little. The band is as wide as the errors are at that prediction."
 
 
-def _coverage(e: Evidence, rows: Measured, own: Predictions, words: Words) -> tuple[Figure, str]:
-    plot, axes = figure("Coverage by prediction", _titled("prediction", words), "share of truths within the interval")
+def _coverage(e: Evidence, rows: Measured, own: Predictions, words: Words) -> Plot:
+    plot, axes = figure("Coverage by prediction", words.measured("prediction"), "share of truths within the interval")
     inside = (rows.truth >= own.low) & (rows.truth <= own.high)
     points = [(own.point[b].mean(), inside[b].mean()) for b in _bins(own)]
     x, y = np.array(points).T
@@ -151,15 +158,3 @@ def _bins(own: Predictions) -> list[Any]:
     """Places of the rows from the smallest prediction up, in bins of equally many; none is empty."""
     order = np.argsort(own.point, kind="stable")
     return [part for part in np.array_split(order, min(BINS, len(order))) if len(part)]
-
-
-def _titled(what: str, words: Words) -> str:
-    return f"{what}, {words.unit}" if words.unit else what
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _span(found: Interval) -> str:
-    return f"{found.low:.3f} to {found.high:.3f}" if np.isfinite(found.low) else "–"

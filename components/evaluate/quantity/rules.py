@@ -5,10 +5,10 @@ A figure that could not be measured fails its rule. What is measured is in `evid
 
 from __future__ import annotations
 
+from components.evaluate.baselines import XGBOOST
 from components.evaluate.config import QuantityLimits
-from components.evaluate.examination import each
-from components.evaluate.quantity.baselines import XGBOOST
 from components.evaluate.quantity.evidence import Evidence
+from components.evaluate.rules import each, fast_enough, no_loss
 from millrace.judge.bootstrap import Interval
 from millrace.judge.gates import Rule
 
@@ -23,8 +23,7 @@ def judge(evidence: Evidence, limits: QuantityLimits) -> tuple[Rule, ...]:
         *_against_champion(evidence, limits),
         *_slices(evidence, limits),
         *_stresses(evidence, limits),
-        Rule("latency_p50_ms", evidence.latency.p50_ms, "<=", limits.max_latency_p50_ms),
-        Rule("latency_p99_ms", evidence.latency.p99_ms, "<=", limits.max_latency_p99_ms),
+        *fast_enough(evidence.latency, limits),
     )
 
 
@@ -36,7 +35,8 @@ def _errors(e: Evidence, limits: QuantityLimits) -> list[Rule]:
         for name, limit in ceilings.items()
         if limit is not None
     ]
-    bias, error = e.figures["bias"], e.figures["mae"].value
+    bias = e.figures["bias"]
+    error = e.figures["mae"].value
     share = abs(bias.value) / error if error > 0 else None
     detail = f"mean of prediction less truth {bias}, over the MAE"
     return [*rules, Rule("bias_share", share, "<=", limits.max_bias_share, detail)]
@@ -44,10 +44,12 @@ def _errors(e: Evidence, limits: QuantityLimits) -> list[Rule]:
 
 def _intervals(e: Evidence, limits: QuantityLimits) -> list[Rule]:
     """Intervals that hold the truth as often as they should, and are narrower than knowing nothing would make them."""
-    covered, width = e.figures.get("coverage"), e.figures.get("interval_width")
-    share = width.value / e.spread if width is not None and e.spread > 0 else None
-    detail = f"mean width {_shown(width)}; without knowing the event it would be {e.spread:.3f}"
+    covered = e.figures.get("coverage")
     held = None if covered is None else covered.value
+    width = e.figures.get("interval_width")
+    share = width.value / e.spread if width is not None and e.spread > 0 else None
+
+    detail = f"mean width {_shown(width)}; without knowing the event it would be {e.spread:.3f}"
     return [
         Rule("coverage_low", held, ">=", limits.min_coverage, _shown(covered)),
         Rule("coverage_high", held, "<=", limits.max_coverage, _shown(covered)),
@@ -67,10 +69,10 @@ def _against_baselines(e: Evidence, limits: QuantityLimits) -> list[Rule]:
 def _against_champion(e: Evidence, limits: QuantityLimits) -> list[Rule]:
     if e.champion is None:
         return []
-    found = None if e.champion.comparison is None else e.champion.comparison.gain
-    detail = e.champion.why_not if found is None else f"high end of {found}, champion {e.champion.id}"
-    value = None if found is None else found.high
-    return [Rule("gain_over_champion", value, ">=", -limits.max_loss_to_champion, detail)]
+
+    found = e.champion.comparison
+    gain = None if found is None else found.gain
+    return [no_loss("gain_over_champion", e.champion, gain, limits.max_loss_to_champion)]
 
 
 def _slices(e: Evidence, limits: QuantityLimits) -> list[Rule]:

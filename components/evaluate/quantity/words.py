@@ -1,11 +1,11 @@
-"""What figures, units and the label are called on the page and the model card of one workload."""
+"""What the label and the figures of a quantity are called on the page and the model card of one workload."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from components.evaluate import words
 from millrace.installed import Workload
 
 NAMES: Final = {
@@ -24,27 +24,31 @@ SHARES: Final = frozenset({"coverage"})
 """Figures without a unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """What things are called."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words(words.Words):
+    """What things are called where a quantity is predicted."""
 
-    figures: Mapping[str, str]
-    units: str
     label: str
     unit: str
-    """Of the label, such as minutes."""
+    """Of the label, such as minutes; empty where it has none."""
 
     @classmethod
     def of(cls, workload: Workload) -> Words:
         """The workload's own titles before those of the task."""
         label = workload.schema.LABEL
-        named = NAMES | dict(workload.judging.TITLES)
-        return cls(named, workload.judging.UNIT_NOUN[1], label.column.replace("_", " "), label.unit)
-
-    def name(self, figure: str) -> str:
-        """What a figure, or another model, is called."""
-        return self.figures.get(figure, figure.replace("_", " "))
+        return cls(
+            figures=NAMES | dict(workload.judging.TITLES),
+            units=workload.judging.UNIT_NOUN[1],
+            window="test window",
+            label=words.spaced(label.column),
+            unit=label.unit,
+        )
 
     def titled(self, figure: str) -> str:
         """The name of a figure with its unit."""
-        return self.name(figure) if figure in SHARES or not self.unit else f"{self.name(figure)}, {self.unit}"
+        name = self.name(figure)
+        return name if figure in SHARES else self.measured(name)
+
+    def measured(self, what: str) -> str:
+        """The name of something that is counted in the label's unit, with that unit."""
+        return f"{what}, {self.unit}" if self.unit else what
