@@ -38,6 +38,7 @@ class ValidateConfig(Config):
     max_median_ratio: float = Field(ge=1)
     max_value_ks: float = Field(ge=0, le=1)
     max_time_of_day_ks: float = Field(ge=0, le=1)
+    max_clock_shift_ks: float | None = Field(ge=0, le=1)
     max_new_row_share: float = Field(ge=0, le=1)
     max_silent_share: float = Field(ge=0, le=1)
     entities: dict[str, EntityLimits]

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from components.validate.clock import clock_shift
 from components.validate.config import ValidateConfig
 from components.validate.profile import Counts, Floats, Measured, Profile, Values
 from millrace.fields import Field, Kind
@@ -61,6 +62,7 @@ def judge(c: Comparison, config: ValidateConfig) -> tuple[Rule, ...]:
         *_missing_values(c, config),
         *(rule for one in c.measured.values for rule in _values(c, one, config)),
         _time_of_day(c, config),
+        *_clock(c, config),
         *_entities(c, config),
         *_labels(c, config),
         _quarantine(c, config),
@@ -181,6 +183,15 @@ def _time_of_day(c: Comparison, config: ValidateConfig) -> Rule:
     if value is not None and whole is not None and whole >= value:
         value, detail = whole, "the current days as a whole"
     return Rule("time_of_day_ks", value, "<=", config.max_time_of_day_ks, detail)
+
+
+def _clock(c: Comparison, config: ValidateConfig) -> list[Rule]:
+    """Whether a moved clock explains a week; where the workload asks."""
+    if config.max_clock_shift_ks is None:
+        return []
+
+    value, detail = clock_shift(c.snapshot, c.judged, c.reference)
+    return [Rule("clock_shift_ks", value, "<=", config.max_clock_shift_ks, detail)]
 
 
 def _entities(c: Comparison, config: ValidateConfig) -> list[Rule]:
