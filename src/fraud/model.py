@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final, Self
 
 import torch
-from pydantic import Field, StrictFloat, StrictInt, model_validator
+from pydantic import Field, StrictInt, model_validator
 from torch import Tensor, nn
 
 from fraud.formulas import NO_EVENT_DAYS, TYPICAL_WITHIN
-from millrace.config import Config
+from millrace.tabular import architecture
 from millrace.tabular.boosting import BoostConfig
-from millrace.tabular.layers import Encoding, HistoryAttention, Tower
+from millrace.tabular.layers import HistoryAttention
 from millrace.tabular.network import ClassNetwork
 
 TRAIN_CONFIG: Final = Path(__file__).with_name("train.yaml")
@@ -43,28 +43,17 @@ DERIVED: Final = (
 """What `derive` makes of the history: scalars that neither sums in SQL nor attention give, for they need a median."""
 
 
-class Architecture(Config):
+class Architecture(architecture.Architecture):
     """Everything that decides the shape of the weights."""
 
     sequence_length: StrictInt = Field(ge=1, le=512)
     """L: past transactions that the model reads, at most the history length N."""
     attended: StrictInt = Field(ge=1, le=512)
     """The newest of them that attention looks at; the rest only tell what is typical."""
-    bins: StrictInt = Field(ge=1, le=256)
-    """Segments of the piecewise-linear encoding of each scalar feature."""
-    embedding: StrictInt = Field(ge=0, le=256)
-    """Units that each feature's segments become before they meet the other features'; 0 joins them as they are."""
-    width: StrictInt = Field(ge=1, le=4096)
-    """Units of a residual block."""
-    blocks: StrictInt = Field(ge=0, le=16)
-    """Residual blocks after the inputs are joined."""
-    members: StrictInt = Field(ge=1, le=64)
-    """Networks side by side over the same encoding; each learns by itself, the answer is their mean."""
     history_width: StrictInt = Field(ge=1, le=1024)
     """Units of the encoding of one past transaction; a multiple of `heads`."""
     heads: StrictInt = Field(ge=1, le=64)
     """Attention heads with which the current transaction reads its history."""
-    dropout: StrictFloat = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -81,6 +70,7 @@ def derive(features: Tensor, history: Tensor, amount: int) -> Tensor:
     """
     past, age, _, present = history.unbind(dim=2)
     now = features[:, amount]
+
     count = present.sum(dim=1)
     ordered = torch.sort(past + (1.0 - present) * 1e9, dim=1).values
     lower = torch.floor((count - 1.0).clamp(min=0.0) / 2.0).long().unsqueeze(1)
@@ -88,8 +78,10 @@ def derive(features: Tensor, history: Tensor, amount: int) -> Tensor:
     median = 0.5 * (ordered.gather(1, lower) + ordered.gather(1, upper))
     typical = present * (past <= TYPICAL_WITHIN * median).to(past.dtype)
     usual = (past * typical).sum(dim=1) / typical.sum(dim=1).clamp(min=1.0)
+
     known = (count > 0).to(past.dtype)
     ratio = known * now / usual.clamp(min=0.5) + (1.0 - known)
+
     recent = present * (age < CAMPAIGN_DAYS).to(past.dtype)
     ratios = recent * past / usual.clamp(min=0.5).unsqueeze(1)
     large = (ratios > LARGE).to(past.dtype)
@@ -110,19 +102,12 @@ class FraudModel(ClassNetwork):
 
     def __init__(self, architecture: Architecture, feature_names: Sequence[str]) -> None:
         super().__init__(architecture, feature_names)
-        self.sequence_length, self.attended = architecture.sequence_length, architecture.attended
-        count = len(feature_names) + len(DERIVED)
-        self.encoding = Encoding(count, architecture.bins, architecture.embedding)
+        self.sequence_length = architecture.sequence_length
+        self.attended = architecture.attended
+        self.encoding = architecture.encoding(len(feature_names) + len(DERIVED))
         self.query = nn.Linear(self.encoding.size, architecture.history_width)
         self.history = HistoryAttention(_TOKEN_CHANNELS, architecture.history_width, architecture.heads)
-        self.tower = Tower(
-            self.encoding.size + 2 * architecture.history_width,
-            1,
-            members=architecture.members,
-            width=architecture.width,
-            blocks=architecture.blocks,
-            dropout=architecture.dropout,
-        )
+        self.tower = architecture.tower(self.encoding.size + 2 * architecture.history_width, 1)
         self._amount = self.feature_names.index("amount")
         self._usual = len(feature_names) + DERIVED.index("typical_amount")
 

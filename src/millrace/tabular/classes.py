@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from millrace.tabular.architecture import Architecture
 from millrace.tabular.boosting import BoostConfig
-from millrace.tabular.plain import Architecture
 from millrace.tabular.plain import PlainClassNetwork as network
 
 __all__ = ["TRAIN_CONFIG", "TREES", "Architecture", "network"]

@@ -60,7 +60,11 @@ class Network(nn.Module):
 
     def columns(self, *inputs: Tensor) -> Tensor:
         """All scalars that the network encodes, the features first: [B, K]. Trees read them too."""
-        raise NotImplementedError
+        return inputs[0]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The mean of what the members say."""
+        return self.member_outputs(*inputs).mean(dim=0)
 
     def member_outputs(self, *inputs: Tensor) -> Tensor:
         """What each member says: [M, B], or [M, B, outputs]. Training takes the loss of each, so they stay apart."""
@@ -111,9 +115,6 @@ class ClassNetwork(Network):
 
     outputs = ("score",)
     watched = Watched("average_precision", higher_is_better=True)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.member_outputs(*inputs).mean(dim=0)
 
     @torch.no_grad()
     def fit_preprocessing(self, inputs: Sequence[Tensor], label: Tensor, labels: Label) -> None:
@@ -171,9 +172,6 @@ class QuantityNetwork(Network):
         """Share of labels that the interval is meant to hold."""
         self.register_buffer("middle", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.member_outputs(*inputs).mean(dim=0)
 
     def quantiles(self, raw: Tensor) -> Tensor:
         """raw[…, 3] of the tower → median, low, high in the label's unit."""
