@@ -54,7 +54,8 @@ def batch_scoring(
     )
     snapshot = ingested.outputs["snapshot"]
     validated = validate(snapshot=snapshot, overrides=validate_overrides)
-    passed = gate_data(validation=validated.outputs["validation"])
+    passed = gate_data(validation=validated.outputs["validation"], run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    passed.set_caching_options(False)  # what it leaves is of this run
     built = build_features(snapshot=snapshot).after(passed)
     feature_set = built.outputs["feature_set"]
     scored = score(feature_set=feature_set, model_version=model_version, first_day=first_day, last_day=last_day)

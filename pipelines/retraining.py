@@ -19,6 +19,7 @@ def retraining(
     workload: str = "",
     as_of: str = "end",
     train_days: int = 28,
+    canary_percent: int = 0,
     validate_overrides: dict = {},  # noqa: B006
     train_overrides: dict = {},  # noqa: B006
     evaluate_overrides: dict = {},  # noqa: B006
@@ -35,6 +36,7 @@ def retraining(
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
         train_days: length of the training window, days.
+        canary_percent: traffic that a promoted challenger gets at once; 0: what MILLRACE_CANARY_PERCENT says.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of the workload's train.yaml to change.
         evaluate_overrides: limits of the workload's evaluate.yaml to change.
@@ -52,4 +54,5 @@ def retraining(
         train_overrides=train_overrides,
         evaluate_overrides=evaluate_overrides,
         challenge=reason,
+        canary_percent=canary_percent,
     )

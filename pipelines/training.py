@@ -20,6 +20,8 @@ from pipelines.cluster import on_cluster
 
 Parameter = Any
 """A parameter of the pipeline that is being composed: kfp puts a channel in its place."""
+RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+"""The run's id: Kubeflow Pipelines puts it in here, and `run.local` on this machine."""
 
 
 class Outputs(NamedTuple):
@@ -50,10 +52,12 @@ def compose(
     train_overrides: Parameter,
     evaluate_overrides: Parameter,
     challenge: Parameter | None = None,
+    canary_percent: Parameter | None = None,
 ) -> Outputs:
     """The steps, for every pipeline that ends with a model; `challenge` is why a new model wants to take over.
 
-    With it, the model must beat the champion to be promoted at all, and the reason goes into the audit log.
+    With it, the model must beat the champion to be promoted at all, the reason goes into the audit log, and
+    `canary_percent` is the traffic that the model gets at once.
     """
     ingested = ingest(
         source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
@@ -62,7 +66,8 @@ def compose(
 
     validated = validate(snapshot=snapshot, overrides=validate_overrides)
     validation = validated.outputs["validation"]
-    data_passed = gate_data(validation=validation)
+    data_passed = gate_data(validation=validation, run_id=RUN)
+    data_passed.set_caching_options(False)  # as the other gates: what it leaves is of this run
 
     built = build_features(snapshot=snapshot).after(data_passed)
     feature_set = built.outputs["feature_set"]
@@ -80,20 +85,23 @@ def compose(
     evaluation = evaluated.outputs["evaluation"]
     skew_checked = check_skew(feature_set=feature_set, online_store=online_store)
     skew_check = skew_checked.outputs["skew_check"]
-    model_passed = gate_model(evaluation=evaluation, skew_check=skew_check)
+    model_passed = gate_model(evaluation=evaluation, skew_check=skew_check, run_id=RUN)
+    model_passed.set_caching_options(False)
 
     judged = [model_passed]
     if challenge is not None:
-        judged.append(gate_challenger(evaluation=evaluation).after(model_passed))
-        on_cluster(judged[-1])
+        challenge_won = gate_challenger(evaluation=evaluation, run_id=RUN).after(model_passed)
+        challenge_won.set_caching_options(False)
+        on_cluster(challenge_won)
+        judged.append(challenge_won)
 
     promoted = promote(
         model=model,
         evaluation=evaluation,
         skew_check=skew_check,
         validation=validation,
-        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        **({} if challenge is None else {"reason": challenge}),
+        run_id=RUN,
+        **({} if challenge is None else {"reason": challenge, "canary_percent": canary_percent}),
     ).after(*judged)
     promoted.set_caching_options(False)  # changes the registry
 

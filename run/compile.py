@@ -7,6 +7,7 @@ and on a reference in one that leads nowhere.
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import sys
 import tempfile
@@ -25,12 +26,21 @@ PIPELINES = {
 COMPILED = Path(__file__).parents[1] / "pipelines" / "compiled"
 
 
-def compile_pipeline(name: str, path: Path) -> None:
-    """Write the IR of pipeline `name` to `path`; the same bytes for the same code."""
+def compile_pipeline(name: str, path: Path, image: str = "") -> None:
+    """Write the IR of pipeline `name` to `path`; the same bytes for the same code.
+
+    `image` is put in the place of the pipeline's own; steps that have another one keep it.
+    """
     from kfp import compiler
 
+    from components.image import IMAGE
+
     module, function = PIPELINES[name].split(":")
-    compiler.Compiler().compile(getattr(import_module(module), function), str(path))
+    pipeline = copy.deepcopy(getattr(import_module(module), function))
+    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
+        if executor["container"]["image"] == IMAGE:
+            executor["container"]["image"] = image or IMAGE
+    compiler.Compiler().compile(pipeline, str(path))
 
 
 def stale(name: str) -> str:

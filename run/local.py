@@ -1,124 +1,56 @@
 """Run a pipeline on this machine through `kfp.local`: the function that compiles for the cluster, step by step here.
 
-What kfp prints goes whole to a log file; the screen shows each step, its own log lines and how long it took. A failed
-step shows its own traceback and the command that takes up from there: finished steps are served from the cache.
+What kfp prints goes whole to a log file; `step_view.py` shows the steps. A run that fails shows why, and the command
+that takes up from there: finished steps are served from the cache.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
-import os
-import re
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from millrace.errors import MillraceError
 from millrace.installed import load
+from millrace.judge.refusals import Refusal, refusal_of
 from millrace.lake.atomic import exclusive, sha256_text
 from millrace.lake.manifest import Manifest
 from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
 from millrace.uris import redacted
+from run.step_view import StepView
 
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-STARTED = re.compile(r"Executing task '([^']+)'")
-FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
-CACHED = re.compile(r"Task (\S+) cache hit")
-INDENT = "    "  # what kfp puts before the lines of a step
-CHATTER = "[KFP Executor"
-BLOCKS = (
-    ("Got executor_input:", re.compile(r"^}$")),  # a JSON object
-    ("nanobind: leaked", re.compile(r"refleaks")),  # DuckDB under ibis, at interpreter exit: harmless
-)
-"""Lines that begin something only the log wants, and what its last line looks like."""
-TRACEBACK = "Traceback (most recent call last):"
 SOURCES = ("src", "components", "pipelines", "feature_repo")
 
 
 class PipelineFailed(MillraceError, RuntimeError):
-    """A step failed; carries the step, its own traceback or last lines, and where the whole log is."""
+    """A step failed; says which, its own traceback or last lines, and where the whole log is."""
 
     def __init__(self, step: str, detail: str, log_path: Path) -> None:
         self.step = step
+        self.cause = f"step {step!r} failed: {detail.rpartition(chr(10))[2]} The whole log: {log_path}"
+        """In one line: the last one of the detail stands for all."""
         super().__init__(
             f"step {step!r} failed:\n{detail}\nThe whole log: {log_path}\n"
             f"Run from there (finished steps are served from the cache): {shlex.join(_command())}"
         )
 
 
-@dataclass
-class StepView(io.TextIOBase):
-    """Stands in for stdout while kfp runs: everything to the log, the steps and their own lines to the screen."""
+class PipelineBlocked(PipelineFailed):
+    """A gate said no; carries what it left behind."""
 
-    screen: TextIO
-    log: TextIO
-    step: str = ""
-    lines: list[str] = field(default_factory=list)
-    """What the running step printed."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Step → wall seconds; 0 for one served from the cache."""
-    _partial: str = ""
-    _since: float = 0.0
-    _running: bool = False
-    _until: re.Pattern[str] | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.log.write(text)
-        *lines, self._partial = (self._partial + text).split("\n")
-        for line in lines:
-            self._line(ANSI.sub("", line))
-        return len(text)
-
-    def flush(self) -> None:
-        self.log.flush()
-
-    def _line(self, line: str) -> None:
-        if match := CACHED.search(line):
-            self.seconds[match[1]] = 0.0
-            self._show(f"  = {match[1]} (nothing changed)")
-        elif match := STARTED.search(line):
-            self.step, self.lines, self._since, self._running = match[1], [], time.perf_counter(), True
-            self._show(f"  > {self.step}")
-        elif match := FINISHED.search(line):
-            self._running = False
-            self.seconds[match[1]] = time.perf_counter() - self._since
-            mark = "+" if match[2] == "SUCCESS" else "!"
-            self._show(f"  {mark} {match[1]} {self.seconds[match[1]]:.1f} s")
-        elif self._running and line.startswith(INDENT):
-            self._own_line(line.removeprefix(INDENT))
-
-    def _own_line(self, line: str) -> None:
-        """A line of the step itself; what kfp's executor says about itself is left to the log."""
-        if self._until:
-            self._until = None if self._until.search(line) else self._until
-        elif begun := next((end for begin, end in BLOCKS if begin in line), None):
-            self._until = begun
-        elif line.strip() and CHATTER not in line:
-            self.lines.append(line)
-            self._show(f"      {line}")
-
-    def _show(self, line: str) -> None:
-        if TRACEBACK not in self.lines:  # a traceback is shown once, by PipelineFailed
-            self.screen.write(f"{line}\n")  # not print: kfp replaces it while a step runs
-            self.screen.flush()
-
-    def failure(self) -> str:
-        """The step's own traceback; its last lines when it printed none (killed, out of memory)."""
-        if TRACEBACK in self.lines:
-            return "\n".join(self.lines[self.lines.index(TRACEBACK) :])
-        return "\n".join(self.lines[-20:]) or "it printed nothing; was it killed (out of memory)?"
+    def __init__(self, step: str, refusal: Refusal, log_path: Path) -> None:
+        self.refusal = refusal
+        super().__init__(step, refusal.message, log_path)
 
 
 @dataclass(frozen=True)
@@ -131,24 +63,26 @@ class LocalRun:
 
 
 def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings) -> LocalRun:
-    """Run a pipeline; raises PipelineFailed, or AlreadyRunning for a second run at once.
+    """Run a pipeline; raises PipelineBlocked, PipelineFailed, or AlreadyRunning for a second run at once.
 
     Its steps' image, which is part of kfp's cache key, is named by the hash of code and settings as they are now, so
     that a change of either is never answered from the cache.
     """
     runs = settings.home / "runs"
     with exclusive(runs / "lock", f"a pipeline run in {settings.home}"):
-        os.environ["MILLRACE_HOME"] = str(settings.home.resolve())  # of the steps, which are processes of their own
-        _adapt(pipeline, f"millrace/pipeline:{state_of_code(settings)}")
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        log_path = runs / f"{stamp}.log"
+        run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
+        adapted = _adapted(pipeline, settings, run)
+        log_path = runs / f"{run}.log"
         with log_path.open("w") as log, _quiet_kfp(runs):
             view = StepView(sys.stdout, log)
             try:
                 with redirect_stdout(view):  # type: ignore[type-var]
-                    outputs = pipeline(**arguments).outputs
+                    outputs = adapted(**arguments).outputs
             except RuntimeError as error:
-                raise PipelineFailed(view.step or "(before the first)", view.failure(), log_path) from error
+                step, refusal = view.step or "(before the first)", refusal_of(settings.home, run)
+                if refusal is not None:
+                    raise PipelineBlocked(step, refusal, log_path) from error
+                raise PipelineFailed(step, view.failure(), log_path) from error
         return LocalRun({name: Manifest.read(Path(out.path)) for name, out in outputs.items()}, view.seconds, log_path)
 
 
@@ -172,16 +106,27 @@ def _sources(folder: Path) -> Iterator[str]:
             yield path.read_text()
 
 
-def _adapt(pipeline: Any, image: str) -> None:
-    """Give its steps this image, and one attempt each.
+def _adapted(pipeline: Any, settings: Settings, run: str) -> Any:
+    """A copy of the pipeline whose steps get their image, the home, the run's id, and one attempt each.
 
     Retries are for pods that a cluster lost; here a step that failed shows why at once.
     """
-    executors = pipeline.pipeline_spec.deployment_spec["executors"]
+    from kfp.dsl import PIPELINE_JOB_ID_PLACEHOLDER
+
+    adapted = copy.deepcopy(pipeline)
+    image = f"millrace/pipeline:{state_of_code(settings)}"
+    home = {"name": "MILLRACE_HOME", "value": str(settings.home.resolve())}
+    executors = adapted.pipeline_spec.deployment_spec["executors"]
     for name in executors:
-        executors[name]["container"]["image"] = image
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        executors[name]["container"].update({"image": image, "env": [home]})
+
+    for task in adapted.pipeline_spec.root.dag.tasks.values():
         task.ClearField("retry_policy")
+        for given in task.inputs.parameters.values():
+            constant = given.runtime_value.constant
+            if constant.string_value == PIPELINE_JOB_ID_PLACEHOLDER:
+                constant.string_value = run
+    return adapted
 
 
 @contextmanager

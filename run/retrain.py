@@ -4,7 +4,6 @@ The steps are in `pipelines.retraining`; when to retrain is `serving/retraining_
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +19,6 @@ from millrace.registry.models import Registry, served
 from millrace.registry.retraining import (
     DECLINED,
     FAILED,
-    GATES,
     PROMOTED,
     Outcome,
     lock_path,
@@ -30,7 +28,7 @@ from millrace.registry.retraining import (
 )
 from millrace.settings import Settings, settings
 from pipelines.retraining import retraining
-from run.local import LocalRun, PipelineFailed, run_local
+from run.local import LocalRun, PipelineBlocked, PipelineFailed, run_local
 from run.loop import overrides
 from run.source import add_workload
 
@@ -54,11 +52,15 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
             return known
         began = now()
         source = arguments.pop("source", "") or source_of(here, champion)
-        given = {"source": source, "source_version": source_version(source), "champion": champion.artifact_id}
+        given: dict[str, Any] = {
+            "source": source,
+            "source_version": source_version(source),
+            "champion": champion.artifact_id,
+        }
         given["workload"] = here.workload
         log("retraining", id=identity, reason=reason, champion=champion.version)
-        # Of the steps, which are processes of their own; on a cluster the controller begins every new canary itself.
-        os.environ["MILLRACE_CANARY_PERCENT"] = str(here.canary_percent or FIRST_STEP_PERCENT)
+        # On a cluster the controller begins every new canary itself.
+        given["canary_percent"] = here.canary_percent or FIRST_STEP_PERCENT
         outcome, detail, version = _run({**given, "reason": reason, **arguments}, here)
         result = Outcome(
             id=identity,
@@ -78,10 +80,10 @@ def _run(arguments: dict[str, Any], here: Settings) -> tuple[str, str, int | Non
     """(outcome, detail, the challenger's version)."""
     try:
         done: LocalRun = run_local(retraining, arguments, here)
-    except PipelineFailed as error:
-        if error.step in GATES:
-            return DECLINED, _verdict_of(str(error)), None
-        return FAILED, _cause_of(str(error)), None
+    except PipelineBlocked as blocked:
+        return DECLINED, blocked.refusal.sentence, None
+    except PipelineFailed as failed:
+        return FAILED, failed.cause, None
     promotion = done.outputs["promotion"].facts
     return PROMOTED, f"version {promotion['model_version']} is {promotion['alias']}", int(promotion["model_version"])
 
@@ -93,20 +95,6 @@ def record(result: Outcome, here: Settings) -> None:
     _track(result, here)
     result.write(here.home)
     log("retraining: ended", id=result.id, outcome=result.outcome, challenger=result.challenger)
-
-
-def _verdict_of(text: str) -> str:
-    """The lines of a gate's message, without the traceback around them."""
-    lines = [line.strip() for line in text.splitlines()]
-    wanted = [line for line in lines if line.startswith(("FAIL ", "millrace.errors.GateBlocked"))]
-    return "; ".join(line.removeprefix("millrace.errors.GateBlocked: ") for line in wanted) or text[:500]
-
-
-def _cause_of(text: str) -> str:
-    """The last line of the traceback and where the log is; the log has the rest."""
-    lines = text.splitlines()
-    end = next((place for place, line in enumerate(lines) if line.startswith("The whole log:")), len(lines))
-    return " ".join([lines[0], *lines[max(end - 1, 1) : end + 1]])
 
 
 def _track(result: Outcome, here: Settings) -> None:

@@ -62,9 +62,8 @@ def _package_path(options: argparse.Namespace) -> Path:
         raise NotFound(f"no pipeline {options.pipeline!r}; there are {', '.join(sorted(PIPELINES))}")
     if not options.image:
         return COMPILED / f"{options.pipeline}.yaml"
-    os.environ["MILLRACE_IMAGE"] = options.image  # read where the components are imported, just below
     path = Path(options.package or f"{options.pipeline}.yaml")
-    compile_pipeline(options.pipeline, path)
+    compile_pipeline(options.pipeline, path, options.image)
     log("compiled", path=path, image=options.image)
     return path
 

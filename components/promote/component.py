@@ -15,6 +15,7 @@ def promote(
     model_card: dsl.Output[dsl.Markdown],
     run_id: str = "",
     reason: str = "",
+    canary_percent: int = 0,
 ) -> None:
     """Give a model whose gates all passed a version of its own; first champion, then challengers."""
     from pathlib import Path
@@ -30,7 +31,7 @@ def promote(
         Manifest.read(Path(evaluation.path), "evaluation"),
         Manifest.read(Path(skew_check.path), "skew_check"),
         settings(trained.workload),
-        PromoteConfig(run_id=run_id, reason=reason),
+        PromoteConfig(run_id=run_id, reason=reason, canary_percent=canary_percent),
         validation=Manifest.read(Path(validation.path), "validation"),
     )
     Path(model_card.path).write_text(result.path(MODEL_CARD).read_text())

@@ -42,6 +42,8 @@ class PromoteConfig:
     run_id: str = ""
     """Id of the pipeline run that asks."""
     reason: str = ""
+    canary_percent: int = 0
+    """Traffic that a challenger gets at once; 0: what the setting of that name says."""
 
 
 def promote(
@@ -79,8 +81,9 @@ def promote(
     snapshot = model.parents.get("snapshot", "")
     about = {"run": config.run_id, "reason": config.reason, "snapshot": snapshot, "verdicts": passed}
     version = registry.admit(version.version, **about)
-    if settings.canary_percent and CHALLENGER in version.aliases:
-        registry.start_canary(version.version, settings.canary_percent)
+    percent = config.canary_percent or settings.canary_percent
+    if percent and CHALLENGER in version.aliases:
+        registry.start_canary(version.version, percent)
     log("promote: done", model=model.id, version=version.version, aliases=",".join(version.aliases) or "none")
     return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: text}, passed)
 

@@ -1,7 +1,8 @@
 """Retrainings as runs of the pipeline `millrace-retraining` at a Kubeflow Pipelines host.
 
 The run's name is made from the retraining's id and looked up before it is started, so that starting twice starts once;
-and nothing is started while any run of the experiment goes on. Credentials are kfp's, as in `run/kfp_host.py`.
+and nothing is started while any run of the experiment goes on. That a gate declined it stands in the home, which the
+steps and the trigger share. Credentials are kfp's, as in `run/kfp_host.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from millrace.errors import NotFound, Unavailable
+from millrace.judge.refusals import refusal_of
 from millrace.lake.atomic import sha256_text
 from millrace.registry.models import Registry, served
-from millrace.registry.retraining import DECLINED, FAILED, GATES, PROMOTED, source_of
+from millrace.registry.retraining import DECLINED, FAILED, PROMOTED, source_of
 from millrace.settings import Settings
 from serving.retraining_trigger.launcher import Status
 
@@ -63,10 +65,11 @@ class KfpLauncher:
             if run.state == "SUCCEEDED":
                 version = next((x.version for x in Registry(self._settings).versions()), None)
                 return Status("ended", PROMOTED, f"run {run.run_id}; newest version {version}")
+            refusal = refusal_of(self._settings.home, run.run_id)
+            if refusal is not None:
+                return Status("ended", DECLINED, refusal.sentence)
             failed = self._failed_steps(client, run.run_id)
-            declined = bool(failed) and all(step in GATES for step in failed)
-            detail = f"run {run.run_id} ended {run.state} at {', '.join(failed) or 'no step'}"
-            return Status("ended", DECLINED if declined else FAILED, detail)
+            return Status("ended", FAILED, f"run {run.run_id} ended {run.state} at {', '.join(failed) or 'no step'}")
 
     def stop(self, identity: str) -> None:
         with self._answering() as client:

@@ -131,7 +131,7 @@ def test_steps_that_share_only_the_bucket_make_what_one_home_makes_and_a_rerun_m
         lakes.append(cluster.files)
         validation = cluster.run(validate, "validation", snapshot=snapshot, home=home)
         lakes.append(cluster.files)
-        cluster.run(gate_data, validation=validation, home=home)
+        cluster.run(gate_data, validation=validation, run_id="r", home=home)
         features = cluster.run(build_features, "feature_set", snapshot=snapshot, home=home)
         lakes.append(cluster.files)
         rows = cluster.run(assemble, "training_set", feature_set=features, train_days=8, validation_days=2, home=home)

@@ -67,14 +67,18 @@ class Verdict:
     def failures(self) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if not rule.passed)
 
-    def summary(self) -> str:
-        """One line for a pass; for a failure a line per failed rule."""
+    @property
+    def headline(self) -> str:
+        """What the gate says, in a line without its rules."""
         if self.passed:
             return f"gate {self.gate!r} passed ({len(self.rules)} rules)"
         if not self.rules:
             return f"gate {self.gate!r} blocked: it measured nothing"
-        lines = [f"gate {self.gate!r} blocked: {len(self.failures)} of {len(self.rules)} rules failed"]
-        return "\n".join(lines + [f"  {rule}" for rule in self.failures])
+        return f"gate {self.gate!r} blocked: {len(self.failures)} of {len(self.rules)} rules failed"
+
+    def summary(self) -> str:
+        """One line for a pass; for a failure a line more for each failed rule."""
+        return "\n".join([self.headline, *(f"  {rule}" for rule in self.failures)])
 
     def require(self) -> None:
         """Raise `GateBlocked` unless the verdict passed."""

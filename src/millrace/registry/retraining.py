@@ -21,10 +21,8 @@ from millrace.settings import Settings
 PROMOTED: Final = "promoted"
 """To challenger: its canary begins."""
 DECLINED: Final = "declined"
-"""A gate said no: the champion stays."""
+"""A gate said no and left a refusal (`millrace.judge.refusals`): the champion stays."""
 FAILED: Final = "failed"
-GATES: Final = ("gate-data", "gate-model", "gate-challenger")
-"""Steps that say no; every other step that fails is an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

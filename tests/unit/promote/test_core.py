@@ -112,6 +112,16 @@ def test_a_challenger_gets_its_share_at_once_where_the_setting_says_so(world: Wo
     assert world.registry.history()[-1]["action"] == "canary_started"
 
 
+def test_whoever_asks_for_the_promotion_says_the_share_before_the_setting_does(world: World):
+    promote(**world.arguments("m1"))
+    settings = world.settings.model_copy(update={"canary_percent": 10})
+
+    promote(**world.arguments("m2") | {"settings": settings, "config": PromoteConfig(canary_percent=25)})
+
+    document = yaml.safe_load(world.registry.served_path.read_text())
+    assert document["spec"]["predictor"]["canaryTrafficPercent"] == 25
+
+
 def test_a_challenger_made_champion_is_served_with_its_own_manifest(world: World):
     promote(**world.arguments("m1"))
     promote(**world.arguments("m2"))

@@ -8,6 +8,8 @@ import pytest
 from kfp_api import Host, kfp_api
 
 from millrace.errors import NotFound, Unavailable
+from millrace.judge.gates import Rule, Verdict
+from millrace.judge.refusals import Refusal
 from millrace.registry.models import Served
 from millrace.settings import Settings
 from serving.retraining_trigger import kfp_launcher
@@ -53,18 +55,22 @@ def test_starting_twice_starts_once_and_never_two_at_once(launcher: KfpLauncher,
     assert len(host.runs) == 1
 
 
-def test_a_gate_that_said_no_is_a_decline_and_another_step_a_failure(launcher: KfpLauncher, host: Host) -> None:
+def test_a_run_that_a_gate_refused_is_a_decline_with_its_verdict_and_another_a_failure(
+    launcher: KfpLauncher, host: Host, home: Settings
+) -> None:
     launcher.start("a", "")
     host.runs[0]["state"] = "FAILED"
+    host.failed_steps = [PIPELINE, "train"]
 
-    host.failed_steps = [PIPELINE, "gate-challenger"]
-    declined = launcher.status("a")
-    host.failed_steps = ["train"]
     failed = launcher.status("a")
+    verdict = Verdict("challenger", (Rule("gain", -0.25, ">", 0),))
+    Refusal(run=host.runs[0]["run_id"], message="", verdicts=(verdict,)).write(home.home)
+    declined = launcher.status("a")
 
+    assert (failed.where, failed.outcome) == ("ended", "failed")
+    assert "at train" in failed.detail
     assert (declined.where, declined.outcome) == ("ended", "declined")
-    assert failed.outcome == "failed"
-    assert "train" in failed.detail
+    assert "gain: -0.25 (wanted > 0)" in declined.detail
 
 
 def test_one_that_is_given_up_is_terminated_and_an_unknown_one_absent(launcher: KfpLauncher, host: Host) -> None:

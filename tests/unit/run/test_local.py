@@ -3,34 +3,27 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Output
+from kfp.dsl import PIPELINE_JOB_ID_PLACEHOLDER, Dataset, Input, Output
 from pydantic import SecretStr
 
 from millrace.errors import AlreadyRunning
 from millrace.installed import Workload
+from millrace.judge.gates import Rule
 from millrace.lake.atomic import exclusive, sha256_text
 from millrace.settings import Settings
-from run.local import PipelineFailed, run_local, state_of_code
+from run.local import PipelineBlocked, PipelineFailed, run_local, state_of_code
 
 
 class Outputs(NamedTuple):
     first: Dataset
     second: Dataset
-
-
-@pytest.fixture(autouse=True)
-def _restored_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def two_steps() -> Any:
@@ -39,8 +32,10 @@ def two_steps() -> Any:
         from pathlib import Path
 
         from millrace.lake.manifest import Manifest
+        from millrace.settings import settings
 
         print(f"making {number}")
+        (settings().home / "seen").write_text(str(settings().home))
         Manifest(kind="snapshot", id=str(number), workload="fraud", uri=".").write(Path(out.path))
 
     @dsl.component(base_image="millrace/pipeline:0", install_kfp_package=False)
@@ -56,6 +51,25 @@ def two_steps() -> Any:
         made = make(number=number)
         copied = copy(source=made.outputs["out"], fail=fail)
         return Outputs(first=made.outputs["out"], second=copied.outputs["out"])
+
+    return pipeline
+
+
+def a_gate() -> Any:
+    """A pipeline of one gate, for a figure that is .5."""
+
+    @dsl.component(base_image="millrace/pipeline:0", install_kfp_package=False)
+    def gate(limit: float, run_id: str):
+        from millrace.judge.gates import Rule, Verdict
+        from millrace.judge.refusals import recorded
+        from millrace.settings import settings
+
+        with recorded(settings().home, run_id):
+            Verdict("model", (Rule("gain", 0.5, ">", limit),)).require()
+
+    @dsl.pipeline(name="a-gate")
+    def pipeline(limit: float) -> None:
+        gate(limit=limit, run_id=PIPELINE_JOB_ID_PLACEHOLDER).set_caching_options(False)
 
     return pipeline
 
@@ -107,6 +121,26 @@ class TestRunLocal:
         assert "ValueError: a reason that people can read" in text
         assert "Run from there" in text
 
+    def test_a_failure_in_one_line_is_the_step_what_it_said_last_and_where_the_log_is(self, run: Run) -> None:
+        with pytest.raises(PipelineFailed) as failure:
+            run(number=7, fail=True)
+
+        step, _, log_path = failure.value.cause.partition(" The whole log: ")
+        assert step == "step 'copy' failed: ValueError: a reason that people can read"
+        assert "a reason that people can read" in Path(log_path).read_text()
+        assert not isinstance(failure.value, PipelineBlocked)
+
+    def test_the_home_reaches_the_steps_and_nothing_else_of_this_process_changes(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MILLRACE_HOME", "another")
+        before = dict(os.environ)
+
+        run(number=7)
+
+        assert (tmp_path / "seen").read_text() == str(tmp_path)
+        assert dict(os.environ) == before
+
     def test_after_a_failure_only_what_is_missing_runs(self, run: Run) -> None:
         with pytest.raises(PipelineFailed):
             run(number=7, fail=True)
@@ -122,6 +156,21 @@ class TestRunLocal:
             pytest.raises(AlreadyRunning, match="already running"),
         ):
             run()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_gate_that_said_no_is_known_by_its_verdict(tmp_path: Path) -> None:
+    pipeline, here = a_gate(), Settings(home=tmp_path)
+    run_local(pipeline, {"limit": 0.0}, here)
+
+    with pytest.raises(PipelineBlocked) as blocked:
+        run_local(pipeline, {"limit": 1.0}, here)
+
+    error = blocked.value
+    assert (error.step, error.refusal.verdicts[0].failures) == ("gate", (Rule("gain", 0.5, ">", 1.0),))
+    assert "gate 'model' blocked: 1 of 1 rules failed" in str(error)
+    assert "Traceback" not in str(error)
+    assert (tmp_path / "runs" / f"{error.refusal.run}.log").is_file()
 
 
 def test_another_pseudonym_key_is_not_served_from_the_cache(tmp_path: Path) -> None:

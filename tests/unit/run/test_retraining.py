@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from millrace.errors import AlreadyRunning, NotFound
+from millrace.judge.gates import Rule, Verdict
+from millrace.judge.refusals import Refusal
 from millrace.lake.atomic import exclusive
+from millrace.registry.models import Served
 from millrace.registry.retraining import Outcome, lock_path, now, outcome_of
 from millrace.settings import Settings
 from run import retrain as program
 from run.compile import COMPILED
+from run.local import PipelineBlocked, PipelineFailed
 
 
 @pytest.fixture
@@ -68,19 +74,44 @@ def test_what_came_of_it_is_in_the_audit_log_in_mlflow_and_in_a_file(home: Setti
     assert outcome_of(home.home, "a") == result
 
 
-def test_a_gates_message_is_told_without_its_traceback() -> None:
-    text = (
-        "step 'gate-challenger' failed:\nTraceback (most recent call last):\n  File x\n"
-        "millrace.errors.GateBlocked: gate 'challenger' blocked: 1 of 1 rules failed\n"
-        "  FAIL  gain_in_average_precision: -0.01 (wanted > 0)\nThe whole log: /x"
+@pytest.mark.parametrize(("setting", "percent"), [(0, program.FIRST_STEP_PERCENT), (25, 25)])
+def test_the_canarys_first_share_is_told_to_the_pipeline_and_to_no_one_else(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: int, percent: int
+) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text("")
+    told: dict[str, Any] = {}
+    before = dict(os.environ)
+    monkeypatch.setattr(program, "served", lambda _: Served(3, "file:///model", "artifact-3"))
+    monkeypatch.setattr(
+        program, "_run", lambda arguments, _: told.update(arguments) or ("failed", "stopped here", None)
     )
+    monkeypatch.setattr(program, "record", lambda *_: None)
 
-    assert program._verdict_of(text) == (
-        "gate 'challenger' blocked: 1 of 1 rules failed; FAIL  gain_in_average_precision: -0.01 (wanted > 0)"
+    program.retrain(home.model_copy(update={"canary_percent": setting}), "drift", "a", {"source": str(raw)})
+
+    assert told["canary_percent"] == percent
+    assert tasks("retraining")["promote"]["inputs"]["parameters"]["canary_percent"] == {
+        "componentInputParameter": "canary_percent"
+    }
+    assert dict(os.environ) == before
+
+
+def test_a_gate_that_said_no_is_a_decline_with_its_verdict_and_any_other_end_a_failure(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = Refusal(run="r", message="", verdicts=(Verdict("challenger", (Rule("gain", -0.01, ">", 0),)),))
+    ends = [PipelineBlocked("gate-challenger", refusal, Path("a.log")), PipelineFailed("train", "x\nno", Path("a.log"))]
+
+    def run_local(*_: object) -> None:
+        raise ends.pop(0)
+
+    monkeypatch.setattr(program, "run_local", run_local)
+
+    declined, failed = (program._run({}, home) for _ in range(2))
+
+    assert declined[:2] == (
+        "declined",
+        "gate 'challenger' blocked: 1 of 1 rules failed; FAIL  gain: -0.01 (wanted > 0)",
     )
-
-
-def test_a_failed_step_is_told_with_its_last_line() -> None:
-    text = "step 'train' failed:\nTraceback (most recent call last):\n  File x\nMemoryError: no\nThe whole log: /x\nRun"
-
-    assert program._cause_of(text) == "step 'train' failed: MemoryError: no The whole log: /x"
+    assert failed[:2] == ("failed", "step 'train' failed: no The whole log: a.log")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from kfp_api import Host, kfp_api
 
+from components.image import IMAGE
 from millrace.errors import NotFound, Unavailable
 from run import kfp_host, submit
+from run.compile import COMPILED
 
 
 @pytest.fixture
@@ -40,6 +43,18 @@ def test_the_uploaded_package_is_the_committed_one(host):
     (version,) = host.kept["versions"]
     assert "millrace-training" in version["_package"]
     assert "millrace-pseudonym" in version["_package"]
+
+
+def test_another_image_is_compiled_into_a_package_of_its_own(tmp_path, capsys):
+    package = tmp_path / "package.yaml"
+
+    dry = ["--dry-run", "--param", "source=s3://lake/raw", "--image", "registry/steps:7", "--package", str(package)]
+    assert submit.main(["training", *dry]) == 0
+
+    compiled = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"].values()
+    committed = (COMPILED / "training.yaml").read_text()
+    assert {executor["container"]["image"] for executor in compiled} == {"registry/steps:7"}
+    assert package.read_text().replace("registry/steps:7", IMAGE) == committed
 
 
 def test_the_same_package_is_uploaded_once_and_its_experiment_made_once(host):

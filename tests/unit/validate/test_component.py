@@ -6,6 +6,7 @@ from kfp import dsl
 from components.gate.component import gate_data
 from components.validate.component import validate as face
 from millrace.errors import GateBlocked
+from millrace.judge.refusals import refusal_of
 from millrace.lake.manifest import Manifest
 
 
@@ -30,14 +31,16 @@ def test_the_face_writes_the_manifest_and_the_page(run, simulated, snapshot, tmp
 
     assert Manifest.read(tmp_path / "validation", "validation").id == validation.metadata["id"]
     assert (tmp_path / "page").read_text().startswith("<!doctype html>")
-    assert gate_data.python_func(validation) == "data"
+    assert gate_data.python_func(validation, "run-1") == "data"
 
 
-def test_the_gate_stops_a_snapshot_that_an_override_refuses(run, simulated, snapshot):
+def test_the_gate_stops_a_snapshot_that_an_override_refuses_and_says_so_in_the_home(run, simulated, snapshot, lake):
     validation = run(snapshot(simulated(30)), min_days=90)
 
     with pytest.raises(GateBlocked, match=r"days: 30 \(wanted >= 90\)"):
-        gate_data.python_func(validation)
+        gate_data.python_func(validation, "run-1")
+
+    assert "days: 30 (wanted >= 90)" in refusal_of(lake.parent, "run-1").sentence
 
 
 def test_a_second_snapshot_is_judged_against_the_first(run, simulated, snapshot, tmp_path):
