@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from drill.figures import write
 from drill.live import LOG, TRIGGER, Live
 from drill.story import Story
 from drill.world import WARM_DAYS, Script, tables
-from millrace.errors import MillraceError
+from millrace.errors import ConfigError, MillraceError
 from millrace.installed import load
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
@@ -59,7 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
-    """Run it; the servers are stopped at the end, whatever happens."""
+    """Run it; the servers are stopped at the end, whatever happens.
+
+    Raises ConfigError where the lake has a remote, which would take the drill's simulated days for the home's own.
+    """
+    if outer.lake_remote:
+        raise ConfigError(
+            f"MILLRACE_LAKE_REMOTE is {outer.lake_remote!r}; a drill keeps its days to itself. Unset it for the drill."
+        )
     began = time.perf_counter()
     servers.require(ROOT)
     part = load(outer.workload).drill
@@ -68,9 +75,8 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
         shutil.rmtree(home, ignore_errors=True)
         raw = home / "raw"
         raw.mkdir(parents=True)
-        env = environment(home, raw, outer.workload)
-        os.environ.update({name: value for name, value in env.items() if name.startswith("MILLRACE_")})
-        here = settings()
+        inner = changes(home, raw, outer.workload)
+        here, env = Settings(**inner), environment(inner)
         days = tables(script, part)
         for _ in range(WARM_DAYS):
             day, rows = next(days)
@@ -96,24 +102,29 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     return 0
 
 
-def environment(home: Path, raw: Path, workload: str) -> dict[str, str]:
-    """What the servers, the trigger and its retrainings see."""
-    return os.environ | {
-        "MILLRACE_HOME": str(home),
-        "MILLRACE_GATEWAY_PORT": str(servers.free_port()),  # the usual one may serve the outer home's model
-        "MILLRACE_COMPANIONS": servers.COMPANIONS,
-        "MILLRACE_RETRAINING_LAUNCHER": "local",  # its manifest names Kubeflow Pipelines
-        "MILLRACE_RETRAINING_SOURCE": str(raw),
-        "MILLRACE_RETRAINING_OVERRIDES": str(load(workload).drill.OVERRIDES),
-        "MILLRACE_RETRAINING_TRAIN_DAYS": str(TRAIN_DAYS),
-        "MILLRACE_RETRAINING_DEBOUNCE_S": "1",
-        "MILLRACE_RETRAINING_COOLDOWN_H": str(24 * COOLDOWN_DAYS),
-        "MILLRACE_ROLLOUT_POLICY": str(HERE / "rollout.yaml"),
-        "MILLRACE_WORKLOAD": workload,
-        "MILLRACE_MODEL_NAME": load(workload).model_name,
-        "PYTHONWARNINGS": "ignore",
+def changes(home: Path, raw: Path, workload: str) -> dict[str, str]:
+    """Settings of the drill's home: field → value, where it differs from the home around it."""
+    return {
+        "home": str(home),
+        "gateway_port": str(servers.free_port()),  # the usual one may serve the outer home's model
+        "companions": servers.COMPANIONS,
+        "retraining_launcher": "local",  # its manifest names Kubeflow Pipelines
+        "retraining_source": str(raw),
+        "retraining_overrides": str(load(workload).drill.OVERRIDES),
+        "retraining_train_days": str(TRAIN_DAYS),
+        "retraining_debounce_s": "1",
+        "retraining_cooldown_h": str(24 * COOLDOWN_DAYS),
+        "rollout_policy": str(HERE / "rollout.yaml"),
+        "workload": workload,
+        "model_name": load(workload).model_name,
         **load(workload).drill.SETTINGS,
     }
+
+
+def environment(inner: Mapping[str, str]) -> dict[str, str]:
+    """What the servers, the trigger and its retrainings see: these settings, and this process's environment."""
+    told = {f"MILLRACE_{name.upper()}": value for name, value in inner.items()}
+    return os.environ | told | {"PYTHONWARNINGS": "ignore"}
 
 
 def kills(script: Script, live: Live) -> dict[int, tuple[str, ...]]:

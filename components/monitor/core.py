@@ -20,7 +20,7 @@ from components.monitor.evidence import Watched, gather
 from components.monitor.rules import DECAY, family, judge, version_of
 from millrace.errors import InvalidInput
 from millrace.events.log import engine
-from millrace.events.table import read_labels, read_predictions, with_labels
+from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.judge.gates import Verdict
 from millrace.judge.outcomes import answers, columns_of
@@ -76,15 +76,15 @@ def read(settings: Settings, as_of: datetime, config: MonitorConfig) -> tuple[pa
     database, workload = engine(settings), settings.workload
     columns = columns_of(workload)
     try:
-        labels = read_labels(database, workload, as_of)
-        rows = read_predictions(database, workload, since, as_of, columns=columns, by="event_timestamp")
+        rows = read_predictions(
+            database, workload, since, as_of, with_labels_known_at=as_of, columns=columns, by="event_timestamp"
+        )
         wide = [*columns, "features", "feature_service"]
         lately = as_of - timedelta(days=LATEST_DAYS)
         latest = read_predictions(database, workload, lately, as_of, columns=wide, by="event_timestamp")
     finally:
         database.dispose()
-    event_id = load(workload).schema.EVENT_ID
-    return with_labels(answers(rows, workload), labels, event_id), answers(latest, workload)
+    return answers(rows, workload), answers(latest, workload)
 
 
 def instant_of(text: str) -> datetime:

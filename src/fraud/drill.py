@@ -17,7 +17,7 @@ from fraud.planted import Planted
 from fraud.simulator import SimulationConfig, simulate
 
 OVERRIDES: Final = Path(__file__).with_name("drill.yaml")
-SETTINGS: Final = {"MILLRACE_REVIEW_CAPACITY": "20"}
+SETTINGS: Final = {"review_capacity": "20"}
 SHIFT: Final = "larger amounts"
 SHIFTED: Final = "amount"
 PATTERN: Final = "a new fraud pattern"

@@ -292,7 +292,7 @@ class Drill(Protocol):
     OVERRIDES: Path
     """YAML of limits and hyper-parameters for a world so small."""
     SETTINGS: Mapping[str, str]
-    """Environment of the drill's servers."""
+    """Settings of the drill's home: field of `millrace.settings.Settings` → its value."""
     SHIFT: str
     """What is different from the day of the shift on, in words."""
     SHIFTED: str

@@ -104,7 +104,7 @@ def read_predictions(
     event_id = load(workload).schema.EVENT_ID
     rows = _read(log, workload, list(dict.fromkeys([*names, event_id])), PREDICTIONS, limits, order)
     labels = read_labels(log, workload, with_labels_known_at, sa.select(PREDICTIONS.c.event_id).where(*limits))
-    return with_labels(rows, labels, event_id).select([*names, *label_schema(workload).names])
+    return _with_labels(rows, labels, event_id).select([*names, *label_schema(workload).names])
 
 
 def find_predictions(
@@ -124,11 +124,11 @@ def find_predictions(
     newest = sa.select(PREDICTIONS).where(*limits).order_by(PREDICTIONS.c.scored_at.desc()).limit(limit).subquery()
     rows = _read(log, workload, schema_of(workload).names, newest, [], (newest.c.scored_at.desc(),))
     labels = read_labels(log, workload, None, sa.select(newest.c.event_id))
-    found: list[dict[str, Any]] = with_labels(rows, labels, load(workload).schema.EVENT_ID).to_pylist()
+    found: list[dict[str, Any]] = _with_labels(rows, labels, load(workload).schema.EVENT_ID).to_pylist()
     return found
 
 
-def with_labels(rows: pa.Table, labels: pa.Table, event_id: str) -> pa.Table:
+def _with_labels(rows: pa.Table, labels: pa.Table, event_id: str) -> pa.Table:
     """`rows` with the other columns of `labels` (one row an event, by `event_id`), null where there is none.
 
     By position and not in SQL: SQLite's planner joins the two by a loop over both.

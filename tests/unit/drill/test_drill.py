@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from components.monitor.config import MonitorConfig
-from drill.__main__ import environment, kills, shortened
+from drill.__main__ import changes, drill, environment, kills, shortened
 from drill.figures import figures
 from drill.live import Live, require
 from drill.story import Moment, Story
@@ -97,10 +97,31 @@ def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
         usual = str(taken.getsockname()[1])
         monkeypatch.setenv("MILLRACE_GATEWAY_PORT", usual)
 
-        env = environment(tmp_path / "drill", tmp_path / "drill" / "raw", "fraud")
+        inner = changes(tmp_path / "drill", tmp_path / "drill" / "raw", "fraud")
+        env = environment(inner)
 
     assert env["MILLRACE_HOME"] == str(tmp_path / "drill")
-    assert env["MILLRACE_GATEWAY_PORT"] != usual
+    assert env["MILLRACE_GATEWAY_PORT"] == inner["gateway_port"] != usual
+
+
+def test_the_drill_and_its_servers_have_the_same_settings_and_the_process_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "outer"))
+
+    inner = changes(tmp_path / "drill", tmp_path / "drill" / "raw", "fraud")
+    here, outer = Settings(**inner), settings()
+    for name, value in environment(inner).items():
+        monkeypatch.setenv(name, value)
+
+    assert here.review_capacity == 20
+    assert outer.home == tmp_path / "outer"
+    assert settings() == here
+
+
+def test_a_lake_that_others_share_does_not_get_the_drills_days(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="s3://lake"):
+        drill(SMALL, Settings(home=tmp_path, lake_remote="s3://lake"), chaos=False)
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
