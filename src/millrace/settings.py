@@ -152,6 +152,15 @@ class Settings(BaseSettings):
     review_capacity: int = Field(default=100, ge=1)
     """Units that people can review in a day; the k of unit precision."""
 
+    stream_url: SecretStr = SecretStr("")
+    """Where events are kept until everybody has read them: redis://… or sqlite:///…; empty: SQLite under `home`."""
+
+    stream_keep_events: int = Field(default=100_000, ge=0)
+    """Events that the stream keeps after every group has taken them, for a group that begins later."""
+
+    stream_keep_hours: float = Field(default=24.0, ge=0)
+    """How long it keeps them."""
+
     prediction_log_url: SecretStr = SecretStr("")
     """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""
 
