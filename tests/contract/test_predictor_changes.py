@@ -169,6 +169,7 @@ def test_a_signal_loads_the_folder_again(plain: Server, models: dict[str, Path])
     plain.process.send_signal(signal.SIGHUP)
 
     until(lambda: plain.predict()["decision_threshold"] == 0.25, "the other model answers")
+    assert plain.predict()["model_version"] == ModelArtifact.open(models["other"]).id
 
 
 def test_grpc_loads_the_folder_again(plain: Server, models: dict[str, Path]):

@@ -164,6 +164,10 @@ def test_the_servers_become_ready() -> None:
     for name in SERVERS:
         kubectl("-n", NAMESPACE, "rollout", "status", name, f"--timeout={START_S}s", timeout_s=START_S + 30)
 
+    counts = "jsonpath={.status.readyReplicas} {.spec.replicas}"
+    replicas = {name: kubectl("-n", NAMESPACE, "get", name, "-o", counts).stdout.split() for name in SERVERS}
+    assert all(ready == wanted for ready, wanted in replicas.values()), replicas
+
 
 def test_a_training_run_puts_a_model_into_service(host: str, gateway: str) -> None:
     source = given("SOURCE", "raw events that steps can read")

@@ -205,7 +205,10 @@ def test_a_runtime_that_starts_in_the_middle_of_a_canary_runs_both_revisions(run
 
     runtime.up()
 
-    wait("the split again", lambda: runtime.revisions() == [("1", 70), ("2", 30)])
+    with Asking(runtime) as users:
+        wait("answers of both", lambda: set(users.versions) == {"1", "2"})
+    assert runtime.revisions() == [("1", 70), ("2", 30)]
+    assert users.failures == []
 
 
 def test_a_changed_transformer_follows_the_old_one_which_answers_what_it_has_and_requests_wait(runtime):

@@ -99,10 +99,13 @@ def test_a_length_that_is_none_or_wrong_is_refused(length):
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 400), at=st.integers(0, 399), byte=st.integers(0, 255))
 def test_a_damaged_body_is_read_or_refused(cut, at, byte):
-    """Whatever happened to a body, nothing else is raised than what becomes a 400."""
+    """Whatever happened to a body, it is an object or an InvalidInput that says why, which becomes a 400."""
     body = bytearray(request())
     body[at % len(body)] = byte
+
     try:
-        decode_logged(bytes(body[: cut or None]), {"features"})
-    except InvalidInput:
-        return
+        found = decode_logged(bytes(body[: cut or None]), {"features"})
+    except InvalidInput as refused:
+        assert str(refused)
+    else:
+        assert isinstance(found, dict)
