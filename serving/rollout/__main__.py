@@ -21,7 +21,8 @@ from millrace.installed import load, names
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.registry.models import Registry
-from millrace.rollout.policy import Action, RolloutPolicy
+from millrace.rollout.decision import Action
+from millrace.rollout.policy import RolloutPolicy
 from millrace.settings import Settings, settings
 from millrace.workload import Task
 from serving.rollout import core

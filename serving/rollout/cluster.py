@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from millrace.errors import NotFound, Unavailable
 from millrace.rollout.canary import Document, Rollout
-from millrace.rollout.policy import Histogram, Observations, Observed
+from millrace.rollout.observations import Histogram, Observations, Observed
 from serving.rollout.core import Change, RevisionNames
 from serving.rollout.labels import LabelSource
 from serving.rollout.local import histogram

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from millrace.observe.progress import log
 from millrace.registry.models import Registry
 from millrace.rollout.canary import Rollout
-from millrace.rollout.policy import Action, Decision, RolloutPolicy
+from millrace.rollout.decision import Action, Decision
+from millrace.rollout.policy import RolloutPolicy
 from serving.rollout import core
 from serving.rollout.core import MetricsSource, Target
 

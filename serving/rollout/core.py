@@ -1,6 +1,6 @@
 """One look at a rollout: what was observed and decided, and what that makes of target, registry and audit log.
 
-The policy is `millrace.rollout.policy`, what a canary looks like in a document `millrace.rollout.canary`. Every step
+What to do is `millrace.rollout.decision`, how a document says it `millrace.rollout.canary`. Every step
 may be repeated: a controller that was killed anywhere goes on from the annotations and the registry.
 """
 
@@ -16,7 +16,9 @@ from millrace.observe.tracing import Value, span, work_span
 from millrace.registry.models import CHALLENGER, CHAMPION, Registry
 from millrace.rollout import canary
 from millrace.rollout.canary import Document, Rollout
-from millrace.rollout.policy import Action, Decision, Observations, Phase, RolloutPolicy, decide
+from millrace.rollout.decision import Action, Decision, Phase, decide
+from millrace.rollout.observations import Observations
+from millrace.rollout.policy import RolloutPolicy
 
 NOTE_TIMEOUT_S: Final = 30.0
 

@@ -15,7 +15,7 @@ from millrace.events.prediction import REVIEW, SHADOW
 from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.observe.progress import log
-from millrace.rollout.policy import Alerts, Errors
+from millrace.rollout.observations import Alerts, Errors
 from millrace.settings import Settings
 from millrace.workload import Task
 

@@ -18,7 +18,7 @@ import yaml
 from millrace.errors import NotFound, Unavailable
 from millrace.lake.atomic import exclusive, write_text
 from millrace.rollout.canary import Document, Rollout
-from millrace.rollout.policy import Histogram, Observations, Observed
+from millrace.rollout.observations import Histogram, Observations, Observed
 from serving.local.state import LocalState, Place
 from serving.rollout.core import Change, RevisionNames
 from serving.rollout.labels import LabelSource

@@ -19,7 +19,7 @@ from millrace.events.log import engine, migrate, write_labels, write_predictions
 from millrace.events.prediction import event_of
 from millrace.events.table import read_predictions, schema_of
 from millrace.installed import load
-from millrace.rollout.policy import Errors
+from millrace.rollout.observations import Errors
 from millrace.settings import Settings
 from run.compare import main as compare
 from serving.cloudevents import BATCH

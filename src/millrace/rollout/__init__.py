@@ -1,1 +1,1 @@
-"""How a new version takes over: the policy, and the edits of an InferenceService. Pure functions."""
+"""How a new version takes over: limits, observations, checks, a decision, and what each does to an InferenceService."""

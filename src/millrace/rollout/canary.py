@@ -1,7 +1,7 @@
 """A canary as it is written into an InferenceService: documents in, documents out; no I/O.
 
 The annotations `rollout.millrace.io/…` are all that a rollout remembers, in both homes: whoever comes next goes on
-from them. When traffic moves is `millrace.rollout.policy`; who writes the document is `serving/rollout` and
+from them. When traffic moves is `millrace.rollout.decision`; who writes the document is `serving/rollout` and
 `components/promote`.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from millrace.errors import ConfigError
-from millrace.rollout.policy import Phase, State
+from millrace.rollout.decision import Phase, State
 
 VERSION_ANNOTATION: Final = "millrace.io/model-version"
 PREFIX: Final = "rollout.millrace.io/"

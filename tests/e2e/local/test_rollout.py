@@ -34,7 +34,8 @@ from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry, served
 from millrace.rollout import canary
 from millrace.rollout import service as templates
-from millrace.rollout.policy import Action, RolloutPolicy
+from millrace.rollout.decision import Action
+from millrace.rollout.policy import RolloutPolicy
 from millrace.settings import Settings
 from serving.local.state import LocalState, Place
 from serving.rollout import core

@@ -16,7 +16,8 @@ from millrace.errors import InvalidInput, NotFound, Unavailable
 from millrace.lake.atomic import exclusive
 from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from millrace.rollout import canary
-from millrace.rollout.policy import Action, RolloutPolicy
+from millrace.rollout.decision import Action
+from millrace.rollout.policy import RolloutPolicy
 from millrace.settings import Settings
 from serving.rollout import core
 from serving.rollout.cluster import ClusterTarget, PrometheusMetrics

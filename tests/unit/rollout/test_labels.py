@@ -16,7 +16,9 @@ from millrace.events import log as prediction_log
 from millrace.events.log import write_labels, write_predictions
 from millrace.registry.models import Registry
 from millrace.rollout import canary
-from millrace.rollout.policy import Action, Alerts, RolloutPolicy
+from millrace.rollout.decision import Action
+from millrace.rollout.observations import Alerts
+from millrace.rollout.policy import RolloutPolicy
 from millrace.settings import Settings
 from serving.rollout import core
 from serving.rollout.cluster import ClusterTarget, PrometheusMetrics

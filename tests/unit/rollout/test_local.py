@@ -11,7 +11,7 @@ import yaml
 from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.lake.atomic import exclusive
 from millrace.rollout import canary
-from millrace.rollout.policy import Histogram
+from millrace.rollout.observations import Histogram
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.state import LocalState, Place, RevisionState, ServiceState
 from serving.rollout.core import RevisionNames

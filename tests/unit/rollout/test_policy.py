@@ -10,22 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from millrace.rollout.policy import (
-    Action,
-    Alerts,
-    Decision,
-    Errors,
-    Histogram,
-    Observations,
-    Observed,
-    Phase,
-    RolloutPolicy,
-    State,
-    checks,
-    decide,
-    score_shift,
-    wilson,
-)
+from millrace.rollout.checks import checks, score_shift, wilson
+from millrace.rollout.decision import Action, Decision, Phase, State, decide
+from millrace.rollout.observations import Alerts, Errors, Histogram, Observations, Observed
+from millrace.rollout.policy import RolloutPolicy
 
 BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
