@@ -24,20 +24,20 @@ from typing import Any, Final
 
 from benchmarks.transformer import NAME, cpu_s, measured, process, ready
 from millrace.settings import settings
-from serving.connections import Connections
+from serving.calls import Calls
 from serving.local.processes import free_port
 
 ROUNDS: Final = 5
 EXPORT_S: Final = 6.0
 """The SDK's batches wait for at most five seconds."""
-PATH: Final = f"/v1/models/{NAME}:predict".encode()
+PATH: Final = f"/v1/models/{NAME}:predict"
 
 
 @dataclass
 class Pair:
     """A transformer and its predictor."""
 
-    client: Connections
+    client: Calls
     pids: tuple[int, int]
     asked: int = 0
 
@@ -47,7 +47,7 @@ class Pair:
         row = {"transaction_id": self.asked, "customer_id": str(self.asked % 400), "terminal_id": "7", "amount": 12.5}
         body = json.dumps({"instances": [row]}).encode()
         began = time.perf_counter()
-        answer = await self.client.request(b"POST", PATH, body)
+        answer = await self.client.request("POST", PATH, body)
         took = time.perf_counter() - began
         assert answer.status == 200, answer.body
         return took
@@ -66,7 +66,8 @@ async def pair(model: Path, home: Path, **environment: str) -> AsyncIterator[Pai
     ):
         await ready(behind)
         await ready(port)
-        yield Pair(Connections("127.0.0.1", port), (predictor.pid, transformer.pid))
+        async with Calls("127.0.0.1", port) as client:
+            yield Pair(client, (predictor.pid, transformer.pid))
 
 
 async def compare(plain: Pair, traced: Pair, calls: int) -> dict[str, Any]:
@@ -104,7 +105,7 @@ async def scrape_ms(one: Pair) -> float:
     took = []
     for _ in range(20):
         began = time.perf_counter()
-        assert (await one.client.request(b"GET", b"/metrics")).status == 200
+        assert (await one.client.request("GET", "/metrics")).status == 200
         took.append((time.perf_counter() - began) * 1e3)
     return round(statistics.median(took), 2)
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from millrace.events.prediction import CHAMPION
 from millrace.installed import load
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from serving.connections import Connections
+from serving.calls import Calls
 from serving.local.processes import free_port
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
@@ -57,7 +57,9 @@ async def hops(model: Path, calls: int) -> dict[str, Any]:
             "in_process": lambda: local.score(inputs),
             "remote_grpc_raw": grpc_call(f"127.0.0.1:{grpc_port}", inputs),
         }
-        return await interleaved(ways, calls)
+        found = await interleaved(ways, calls)
+        await lean.close()
+        return found
 
 
 def grpc_call(address: str, inputs: Inputs) -> Call:
@@ -150,16 +152,17 @@ async def event_cpu_us(sink_port: int, rows: int) -> float:
 async def path_cpu_us(predictor_port: int, calls: int, turn: int) -> float:
     port = free_port()
     host = f"--predictor_host=127.0.0.1:{predictor_port}"
-    with process("transformer", port, host) as started:
+    async with AsyncExitStack() as stack:
+        started = stack.enter_context(process("transformer", port, host))
         await ready(port)
-        client = Connections("127.0.0.1", port)
+        client = await stack.enter_async_context(Calls("127.0.0.1", port))
         numbers = iter(range(10**9))
 
         async def call() -> None:
             number = 10**6 * turn + next(numbers)
             row = {"transaction_id": number, "customer_id": str(number % 400), "terminal_id": str(number % 300)}
             body = json.dumps({"instances": [row | {"amount": 12.5}]}).encode()
-            answer = await client.request(b"POST", f"/v1/models/{NAME}:predict".encode(), body)
+            answer = await client.request("POST", f"/v1/models/{NAME}:predict", body)
             assert answer.status == 200, answer.body
 
         await measured(call, 200, 8)
@@ -198,11 +201,10 @@ def process(role: str, port: int, *arguments: str, **environment: str) -> Iterat
 
 
 async def ready(port: int) -> None:
-    client = Connections("127.0.0.1", port)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(120), Calls("127.0.0.1", port) as client:
         while True:
             try:
-                if (await client.request(b"GET", f"/v2/models/{NAME}/ready".encode(), timeout_s=2)).status == 200:
+                if (await client.request("GET", f"/v2/models/{NAME}/ready", timeout_s=2)).status == 200:
                     return
             except Unavailable:
                 pass

@@ -23,7 +23,7 @@ from typing import Any, Final
 from benchmarks.tracing import Pair, compare, copied, pair
 from benchmarks.transformer import cpu_s
 from millrace.errors import NotFound, Unavailable
-from serving.connections import Connections
+from serving.calls import Calls
 from serving.local.processes import free_port
 
 DETECTOR: Final = Path(__file__).parents[1] / ".venv-drift" / "bin" / "python"
@@ -36,21 +36,22 @@ SETTLE_S: Final = 60
 class Watcher:
     """One of the two, and how it counts what it took."""
 
-    client: Connections
+    port: int
     pid: int
     counted: str
 
     @property
     def url(self) -> str:
-        return f"http://{self.client.host}:{self.client.port}/"
+        return f"http://127.0.0.1:{self.port}/"
 
     async def taken(self) -> int:
-        text = (await self.client.request(b"GET", b"/metrics")).body.decode()
+        async with Calls("127.0.0.1", self.port) as client:
+            text = (await client.request("GET", "/metrics")).body.decode()
         return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith(self.counted))
 
 
 @contextmanager
-def watcher(python: Path, module: str, ready: bytes, counted: str, home: Path, **environment: str) -> Iterator[Watcher]:
+def watcher(python: Path, module: str, ready: str, counted: str, home: Path, **environment: str) -> Iterator[Watcher]:
     port = free_port()
     command = [str(python), "-m", module, f"--http_port={port}", "--host=127.0.0.1"]
     # Niced as the local runtime does it: what watches gives way to what answers.
@@ -58,7 +59,7 @@ def watcher(python: Path, module: str, ready: bytes, counted: str, home: Path, *
         ["nice", "-n", str(NICENESS), *command], env=os.environ | {"MILLRACE_HOME": str(home)} | environment
     )
     try:
-        found = Watcher(Connections("127.0.0.1", port), started.pid, counted)
+        found = Watcher(port, started.pid, counted)
         asyncio.run(answering(port, ready))
         yield found
     finally:
@@ -66,13 +67,12 @@ def watcher(python: Path, module: str, ready: bytes, counted: str, home: Path, *
         started.wait(60)
 
 
-async def answering(port: int, path: bytes) -> None:
-    client = Connections("127.0.0.1", port)
-    async with asyncio.timeout(READY_S):
+async def answering(port: int, path: str) -> None:
+    async with asyncio.timeout(READY_S), Calls("127.0.0.1", port) as client:
         while True:
             try:
-                if (await client.request(b"GET", path, timeout_s=2)).status == 200:
-                    return client.close()
+                if (await client.request("GET", path, timeout_s=2)).status == 200:
+                    return
             except Unavailable:
                 pass
             await asyncio.sleep(0.1)
@@ -125,11 +125,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         records = watcher(
-            Path(sys.executable), "serving.prediction_log.server", b"/readyz",
+            Path(sys.executable), "serving.prediction_log.server", "/readyz",
             'millrace_log_records_total{outcome="accepted"}', folder / "log",
         )  # fmt: skip
         detector = watcher(
-            DETECTOR, "serving.drift_detector.server", b"/v2/health/ready", accepted, folder / "drift", **store
+            DETECTOR, "serving.drift_detector.server", "/v2/health/ready", accepted, folder / "drift", **store
         )
         with records as one, detector as two:
             found = asyncio.run(run(options, folder, [one, two]))

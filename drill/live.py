@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.events.log import PREDICTIONS, engine, reading
 from millrace.installed import load
@@ -250,5 +251,5 @@ def _call(url: str, body: bytes | None = None, kind: str = "application/json") -
     if urlsplit(url).port in (None, 0):
         raise ConnectionRefusedError(f"{url}: not running")
     request = urllib.request.Request(url, data=body, headers={"content-type": kind})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback URL
+    with open_directly(request, 30) as answer:
         return json.loads(answer.read())

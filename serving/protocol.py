@@ -16,6 +16,8 @@ from millrace.errors import InvalidInput
 from serving.tensors import TensorSpec, kind, read_tensor, require_rows, require_tensors, to_binary
 
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
+BOM: Final = b"\xef\xbb\xbf"
+"""What some writers of UTF-8 put in front; RFC 8259 lets a reader ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class V2Answer:
 def decode_json(body: bytes) -> dict[str, Any]:
     """The body as a JSON object; raises InvalidInput (NaN and Infinity are not JSON)."""
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(body.removeprefix(BOM))
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):

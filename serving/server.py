@@ -1,38 +1,32 @@
-"""A KServe model server that is quiet, runs on uvloop, and answers its hot path on a lean route.
+"""A KServe model server that is quiet, runs on uvloop, and answers inference over REST and gRPC itself.
 
-The SDK keeps metadata, readiness, CloudEvents, metrics and gRPC; a server of ours implements `HotModel`.
-Wants kserve 0.21: it has no setting for a route before its own, so its ASGI application is wrapped.
+The SDK keeps metadata, readiness, metrics and the process; a server of ours implements `HotModel`. Below the SDK's
+public interface stand, each held by tests/contract/test_sdk.py: its ASGI application is wrapped and its uvicorn
+configured before it starts (kserve 0.21 has no setting for a route before its own), and redirects are switched off.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import gc
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import kserve.model_server as kserve_server
 import uvloop
-from grpc import aio
-from grpc_interceptor.exceptions import Unavailable as GRPCUnavailable
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
-from kserve.errors import InvalidInput as KServeInvalidInput
-from kserve.errors import ServerNotReady
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve import Model, ModelServer
 
-from millrace.errors import InvalidInput, Unavailable
-from millrace.observe.progress import REQUEST
-from millrace.observe.tracing import Span, Value, server_span
-from serving.lean import MAX_BODY_BYTES, Headers, LeanRoutes, Measure, Reply
+from millrace.errors import InvalidInput
+from serving import rpc
+from serving.event_answers import events_too
+from serving.lean import Headers, LeanRoutes, Reply
 from serving.protocol import JSON_LENGTH_HEADER, V2Answer, V2Request, decode_json, decode_v2, encode_json, encode_v2
-from serving.repository import RepositoryServicer, repository_routes
-from serving.tensors import TensorSpec, from_binary, from_values, require_tensors
-from serving.transport import OneWriteProtocol
+from serving.repository import repository_routes
+from serving.tensors import TensorSpec
+from serving.versions import VersionedPaths, require_answered_by
+from serving.wire import StrictProtocol
 
 LOGGING = {
     "version": 1,
@@ -49,8 +43,8 @@ LOGGING = {
     },
 }
 
-_GRPC_CALL: Mapping[str, Value] = {"rpc.system": "grpc", "rpc.method": "inference.GRPCInferenceService/ModelInfer"}
-_EVENT: Mapping[str, Value] = {"http.request.method": "POST", "millrace.cloud_event": True}
+MODELS: Final = ("/v1/models/", "/v2/models/", "/v2/repository/")
+"""Below these a POST is answered here or not at all: the SDK's own errors quote what JSON cannot."""
 
 
 class HotModel(Model):
@@ -75,6 +69,10 @@ class HotModel(Model):
     def tell_requests(self, count: Callable[[], int]) -> None:
         """Called once with what counts the HTTP requests under way, those not yet begun included."""
 
+    async def serves(self, version: str) -> bool:  # noqa: ARG002
+        """Whether this version of the model answers here."""
+        return False
+
     async def reload(self, version: str = "") -> str:  # noqa: ARG002
         """Load what is served again, by the name `version`; answers its name. Raises millrace errors."""
         raise InvalidInput(f"{self.name} has nothing to load again")
@@ -84,46 +82,6 @@ class HotModel(Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [spec.metadata() for spec in self.outputs]
-
-    async def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
-        """The SDK's door: CloudEvents over V1, and gRPC."""
-        lower: Headers = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
-        grpc = isinstance(payload, InferRequest)
-        with server_span("ModelInfer" if grpc else f"POST {self.name}", lower, _GRPC_CALL if grpc else _EVENT) as span:
-            lower = span.headers(lower)
-            REQUEST.set(lower)
-            return await self._predict(payload, lower, span, grpc=grpc)
-
-    async def _predict(self, payload: Any, lower: Headers, span: Span, *, grpc: bool) -> Any:
-        measure = self._measures["grpc" if grpc else "event"]
-        status, started = 500, time.perf_counter()
-        try:
-            answer = await (self._answer_grpc(payload, lower) if grpc else self._answer_event(payload, lower))
-            status = 200
-        except InvalidInput as error:
-            status = 400
-            raise KServeInvalidInput(str(error)) from error
-        except Unavailable as error:
-            status = 503
-            # The SDK's own errors for this break its gRPC interceptor, which reads a `reason` that they lack.
-            raise GRPCUnavailable(str(error)) if grpc else ServerNotReady(str(error)) from error
-        finally:
-            measure(status, started)
-            span.answered(status)
-        return answer
-
-    async def _answer_grpc(self, payload: InferRequest, headers: Headers) -> InferResponse:
-        request = _from_kserve(payload, self.inputs, self.outputs)
-        return _to_kserve(request, await self.answer_v2(request, headers), self.name)
-
-    async def _answer_event(self, payload: Any, headers: Headers) -> dict[str, Any]:
-        if not isinstance(payload, Mapping):
-            raise InvalidInput(f"the event's data is {type(payload).__name__}; wanted a JSON object")
-        return await self.answer_v1(payload, headers)
-
-    @functools.cached_property
-    def _measures(self) -> dict[str, Measure]:
-        return {route: Measure(self.server, route) for route in ("grpc", "event")}
 
 
 class HotServer(ModelServer):
@@ -147,14 +105,17 @@ class HotServer(ModelServer):
         self.start([self._model])
 
     async def _serve(self) -> None:
+        kserve_server.app.router.redirect_slashes = False  # a redirect would lead past whatever stands in front
+        lean = LeanRoutes(self._routes(), behind=kserve_server.app, server=self._model.server, owned=MODELS)
         config = self._rest_server.config
-        config.app = LeanRoutes(self._routes(), behind=kserve_server.app, server=self._model.server)
+        config.app = VersionedPaths(self._model, behind=lean)
         config.host = self._options.host
-        config.http = OneWriteProtocol
+        config.http = StrictProtocol
         config.proxy_headers = False  # nobody reads a client's address
         if self._options.enable_grpc:
-            self._grpc_server = _GRPC(self)
-            self.servers.append(self._grpc_server.serve(self._options.host, self._options.grpc_port))
+            service = rpc.Service(self._model, self.dataplane, self.model_repository_extension)
+            self._grpc_server = rpc.Server(service, self._options.host, self._options.grpc_port)
+            self.servers.append(self._grpc_server.serve())
         self._model.tell_requests(self._rest_server._server.server_state.tasks.__len__)
         await self._model.started()
         # What is loaded by now stays: collections need not walk it, which would halt answers for a tenth of a second.
@@ -164,7 +125,10 @@ class HotServer(ModelServer):
 
     def _routes(self) -> dict[str, Any]:
         name = self._model.name
-        hot = {f"/v1/models/{name}:predict": self._v1, f"/v2/models/{name}/infer": self._v2}
+        hot = {
+            f"/v1/models/{name}:predict": events_too(self._v1, name),
+            f"/v2/models/{name}/infer": events_too(self._v2, name),
+        }
         return hot | repository_routes(self._model)
 
     async def _v1(self, body: bytes, headers: Headers) -> Reply:
@@ -174,31 +138,13 @@ class HotServer(ModelServer):
         length = headers.get(JSON_LENGTH_HEADER.encode())
         names = [spec.name for spec in self._model.outputs]
         request = decode_v2(body, length.decode("latin-1") if length else None, self._model.inputs, names)
-        content, json_length = encode_v2(request, await self._model.answer_v2(request, headers), self._model.name)
+        answer = await self._model.answer_v2(request, headers)
+        require_answered_by(headers, answer.model_version)
+        content, json_length = encode_v2(request, answer, self._model.name)
         if json_length is None:
             return Reply(content)
         header = (JSON_LENGTH_HEADER.encode(), b"%d" % json_length)
         return Reply(content, content_type=b"application/octet-stream", headers=(header,))
-
-
-class _GRPC:
-    """The SDK's gRPC service on the host asked for (its own server listens on all), without a log line per call."""
-
-    def __init__(self, server: HotServer) -> None:
-        self._service = RepositoryServicer(server._model, server.dataplane, server.model_repository_extension)
-        self._server: Any = None
-
-    async def serve(self, host: str, port: int) -> None:
-        limits = [(f"grpc.max_{way}_message_length", MAX_BODY_BYTES) for way in ("send", "receive")]
-        self._server = aio.server(interceptors=(ExceptionToStatusInterceptor(),), options=limits)
-        add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
-        self._server.add_insecure_port(f"{host}:{port}")
-        await self._server.start()
-        await self._server.wait_for_termination()
-
-    async def stop(self, _sig: int | None = None) -> None:
-        if self._server is not None:
-            await self._server.stop(grace=30)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -214,36 +160,3 @@ def quiet() -> None:
 
     configure_logging(LOGGING)
     warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # the SDK's use of FastAPI
-
-
-def _from_kserve(payload: InferRequest, specs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> V2Request:
-    """The SDK's gRPC request as ours; raw tensors are in a private attribute, the public way makes lists of them."""
-    by_name = {spec.name: spec for spec in specs}
-    tensors = {}
-    for item in payload.inputs:
-        spec = by_name.get(item.name)
-        if spec is None:
-            raise InvalidInput(f"unknown tensor {item.name!r}; wanted {', '.join(by_name)}")
-        spec.require(item.datatype)
-        shape = spec.fit(list(item.shape))
-        raw = item._raw_data
-        tensors[spec.name] = from_values(item.data, spec, shape) if raw is None else from_binary(raw, spec, shape)
-    require_tensors(tensors, specs)
-    wanted = tuple(output.name for output in payload.request_outputs or ())
-    unknown = set(wanted) - {spec.name for spec in outputs}
-    if unknown:
-        raise InvalidInput(f"unknown output {unknown.pop()!r}; wanted {', '.join(spec.name for spec in outputs)}")
-    return V2Request(tensors, payload.id or "", outputs=wanted)
-
-
-def _to_kserve(request: V2Request, answer: V2Answer, model_name: str) -> InferResponse:
-    found = []
-    for name in request.outputs or tuple(answer.outputs):
-        datatype, array = answer.outputs[name]
-        output = InferOutput(name, list(array.shape), datatype)
-        output.set_data_from_numpy(array, binary_data=True)
-        output.parameters = None  # binary_data_size belongs to REST
-        found.append(output)
-    # The protocol's gRPC parameters have no floating point.
-    parameters = {name: str(value) if isinstance(value, float) else value for name, value in answer.parameters.items()}
-    return InferResponse(request.id, model_name, found, model_version=answer.model_version, parameters=parameters)

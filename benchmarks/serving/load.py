@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serving.connections import Connections, Header
+from serving.calls import Calls, Header
 
 WARM_UP_S = 0.3
 """Before anything counts."""
@@ -40,7 +40,7 @@ class Measured:
 
 async def closed(port: int, request: Request, clients: int, seconds: float) -> Measured:
     """`clients` ask again as soon as they are answered."""
-    connections = Connections("127.0.0.1", port, limit=clients)
+    connections = Calls("127.0.0.1", port, limit=clients)
     bodies = itertools.cycle(request.bodies)
     try:
         await _clients(connections, request, bodies, clients, WARM_UP_S)
@@ -52,12 +52,12 @@ async def closed(port: int, request: Request, clients: int, seconds: float) -> M
         return measured
     finally:
         gc.enable()
-        connections.close()
+        await connections.close()
 
 
 async def paced(port: int, request: Request, rate: float, seconds: float, limit: int = 256) -> Measured:
     """Requests at a steady rate, whether or not the ones before are answered; latency counts from when each was due."""
-    connections = Connections("127.0.0.1", port, limit=limit)
+    connections = Calls("127.0.0.1", port, limit=limit)
     measured = Measured()
     bodies = itertools.cycle(request.bodies)
     gc.collect()
@@ -74,12 +74,12 @@ async def paced(port: int, request: Request, rate: float, seconds: float, limit:
         measured.rate = len(measured.latencies_s) / (time.perf_counter() - start)
     finally:
         gc.enable()
-        connections.close()
+        await connections.close()
     return measured
 
 
 async def _clients(
-    connections: Connections, request: Request, bodies: Iterator[bytes], clients: int, seconds: float
+    connections: Calls, request: Request, bodies: Iterator[bytes], clients: int, seconds: float
 ) -> Measured:
     measured = Measured()
     end = time.perf_counter() + seconds
@@ -92,8 +92,8 @@ async def _clients(
     return measured
 
 
-async def _one(connections: Connections, request: Request, body: bytes, since: float, measured: Measured) -> None:
-    answer = await connections.request(b"POST", request.path.encode(), body, request.headers)
+async def _one(connections: Calls, request: Request, body: bytes, since: float, measured: Measured) -> None:
+    answer = await connections.request("POST", request.path, body, request.headers)
     if answer.status == 200:
         measured.latencies_s.append(time.perf_counter() - since)
     else:

@@ -12,6 +12,7 @@ import urllib.request
 from typing import Any, Final
 
 from components.monitor.episodes import ENDED
+from millrace.direct import open_directly
 from millrace.errors import Unavailable
 from millrace.lake.atomic import sha256_text
 from millrace.lake.manifest import Manifest
@@ -63,7 +64,7 @@ def announce(report: Manifest, url: str) -> str:
     body, kind = json.dumps(event).encode(), "application/cloudevents+json"
     request = urllib.request.Request(url, data=body, headers={"content-type": kind})  # noqa: S310 - from a setting
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        with open_directly(request, TIMEOUT_S) as answer:
             said = answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         raise Unavailable(f"the trigger at {url} answered {error.code}: {error.read()[:300].decode()!r}") from error

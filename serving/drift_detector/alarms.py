@@ -36,7 +36,7 @@ def cloud_event(alarm: dict[str, Any], source: str, traceparent: str = "") -> di
 async def deliver(service: DriftService, sink: str, source: str) -> None:
     """Post what was not delivered, again and again, with longer pauses while the sink is away. Never returns."""
     pause_s = FIRST_PAUSE_S
-    async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
         while True:
             failed = False
             for alarm in service.undelivered():

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
-from kserve.errors import InvalidInput as KServeInvalidInput
-from kserve.errors import ServerNotReady
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput, Unavailable
@@ -19,6 +17,7 @@ from millrace.installed import Workload
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.requests import RequestFormat
 from millrace.settings import Settings
+from serving.event_answers import events_too
 from serving.explainer.core import (
     Background,
     Event,
@@ -61,18 +60,6 @@ class Explainer(HotModel):
     async def answer(self, body: bytes, headers: Headers) -> Reply:
         """The lean route of `:explain`."""
         return Reply(encode_json(await self._explanations(decode_json(body), headers)))
-
-    async def explain(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
-        """The SDK's door, for CloudEvents."""
-        if not isinstance(payload, Mapping):
-            raise KServeInvalidInput(f"the event's data is {type(payload).__name__}; wanted a JSON object")
-        lower = {key.lower().encode(): value.encode() for key, value in (headers or {}).items()}
-        try:
-            return await self._explanations(payload, lower)
-        except InvalidInput as error:
-            raise KServeInvalidInput(str(error)) from error
-        except Unavailable as error:
-            raise ServerNotReady(str(error)) from error
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
         raise InvalidInput(f"this is the explainer of {self.name}; ask for :explain here, and the service for :predict")
@@ -117,7 +104,8 @@ class ExplainerServer(HotServer):
     _model: Explainer
 
     def _routes(self) -> dict[str, Any]:
-        return super()._routes() | {f"/v1/models/{self._model.name}:explain": self._model.answer}
+        name = self._model.name
+        return super()._routes() | {f"/v1/models/{name}:explain": events_too(self._model.answer, name)}
 
 
 def shapley(value: Any, inputs: int) -> tuple[NDArray[np.float64], float]:

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.installed import Workload
 from millrace.observe.progress import log
@@ -150,7 +151,7 @@ def predict(place: Place, model_name: str, event: dict[str, Any]) -> dict[str, A
     headers = {"content-type": "application/json"} | settings().gateway_headers
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback URL
+        with open_directly(request, 30) as answer:
             document: dict[str, Any] = json.loads(answer.read())
             return document
     except urllib.error.HTTPError as error:

@@ -30,7 +30,7 @@ from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from serving.connections import Connections, Header
+from serving.calls import Calls, Header
 from serving.local.commands import require_running
 from serving.local.manifest import LOOPBACK
 from serving.local.offline import Day, load_day
@@ -197,9 +197,9 @@ async def _send(
     answers = Answers(
         {name: np.full(rows, np.nan) for name in workload.exchange.ANSWER.values()}, np.full(rows, np.nan)
     )
-    connections = Connections(LOOPBACK, port, limit=concurrency)
+    calls = Calls(LOOPBACK, port, limit=concurrency)
     headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
-    ask = _Ask(connections, f"/v1/models/{workload.model_name}:predict".encode(), headers, answers)
+    ask = _Ask(calls, f"/v1/models/{workload.model_name}:predict", headers, answers)
     seconds = 0.0
     for place, (as_of, part) in enumerate(track(list(_by_refresh(batch.event_us, every_us)), "replay")):
         if place:
@@ -207,7 +207,7 @@ async def _send(
         start = time.perf_counter()
         await _play(ask, batch, part, concurrency)
         seconds += time.perf_counter() - start
-    connections.close()
+    await calls.close()
     return answers, seconds
 
 
@@ -271,15 +271,15 @@ def _refused(as_of: datetime) -> None:
 class _Ask:
     """Sends one row's request and puts the answer in its place."""
 
-    connections: Connections
-    path: bytes
+    calls: Calls
+    path: str
     headers: Sequence[Header]
     answers: Answers
 
     async def __call__(self, body: bytes, row: int) -> None:
         start, answers = time.perf_counter(), self.answers
         try:
-            response = await self.connections.request(b"POST", self.path, body, self.headers)
+            response = await self.calls.request("POST", self.path, body, self.headers)
             if response.status != 200:
                 raise Unavailable(f"row {row}: {response.status} {response.body[:200].decode(errors='replace')}")
         except Unavailable as error:

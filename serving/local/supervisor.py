@@ -33,7 +33,7 @@ from serving.local.programs import RunningProgram
 from serving.local.revision_metrics import RevisionMetrics
 from serving.local.services import RunningService
 from serving.local.state import LocalState, Place, ServiceState
-from serving.transport import OneWriteProtocol
+from serving.wire import StrictProtocol
 
 if TYPE_CHECKING:
     from serving.local.grpc_gateway import GrpcGateway
@@ -75,7 +75,7 @@ class Supervisor:
         self._gateway = _QuietServer(
             uvicorn.Config(
                 Gateway(self._find, self._metrics.text, self._graphs, self._authorization),
-                http=OneWriteProtocol,
+                http=StrictProtocol,
                 proxy_headers=False,
                 log_config=None,
                 access_log=False,

@@ -49,6 +49,9 @@ class Predictor(HotModel):
     def tell_requests(self, count: Callable[[], int]) -> None:
         self._live.alone = lambda: count() == 1
 
+    async def serves(self, version: str) -> bool:
+        return version == self._live.batcher.scorer.version
+
     async def reload(self, version: str = "") -> str:
         return (await self._live.reload(version)).version
 

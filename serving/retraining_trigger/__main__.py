@@ -16,6 +16,7 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import Any
 
+from millrace.direct import open_directly
 from millrace.errors import MillraceError, Unavailable
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
@@ -115,7 +116,7 @@ def _url(here: Settings, path: str) -> str:
 
 def _call(request: urllib.request.Request) -> Any:
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with open_directly(request, 30) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise Unavailable(f"{request.full_url} answered {error.code}: {error.read()[:500].decode()}") from error

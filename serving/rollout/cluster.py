@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.rollout.canary import Document, Rollout
 from millrace.rollout.observations import Histogram, Observations, Observed
@@ -130,7 +130,7 @@ class PrometheusMetrics:
         query = f"sum by ({label}) (increase({metric}{{{selector}}}[{window_s}s]))"
         address = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query, 'time': f'{now:.3f}'})}"
         try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the configured URL
+            with open_directly(address, TIMEOUT_S) as answer:
                 document = json.loads(answer.read())
         except (OSError, json.JSONDecodeError) as error:
             raise Unavailable(f"Prometheus at {self._url} did not answer {query!r}: {error}") from error

@@ -7,7 +7,6 @@ have grown by since a step began is kept in `<home>/serving/rollout/<name>.json`
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.lake.atomic import exclusive, write_text
 from millrace.rollout.canary import Document, Rollout
@@ -175,7 +175,7 @@ def _running(place: Place) -> LocalState:
 
 def _get(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - our own loopback URL
+        with open_directly(url, TIMEOUT_S) as answer:
             text: str = answer.read().decode()
             return text
     except OSError as error:

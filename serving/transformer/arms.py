@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.errors import Unavailable
+from millrace.errors import NotFound, Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import Requests
 from millrace.installed import Workload
@@ -59,6 +59,15 @@ class Arms:
             work.append(self._ask(self._champion, CHAMPION, ours, inputs, context))
         return list(await asyncio.gather(*work))
 
+    async def serves(self, version: str) -> bool:
+        """Whether the champion's predictor answers as this version."""
+        return await self._champion.serves(version)
+
+    async def close(self) -> None:
+        for predictor in (self._champion, self._challenger):
+            if predictor is not None:
+                await predictor.close()
+
     async def variants(self, part: Part, inputs: Inputs, context: Context) -> NDArray[np.float32]:
         """Scores of variants of a part's rows, by the model that scored the part."""
         predictor = self._challenger if part.arm == CHALLENGER and self._challenger else self._champion
@@ -91,5 +100,7 @@ class Arms:
         if len(rows) < len(inputs[0]):
             inputs = chosen(inputs, rows)
         scored = await predictor.score(inputs, context.headers, timeout_s=share * context.left_s())
+        if context.version is not None and scored.model_version != context.version:
+            raise NotFound(f"version {scored.model_version} answers; {context.version[:80]!r} was asked for")
         require_fit(self._workload, scored, self._history_length)
         return Part(rows, scored, arm, predictor.model_name)

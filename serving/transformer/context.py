@@ -9,6 +9,7 @@ from typing import Final
 
 from millrace.errors import InvalidInput, Unavailable
 from serving.lean import Headers
+from serving.versions import VERSION
 
 REQUEST_ID: Final = b"x-request-id"
 DEADLINE: Final = b"x-deadline-ms"
@@ -30,6 +31,8 @@ class Context:
     traceparent: str | None
     started: float
     ends: float
+    version: str | None = None
+    """The model version that the client asked for by name."""
 
     @classmethod
     def of(cls, headers: Headers, deadline_s: float) -> Context:
@@ -38,12 +41,14 @@ class Context:
         request_id = request_id_of(headers)
         found = [(name, headers[name]) for name in FORWARDED[1:] if name in headers]
         trace = headers.get(b"traceparent")
+        version = headers.get(VERSION)
         return cls(
             request_id,
             ((REQUEST_ID, request_id.encode()), *found),
             trace.decode("latin-1") if trace else None,
             now,
             now + min(deadline_s, _asked_s(headers)),
+            version.decode() if version else None,
         )
 
     def left_s(self) -> float:
@@ -75,6 +80,7 @@ def _asked_s(headers: Headers) -> float:
     text = headers.get(DEADLINE)
     if text is None:
         return float("inf")
+    text = text.strip()
     if not text.isdigit() or len(text) > 9:
         raise InvalidInput(f"header {DEADLINE.decode()} is {text.decode('latin-1')[:20]!r}; wanted whole milliseconds")
     return int(text) / 1e3

@@ -15,7 +15,7 @@ from millrace.errors import InvalidInput, Unavailable
 from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from millrace.registry.model_artifact import STAGES, Outputs
 from millrace.settings import Settings
-from serving.connections import Header
+from serving.calls import Header
 from serving.predictor.batching import Batcher
 from serving.predictor.live import LiveModel
 from serving.transformer.core import Inputs, Scored
@@ -28,6 +28,9 @@ class InProcess:
         self.model_name = model_name
         version = os.environ.get("MODEL_VERSION", "")
         self._live = LiveModel(folder, options, "" if version == "unset" else version)
+
+    async def serves(self, version: str) -> bool:
+        return version == self._live.batcher.scorer.version
 
     async def score(
         self,
@@ -47,6 +50,9 @@ class InProcess:
             raise Unavailable(f"the model in this process gave no score: {error!r}") from error
         PREDICTOR_SECONDS.labels(batcher.scorer.version).observe(time.perf_counter() - began)
         return _scored(batcher, outputs, stages)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def _scored(batcher: Batcher, outputs: Outputs, stages: NDArray[np.uint8]) -> Scored:

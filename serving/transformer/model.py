@@ -87,6 +87,9 @@ class Transformer(HotModel):
             forever.append(self._shadow.run())
         self._tasks = [asyncio.create_task(work) for work in forever]
 
+    async def serves(self, version: str) -> bool:
+        return await self._arms.serves(version)
+
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:
         context = Context.of(headers, self._deadline_s)
         requests = self._door.format.from_rows(decode_v1(document), _now_us())
@@ -191,6 +194,9 @@ class Transformer(HotModel):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._arms.close()
+        if self._shadow is not None:
+            await self._shadow.close()
         if self._memory is not None:
             self._memory.close()
 

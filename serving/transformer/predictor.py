@@ -10,11 +10,12 @@ import re
 import time
 from collections.abc import Iterable
 from typing import Final, Protocol
+from urllib.parse import quote
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
 from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from millrace.observe.tracing import span
-from serving.connections import Connections, Header, Response
+from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
 from serving.transformer.core import Inputs, Scored, require_rows, scored_from
 
@@ -32,6 +33,10 @@ class Predictor(Protocol):
 
     async def score(self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0) -> Scored: ...
 
+    async def serves(self, version: str) -> bool: ...
+
+    async def close(self) -> None: ...
+
 
 class PredictorClient:
     """`score` at the predictor behind `address`: a host with or without a port, or a predict URL."""
@@ -41,9 +46,10 @@ class PredictorClient:
         if found is None:
             raise ConfigError(f"predictor {address!r}: wanted host:port, or http://host:port/v2/models/NAME/infer")
         self.model_name = found["model"] or model_name
-        self._connections = Connections(found["host"], int(found["port"] or 80))
-        self._path = f"/v2/models/{self.model_name}/infer".encode()
-        self._call = f"POST {self._path.decode()}"
+        self._calls = Calls(found["host"], int(found["port"] or 80))
+        self._model_path = f"/v2/models/{self.model_name}"
+        self._path = f"{self._model_path}/infer"
+        self._call = f"POST {self._path}"
         self._attempts = attempts
         self._measured = measured
 
@@ -73,14 +79,19 @@ class PredictorClient:
             PREDICTOR_SECONDS.labels(scored.model_version).observe(time.perf_counter() - began)
         return scored
 
+    async def serves(self, version: str) -> bool:
+        """Whether a revision behind the address says that it is this version; raises Unavailable."""
+        answer = await self._calls.request("GET", f"{self._model_path}/versions/{quote(version, safe='')}/ready")
+        return answer.status == 200
+
     async def _ask(self, body: bytes, head: list[Header], timeout_s: float) -> Scored:
         with span(self._call) as call:
-            answer = await self._connections.request(b"POST", self._path, body, call.forward(head), timeout_s=timeout_s)
+            answer = await self._calls.request("POST", self._path, body, call.forward(head), timeout_s=timeout_s)
             call.answered(answer.status)
             return _scored(answer)
 
-    def close(self) -> None:
-        self._connections.close()
+    async def close(self) -> None:
+        await self._calls.close()
 
 
 class _Refused(Unavailable):

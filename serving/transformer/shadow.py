@@ -83,6 +83,10 @@ class Shadow:
                 while self._rows:
                     await asyncio.sleep(0.02)
 
+    async def close(self) -> None:
+        """`run` is cancelled."""
+        await self._predictor.close()
+
     def _take(self) -> list[_Mirrored]:
         rows = 0
         batch: list[_Mirrored] = []

@@ -188,7 +188,7 @@ def test_half_an_ab_test_stops_the_start(lab, options):
 def test_addresses_of_predictors(address, host, port, model):
     client = PredictorClient(address, "m")
 
-    assert (client._connections.host, client._connections.port, client.model_name) == (host, port, model)
+    assert (client._calls.host, client._calls.port, client.model_name) == (host, port, model)
 
 
 @pytest.mark.parametrize("address", ["", "https://p", "http://p/elsewhere", "p:port", "p:1/x y"])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from kserve import InferInput, InferRequest, InferResponse
+from kserve import InferInput, InferRequest
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
 from millrace.errors import ConfigError
 from millrace.pseudonyms import pseudonym
+from serving.rpc import Service
 from serving.transformer import sinks
 from serving.transformer.sinks import Address
 
@@ -84,14 +86,15 @@ def test_what_comes_over_grpc_is_told_as_what_comes_over_rest(lab, options):
         async with lab.predictor("7", 0.75).running() as model, lab.sink().running() as sink:
             settings = options(event_sinks=f"http://{sink.address}/")
             async with lab.serving(model.address, settings) as path:
-                request = InferRequest(lab.NAME, tensors)
-                answer = await path.model.predict(request, {"x-request-id": "call"})
+                request = InferRequest(lab.NAME, tensors).to_grpc()
+                metadata = SimpleNamespace(invocation_metadata=lambda: (("x-request-id", "call"), ("x-bin", b"\0\xff")))
+                answer = await Service(path.model, None, None).ModelInfer(request, metadata)
         return sink, answer
 
     sink, answer = run(scenario())
 
     told = {event["id"]: event["data"] for event in lab.events_of(sink)}
-    assert isinstance(answer, InferResponse)
+    assert (answer.model_name, answer.model_version) == (lab.NAME, "7")
     assert {id_: (row["event_id"], row["score"]) for id_, row in told.items()} == {
         "call:0": (1, 0.75),
         "call:1": (2, 0.75),

@@ -34,6 +34,7 @@ from serving.prediction_log.app import App
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.writer import Writer
 from serving.protocol import V2Answer
+from serving.rpc import Service
 from serving.server import HotModel
 from serving.tensors import TensorSpec
 from serving.transformer.predictor import PredictorClient
@@ -124,10 +125,9 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
         async with listening(prediction_log(settings)) as log:
             settings = settings.model_copy(update={"event_sinks": f"http://127.0.0.1:{log}/"})
             champion = PredictorClient(f"127.0.0.1:{port}", lab.NAME)
-            with closing(champion):
-                async with lab.serving(champion, settings) as path, listening(path.app) as transformer:
-                    body = json.dumps({"instances": [lab.transaction(1)]}).encode()
-                    await ask(transformer, body, (b"traceparent", SAMPLED.encode()), (b"x-request-id", b"the-request"))
+            async with lab.serving(champion, settings) as path, listening(path.app) as transformer:
+                body = json.dumps({"instances": [lab.transaction(1)]}).encode()
+                await ask(transformer, body, (b"traceparent", SAMPLED.encode()), (b"x-request-id", b"the-request"))
 
     with predictor_process(model, lab.NAME) as port:
         asyncio.run(scenario(port))
@@ -329,9 +329,10 @@ def test_grpc_takes_the_trace_of_its_metadata(collector, traced):
     given: list[str] = []
     tensor = InferInput("x", [1], "FP32")
     tensor.set_data_from_numpy(np.float32([1]), binary_data=True)
+    metadata = SimpleNamespace(invocation_metadata=lambda: (("traceparent", SAMPLED),))
     traced(collector.url)
 
-    asyncio.run(Answering("m").predict(InferRequest("m", [tensor]), headers={"traceparent": SAMPLED}))
+    asyncio.run(Service(Answering("m"), None, None).ModelInfer(InferRequest("m", [tensor]).to_grpc(), metadata))
     tracing.stop()
 
     sent = collector.named("ModelInfer")

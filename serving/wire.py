@@ -1,0 +1,243 @@
+"""uvicorn's HTTP/1.1 protocol, made strict, patient within bounds, and deaf to offers of another protocol.
+
+A server alone must be right: a cluster has no gateway of ours in front. uvicorn with httptools (0.54 with 0.9) stops
+parsing at an `Upgrade`, which loses the body; takes trailers for headers; ends a client that has closed its sending
+side; writes a refusal into the middle of the answers before it; and waits for ever for a slow request. This class cures
+those through the hooks of its parser and of asyncio's protocols; `serving.lean` does what needs no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 64 << 10
+"""Request line, headers or trailers that come in more pieces than one and are longer: 431."""
+LINGER_S: Final = 2.0
+"""How long a refused client may go on sending before the connection is cut, so that it can read why."""
+OFFERS: Final = frozenset({b"upgrade", b"http2-settings", b"connection"})
+"""Headers that offer another protocol, left out where a head is read again."""
+
+
+class Refused(Exception):
+    """A request that is not answered by the application; its connection ends."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class StrictProtocol(HttpToolsProtocol):
+    """For uvicorn's `http` setting."""
+
+    read_timeout_s = 30.0
+    """Longest time from a request's first byte to its last, and for a client to read what was written."""
+    watch_s = 5.0
+    """How often a connection is looked at for that: a timer for each request would cost more."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._reading_since: float | None = None
+        """When the request began that is not complete yet; None between requests."""
+        self._stuck_since: float | None = None
+        """When the client was first seen not to read its answers."""
+        self._head_bytes = 0
+        self._begun = self._in_body = self._has_host = False
+        """What is read: a request, its body; whether its host is known."""
+        self._refusal: bytes | None = None
+        """Written when the answers before it are out."""
+        self._lingering = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]
+        self._reading_since = self.loop.time()
+        self._watch = self.loop.call_later(self.watch_s, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return  # what follows a refused request is not a request
+        self._unset_keepalive_if_required()
+        if self._reading_since is None:
+            self._reading_since = self.loop.time()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, Refused) else Refused(400, f"not HTTP/1.1: {cause or error}"))
+
+    def eof_received(self) -> bool:
+        """A client may close its sending side and wait for the answers to what it sent."""
+        if self._lingering or self.cycle is None:
+            return False
+        if self._begun:
+            self._refuse(Refused(400, "the connection ended inside a request"))
+            return True
+        if self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False
+        return True
+
+    # uvicorn's
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]  # an answer to HEAD has no body
+        super().on_response_complete()
+        if self._refusal is not None and self.cycle.response_complete and not self.pipeline:
+            self._end()
+
+    # httptools'
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._reading_since = self.loop.time()
+        self._head_bytes = 0
+        self._begun, self._in_body, self._has_host = True, False, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            return  # a trailer: nobody here has asked for one
+        name, value = name.lower(), value.strip(b" \t")
+        if name == b"host":
+            if self._has_host:
+                raise Refused(400, "two host headers")
+            self._has_host = True
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise Refused(400, f"transfer-encoding is {value[:40].decode('latin-1')!r}; wanted chunked")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            raise Refused(405, "CONNECT is for proxies; this is none")
+        if self.parser.should_upgrade():
+            return  # parsed again, without the offer
+        if not self._has_host and self.parser.get_http_version() == "1.1":
+            raise Refused(400, "there is no host header")
+        super().on_headers_complete()
+        self._in_body = True
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._reading_since = None
+        self._begun = self._in_body = False
+
+    # ours
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_offer() + data[offer.args[0] :]
+            else:
+                break
+        if self._begun and not self._in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(Refused(431, f"the headers have more than {MAX_HEAD_BYTES} bytes"))
+
+    def _head_without_offer(self) -> bytes:
+        """The head that was just parsed, without its offer of another protocol (RFC 9110, 7.8: it may be ignored)."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in OFFERS]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            lines.append(b"connection: close")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer the request that is being read with an error, after the answers before it, and end the connection."""
+        if self._refusal is not None:
+            return
+        self._refusal = _refusal(refused)
+        cycle = self.cycle
+        waits = cycle is not None and not cycle.response_complete
+        if waits and self._in_body:
+            waits = self._abandon(cycle)
+        if not waits:
+            self._end()
+
+    def _abandon(self, cycle: Any) -> bool:
+        """Keep the rest of a request from the application, and its answer from the client; True if others wait."""
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+            cycle.response_complete = True
+            return True
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return False
+
+    def _end(self) -> None:
+        if self._lingering or self.transport.is_closing():
+            return
+        self._lingering = True
+        self.transport.write(self._refusal or b"")
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _look(self) -> None:
+        """End what takes too long; again in `watch_s`."""
+        now = self.loop.time()
+        self._stuck_since = (self._stuck_since or now) if self.flow.write_paused else None
+        if self._stuck_since is not None and now - self._stuck_since > self.read_timeout_s:
+            return self.transport.abort()
+        if self._reading_since is not None and now - self._reading_since > self.read_timeout_s:
+            if not self._begun:
+                return self.transport.close()
+            self._refuse(Refused(408, f"the request was not complete within {self.read_timeout_s:g} s"))
+        self._watch = self.loop.call_later(self.watch_s, self._look)
+        return None
+
+
+class _OneWrite:
+    """A transport that holds an answer's head back until its body: one system call, one wake-up of the client."""
+
+    __slots__ = ("_head", "_transport", "write_now")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+        self.write_now = transport.write
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+            return
+        self.write_now(data)
+
+    def flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self.write_now(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def _refusal(refused: Refused) -> bytes:
+    body = json.dumps({"error": str(refused)}).encode()
+    head = f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\ncontent-type: application/json\r\n"
+    return head.encode() + b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
