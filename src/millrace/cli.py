@@ -99,6 +99,7 @@ def _find_version(here: Settings) -> FindVersion | None:
     """Looks predictions up in the log; None where this home has none."""
     if not here.prediction_log_url.get_secret_value() and not (here.prediction_log / "log.db").is_file():
         return None
+
     from millrace.events.log import engine, find_version  # SQLAlchemy: not for the other commands
 
     def version_of(prediction_id: str) -> int | None:
@@ -139,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "version", metavar="VERSION", type=int, help="version number, see `millrace models`"
     )
     command("rollback", rollback, "Swap champion and previous champion.")
+
     text = "Write a workload of your own for a table: a small package that runs the loop at once."
     added = commands.add_parser("new", help=text, description=text)
     added.set_defaults(run=make_new, workload="")

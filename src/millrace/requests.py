@@ -64,6 +64,7 @@ class RequestFormat:
                     f"{workload.package}.exchange asks for {name!r}; wanted fields of the schema that are "
                     f"{', '.join(_CHECKS)}"
                 )
+
         return cls(
             workload.schema.EVENT_ID,
             workload.schema.ENTITIES,
@@ -103,12 +104,14 @@ class RequestFormat:
         for entity in self.asked:
             ids = requests.keys[entity.name]
             found[entity.name] = [pseudonym(one) for one in ids] if entity.pseudonymised else ids
+
         for entity in self.entities:
             if entity.constant:
                 found[entity.name] = [entity.constant] * len(requests)
             elif entity.parts:
                 parts = zip(*(found[part] for part in entity.parts), strict=True)
                 found[entity.name] = [SEPARATOR.join(ids) for ids in parts]
+
         return found
 
     def shown(self, requests: Requests, row: int) -> dict[str, float | str | None]:

@@ -252,11 +252,14 @@ class Settings(BaseSettings):
         """
         path = self.home / "pseudonym.key"
         if self.pseudonym_key is not None:
-            where, text = "MILLRACE_PSEUDONYM_KEY", self.pseudonym_key.get_secret_value()
+            where = "MILLRACE_PSEUDONYM_KEY"
+            text = self.pseudonym_key.get_secret_value()
         else:
             if not path.exists():
                 _make_key(path)
-            where, text = str(path), path.read_text()
+            where = str(path)
+            text = path.read_text()
+
         if not text.strip():
             raise ConfigError(f"{where} is empty; wanted a key. Put the key back there, or remove it to have one made.")
         return text.encode()
@@ -285,6 +288,7 @@ def _make_key(path: Path) -> None:
     """A new key at `path`, whole when it appears; the one of whoever came first stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+
     try:
         with os.fdopen(handle, "w") as stream:
             stream.write(secrets.token_hex(32))

@@ -115,15 +115,18 @@ def engine(settings: Settings) -> sa.Engine:
     text = settings.prediction_log_url.get_secret_value()
     if not text:
         return _sqlite(sa.URL.create("sqlite", database=str(settings.prediction_log / "log.db")))
+
     wanted = "wanted sqlite:///path or postgresql://user@host/database"
     try:
         url = sa.make_url(text)
     except sa.exc.ArgumentError as error:
         raise ConfigError(f"MILLRACE_PREDICTION_LOG_URL is no database URL; {wanted}") from error
+
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return _sqlite(url)
     if url.get_backend_name() != "postgresql":
         raise ConfigError(f"MILLRACE_PREDICTION_LOG_URL is {url.render_as_string(hide_password=True)!r}; {wanted}")
+
     options = {"connect_timeout": BUSY_TIMEOUT_S, "application_name": "millrace"}
     return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=options)
 
@@ -233,11 +236,13 @@ def prune(connection: sa.Connection, before: datetime, limit: int) -> tuple[int,
     gone = sa.delete(PREDICTIONS).where(PREDICTIONS.c.prediction_id.in_(oldest))
     found = connection.execute(gone.returning(PREDICTIONS.c.workload, PREDICTIONS.c.event_id)).all()
     scored = sa.exists().where(PREDICTIONS.c.workload == LABELS.c.workload, PREDICTIONS.c.event_id == LABELS.c.event_id)
+
     labels = 0
     for workload in sorted({row.workload for row in found}):
         ids = [row.event_id for row in found if row.workload == workload and row.event_id is not None]
         for match in _matches(LABELS, workload, ids):
             labels += connection.execute(sa.delete(LABELS).where(*match, ~scored)).rowcount
+
     return len(found), labels
 
 
@@ -253,12 +258,14 @@ def find_version(log: sa.Engine, prediction_id: str, workload: str) -> str | Non
     matches = [PREDICTIONS.c.prediction_id == prediction_id, PREDICTIONS.c.prediction_id == f"{prediction_id}:0"]
     if prediction_id.lstrip("-").isdecimal() and abs(int(prediction_id)) < 1 << 63:
         matches.append(PREDICTIONS.c.event_id == int(prediction_id))
+
     for match in matches:
         query = sa.select(PREDICTIONS.c.model_version).where(match, PREDICTIONS.c.workload == workload)
         with reading(log) as connection:
             newest = query.order_by(PREDICTIONS.c.scored_at.desc()).limit(1)
-            if (version := connection.execute(newest).scalar()) is not None:
-                return str(version)
+            version = connection.execute(newest).scalar()
+        if version is not None:
+            return str(version)
     return None
 
 
@@ -293,17 +300,21 @@ def _as_ours(log: sa.Engine, error: DBAPIError) -> MillraceError:
 def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], conflict: str) -> int:
     names = [str(column.name) for column in table.columns]  # exactly str: orjson takes no other
     for row in rows:
-        if unknown := row.keys() - set(names):
+        unknown = row.keys() - set(names)
+        if unknown:
             raise InvalidInput(f"{table.name} has no column {sorted(unknown)[0]!r}; wanted some of {', '.join(names)}")
+
     if not rows:
         return 0
     into = f"INSERT INTO {table.name} ({', '.join(names)})"
     whole = [{name: row.get(name) for name in names} for row in rows]
+
     if connection.dialect.name == "postgresql":
         # One parameter for all rows: twice the speed of executemany, an eighth of its CPU here.
         document = sa.bindparam("rows", orjson.dumps(whole).decode(), sa.Text)
         fill = f"SELECT {', '.join(names)} FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json))"
         return connection.execute(sa.text(f"{into} {fill} {conflict}").bindparams(document)).rowcount
+
     values = f"VALUES ({', '.join(f':{name}' for name in names)})"
     typed = [sa.bindparam(column.name, type_=column.type) for column in table.columns]
     return connection.execute(sa.text(f"{into} {values} {conflict}").bindparams(*typed), whole).rowcount

@@ -106,6 +106,7 @@ def told_of(workload: str) -> Told:
     parts = load(workload)
     schema = parts.schema
     entities = [entity for entity in schema.ENTITIES if entity.key in schema.EVENTS.names]
+
     return Told(
         schema.EVENT_ID,
         tuple(entity.key for entity in entities),
@@ -143,6 +144,7 @@ def event_of(
         "datacontenttype": "application/json",
         "data": data,
     }
+
     return event if traceparent is None else event | {"traceparent": traceparent}
 
 

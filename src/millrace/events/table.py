@@ -122,6 +122,7 @@ def find_predictions(
     limits = [PREDICTIONS.c[name] == value for name, value in wanted.items() if value is not None]
     limits += within(PREDICTIONS.c.scored_at, since, until)
     newest = sa.select(PREDICTIONS).where(*limits).order_by(PREDICTIONS.c.scored_at.desc()).limit(limit).subquery()
+
     rows = _read(log, workload, schema_of(workload).names, newest, [], (newest.c.scored_at.desc(),))
     labels = read_labels(log, workload, None, sa.select(newest.c.event_id))
     found: list[dict[str, Any]] = _with_labels(rows, labels, load(workload).schema.EVENT_ID).to_pylist()
@@ -164,9 +165,11 @@ def read_labels(
         query = query.where(*within(LABELS.c.label_timestamp, None, known_at + datetime.resolution))
     if of is not None:
         query = query.where(LABELS.c.event_id.in_(of))
+
     ranked = query.subquery()
     columns = [plain(log, ranked.c[name]) for name in ("event_id", "value", "label_timestamp")]
     chosen = sa.select(*columns).where(ranked.c.age == 1).order_by(ranked.c.event_id)
+
     stored = pa.schema([("event_id", pa.int64()), ("value", pa.float64()), LABEL_TIME])
     named = pa.schema([pa.field(load(workload).schema.EVENT_ID, pa.int64()), *label_schema(workload)])
     return _fetch(log, chosen, stored).rename_columns(named.names).cast(named)
@@ -200,12 +203,15 @@ def _read(
     log: sa.Engine, workload: str, names: Sequence[str], source: Any, limits: Sequence[Any], order: Sequence[Any]
 ) -> pa.Table:
     """Columns of a workload by its own names, of the rows of `source` within `limits`."""
-    schema, told = schema_of(workload), told_of(workload)
+    schema = schema_of(workload)
+    told = told_of(workload)
     stored = dict.fromkeys(told.keys, "keys") | dict.fromkeys(told.fields, "fields")
     stored[told.event_id] = "event_id"
+
     read = list(dict.fromkeys(stored.get(name, name) for name in names))
     query = sa.select(*(plain(log, source.c[name]) for name in read)).where(*limits).order_by(*order)
     rows = _fetch(log, query, pa.schema([_stored_field(schema, name) for name in read]))
+
     documents = {name: _parsed(rows[name].to_pylist()) for name in DOCUMENTS if name in read}
     wanted = pa.schema([schema.field(name) for name in names])
     columns = [

@@ -58,6 +58,7 @@ def as_events(rows: pa.Table, schema: Schema, values: Mapping[str, Any]) -> Even
             codes[entity.name], ids[entity.name] = _joined(entity, codes, ids)
         else:
             codes[entity.name], ids[entity.name] = key_codes(rows[entity.key])
+
     columns = {
         "position": np.arange(len(rows)),
         schema.EVENT_ID: rows[schema.EVENT_ID],
@@ -78,6 +79,7 @@ def key_codes(keys: pa.ChunkedArray) -> tuple[NDArray[np.int32], pa.Array]:
     keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) and keys.num_chunks else keys
     if not len(keys):
         return np.empty(0, np.int32), pa.array([], pa.string())
+
     order = pc.sort_indices(keys.dictionary).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
@@ -96,10 +98,12 @@ def _joined(
     together = np.zeros(len(codes[entity.parts[0]]), np.int64)
     for part in entity.parts:
         together = together * max(len(ids[part]), 1) + codes[part]
+
     distinct, first, code = np.unique(together, return_index=True, return_inverse=True)
     names = pc.binary_join_element_wise(
         *(ids[part].take(pa.array(codes[part][first])) for part in entity.parts), SEPARATOR
     )
+
     order = pc.sort_indices(names).to_numpy()
     rank = np.empty(len(distinct), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)

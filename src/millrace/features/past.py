@@ -80,8 +80,10 @@ def _sorted(
     memory_limit_gb: float,
 ) -> pa.Table:
     """Events of `first` and later, and of those before the last `length` of each entity."""
-    event_id, key = workload.schema.EVENT_ID, key_sql(workload, view.entity)
+    event_id = workload.schema.EVENT_ID
+    key = key_sql(workload, view.entity)
     columns = "".join(f', "{name}"' for name in remembered)
+
     with duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_limit_gb}GB"}) as engine:
         engine.execute("SET TimeZone = 'UTC'")
         return engine.sql(

@@ -76,19 +76,23 @@ class Table:
         A mean over no labels is 0, beside a count of 0.
         """
         columns: list[NDArray[Any]] = []
+
         for name in self.numbers:
             missing = np.isnan(values[name])
             columns += [np.where(missing, 0.0, values[name]), missing]
+
         for name, known in self.categories.items():
             text = np.asarray(values[name], dtype=object)
             levels = [text == level for level in known]
             columns += [*levels, ~np.logical_or.reduce(levels)] if levels else [np.ones(len(text), bool)]
+
         columns += _calendar(event_us)
         for view in self.views:
             state = states[view.name]
             for place in range(len(self.windows_days)):
                 count, total = state[:, 2 * place], state[:, 2 * place + 1]
                 columns += [count, total / np.maximum(count, 1) / self.label_scale]
+
         return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
 
     # One request

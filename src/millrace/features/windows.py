@@ -45,11 +45,13 @@ class Windows:
         lengths = sorted({length for _, length in columns})
         entity, refresh = self._changes(day, lengths)
         now = entity * _SPAN + refresh
+
         end = np.searchsorted(self._place, now, side="right")
         begin = {
             length: np.searchsorted(self._place, np.maximum(now - length, entity * _SPAN), side="right")
             for length in lengths
         }
+
         sums = [self._totals[measure][end] - self._totals[measure][begin[length]] for measure, length in columns]
         key = entity * self.per_day + refresh - day * self.per_day
         return DayStates(day, self.per_day, key, np.array(sums, np.int64).reshape(len(columns), len(key)))

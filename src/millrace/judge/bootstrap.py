@@ -81,7 +81,9 @@ def with_intervals(
     figures = {name: interval(f(rows, scores, None).item(), f(rows, scores, weights)) for name, f in STATISTICS.items()}
     if k is None:
         return figures
-    plain, drawn = review(rows, scores, k), review(rows, scores, k, weights)
+
+    plain = review(rows, scores, k)
+    drawn = review(rows, scores, k, weights)
     figures["unit_precision"] = interval(plain.unit_precision.item(), drawn.unit_precision)
     figures["caught_value_share"] = interval(caught_share(plain).item(), caught_share(drawn))
     figures["cost_ratio"] = interval(cost_ratio(plain, review_cost).item(), cost_ratio(drawn, review_cost))

@@ -62,6 +62,7 @@ class Side:
             if "decision" in self.rows.column_names
             else {}
         )
+
         return {
             "versions": ", ".join(self.versions),
             "predictions": self.rows.num_rows,
@@ -104,6 +105,7 @@ class Comparison:
         metrics = {
             name: {"a": a, "b": b, "difference": asdict(change)} for name, (a, b, change) in self.metrics.items()
         }
+
         found: dict[str, Any] = _finite(document | sides | {"metrics": metrics})
         return found
 
@@ -115,20 +117,27 @@ def compare(
 
     Raises NotFound naming what there is when a side has no predictions.
     """
-    event_id, columns = workload.schema.EVENT_ID, workload.judging.LOG_COLUMNS
+    event_id = workload.schema.EVENT_ID
+    columns = workload.judging.LOG_COLUMNS
     yardstick = yardstick_of(workload, k, 0.0)
-    first, second = side(predictions, a, workload), side(predictions, b, workload)
-    ids_a, ids_b = (one.rows[event_id].to_numpy() for one in (first, second))
+    first = side(predictions, a, workload)
+    second = side(predictions, b, workload)
+
+    ids_a = first.rows[event_id].to_numpy()
+    ids_b = second.rows[event_id].to_numpy()
     _, place_a, place_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
     paired = len(place_a) >= PAIRED_SHARE * min(len(ids_a), len(ids_b))
     if not paired:
         place_a = place_b = place_a[:0]
+
     rows_a = first.rows.take(pa.array(place_a)) if paired else first.rows
     rows_b = second.rows.take(pa.array(place_b)) if paired else second.rows
-    scores_a, scores_b = (np.asarray(rows["score"].to_numpy(), np.float64) for rows in (rows_a, rows_b))
+    scores_a = np.asarray(rows_a["score"].to_numpy(), np.float64)
+    scores_b = np.asarray(rows_b["score"].to_numpy(), np.float64)
     differences = scores_b - scores_a if paired else np.empty(0)
     decides = paired and "decision" in rows_a.column_names
     labelled = [rows.filter(pc.is_valid(rows[columns.label])) for rows in (rows_a, rows_b)]
+
     return Comparison(
         first,
         second,
@@ -146,7 +155,8 @@ def compare(
 
 def side(predictions: pa.Table, name: str, workload: Workload) -> Side:
     """The predictions of an arm or a version, the first of each event."""
-    event_id, unit = workload.schema.EVENT_ID, workload.judging.LOG_COLUMNS.unit
+    event_id = workload.schema.EVENT_ID
+    unit = workload.judging.LOG_COLUMNS.unit
     column = "arm" if name in ARMS else "model_version"
     rows = predictions.filter(pc.fill_null(pc.equal(predictions[column], name), False))
     for needed in (event_id, "event_timestamp", unit, "score"):
@@ -157,6 +167,7 @@ def side(predictions: pa.Table, name: str, workload: Workload) -> Side:
             f"no predictions of {column} {name!r} in these days; there are arms {sorted(have['arm'])} and versions "
             f"{sorted(have['model_version'])}. Take other days, or another side."
         )
+
     rows = rows.sort_by([(one, "ascending") for one in (event_id, "scored_at", "prediction_id")])
     ids = rows[event_id].to_numpy()
     rows = rows.filter(pa.array(np.r_[True, ids[1:] != ids[:-1]]))
@@ -197,12 +208,14 @@ def _metrics(
     """The task's figures of either side and B - A, on units drawn once for both."""
     if not all(yardstick.usable(yardstick.sample(rows)) for rows in (a, b)):
         return {}
+
     everything = yardstick.sample(pa.concat_tables([a, b]))
     of_a = np.arange(len(everything)) < a.num_rows
     rows = everything.rows.where(of_a), everything.rows.where(~of_a)
     answers = [_under(everything.answers, mask) for mask in (of_a, ~of_a)]
     places = [k, k] if paired else [max(1, round(k * len(one) / len(everything))) for one in rows]
     weights = unit_weights(everything.rows, resamples, seed)
+
     figures = {}
     for name, of in _statistics(workload.task, k).items():
         statistics = [of(one) for one in places]

@@ -52,6 +52,7 @@ def expected(
     found: dict[str, list[float]] = {
         name: [] for name in ("average_precision", "unit_precision", "precision", "recall")
     }
+
     for weight in weights:
         label = rng.random(len(p)) < p
         data = Judged(base.unit, base.day, label, base.value, base.units)
@@ -61,6 +62,7 @@ def expected(
         found["unit_precision"].append(unit_precision(data, scores, k, weight[None]).item())
         found["precision"].append(_over(caught, float(row_weight[flagged].sum())))
         found["recall"].append(_over(caught, float(row_weight[label].sum())))
+
     return {name: _middle(np.array(values)) for name, values in found.items()}
 
 

@@ -101,10 +101,13 @@ def stretch(
     """The figures of `rows`, one version's over one or more days; at least one row."""
     days = day_of(rows)
     sample = yardstick.sample(rows)
-    first, last = (date_of(day) for day in (days.min(), days.max()))
+    first = date_of(days.min())
+    last = date_of(days.max())
+
     figures: dict[str, Interval] = {}
     if complete and len(sample):
         everything = yardstick.figures(sample, resamples, seed)
         figures = {name: everything[name] for name in yardstick.shown if name in everything}
+
     share = len(sample) / len(rows)
     return Stretch(first, last, version, len(rows), yardstick.positives(sample), share, complete, figures)

@@ -87,10 +87,12 @@ def drop_known_units(rows: pa.Table, test_start: date, columns: Columns, days: i
     training window really was.
     """
     require(rows, columns)
-    happened_us, label = event_us(rows), _labels(rows, columns)
+    happened_us = event_us(rows)
+    label = _labels(rows, columns)
     testing = (label >= 0) & in_window(rows, test_start, days)
     if not columns.known_days:
         return testing
+
     unit, count = units(rows, columns)
     known_from = np.full(count, np.iinfo(np.int64).max)
     revealing = (label == 1) & (happened_us >= start_us(test_start) - columns.known_days * DAY_US)
@@ -135,6 +137,7 @@ def judged_metrics(rows: Judged, scores: Floats, k: int | None = 100) -> Protoco
         raise InvalidInput(
             f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite. Score every row."
         )
+
     return ProtocolMetrics(
         auc_roc=roc_auc(rows, scores).item(),
         average_precision=average_precision(rows, scores).item(),

@@ -125,6 +125,7 @@ def error_quantile(level: float) -> Statistic:
     def statistic(rows: Measured, predictions: Predictions, weights: Floats | None = None) -> Floats:
         if not len(rows):
             return _nothing(weights)
+
         error = np.abs(predictions.point - rows.truth)
         order = np.argsort(error, kind="stable")
 

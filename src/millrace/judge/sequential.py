@@ -119,9 +119,11 @@ def baseline(
     total, count = (unit_weights(losses, resamples, seed) @ by_unit.T).T
     mean = interval(float(losses.loss.mean()), ratio(total, count))
     bound = float(np.nanmax([mean.high, mean.value]) * (1 + tolerance))
+
     if days_apart:
         daily = [losses.loss[losses.day == day].mean() for day in np.unique(losses.day)]
         bound = max(bound, mean.value + days_apart * float(np.std(daily)))
+
     return Baseline(mean.value, min(bound, 1 - 1e-6), len(losses), scale)
 
 

@@ -72,6 +72,7 @@ def profile(
     """
     if not len(event_us) or days < 1:
         raise InvalidInput(f"{len(event_us)} events of {days} days; wanted at least one day with events")
+
     keys = _sortable(ids)
     weights = np.ones(len(keys), np.int64) if counts is None else counts
     cuts = _cuts(keys, weights)
@@ -79,9 +80,11 @@ def profile(
     hours = 168 if days >= WEEKLY_FROM_DAYS else 24
     hour = (event_us - start) // HOUR_US % hours
     part = np.searchsorted(cuts, keys, side="right")
+
     total = np.zeros((len(cuts) + 2, hours))
     np.add.at(total, (part + 1, hour), weights)
     total[0] = total[1:].sum(axis=0)
+
     occurrences = days * 24 / hours
     return Profile(cuts, total / occurrences / 60, start, kind)
 
@@ -93,6 +96,7 @@ def silences(usual: Profile, event_us: Micros, ids: Sequence[str], now: datetime
     """
     end = int(now.timestamp() * 1_000_000)
     part = usual.range_of(ids) if len(event_us) else np.empty(0, np.int64)
+
     found = []
     for minutes in WINDOWS_MIN:
         inside = (event_us >= end - minutes * MINUTE_US) & (event_us < end)
@@ -104,6 +108,7 @@ def silences(usual: Profile, event_us: Micros, ids: Sequence[str], now: datetime
             Silence(_name(usual, int(row)), minutes, int(counts[row]), float(expected[row]), float(chance[row]))
             for row in np.flatnonzero(chance < ALPHA)
         ]
+
     return sorted(found, key=lambda item: item.chance)
 
 

@@ -21,6 +21,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     aside = Path(name)
+
     try:
         yield aside
         _sync(aside)
@@ -40,6 +41,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
     try:
         yield aside
         aside.chmod(0o755)
@@ -82,6 +84,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
             raise AlreadyRunning(
                 f"{what} is already running (process {holder}, lock {path}). Wait for it, or stop that process."
             ) from error
+
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()

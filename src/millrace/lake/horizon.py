@@ -24,15 +24,18 @@ def resolve_as_of(artifact: Manifest, text: str = "") -> datetime:
 
     Raises InvalidInput when `text` is no timestamp, or lies outside (first day, last day + 1].
     """
-    first, last = date.fromisoformat(artifact.facts["first_day"]), date.fromisoformat(artifact.facts["last_day"])
+    first = date.fromisoformat(artifact.facts["first_day"])
+    last = date.fromisoformat(artifact.facts["last_day"])
     if not text:
         return start_of(last)
     if text == END:
         return start_of(last + timedelta(days=1))
+
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
         raise InvalidInput(f"as_of is {text!r}; wanted an ISO 8601 time such as {last}T00:00:00Z") from error
+
     instant = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     if not start_of(first) < instant <= start_of(last + timedelta(days=1)):
         raise InvalidInput(f"as_of is {instant.isoformat()}; the {artifact.kind} holds {first} … {last}")

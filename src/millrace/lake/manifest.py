@@ -121,6 +121,7 @@ class Manifest:
         """
         path = Path(path)
         path = path / MANIFEST if path.is_dir() else path
+
         try:
             manifest = _parse(path.read_text(), str(path))
         except FileNotFoundError as error:
@@ -128,8 +129,10 @@ class Manifest:
             if found is None:
                 raise NotFound(f"no manifest at {path}. Run the step that makes it first.") from error
             manifest = found
+
         if kind is not None and manifest.kind != kind:
             raise InvalidInput(f"{path} is a {manifest.kind}; wanted a {kind}")
+
         # Inside its own folder it names where it lies, so that a home can be moved. A KFP artifact is a copy elsewhere.
         at_home = path.name == MANIFEST and path.absolute().parent.name in {manifest.id, Path(manifest.uri).name}
         return replace(manifest, uri=str(path.parent.absolute())) if at_home else _in_this_lake(manifest)

@@ -75,6 +75,7 @@ class Remote:
             )
         if not parts.netloc or parts.scheme in ("file", "local"):
             raise ConfigError(f"{VARIABLE} is {uri!r}; wanted an object store, such as s3://bucket/prefix")
+
         try:
             fs, root = url_to_fs(uri.rstrip("/"))
         except ImportError as error:
@@ -98,6 +99,7 @@ class Remote:
         objects = {path: _object(self._known_place(path), digest) for path, digest in files.items()}
         there = self._listed(objects.values())
         missing = [path for path in files if objects[path] not in there]
+
         for path in missing:
             if not path.is_file():
                 raise NotFound(f"{path} is neither there nor in {self.uri}. Make {manifest.kind} {manifest.id} again.")
@@ -107,6 +109,7 @@ class Remote:
                     f"{self.uri}/{objects[path]} has {there[objects[path]]} bytes; {path} has {path.stat().st_size}. "
                     "Remove whichever is wrong and run the step again."
                 )
+
         self._each(lambda path: self._upload(path, files[path], objects[path]), missing, "pushing")
         if self.manifest(Path(manifest.uri)) is None:
             text = manifest.at(f"{self.uri}/{folder}").to_json()
@@ -124,6 +127,7 @@ class Remote:
         place = self.place(folder)
         if place is None:
             return {}
+
         with self._asking("list", place):
             self.fs.invalidate_cache()
             try:
@@ -131,6 +135,7 @@ class Remote:
             except FileNotFoundError as error:
                 self._require_bucket(error)
                 found = []
+
         # Day partitions of scores lie beside the folders of the runs that name them.
         names = [name for name in (PurePosixPath(path).name for path in found) if "=" not in name and name not in but]
         texts = self._each(lambda name: self._text(f"{place}/{name}/{MANIFEST}"), names, "reading manifests")
@@ -143,9 +148,11 @@ class Remote:
         place = self.place(folder)
         if place is None or all((folder / name).is_file() for name in own):
             return
+
         if folder.exists():
             self.fetch({folder / name: digest for name, digest in own.items()})
             return
+
         with replacing_folder(folder) as aside:
             self._each(
                 lambda name: self._download(_object(f"{place}/{name}", own[name]), own[name], aside / name),
@@ -209,6 +216,7 @@ class Remote:
         groups: dict[str, list[str]] = {}
         for place in places:
             groups.setdefault(place.partition("/")[0], []).append(str(PurePosixPath(place).parent))
+
         found: dict[str, int] = {}
         for folders in groups.values():
             top = os.path.commonpath(folders)

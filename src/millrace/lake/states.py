@@ -35,10 +35,13 @@ def recent_states(
     `events` are files of a feature set's table `events`, which has what the view remembers under the fields' names.
     `event_timestamp` is that of the entity's newest event.
     """
-    key, event_id = workload.entity(view.entity).key, workload.schema.EVENT_ID
-    own, shown = key_sql(workload, view.entity), f'"{key}"'
+    event_id = workload.schema.EVENT_ID
+    key = workload.entity(view.entity).key
+    own = key_sql(workload, view.entity)
+    shown = f'"{key}"'
     ids, times, *remembered = view.fields
     entries = {ids: event_id, times: "epoch_us(event_timestamp)"} | {name: name for name in remembered}
+
     lists = ", ".join(
         f"list({entry} ORDER BY event_timestamp, {event_id}) AS {name}" for name, entry in entries.items()
     )
@@ -51,6 +54,7 @@ def recent_states(
         )
         SELECT {shown}, max(event_timestamp) AS event_timestamp, {lists} FROM last_n GROUP BY {shown} ORDER BY {shown}
     """
+
     found = connection.sql(query, params=[[str(path) for path in events], as_of_us, length]).to_arrow_table()
     return found.cast(_schema(key, view))
 

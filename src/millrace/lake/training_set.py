@@ -124,10 +124,12 @@ class TrainingSet:
         if self._channels:
             rows |= {"row_position": self._position, "row_start": self._start}
         pool = {"event_us": self._pool.event_us, **self._pool.values}
+
         for arrays in (rows, pool):
             lengths = {name: len(array) for name, array in arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ArtifactCorrupt(f"training set {self.manifest.id} has arrays of different lengths: {lengths}")
+
         wanted = len(self.workload.features.FEATURE_NAMES)
         if self.features.shape[1:] != (wanted,):
             raise ArtifactCorrupt(
@@ -150,7 +152,9 @@ def _mapped(manifest: Manifest, name: str, dtype: type[Any]) -> NDArray[Any]:
         raise NotFound(f"{path} is gone. Assemble the training set again.") from error
     except (ValueError, EOFError) as error:
         raise ArtifactCorrupt(f"{path} is not an array: {error}. Assemble the training set again.") from error
+
     if array.dtype != dtype:
         raise ArtifactCorrupt(f"{path} holds {array.dtype}; wanted {np.dtype(dtype)}. Assemble the training set again.")
+
     # A plain view: indexing a np.memmap pays for its subclass on every call.
     return array.view(np.ndarray)

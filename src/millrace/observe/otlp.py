@@ -75,6 +75,7 @@ class SDKTracer:
         self._heeds_callers = isinstance(self._provider.sampler, ParentBased)
         self._rare = self._provider.sampler if sampler is None else ParentBased(ALWAYS_ON)
         self._scope = InstrumentationScope("millrace", number)
+
         self._exporter = _Exporter(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(self._exporter)
 
@@ -239,6 +240,7 @@ class RequestSpan(LiveSpan):
         super().__exit__(kind, error, traceback)
         if self._token is not None:
             CURRENT.reset(self._token)
+
         for call in self._calls:
             call.send()
         for name, began_ns, ended_ns, attributes in self._records:
@@ -287,6 +289,7 @@ class _Exporter(SpanExporter):
             result = SpanExportResult.FAILURE
         finally:
             sys.setswitchinterval(usual)
+
         if result is SpanExportResult.SUCCESS:
             self._back()
         else:

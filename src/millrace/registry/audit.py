@@ -34,9 +34,11 @@ def append(path: Path, record: dict[str, Any]) -> None:
     lines = _lines(path)
     if lines and _parsed(lines[-1]).get("id") == record["id"]:
         return
+
     line = json.dumps(record | {BEFORE: _hash(lines[-1]) if lines else ""}, sort_keys=True)
     torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     path.parent.mkdir(parents=True, exist_ok=True)
+
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, (b"\n" if torn else b"") + line.encode() + b"\n")
@@ -50,7 +52,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
     A line torn by a crash is no record, and is skipped: what it was about to say is said again by the next one.
     """
-    records, before = [], ""
+    records = []
+    before = ""
     for number, line in enumerate(_lines(path), 1):
         record = _parsed(line)
         if record and record.get(BEFORE) != before:

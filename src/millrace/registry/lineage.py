@@ -53,9 +53,11 @@ def trace(name: str, settings: Settings, find_version: FindVersion | None = None
     number = lake.version_of(name)
     if number is not None:
         return lake.version(number)
+
     artifact = lake.find(name)
     if artifact is not None:
         return lake.node(artifact)
+
     made_by = find_version(name) if find_version is not None else None
     if made_by is not None:
         return Node("prediction", name, parents=[lake.version(made_by)])
@@ -129,6 +131,7 @@ class Lake:
             if searched_predictions
             else "Predictions are not logged yet: give the model_version that the answer names."
         )
+
         head = f"nothing in {self.registry.home} is called {name!r}. {note}\n  model version: {versions}"
         return "\n".join([head, *lines])
 
@@ -183,10 +186,12 @@ def _configuration(manifest: Manifest) -> dict[str, Any]:
     """Of a model: the hyper-parameters and seeds in its `model.json`; the inputs are named by the feature set."""
     if manifest.kind != "model":
         return {}
+
     try:
         document = json.loads(manifest.path(MODEL_JSON).read_text())
     except (FileNotFoundError, NotFound):  # cleaned away, here or in the lake's remote
         return {}
+
     parameters = document.get("parameters", {})
     named = ("feature_names", "history_channels")
     return {

@@ -67,14 +67,18 @@ class ModelArtifact:
         manifest.path(MODEL_JSON)
         spec = ModelSpec.read(folder)
         spec.require_contract()
+
         name = served_file or spec.served_file
         if name is None:
             raise InvalidInput(f"model {manifest.id} has no graph to serve: it is trained only. Run optimise first.")
-        session, cheap = load_graph(manifest.path(name), threads), None
+
+        session = load_graph(manifest.path(name), threads)
         _require_graph(session, name, set(spec.inputs), spec.outputs)
+        cheap = None
         if spec.cascade is not None and served_file is None and (settings().cascade if cascade is None else cascade):
             cheap = load_graph(manifest.path(spec.cascade.file), threads)
             _require_graph(cheap, spec.cascade.file, {"features"}, ("score",))
+
         artifact = cls(manifest, spec, session, cheap)
         artifact.warm_up()
         return artifact
@@ -110,6 +114,7 @@ class ModelArtifact:
         """
         inputs = self._checked(features, history)
         outputs, _ = self.run(*inputs)
+
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 row = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -154,9 +159,11 @@ class ModelArtifact:
         features = inputs[0]
         if len(features) == 0:
             return {name: np.empty(0, np.float32) for name in self.spec.outputs}, np.empty(0, np.uint8)
+
         band = self.spec.cascade
         if self._cheap is None or band is None:
             return self.run_full(*inputs), np.full(len(features), FULL, np.uint8)
+
         scores: Floats = self._cheap.run(["score"], {"features": features})[0]
         sure = band.is_sure(scores)
         rows = np.flatnonzero(~sure)
@@ -170,6 +177,7 @@ class ModelArtifact:
             if history is not None:
                 raise InvalidInput(f"model {self.id} reads no history; wanted features alone")
             return (features,)
+
         if history is None:
             raise InvalidInput(f"model {self.id} reads a history too; wanted features and history")
         self._check("history", history, (self.spec.sequence_length, len(self.spec.history_channels)))
@@ -193,6 +201,7 @@ def load_graph(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     # A thread that spins while idle takes a core from the server around it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base class but Exception

@@ -94,6 +94,7 @@ class ModelSpec:
             ) from error
         except (AttributeError, TypeError, ValueError) as error:  # JSONDecodeError and InvalidInput are ValueErrors
             raise ArtifactCorrupt(f"{path} is not a model description: {error}") from error
+
         return dataclasses.replace(
             spec,
             task=task,

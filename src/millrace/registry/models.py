@@ -124,11 +124,13 @@ class Registry:
         with self._lock():
             self._settle()
             before = self.aliases()
+
             if CHAMPION not in before or not self.was_admitted(version):
                 alias = CHALLENGER if before.get(CHAMPION, version) != version else CHAMPION
                 self._apply("promote", version, before, before | {alias: version}, fields)
             elif before[CHAMPION] == version and not self._canary_under_way():
                 self._publish(version)
+
         return self.version(version)
 
     def was_admitted(self, version: int) -> bool:
@@ -156,9 +158,11 @@ class Registry:
             settled = self._settle()
             if settled is not None and settled["action"] == "rollback":
                 return self.version(settled["to_version"])
+
             before = self.aliases()
             if CHAMPION not in before or PREVIOUS not in before:
                 raise NotFound(f"{self.name} has no previous champion to go back to; its aliases are {before}")
+
             after = before | {CHAMPION: before[PREVIOUS], PREVIOUS: before[CHAMPION]}
             self._apply("rollback", before[PREVIOUS], before, after, {"reason": reason})
         return self.version(after[CHAMPION])
@@ -183,6 +187,7 @@ class Registry:
                 raise InvalidInput(
                     f"version {version} is the champion; wanted a challenger. Go back with: make rollback"
                 )
+
             if before.get(CHALLENGER) == version or not self.was_rejected(version):
                 after = {alias: number for alias, number in before.items() if (alias, number) != (CHALLENGER, version)}
                 self._apply("reject", version, before, after, {"reason": reason, **fields})
@@ -215,6 +220,7 @@ class Registry:
     ) -> None:
         """Check, write the intent, carry it out."""
         self._require_whole(version)
+
         record = audit.new_record(
             action,
             model=self.name,
@@ -224,6 +230,7 @@ class Registry:
             aliases=after,
             **fields,
         )
+
         write_text(self._intent_path, json.dumps(record))
         self._carry_out(record)
 
@@ -244,9 +251,11 @@ class Registry:
                 self._store.delete_alias(alias)
             elif wanted is not None and wanted != now.get(alias):
                 self._store.set_alias(alias, wanted)
+
         champion = record["aliases"][CHAMPION]
         if champion != record["from_version"]:
             self._publish(champion)
+
         audit.append(self.audit_path, record)
         self._intent_path.unlink()
 

@@ -62,6 +62,7 @@ def source_of(settings: Settings, champion: Served) -> str:
     """What a retraining reads: the setting, else what the champion's snapshot was read from; raises NotFound."""
     if settings.retraining_source:
         return settings.retraining_source
+
     model = Manifest.read(Registry(settings).folder(champion.version), "model")
     folder = settings.lake / "snapshots" / model.parents.get("snapshot", "?")
     try:

@@ -82,6 +82,7 @@ class VersionStore:
         """
         self._ensure_model()
         number = max((item.version for item in self.versions()), default=0) + 1
+
         while True:
             made = self.client.create_model_version(self.name, source=uri_of(number), run_id=run_id, tags=dict(tags))
             if int(made.version) == number:

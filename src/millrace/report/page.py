@@ -81,6 +81,7 @@ class Page:
             }
             for rule in rules
         ]
+
         return self._add(Block("verdict", rows, verdict.summary().splitlines()[0]))
 
     def figures(self, *figures: tuple[Figure, str]) -> Page:
@@ -118,6 +119,7 @@ def figure(title: str, x: str, y: str, width: float = 4.6, height: float = 3.1) 
     """An empty plot in the reports' style, sizes in inches; no global state is touched."""
     plot = Figure(figsize=(width, height), dpi=144)
     FigureCanvasAgg(plot)
+
     # Fixed margins: the layout engines draw every plot twice.
     axes = plot.add_axes((0.65 / width, 0.5 / height, 1 - 0.8 / width, 1 - 0.82 / height))
     axes.set_title(title, fontsize=9.5, fontweight="bold", color=INK, loc="left")
@@ -126,6 +128,7 @@ def figure(title: str, x: str, y: str, width: float = 4.6, height: float = 3.1) 
     axes.tick_params(labelsize=7.5, colors=MUTED, length=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
     for spine in axes.spines.values():
         spine.set_visible(False)
     return plot, axes

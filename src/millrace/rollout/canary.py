@@ -66,6 +66,7 @@ def read(document: Mapping[str, Any]) -> Rollout | None:
     }
     if "phase" not in found:
         return None
+
     try:
         rollout = Rollout(**{name: found.get(name, "") for name in Rollout.__slots__})
         _ = (rollout.state, rollout.stable, rollout.canary)
@@ -74,6 +75,7 @@ def read(document: Mapping[str, Any]) -> Rollout | None:
             f"the annotations {PREFIX}… of {document['metadata'].get('name')} cannot be read ({error!r}). "
             f"Remove them and spec.predictor.canaryTrafficPercent, then start the canary again."
         ) from error
+
     return rollout
 
 
@@ -157,6 +159,7 @@ def _variable(document: Mapping[str, Any], name: str) -> dict[str, Any]:
         environment = next(item for item in containers if item["name"] == CONTAINER).setdefault("env", [])
     except (KeyError, TypeError, StopIteration) as error:
         raise ConfigError(f"the InferenceService has no predictor container {CONTAINER!r} ({error!r})") from error
+
     found = next((item for item in environment if item["name"] == name), None)
     if found is None:
         found = {"name": name, "value": "unset"}

@@ -76,12 +76,14 @@ def columns_of(path: Path) -> dict[str, Column]:
     """The columns of a CSV or Parquet file; raises NotFound and InvalidInput, which name it."""
     if not path.is_file():
         raise NotFound(f"there is no file {path}. Name a CSV or Parquet file: millrace new NAME --data FILE")
+
     with duckdb.connect() as connection:
         try:
             reader = "read_parquet(?)" if path.suffix == ".parquet" else "read_csv_auto(?)"
             connection.execute(f"CREATE TABLE given AS SELECT * FROM {reader}", [str(path)])
         except duckdb.Error as error:
             raise InvalidInput(f"{path} cannot be read as {path.suffix or 'CSV'}: {error}") from error
+
         described = connection.execute("DESCRIBE given").fetchall()
         rows = connection.execute("SELECT count(*) FROM given").fetchall()[0][0]
         if not rows:
@@ -96,6 +98,7 @@ def _column(connection: duckdb.DuckDBPyConnection, name: str, kind: str, rows: i
         f"SELECT count(DISTINCT {quoted}), count(*) - count({quoted}), min({quoted}), max({quoted}), {mean} FROM given"
     )
     distinct, nulls, low, high, average = connection.execute(query).fetchall()[0]
+
     levels: tuple[str, ...] = ()
     if distinct <= MAX_LEVELS:
         found = f"SELECT DISTINCT {quoted}::VARCHAR FROM given WHERE {quoted} IS NOT NULL ORDER BY 1"
@@ -115,12 +118,14 @@ def guess(columns: Mapping[str, Column], given: Mapping[str, Any]) -> tuple[Gues
     identity = given.get("id") or next(iter(_ids(columns, {time, label})), "")
     taken = {time, label, identity, *given.get("ignore", ())}
     keys = tuple(given.get("keys") or _keys(columns, taken))
+
     rest = [column for name, column in columns.items() if name not in {*taken, *keys}]
     categories = {
         column.name: column.levels for column in rest if not column.numeric and 1 < len(column.levels) <= MAX_LEVELS
     }
     numbers = tuple(column.name for column in rest if column.numeric and column.distinct > 1)
     kept = {*taken, *keys, *categories, *numbers}
+
     found = Guess(
         time=time,
         label=label,

@@ -24,6 +24,7 @@ def new(options: argparse.Namespace, console: Console, ask: Callable[[str], str]
         raise InvalidInput(f"there is a workload {options.name!r} already; installed are {', '.join(names())}")
     if options.delay_days < 0:
         raise InvalidInput(f"--delay-days is {options.delay_days}; wanted 0 or more")
+
     found = settled(options, ask)
     show(found, console)
     folder = write_package(found, options.name, options.data, options.into or Path(options.name), options.delay_days)
@@ -42,6 +43,7 @@ def settled(options: argparse.Namespace, ask: Callable[[str], str] | None) -> Gu
         for question in questions:
             given[question.split()[0].removeprefix("--")] = ask(f"{question}. Which one? ").strip()
         found, questions = guess(columns, given)
+
     if questions:
         listed = "\n".join(f"  {question}" for question in questions)
         raise InvalidInput(f"{options.data} leaves {len(questions)} to settle; say it and run again:\n{listed}")
@@ -68,6 +70,7 @@ def install(folder: Path) -> None:
         if uv.is_file()
         else ([sys.executable, "-m", "pip", "install", "-q"])
     )
+
     done = subprocess.run([*program, "--no-deps", "-e", str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Unavailable(

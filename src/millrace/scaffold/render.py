@@ -28,6 +28,7 @@ def write_package(found: Guess, name: str, source: Path, folder: Path, delay_day
     _require_columns(found)
     if folder.exists():
         raise InvalidInput(f"{folder} is there already. Remove it, or name another place with --into FOLDER.")
+
     values = context(found, name, source, delay_days)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -42,6 +43,7 @@ def write_package(found: Guess, name: str, source: Path, folder: Path, delay_day
         f"tests/test_{name}.py": "test_workload.py.j2",
         **{f"src/{name}/{module}.py": f"{module}.py.j2" for module in MODULES},
     }
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as aside:
         for path, template in files.items():
@@ -57,6 +59,7 @@ def context(found: Guess, name: str, source: Path, delay_days: int) -> dict[str,
     used = (*found.keys, *found.numbers, *found.categories, found.label)
     hashed = ["event_timestamp", *(ours[column] for column in (*found.keys, *found.numbers, *found.categories))]
     aliases = {found.time: "event_timestamp"} | {raw: ours[raw] for raw in used if ours[raw] != raw}
+
     return {
         "name": name,
         "title": name.replace("_", " ").capitalize(),
