@@ -57,9 +57,11 @@ def daily(
     now_us, amount_cents, terminal = (events.column(name) for name in ("event_us", "amount_cents", "terminal"))
     by_day, ends = _steps(now_us // DAY_US, range(first_day - 1, last_day + 1))
     days = terminal_states(connection, events, first_day, last_day, ratios)
+
     for states, (begin, end) in zip(days, pairwise(ends), strict=True):
         rows = by_day[begin:end]
-        now, cents = now_us[rows], amount_cents[rows]
+        now = now_us[rows]
+        cents = amount_cents[rows]
         mine = states.at(terminal[rows], now)
         parts = [formulas.request_features(now, cents), customer[rows], formulas.terminal_features(now, mine)]
         remembered = {"amount_cents": cents, "terminal_risk": formulas.terminal_risk(mine)}
@@ -85,12 +87,15 @@ def terminal_states(
     `ratios[T]` are `amount_ratios` of the transactions, where these are not whole histories of their customers.
     """
     ratios = h.amount_ratios(histories(connection, events)) if ratios is None else ratios
-    day, terminal = events.column("event_us") // DAY_US, events.column("terminal")
+    day = events.column("event_us") // DAY_US
+    terminal = events.column("terminal")
     by_day = np.argsort(day, kind="stable")
     happened = Happened((day[by_day] + 1) * f.REFRESHES_PER_DAY, terminal[by_day])
+
     rows = _query(connection, events, labels_sql())
     labels = Labels(ratio=ratios[rows.pop("position")], **rows)
     known = Terminals(len(events.ids["terminal"]), happened, labels, first_day)
+
     for _ in range(first_day, last_day + 1):
         yield known.next_day()
 

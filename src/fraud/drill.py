@@ -36,6 +36,7 @@ def days(
         seed=seed,
         planted=Planted(night_fraud_from_day=pattern_day),
     )
+
     for number, table in enumerate(simulate(config)):
         yield table if number < shift_day else _inflated(table, shift_pct)
 

@@ -36,7 +36,8 @@ def variants(
     requests: Requests, states: States, *, history_length: int, sequence_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One transaction → `features[K, F]`, `history[K, L, C]` with one group replaced in each, K = len(GROUPS)."""
-    many, theirs = requests.repeated(len(GROUPS)), states.repeated(len(GROUPS))
+    many = requests.repeated(len(GROUPS))
+    theirs = states.repeated(len(GROUPS))
     customer = states.recent[CUSTOMERS][0].before(int(requests.event_id[0]), int(requests.event_us[0]))
     amounts = many.values["amount"]
     if len(customer):
@@ -45,12 +46,14 @@ def variants(
     customers[GROUPS.index("customer_history")] = customer.newest(0)
     terminals = theirs.refreshed[TERMINALS]
     terminals[GROUPS.index("terminal_history")] = 0
+
     features, history = model_inputs(
         many,
         States({CUSTOMERS: customers}, {TERMINALS: terminals}),
         history_length=history_length,
         sequence_length=sequence_length,
     )
+
     for name, value in _NOON_OF_A_WEEKDAY.items():
         features[GROUPS.index("time"), FEATURE_NAMES.index(name)] = value
     return features, history

@@ -89,11 +89,13 @@ class HistoryTotals:
 
 def history_totals(now_us: NDArray[np.int64], states: CustomerStates) -> HistoryTotals:
     """[B] times of the new transactions with their customers' states → totals; the batch path gets them from SQL."""
-    count, cents = states.length, states.amount_cents
+    count = states.length
+    cents = states.amount_cents
     total = cents.sum(axis=1)
     starts = now_us[:, None] - np.array(CUSTOMER_WINDOWS_DAYS) * DAY_US
     inside = states.event_us[:, :, None] > starts[:, None, :]
     deviation = (cents - (total / np.maximum(count, 1))[:, None]) * (states.event_us != NEVER_US)
+
     return HistoryTotals(
         window_count=inside.sum(axis=1),
         window_cents=np.einsum("bn,bnw->bw", cents, inside),
@@ -110,12 +112,15 @@ def amount_ratio(amount_cents: NDArray[np.int64], states: CustomerStates) -> NDA
 
     Usual is the mean of the past amounts within TYPICAL_WITHIN medians. 1000 for a customer without history.
     """
-    known, count = states.event_us != NEVER_US, states.length
+    known = states.event_us != NEVER_US
+    count = states.length
+
     ordered = np.sort(np.where(known, states.amount_cents, np.iinfo(np.int64).max // 8), axis=1)
     middle = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, known.shape[1] - 1)], axis=1)
     twice_median = np.take_along_axis(ordered, middle, axis=1).sum(axis=1)
     typical = known & (2 * states.amount_cents <= TYPICAL_WITHIN * twice_median[:, None])
     cents = np.where(typical, states.amount_cents, 0).sum(axis=1)
+
     ratio = amount_cents * 1000.0 * typical.sum(axis=1) / np.maximum(cents, 1)
     return np.where(count > 0, np.minimum(ratio, MAX_RATIO), NO_HISTORY_RATIO).astype(np.int64)
 
@@ -138,6 +143,7 @@ def customer_features_of(
     window_mean = totals.window_cents / np.maximum(totals.window_count, 1) / 100.0
     mean = totals.cents / np.maximum(totals.count, 1) / 100.0
     std = np.sqrt(totals.variance) / 100.0
+
     known = totals.count > 0
     ratio = np.where(known, amount / np.maximum(mean, 0.01), 1.0)
     zscore = np.where(known, (amount - mean) / np.maximum(std, 1.0), 0.0)
@@ -156,7 +162,10 @@ def terminal_features(now_us: NDArray[np.int64], state: NDArray[np.int64]) -> ND
     windows = len(TERMINAL_LABEL_WINDOWS_DAYS)
     labelled = state[:, volumes : volumes + windows]
     fraud = state[:, volumes + windows : volumes + 2 * windows]
-    streak, event_us, least_ratio = state[:, -4], state[:, -3:-1], state[:, -1]
+    streak = state[:, -4]
+    event_us = state[:, -3:-1]
+    least_ratio = state[:, -1]
+
     never = event_us <= 0
     since = np.where(never, NO_EVENT_DAYS, np.minimum((now_us[:, None] - event_us) / DAY_US, NO_EVENT_DAYS))
     dates = np.minimum(now_us // DAY_US - event_us[:, 0] // DAY_US, NO_EVENT_DAYS)

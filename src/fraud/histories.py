@@ -57,10 +57,13 @@ def history_totals(
     histories: ByCustomer, length: int, first_us: int = NEVER_US
 ) -> Iterator[tuple[NDArray[np.int64], formulas.HistoryTotals]]:
     """Blocks of places whose transactions happened from `first_us` on, and the totals of the last `length` before."""
-    cents, event_us = histories.amount_cents, histories.event_us
-    sums, squares = _prefix_sums(cents), _prefix_sums(cents * cents)
+    cents = histories.amount_cents
+    event_us = histories.event_us
+    sums = _prefix_sums(cents)
+    squares = _prefix_sums(cents * cents)
     largest = _largest_before(cents, histories.start, length)
     wanted = np.flatnonzero(event_us >= first_us)
+
     for rows in (wanted[begin : begin + BLOCK_ROWS] for begin in range(0, len(wanted), BLOCK_ROWS)):
         count = np.minimum(rows - histories.start[rows], length)
         windows = [

@@ -133,6 +133,7 @@ class FraudModel(ClassNetwork):
         now = columns[:, self._amount].clamp(min=0.0).unsqueeze(1)
         log_amount = torch.log1p(amount.clamp(min=0.0))
         age = age.clamp(min=0.0)
+
         channels = [
             0.5 * (log_amount - 3.0),
             log_amount - torch.log1p(now),

@@ -47,10 +47,13 @@ def padded(states: Sequence[RecentEvents], history_length: int) -> f.CustomerSta
     amount_cents = np.zeros(shape, np.int64)
     terminal_risk = np.zeros(shape, np.float32)
     length = np.zeros(len(states), np.int64)
+
     for row, state in enumerate(states):
-        if n := min(len(state), history_length):
+        n = min(len(state), history_length)
+        if n:
             event_us[row, -n:] = state.event_us[-n:]
             amount_cents[row, -n:] = state.values[_CENTS][-n:]
             terminal_risk[row, -n:] = state.values[_RISK][-n:]
             length[row] = n
+
     return f.CustomerStates(event_us, amount_cents, terminal_risk, length)

@@ -82,6 +82,7 @@ def deliver(days: Iterable[pa.Table], planted: Planted, seed: int) -> Iterator[p
         arrived = table.filter(pa.array(~is_late)) if is_late.any() else table
         arrived = arrived if late is None else pa.concat_tables([late, arrived])
         late = table.filter(pa.array(is_late)) if is_late.any() else None
+
         order = _delivery_order(rng, len(arrived), planted)
         arrived = arrived if order is None else arrived.take(pa.array(order))
         yield _slip(arrived, planted) if day >= planted.slip_from_day else arrived

@@ -68,6 +68,7 @@ def terminal_features(rows: pa.Table, span: Span) -> pa.Table:
     transactions = days.events(rows)
     names = ("event_us", "amount_cents", "terminal", "transaction_id")
     now_us, cents, terminal, ids = (transactions.column(name) for name in names)
+
     parts = []
     for states in _states_of(transactions, rows, span):
         at = np.flatnonzero(now_us // DAY_US == states.day)
@@ -78,6 +79,7 @@ def terminal_features(rows: pa.Table, span: Span) -> pa.Table:
         )
         columns = [ids[at], *np.ascontiguousarray(block.T), cents[at], formulas.terminal_risk(mine)]
         parts.append(pa.table(columns, schema=TERMINAL_SIDE))
+
     return pa.concat_tables(parts) if parts else TERMINAL_SIDE.empty_table()
 
 

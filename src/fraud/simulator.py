@@ -113,10 +113,12 @@ class World:
         mean = self.mean_amount[customer]
         amount = rng.normal(mean, mean / 2)
         amount = np.where(amount < 0, rng.uniform(0, 2 * mean), amount) * self.config.planted.inflation(day)
+
         count = np.diff(self.nearby_start)[customer]
         pick = self.nearby_start[customer] + (rng.random(len(customer)) * count).astype(np.int64)
         possible = np.flatnonzero((second > 0) & (second < DAY_S) & (count > 0))
         possible = possible[np.argsort(second[possible], kind="stable")]
+
         return Day(
             second[possible],
             customer[possible],
@@ -140,6 +142,7 @@ class World:
         hour_start = np.repeat(rng.integers(3_600, 4 * 3_600, len(victim) // NIGHT_BURST), NIGHT_BURST)
         second = hour_start + rng.integers(0, 3_600, len(victim))
         order = np.argsort(second, kind="stable")
+
         return Day(
             second[order],
             victim[order],
@@ -162,8 +165,10 @@ def write(config: SimulationConfig, folder: Path) -> list[Path]:
     identity = _identity(config)
     _refuse_foreign(folder, identity)
     paths = [folder / f"{config.start + timedelta(days=day)}.parquet" for day in range(config.days)]
+
     if all(path.exists() for path in paths):
         return paths
+
     for path, table in zip(paths, track(simulate(config), "simulate", total=config.days), strict=True):
         if not path.exists():
             with replacing_file(path) as aside:
@@ -176,6 +181,7 @@ def _days(config: SimulationConfig) -> Iterator[pa.Table]:
     customers = pa.array([str(index) for index in range(config.customers)])
     terminals = pa.array([str(index) for index in range(config.terminals)])
     first_id = 0
+
     for day in range(config.days):
         events = world.day(day)
         ids = first_id + np.arange(len(events.second))
@@ -218,7 +224,9 @@ def _terminals_nearby(config: SimulationConfig) -> tuple[NDArray[np.int64], NDAr
     terminals = rng.uniform(0, PLANE, (config.terminals, 2))
     by_x = np.argsort(terminals[:, 0])
     x = terminals[by_x, 0]
-    who, where = [], []
+    who = []
+    where = []
+
     for block in np.array_split(np.argsort(customers[:, 0]), -(-config.customers // 256)):
         low = np.searchsorted(x, customers[block[0], 0] - config.radius)
         high = np.searchsorted(x, customers[block[-1], 0] + config.radius, side="right")
@@ -227,7 +235,9 @@ def _terminals_nearby(config: SimulationConfig) -> tuple[NDArray[np.int64], NDAr
         near_customer, near_terminal = np.nonzero((away**2).sum(axis=2) < config.radius**2)
         who.append(block[near_customer])
         where.append(strip[near_terminal])
-    customer, terminal = np.concatenate(who), np.concatenate(where)
+
+    customer = np.concatenate(who)
+    terminal = np.concatenate(where)
     counts = np.bincount(customer, minlength=config.customers)
     return terminal[np.lexsort((terminal, customer))], np.concatenate([[0], np.cumsum(counts)])
 
@@ -267,12 +277,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; prints what it wrote."""
     parsed = vars(_parser().parse_args(arguments))
     folder = parsed.pop("out")
+
     try:
         planted = Planted(**{item.name: parsed.pop(item.name) for item in fields(Planted)})
         paths = write(SimulationConfig(planted=planted, **parsed), folder)
     except MillraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     print(f"{rows:,} transactions of {len(paths)} days in {folder}")
     return 0
@@ -281,10 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fraud.simulator", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for one Parquet file per day")
+
     recipe = parser.add_argument_group("recipe")
     for name, kind in {"customers": int, "terminals": int, "days": int, "radius": float, "seed": int}.items():
         recipe.add_argument(f"--{name}", type=kind, default=_default(SimulationConfig, name), help="%(default)s")
     recipe.add_argument("--start", type=date.fromisoformat, default=date(2018, 4, 1), help="first day, %(default)s")
+
     plant = parser.add_argument_group("planted on request", "days count from the first day")
     for item in fields(Planted):
         option = "--" + item.name.replace("_", "-")

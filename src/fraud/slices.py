@@ -31,9 +31,12 @@ def slice_masks(rows: pa.Table, features: NDArray[np.float32]) -> dict[str, Mask
 
     A scenario's slice holds its frauds and all genuine rows; it exists where the rows carry `fraud_scenario`.
     """
-    amount, hour = _feature(features, "amount"), _feature(features, "hour")
-    history, volume = _feature(features, "customer_history_count"), _feature(features, "terminal_count_30d")
+    amount = _feature(features, "amount")
+    hour = _feature(features, "hour")
+    history = _feature(features, "customer_history_count")
+    volume = _feature(features, "terminal_count_30d")
     quiet = volume <= (np.quantile(volume, QUIET_QUANTILE) if len(volume) else 0)
+
     masks = {
         **_amount_bands(amount),
         **{name: (hour >= first) & (hour < end) for name, (first, end) in HOUR_BANDS.items()},

@@ -50,11 +50,14 @@ def amounts_up_30_percent(inputs: Inputs) -> Inputs:
 
 def customer_state_a_day_old(inputs: Inputs) -> Inputs:
     """The push path stood still for a day: the last day of every history is not there."""
-    states, width = inputs.states, inputs.states.event_us.shape[1]
+    states = inputs.states
+    width = states.event_us.shape[1]
+
     recent = states.event_us > (inputs.now_us - DAY_US)[:, None]
     lost = recent.sum(axis=1)
     source = np.arange(width)[None, :] - lost[:, None]  # the newest that is left moves to the right end
-    absent, source = source < 0, np.maximum(source, 0)
+    absent = source < 0
+    source = np.maximum(source, 0)
 
     def moved(values: NDArray[np.generic], blank: float) -> NDArray[np.generic]:
         return np.where(absent, np.array(blank, values.dtype), np.take_along_axis(values, source, axis=1))

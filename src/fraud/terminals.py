@@ -64,12 +64,16 @@ class Terminals:
     """All T terminals from midnight to midnight; what lies before `first_day` is counted at once."""
 
     def __init__(self, count: int, happened: Happened, labels: Labels, first_day: int) -> None:
-        self._day, self._labels, self._streaks = first_day, labels, Streaks(count)
+        self._day = first_day
+        self._labels = labels
+        self._streaks = Streaks(count)
         frauds = Happened(labels.refresh[labels.fraud], labels.terminal[labels.fraud])
         self._seen = (happened, labels, frauds)
+
         self._appeared = np.zeros(count, np.bool_)
         self._appeared[happened.terminal[happened.before(first_day)]] = True
         self._streaks.reveal(labels.take(labels.before(first_day)))
+
         counts = [
             np.bincount(events.terminal[events.on(first_day - days, days)], minlength=count)
             for events, days in ((self._seen[kind], days) for kind, days in _WINDOWS)
@@ -78,15 +82,18 @@ class Terminals:
 
     def next_day(self) -> DayStates:
         """The states of the day, and on to the next."""
-        day, happened = self._day, self._seen[_HAPPENED]
+        day = self._day
+        happened = self._seen[_HAPPENED]
         self._day += 1
         self._appeared[happened.terminal[happened.on(day)]] = True
+
         there = np.flatnonzero(self._appeared)
         key = self._touched(day, there * f.REFRESHES_PER_DAY)
         row = np.empty(len(self._appeared) * f.REFRESHES_PER_DAY, np.int64)
         row[key] = np.arange(len(key))
         state = self._steps(day, row, len(key))
         changed = self._sum_up(state, there, row[there * f.REFRESHES_PER_DAY])
+
         # Few were touched and are what they were: as many labels came as left every window.
         kept = slice(None) if changed.all() else changed
         return DayStates(day, f.REFRESHES_PER_DAY, key[kept], state[:, kept])
@@ -105,7 +112,9 @@ class Terminals:
         """Make states of `steps`, in place; which are of midnight or another than the row before."""
         changed = np.zeros(steps.shape[1], np.bool_)
         changed[midnight] = True
-        owner, last = np.cumsum(changed) - 1, np.roll(midnight, -1) - 1
+        owner = np.cumsum(changed) - 1
+        last = np.roll(midnight, -1) - 1
+
         for field, step in zip(self._state, steps, strict=True):
             changed |= step != 0
             np.cumsum(step, out=step)  # over all terminals: each begins where the one before it ended
@@ -128,10 +137,12 @@ class Terminals:
 
     def _streak_steps(self, day: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Keys and changes, refresh by refresh; most labels are genuine and end no streak, so they are left out."""
-        labels, matters = self._labels.take(self._labels.on(day)), self._streaks.running
+        labels = self._labels.take(self._labels.on(day))
+        matters = self._streaks.running
         matters[labels.terminal[labels.fraud]] = True
         labels = labels.take(np.flatnonzero(matters[labels.terminal]))
         ends = np.searchsorted(labels.refresh % f.REFRESHES_PER_DAY, np.arange(f.REFRESHES_PER_DAY + 1))
+
         for refresh, (begin, end) in enumerate(pairwise(ends)):
             new = labels.take(slice(begin, end))
             changed = np.unique(new.terminal)

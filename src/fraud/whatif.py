@@ -83,6 +83,7 @@ class Inputs:
             return np.concatenate([values[:, 1:], newest[:, None].astype(values.dtype)], axis=1)
 
         risk = self.terminal[:, TERMINAL_FEATURES.index(f"terminal_risk_{RISK_WINDOW_DAYS}d")]
+
         return CustomerStates(
             appended(self.states.event_us, self.now_us),
             appended(self.states.amount_cents, self.amount_cents),

@@ -58,6 +58,7 @@ def daily(
     sums = _sums(events)
     day_of = events.column("event_us") // DAY_US
     by_day = np.argsort(day_of, kind="stable")
+
     for day in range(first_day, last_day + 1):
         first, last = np.searchsorted(day_of[by_day], [day, day + 1])
         rows = by_day[first:last]
@@ -80,6 +81,7 @@ class Begun:
         place = {zone: number for number, zone in enumerate(pickup)}
         same = np.array([place.get(zone, -1) for zone in dropoff], np.int64)
         at = self.codes["pickup"], self.codes["dropoff"]
+
         self.trips = f.Trips(
             event_us=events.column("event_us"),
             metres=events.column("metres"),
@@ -103,15 +105,18 @@ class Begun:
 
 def _sums(events: Events) -> dict[str, Windows]:
     """Windows of every entity over the trips that have ended and of which the meter gave a distance."""
-    label, metres = events.table[schema.LABEL.column], events.column("metres")
+    label = events.table[schema.LABEL.column]
+    metres = events.column("metres")
     counts = label.is_valid().to_numpy() & (metres > 0)
     known_us = events.table["label_us"].filter(pa.array(counts)).to_numpy()
+
     measures = {
         "trips": np.ones(len(known_us), np.int64),
         "seconds": np.rint(label.filter(pa.array(counts)).to_numpy() * 60).astype(np.int64),
         "expected": f.expected_seconds(metres[counts]),
         "metres": metres[counts],
     }
+
     return {
         entity: Windows(events.column(entity)[counts].astype(np.int64), known_us, measures, features.REFRESHES_PER_DAY)
         for entity in features.WINDOWS

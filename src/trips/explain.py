@@ -45,6 +45,7 @@ def variants(
     plain = f.features(trips, states.refreshed)
     usual = plain[:, features.FEATURE_NAMES.index("pair_miles")].astype(np.float64)
     early = trips.event_us // DAY_US * DAY_US + USUAL_HOUR * f.HOUR_US
+
     made_again = {
         "distance": replace(trips, metres=f.metres_of(usual)),
         "time_of_day": replace(trips, event_us=early),

@@ -47,6 +47,7 @@ def slices(rows: pa.Table, features: NDArray[np.float32]) -> dict[str, NDArray[n
     zones = rows["pickup_zone"].combine_chunks().dictionary_encode()
     borough = np.array([borough_of(zone) for zone in zones.dictionary.to_pylist()], np.int64)[zones.indices.to_numpy()]
     hour, miles, uncounted = (features[:, FEATURE_NAMES.index(n)] for n in ("hour", "trip_miles", "no_passengers"))
+
     return {
         **{f"borough_{name.lower().replace(' ', '_')}": borough == place for place, name in enumerate(BOROUGHS)},
         **{f"hour_{name}": (hour >= first) & (hour < end) for name, (first, end) in HOURS.items()},

@@ -25,8 +25,10 @@ def model_inputs(
 
 def trips_of(requests: Requests) -> f.Trips:
     """B requests as the formulas want them."""
-    pickups, dropoffs = requests.keys["pickup"], requests.keys["dropoff"]
+    pickups = requests.keys["pickup"]
+    dropoffs = requests.keys["dropoff"]
     same = [pickup == dropoff for pickup, dropoff in zip(pickups, dropoffs, strict=True)]
+
     return f.Trips(
         event_us=requests.event_us,
         metres=f.metres_of(requests.values["trip_distance"]),

@@ -65,11 +65,13 @@ class City:
         known = [zone for zone in range(1, 264) if BOROUGHS[borough_of(str(zone))] in CENTRES]
         boroughs = [BOROUGHS[borough_of(str(zone))] for zone in known]
         chosen = rng.permutation(len(known))[: config.zones]
+
         self.config = config
         self.zone = np.array(known)[chosen]
         self.place = np.array([CENTRES[boroughs[at]] for at in chosen]) + rng.normal(0, SPREAD_MILES, (len(chosen), 2))
         weight = rng.lognormal(0, 1, len(chosen)) * [SHARES[boroughs[at]] for at in chosen]
         self.share = weight / weight.sum()
+
         blocks = np.abs(self.place[:, None] - self.place[None, :]).sum(axis=2)
         towards = weight * np.exp(-blocks / USUAL_MILES)
         self.towards = np.cumsum(towards / towards.sum(axis=1, keepdims=True), axis=1)
@@ -128,9 +130,11 @@ class City:
 
 def write(config: WorldConfig, folder: Path) -> None:
     """A file for each month; those that are there already are kept."""
-    city, months = City(config), defaultdict(list)
+    city = City(config)
+    months = defaultdict(list)
     for day in range(config.days):
         months[(config.start + timedelta(days=day)).strftime("%Y-%m")].append(day)
+
     for place, (month, days) in enumerate(months.items()):
         path = folder / f"green_tripdata_{month}.parquet"
         if not path.exists():
