@@ -46,6 +46,7 @@ def _print(manifest: Manifest, lake: Path) -> None:
     console.print(f"snapshot {manifest.id}", highlight=False)
     days = f"{len(facts['tables']['events'])} days, {facts['first_day']} to {facts['last_day']}"
     console.print(f"{facts['rows']:,} rows of {days}", highlight=False)
+
     if facts["quarantined"]:
         table = Table("rejected because", "rows")
         for reason, rows in sorted(facts["quarantined"].items(), key=lambda one: -one[1]):

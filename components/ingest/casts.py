@@ -56,11 +56,14 @@ def cast_sql(shape: Shape, schema: Schema, carried: pa.Schema, timezone: str, wh
     typed = [f"{quoted(alias(field.name))} AS {quoted(field.name)}" for field in given]
     others = [f"{_carried(field, shape, schema)} AS {carried_name(place)}" for place, field in enumerate(carried)]
     kept = [carried_name(place) for place in range(len(carried))]
-    label, fields = schema.LABEL, [quoted(field.name) for field in schema.FIELDS]
+
+    fields = [quoted(field.name) for field in schema.FIELDS]
+    label = schema.LABEL
     when = f"coalesce(label_timestamp, event_timestamp + INTERVAL {label.delay_days} DAY)"
     known = f"CASE WHEN {quoted(label.column)} IS NOT NULL THEN {when} END AS label_timestamp"
     broken = _case([(f"({condition})", literal(reason)) for reason, condition in schema.RULES.items()])
     delay = f"epoch_us(label_timestamp) - epoch_us(event_timestamp) AS {LABEL_DELAY}"
+
     return f"""
         WITH read AS (SELECT {", ".join(["*", *steps])} FROM raw),
         typed AS (SELECT {", ".join([*typed, *others])},
@@ -86,6 +89,7 @@ def _cast(field: Field, shape: Shape, schema: Schema, timezone: str, where: str)
         column = f"nullif(trim({column}), '')"
     if pa.types.is_floating(kind):
         column = f"(CASE WHEN isnan({column}) THEN NULL ELSE {column} END)"
+
     family = family_of(kind)
     if family not in READABLE[field.kind]:
         wanted = " or ".join(sorted(READABLE[field.kind]))
@@ -93,6 +97,7 @@ def _cast(field: Field, shape: Shape, schema: Schema, timezone: str, where: str)
     if field.kind is Kind.MONEY and family == "decimal" and kind.scale <= 2:
         family = "cents"
     cast = BUILDERS[field.kind](field.name, column, family, timezone)
+
     if field.name == "label_timestamp" and schema.LABEL.column in shape.name_of:
         # A time without a label is forgotten, so it may be anything: exports write the year 9999 for "not yet".
         known = f"{quoted(alias(schema.LABEL.column))} IS NOT NULL"

@@ -42,6 +42,7 @@ def reasons(batch: pa.Table, fields: tuple[Field, ...]) -> NDArray[Any]:
     checked = list(schema.columns)
     frame = batch.select(checked).to_pandas(types_mapper=pd.ArrowDtype)
     found: NDArray[Any] = np.full(len(frame), None, dtype=object)
+
     try:
         with warnings.catch_warnings():
             # pandera joins failure cases of which some hold only nulls; pandas will type that differently one day.
@@ -52,6 +53,7 @@ def reasons(batch: pa.Table, fields: tuple[Field, ...]) -> NDArray[Any]:
         order = cases["column"].map({name: place for place, name in enumerate(checked)})
         cases = cases.assign(order=order).sort_values("order", kind="stable").drop_duplicates("index")
         found[cases["index"].to_numpy(dtype=np.int64)] = [_reason(*case) for case in _cases(cases)]
+
     return found
 
 

@@ -77,12 +77,14 @@ def _hash(stream: Any, group: pq.RowGroupMetaData, schema: str) -> str:
     chunks = [group.column(index) for index in range(group.num_columns)]
     starts = [min(one.dictionary_page_offset or one.data_page_offset, one.data_page_offset) for one in chunks]
     ends = [start + one.total_compressed_size for start, one in zip(starts, chunks, strict=True)]
+
     digest = hashlib.sha256(schema.encode())
     stream.seek(min(starts, default=0))
     left = max(ends, default=0) - min(starts, default=0)
     while left > 0 and (piece := stream.read(min(left, _HASH_BYTES))):
         digest.update(piece)
         left -= len(piece)
+
     return digest.hexdigest()
 
 

@@ -55,6 +55,7 @@ def resolve(raw: pa.Schema, schema: Schema, column_map: Mapping[str, str], where
     twice = sorted({name for name in raw.names if folded.count(name.upper()) > 1})
     if twice:
         raise SchemaMismatch(f"{where}: columns {twice} appear more than once. Rename them in the export.")
+
     name_of: dict[str, str] = {}
     for name in raw.names:
         ours = column_map.get(name) or (by_upper.get(name.upper()) if name not in column_map else None)
@@ -64,9 +65,11 @@ def resolve(raw: pa.Schema, schema: Schema, column_map: Mapping[str, str], where
             both = sorted([name_of[ours], name])
             raise SchemaMismatch(f"{where}: columns {both} both mean {ours!r}. Drop one of them, or map another name.")
         name_of[ours] = name
+
     missing = [name for name in required(schema) if name not in name_of]
     if missing:
         raise SchemaMismatch(_missing(missing, raw.names, set(name_of.values()), where))
+
     return Shape(raw, name_of, schema.CARRIED_TYPES)
 
 

@@ -39,14 +39,17 @@ class DelimitedReader:
         with unpacking(file.name), file.open() as stream:
             sample = stream.read(_SAMPLE_BYTES)
         require_text(sample, file.name)
+
         self._carriage_returns = ends_in_carriage_returns(sample)
         self.encoding = encoding or encoding_of(sample)
         if not encoding and self.encoding == "latin-1":
             log("ingest reads as latin-1, for it is not UTF-8", file=file.name)
+
         with self._open() as text:
             _, self._header, named_delimiter = text.head()
         header = _decode(self._header, file.name).rstrip("\r\n")
         self.delimiter = delimiter or named_delimiter or _delimiter(header, schema, column_map)
+
         fields = next(csv.reader([header], delimiter=self.delimiter))
         raw = pa.schema([(name, pa.string()) for name in named(fields)])
         self.shape: Shape = resolve(raw, schema, column_map, file.name)
@@ -56,6 +59,7 @@ class DelimitedReader:
         with self._open() as text:
             above, header, _ = text.head()
             position = len(above) + len(header)
+
             for segment in known:
                 data = text.read(segment.end - segment.start)
                 if segment.start != position or segment.hash != _hash(identity, data) or not data.endswith(b"\n"):
@@ -63,6 +67,7 @@ class DelimitedReader:
                     break
                 position = segment.end
                 yield Stretch(segment, True, partial(self._read, data))
+
             while data := text.lines(SEGMENT_BYTES):
                 fresh = Segment(start=position, end=position + len(data), hash=_hash(identity, data))
                 position = fresh.end
@@ -99,6 +104,7 @@ class DelimitedReader:
             )
         except pa.ArrowInvalid as error:
             raise InvalidInput(f"{self.file.name} cannot be read as delimited text: {error}") from error
+
         skipped = {place for place, _ in malformed}
         places = [place for place in range(len(table) + len(skipped)) if place not in skipped] if skipped else None
         yield RawRows(table, places or range(len(table)), malformed)

@@ -75,8 +75,10 @@ class Index:
             document: dict[str, Any] = json.loads(path.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return cls()
+
         if document.pop("version", None) != INDEX_VERSION:
             return cls()
+
         return cls(
             snapshot=document["snapshot"],
             files={name: _file(record) for name, record in document["files"].items()},

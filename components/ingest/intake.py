@@ -70,6 +70,7 @@ class Intake:
         first = self._waiting[0][0].shape if self._waiting else origin.shape
         if self._days is not days or not first.raw.equals(origin.shape.raw) or first.name_of != origin.shape.name_of:
             self.flush()
+
         self._days = days
         self._waiting.append((origin, raw))
         if days is None:
@@ -79,9 +80,11 @@ class Intake:
 
     def flush(self) -> None:
         """Work off what is waiting."""
-        waiting, self._waiting = self._waiting, []
+        waiting = self._waiting
+        self._waiting = []
         if not waiting:
             return
+
         raw = pa.concat_tables([rows.table for _, rows in waiting])
         origins = np.repeat([origin.number for origin, _ in waiting], [len(rows.table) for _, rows in waiting])
         places = np.concatenate([origin.first_row + np.asarray(rows.rows, np.int64) for origin, rows in waiting])
@@ -89,6 +92,7 @@ class Intake:
         sql = cast_sql(first.shape, self._schema, self._carried, self._timezone, first.path)
         numbered = raw.rename_columns([raw_name(place) for place in range(raw.num_columns)])
         typed = self._staging.query(sql, raw=numbered)
+
         reason = reasons(typed, self._schema.FIELDS)
         if self._days is None:
             self._set_aside(waiting, raw, reason, origins, places)
@@ -100,12 +104,14 @@ class Intake:
     ) -> None:
         days = pc.cast(typed["event_timestamp"], pa.int64()).to_numpy() // DAY_US
         batch = typed
+
         for name in self._hidden:
             hidden = pseudonymise(batch[name], self._key, self._pseudonyms[name])
             batch = batch.set_column(batch.schema.get_field_index(name), name, hidden)
         batch = batch.append_column("__segment", pa.array(origins, pa.int32()))
         batch = batch.append_column("__row", pa.array(places, pa.int64()))
         self._staging.add(batch.append_column("__day", pa.array(days, pa.int32())), self._days)
+
         if self._days is None:
             for origin, _ in waiting:
                 seen = set(origin.segment.days) | set(np.unique(days[origins == origin.number]).tolist())

@@ -69,10 +69,12 @@ def _money(name: str, column: str, family: str, _: str) -> Cast:
     if family == "cents":
         steps = ((source, column), (alias(name), f"TRY_CAST({source} AS DECIMAL(12, 2))"))
         return Cast(steps, ((f"{source} IS NOT NULL AND {alias(name)} IS NULL", f"{name}_too_large"),))
+
     exact = f"TRY_CAST({source} AS DECIMAL(30, 8))"
     number = f"TRY_CAST({source} AS DOUBLE)"
     if family == "text":  # DuckDB reads 1_000 as 1000; nobody who exports money means that
         exact = f"CASE WHEN NOT contains({source}, '_') THEN {exact} END"
+
     return Cast(
         (
             (source, column),
@@ -102,8 +104,12 @@ def _class(name: str, column: str, family: str, _: str) -> Cast:
 
 def _instant(name: str, column: str, family: str, timezone: str) -> Cast:
     """Instants as they are; naive times are UTC, or local to `timezone` when one is given."""
-    source, naive, read = f"__{name}_source", f"__{name}_naive", f"__{name}_read"
-    steps, problems = [(source, column)], [_unreadable(name, read)]
+    source = f"__{name}_source"
+    naive = f"__{name}_naive"
+    read = f"__{name}_read"
+    steps = [(source, column)]
+    problems = [_unreadable(name, read)]
+
     instant = f"TRY_CAST({source} AS TIMESTAMPTZ)"
     if timezone != UTC and family in ("text", "naive timestamp", "date"):
         plain = f"TRY_CAST({source} AS TIMESTAMP)"
@@ -114,6 +120,7 @@ def _instant(name: str, column: str, family: str, timezone: str) -> Cast:
             instant = f"CASE WHEN {has_offset} THEN TRY_CAST({source} AS TIMESTAMPTZ) ELSE {instant} END"
         steps.append((naive, plain))
         problems += _clock_changes(name, read, naive, timezone)
+
     finite = f"nullif(nullif({instant}, TIMESTAMPTZ 'infinity'), TIMESTAMPTZ '-infinity')"
     inside = f"{read} >= TIMESTAMPTZ '{FIRST_INSTANT}' AND {read} < TIMESTAMPTZ '{END_INSTANT}'"
     steps += [(read, finite), (alias(name), f"CASE WHEN {inside} THEN {read} END")]

@@ -36,12 +36,14 @@ def write_partition(lake: Path, scratch: Path, day: int, rows: pa.Table, event_i
         use_dictionary=texts or False,
         store_decimal_as_integer=True,
     )
+
     digest = sha256_file(aside)
     path = partition_path(lake, day, digest)
     if path.exists():
         aside.unlink()
     else:
         _publish(aside, path)
+
     ids = pc.min_max(rows[event_id]).as_py()
     return DayRecord(hash=digest, rows=len(rows), first_id=ids["min"], last_id=ids["max"])
 

@@ -39,6 +39,7 @@ class Quarantine:
         text: pa.Table = self._db.sql("SELECT CAST(COLUMNS(*) AS VARCHAR) FROM rejected").to_arrow_table()
         self._db.unregister("rejected")
         text = text.rename_columns(raw.column_names)
+
         columns = {
             "reason": pa.array(list(reasons), pa.string()),
             "source_file": pa.array([path] * len(raw), pa.string()),

@@ -78,13 +78,16 @@ class Refresh:
         )
         quarantine = Quarantine(self.scratch / "quarantine", staging.db)
         intake = Intake(staging, quarantine, self.schema, carried, self.config.timezone, self.config.pseudonym_key)
+
         for file in track(files, "ingest reads", total=len(files)):
             self.files[file.name] = self._scan(file, intake)
         intake.flush()
+
         if not any(segment.rows for segment in self._segments()):
             raise InvalidInput(
                 f"{files[0].name} and the other {len(files) - 1} files hold no rows; wanted at least one"
             )
+
         days, conflicts = self._remake(self._stage_touched(intake, staging), staging, quarantine)
         stray = self._set_strays_aside(days, quarantine)
         index = Index(snapshot=self.before.snapshot, files=self.files, days=days, conflicts=conflicts)
@@ -97,9 +100,11 @@ class Refresh:
         kept = [decode_schema(record.carried) for path in self._sources if (record := self._old(path))]
         if not kept:
             self._check_column_map()
+
         known = self.schema.CARRIED_TYPES
         now = unify([*kept, *(self._reader(path).shape.carried for path in changed)], known)
         was = unify((decode_schema(record.carried) for record in self.before.files.values()), known)
+
         if self.before.files and not now.equals(was):
             self.before = Index()
             return self._carried()
@@ -127,9 +132,11 @@ class Refresh:
         old = self._old(file.name)
         if old is not None:
             return old
+
         reader = self._reader(file.name)
         known = self.before.files[file.name].segments if file.name in self.before.files else []
         record = FileRecord(stamp=file.stamp, carried=encode_schema(reader.shape.carried), segments=[])
+
         for stretch in reader.scan(known):
             record.segments.append(stretch.segment)
             if not stretch.known:
@@ -157,6 +164,7 @@ class Refresh:
         touched = {day for path, one in self._placed() if (path, one.start) in fresh for day in one.days}
         touched |= {day for _, one in gone for day in one.days}
         staged: dict[tuple[str, int], set[int]] = {}
+
         while True:
             for path, record in self.files.items():
                 wanted = [one for one in record.segments if (path, one.start) not in fresh]
@@ -179,6 +187,7 @@ class Refresh:
         wanted = [one for one in segments if missing[one.start]]
         if not wanted:
             return
+
         for segment, raw in self._reader(path).reread(wanted):
             origin = self._origin(path, segment, self.files[path])
             intake.take(origin, raw, frozenset(missing[segment.start]))
@@ -191,9 +200,11 @@ class Refresh:
         for row, day in self.before.conflicts:
             days_of[row].add(day)
         more = {day for days in days_of.values() if days & touched for day in days}
+
         span = staging.id_range()
         if span is None:
             return more
+
         clean = {day: record for day, record in self.before.days.items() if day not in touched and record.rows}
         overlapping = {
             day: partition_path(self.lake, day, record.hash)
@@ -210,9 +221,11 @@ class Refresh:
         """Partitions of all days, and every (id, day) that clashes."""
         losers = staging.settle_repeated()
         self._set_losers_aside(losers, quarantine)
+
         days = {day: record for day, record in self.before.days.items() if day not in touched}
         for day, rows in track(staging.days(), "ingest writes"):
             days[day] = write_partition(self.lake, self.scratch, day, rows, self.schema.EVENT_ID)
+
         conflicts = [(row, day) for row, day in self.before.conflicts if day not in touched]
         lost = losers.select(["day", "reason", "event_id"]).to_pydict().values()
         for day, reason, row in zip(*lost, strict=True):
@@ -220,6 +233,7 @@ class Refresh:
             record.repeated[reason] = record.repeated.get(reason, 0) + 1
             if reason == "conflicting_id":
                 conflicts.append((row, day))
+
         self._take_over_quarantine(touched, quarantine)
         return days, conflicts
 
@@ -228,6 +242,7 @@ class Refresh:
         by_number = {origin.number: origin for origin in self._numbers.values()}
         numbers, rows, days = (losers[name].to_numpy() for name in ("segment", "row", "day"))
         reasons = np.asarray(losers["reason"].to_pylist(), dtype=object)
+
         for number in np.unique(numbers).tolist():
             origin = by_number[number]
             for _, raw in self._reader(origin.path).reread([origin.segment]):

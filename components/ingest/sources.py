@@ -73,11 +73,13 @@ def _listed(source: str) -> list[SourceFile]:
         raise ConfigError(f"{shown}: its protocol needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise InvalidInput(f"{shown} is not a path or URI that can be read: {redacted(str(error))}") from None
+
     fs.invalidate_cache()  # object stores remember listings for as long as the process lives
     paths = sorted(_expand(fs, path, shown))
     if not paths:
         wanted = ", ".join(sorted(PARQUET | DELIMITED))
         raise NotFound(f"no events at {shown}. Wanted a file, a folder or a glob of files ending in {wanted}.")
+
     files = [SourceFile(fs, path, _stamp(fs, path)) for path in paths]
     if len({file.name for file in files}) < len(files):
         raise InvalidInput(f"{shown}: some files differ in nothing but their query; wanted a name for each")
@@ -106,11 +108,13 @@ def _stamp(fs: Any, path: str) -> str:
 def _expand(fs: Any, path: str, shown: str) -> list[str]:
     if fs.isfile(path):
         return [path]
+
     folder = isinstance(fs, LocalFileSystem) and fs.isdir(path)  # whose name may have brackets in it
     if _GLOB & set(path) and not folder:
         return [found for found in fs.glob(path) if fs.isfile(found)]
     if not fs.isdir(path):
         raise NotFound(f"{shown} does not exist")
+
     below = [found for found in fs.find(path) if not _hidden(found, path)]
     known = [found for found in below if _suffix(found) in PARQUET | DELIMITED]
     if len(known) < len(below):

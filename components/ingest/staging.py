@@ -33,9 +33,11 @@ class Staging:
         self._carried = [carried_name(place) for place in range(len(carried))]
         self._inside = [*workload.EVENTS.names, *self._carried]
         self._names = ", ".join(quoted(name) for name in self._inside)
-        self._id, self._label = quoted(workload.EVENT_ID), quoted(workload.LABEL.column)
+        self._id = quoted(workload.EVENT_ID)
+        self._label = quoted(workload.LABEL.column)
         unlike = {workload.EVENT_ID, workload.LABEL.column, "label_timestamp"}
         self._identity = ", ".join(quoted(name) for name in workload.EVENTS.names if name not in unlike)
+
         self.db = duckdb.connect()
         for setting, value in {
             "TimeZone": "UTC",
@@ -72,10 +74,12 @@ class Staging:
             known = pa.table({"id": [row for row, _ in conflicts], "day": [day for _, day in conflicts]})
             rows = self.tuples(f"SELECT DISTINCT day FROM known SEMI JOIN staged ON id = {self._id}", known=known)
             touched |= {day for (day,) in rows}
+
         for day, path in partitions.items():
             sql = f"SELECT 1 AS hit FROM {_literal(path)} SEMI JOIN staged USING ({self._id}) LIMIT 1"
             if self.tuples(sql):
                 touched.add(day)
+
         return touched
 
     def id_range(self) -> tuple[int, int] | None:
@@ -96,7 +100,9 @@ class Staging:
 
     def _losers_sql(self) -> str:
         tie = "".join(f", CAST({name} AS VARCHAR)" for name in self._carried)
-        one, label = self._id, self._label
+        one = self._id
+        label = self._label
+
         return f"""
             WITH suspects AS (SELECT * FROM staged SEMI JOIN repeated USING ({one})),
             counted AS (SELECT {one}, count(DISTINCT hash({self._identity})) AS versions FROM suspects GROUP BY 1),
@@ -123,6 +129,7 @@ class Staging:
                 f"SELECT {self._names}, __day FROM staged WHERE __day BETWEEN {first} AND {last} "
                 f"ORDER BY event_timestamp, {self._id}"
             )
+
             start = 0
             for day, rows in counts:
                 if first <= day <= last:

@@ -35,9 +35,11 @@ class Text:
         self._path = path
         self._encoding = encoding
         self._carriage_returns = carriage_returns
+
         plain = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
         self._decoder = None if plain else codecs.getincrementaldecoder(encoding)()
         self._buffer = b""
+
         if plain:
             with unpacking(path):
                 start = stream.read(len(codecs.BOM_UTF8))
@@ -100,22 +102,26 @@ class Text:
             data += piece
             if len(piece) < size:  # the end of the file
                 return data
-            if cut := _line_end(data):
+            cut = _line_end(data)
+            if cut:
                 break
         else:
             cut = data.rfind(b"\n") + 1 or len(data)  # a stray quote: no even place will come
+
         self.unread(data[cut:])
         return data[:cut]
 
     def _more(self, size: int) -> bytes:
         with unpacking(self._path):
             piece = self._raw.read(size)
+
         if self._decoder is None:
             return self._ended(piece)
         try:
             text = self._decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
             raise InvalidInput(f"{self._path} is not {self._encoding}: {error}. Name it with --encoding.") from error
+
         if piece and not text:  # half a character
             return self._more(size)
         return self._ended(text.encode())
@@ -142,8 +148,10 @@ def encoding_of(sample: bytes) -> str:
     for mark, name in _BOMS:
         if sample.startswith(mark):
             return name
+
     if b"\0" in sample[:512]:
         return "utf-16-le" if sample[1:2] == b"\0" else "utf-16-be"
+
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError:

@@ -41,6 +41,7 @@ def agreement(rows: pa.Table, lake: Path, workload: Workload, sample: int, toler
     sets = [made for made in list_manifests(lake / "feature_sets", "feature_set") if made.workload == workload.name]
     whole = rows.filter(pc.and_(pc.is_valid(rows["features"]), pc.invert(pc.fill_null(rows["degraded"], True))))
     whole = whole.filter(pc.equal(pc.fill_null(whole["feature_service"], ""), workload.features.FEATURE_SERVICE))
+
     for feature_set in reversed(sets):
         held = {day_number(date.fromisoformat(day)) for day in feature_set.facts["tables"]["events"]}
         candidates = np.flatnonzero(np.isin(day_of(whole), sorted(held)))
@@ -52,21 +53,25 @@ def agreement(rows: pa.Table, lake: Path, workload: Workload, sample: int, toler
 
 
 def _compare(rows: pa.Table, feature_set: Manifest, workload: Workload, tolerance: float) -> Agreement:
-    event_id, names = workload.schema.EVENT_ID, workload.features.FEATURE_NAMES
+    event_id = workload.schema.EVENT_ID
+    names = workload.features.FEATURE_NAMES
     days = sorted(set(day_of(rows).tolist()))
     files = [path for day in days for path in feature_set.table("events", date_of(day), date_of(day))]
     wanted = pc.field(event_id).isin(rows[event_id])
     columns = [event_id, *names]
     offline = pq.read_table(files, columns=columns, filters=wanted, partitioning=None)
+
     place = {identity: number for number, identity in enumerate(offline[event_id].to_pylist())}
     pairs = [(row, place[i]) for row, i in enumerate(rows[event_id].to_pylist()) if i in place]
     if not pairs:
         return Agreement(feature_set.id, 0, 0, {})
+
     here, there = (np.array(side) for side in zip(*pairs, strict=True))
     batch = np.stack([offline[name].to_numpy()[there] for name in names], axis=1)
     logged = matrix(rows.take(pa.array(here)), len(names))
     apart = np.abs(logged - batch)
     differs = ~(apart <= tolerance * (1 + np.abs(batch)))  # a missing feature differs
+
     often = [i for i in np.argsort(-differs.sum(axis=0))[:5] if differs[:, i].any()]
     worst = {names[i]: float(np.nanmax(np.where(differs[:, i], apart[:, i], 0))) for i in often}
     return Agreement(feature_set.id, len(pairs), int(differs.any(axis=1).sum()), worst)

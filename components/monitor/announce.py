@@ -30,8 +30,10 @@ def event_of(report: Manifest) -> dict[str, Any]:
     finding = [facts["model_name"], *facts["model_versions"], *facts["failed"], since, facts["as_of"][:10]]
     names = ("model_name", "retrain", "reason", "failed", "alarm_day", "as_of", "model_versions")
     data = {name: facts[name] for name in names} | {"episode": episode_of(report), "state": facts["episode"]}
+
     if facts["episode"] == ENDED and not facts["retrain"]:
         data["reason"] = f"no decay in the last reports of {', '.join(facts['model_versions'])}"
+
     return {
         "specversion": "1.0",
         "type": TYPE,
@@ -58,11 +60,14 @@ def announce(report: Manifest, url: str) -> str:
     """
     if report.facts["passed"] and report.facts["episode"] != ENDED:
         return "nothing to announce: the verdict passed"
+
     event = event_of(report)
     if not url:
         return f"not sent: MILLRACE_RETRAINING_TRIGGER_URL is empty; failed: {', '.join(report.facts['failed'])}"
-    body, kind = json.dumps(event).encode(), "application/cloudevents+json"
-    request = urllib.request.Request(url, data=body, headers={"content-type": kind})  # noqa: S310 - from a setting
+
+    body = json.dumps(event).encode()
+    headers = {"content-type": "application/cloudevents+json"}
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - from a setting
     try:
         with open_directly(request, TIMEOUT_S) as answer:
             said = answer.read().decode(errors="replace")
@@ -70,5 +75,6 @@ def announce(report: Manifest, url: str) -> str:
         raise Unavailable(f"the trigger at {url} answered {error.code}: {error.read()[:300].decode()!r}") from error
     except OSError as error:
         raise Unavailable(f"the trigger at {url} cannot be reached: {error}. Start it, then run this again.") from error
+
     log("announced", id=event["id"], retrain=report.facts["retrain"], answer=said[:200])
     return said

@@ -72,9 +72,12 @@ def read(settings: Settings, as_of: datetime, config: MonitorConfig) -> tuple[pa
     """The window's answers with the labels known at `as_of`, and the last days' answers with their features."""
     if as_of.tzinfo is None:
         raise InvalidInput(f"as_of is {as_of}; wanted an instant with its zone, such as 2018-09-30T00:00:00Z")
+
     since = as_of.astimezone(UTC) - timedelta(days=config.window_days)
-    database, workload = engine(settings), settings.workload
+    database = engine(settings)
+    workload = settings.workload
     columns = columns_of(workload)
+
     try:
         rows = read_predictions(
             database, workload, since, as_of, with_labels_known_at=as_of, columns=columns, by="event_timestamp"
@@ -106,11 +109,13 @@ def facts_of(
     decayed = [name for name in failed if family(name) in DECAY]
     episodes = follow(before, map(version_of, decayed), watched.serving, watched.as_of.date())
     since = [watched.alarm_day(version, config.mean_days_between_false_alarms) for version in watched.serving]
+
     metrics = {
         f"{name}_v{version}": figure.value
         for version, week in watched.weeks.items()
         for name, figure in week.figures.items()
     }
+
     return {
         "as_of": watched.as_of.isoformat(),
         "passed": verdict.passed,

@@ -107,13 +107,16 @@ def gather(
     groups = _by_day_and_version(rows)
     versions = list(dict.fromkeys(version for _, version in groups))
     known = references(versions, rows, done, lake, workload, yardstick, config)
+
     days = [
         stretch(part, v, yardstick, complete=day in done, resamples=config.resamples)
         for (day, v), part in groups.items()
     ]
-    by_version = {v: part for v in versions if len(part := _of(rows, v, done))}
+    parts = {v: _of(rows, v, done) for v in versions}
+    by_version = {v: part for v, part in parts.items() if len(part)}
     last = {v: _last_days(part, WEEK) for v, part in by_version.items()}
     curves = {v: yardstick.reliability(yardstick.sample(week)) for v, week in last.items()}
+
     return Watched(
         as_of=as_of,
         workload=workload,
@@ -171,6 +174,7 @@ def _estimates(
     for (day, version), part in groups.items():
         if day <= max(done, default=0) or version not in known:
             continue
+
         rows = yardstick.unlabelled(part)
         flagged = np.asarray(pc.equal(pc.fill_null(part["decision"], ""), REVIEW).to_numpy(zero_copy_only=False))
         found = expected(rows.rows, rows.answers, flagged, learned[version], yardstick.k, config.estimate_draws, day)
@@ -183,6 +187,7 @@ def _feed(rows: pa.Table, latest: pa.Table, as_of: datetime, workload: Workload,
     last_day = latest.filter(pc.greater_equal(latest["event_timestamp"], _at(as_of - timedelta(days=1))))
     features = matrix(last_day, len(workload.features.FEATURE_NAMES))
     latency = [value for value in last_day["latency_ms"].to_pylist() if value is not None]
+
     return Feed(
         answers=len(rows),
         newest_event=newest.isoformat() if newest else "",

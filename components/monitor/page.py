@@ -47,22 +47,27 @@ def write(path: Path, watched: Watched, verdict: Verdict, config: MonitorConfig)
     workload = watched.workload
     units = workload.judging.UNIT_NOUN[1]
     page = Page("Outcomes", f"as known at {watched.as_of:%Y-%m-%d %H:%M} UTC")
+
     page.facts(_facts(watched))
     page.heading("Verdict", "A failed rule is an alarm. Decay asks for a retraining; a broken feed does not.")
     page.verdict(verdict)
+
     for text in _unknown(watched):
         page.text(text)
+
     dashed = "; dashed: estimated, no labels yet" if watched.estimates else ""
     page.heading("By day and version", f"Intervals are 95 %, from resampled {units}{dashed}.")
     by_day = BY_DAY[workload.task]
     page.figures(*(_by_day(watched, name) for name in by_day[:2]))
     page.figures(_evidence(watched, config), *([_calibration(watched)] if watched.reliability else []))
+
     page.heading("The last judged week")
     shown = list(dict.fromkeys(name for week in watched.weeks.values() for name in week.figures))
     positives = _positives(watched)
     page.table(
         ["version", "days", "rows", *positives, *(_name(watched, name) for name in shown)], _weeks(watched, shown)
     )
+
     page.heading("Days", f"The last {SHOWN_DAYS} of them; figures follow once labels are in.")
     heads = [SHORT.get(name) or _name(watched, name) for name in by_day]
     page.table(["day", "version", "rows", "labelled", *positives, *heads], _days(watched, by_day))
@@ -106,6 +111,7 @@ def _unknown(w: Watched) -> list[str]:
         for version in w.serving
         if version not in w.references
     ]
+
     if w.feed.silences is None:
         missing.append("The feed's volume was not judged: fewer than three whole days are in the log.")
     if w.agreement is None:
@@ -117,6 +123,7 @@ def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
     unit = w.workload.schema.LABEL.unit if name not in SHARES else ""
     plot, axes = figure(_capital(_name(w, name)), "", unit)
     versions = list(dict.fromkeys(day.model_version for day in w.days))
+
     for place, version in enumerate(versions):
         colour = COLOURS[place % len(COLOURS)]
         judged = [(d.first_day, d.figures[name]) for d in w.days if d.model_version == version and name in d.figures]
@@ -131,6 +138,7 @@ def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
         axes.plot([], [], color=colour, label=f"version {version}")
         if version in w.references:
             axes.axhline(w.references[version].figures[name].value, color=colour, lw=0.8, ls=":")
+
     _dates(axes)
     if name in SHARES:
         axes.set_ylim(0, 1.03)
@@ -141,10 +149,12 @@ def _by_day(w: Watched, name: str) -> tuple[Figure, str]:
 
 def _evidence(w: Watched, config: MonitorConfig) -> tuple[Figure, str]:
     plot, axes = figure("Evidence that the loss has grown", "", "")
+
     for place, (version, items) in enumerate(w.loss.items()):
         days = [datetime.combine(item.day, datetime.min.time()) for item in items]
         values = [min(max(item.value, 1e-3), 1e12) for item in items]
         axes.plot(days, values, color=COLOURS[place % len(COLOURS)], marker="o", ms=2.5, label=f"version {version}")
+
     axes.axhline(config.mean_days_between_false_alarms, color=BAD, lw=1, ls="--", label="alarm")
     axes.set_yscale("log")
     axes.minorticks_off()

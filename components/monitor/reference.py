@@ -45,6 +45,7 @@ def references(
         for item in list_manifests(lake / "promotions", "promotion")
         if item.workload == workload.name
     }
+
     found: dict[str, Reference] = {}
     for version in versions:
         source, sample = _evaluated(promoted.get(version), lake, workload, yardstick)

@@ -31,14 +31,17 @@ def judge(watched: Watched, config: MonitorConfig) -> tuple[Rule, ...]:
         Rule("missing_feature_share", feed.missing_feature_share, "<=", config.max_missing_feature_share, "last day"),
         Rule("days_without_labels", len(feed.days_without_labels), "<=", 0, ", ".join(feed.days_without_labels)),
     ]
+
     if feed.silences is not None:
         worst = feed.silences[0] if feed.silences else None
         detail = f"{worst.range}: {worst.events} of {worst.expected:.0f} in {worst.minutes} minutes" if worst else ""
         rules.append(Rule("silent_windows", len(feed.silences), "<=", 0, detail))
+
     if watched.agreement is not None:
         found = watched.agreement
         detail = f"{found.differing} of {found.rows} against feature set {found.feature_set} {found.worst or ''}"
         rules.append(Rule("feature_disagreement_share", found.share, "<=", config.max_disagreement_share, detail))
+
     for version in watched.serving:
         rules += _of_version(watched, version, config)
     return tuple(rules)
@@ -58,17 +61,23 @@ def _of_version(watched: Watched, version: str, config: MonitorConfig) -> list[R
     reference = watched.references.get(version)
     if reference is None:
         return []
+
     rules = []
     usual = reference.figures
-    if loss := watched.loss.get(version):
+
+    loss = watched.loss.get(version)
+    if loss:
         limit = config.mean_days_between_false_alarms
         day = watched.alarm_day(version, limit)
         highest = max(item.value for item in loss)
         detail = f"reached on {day}" if day else f"over {len(loss)} judged days"
         rules.append(Rule(f"{CONCEPT_DRIFT}[v{version}]", highest, "<", limit, detail))
-    if week := watched.weeks.get(version):
+
+    week = watched.weeks.get(version)
+    if week:
         of_task = _of_quantity if watched.workload.task is Task.REGRESSION else _of_class
         rules += of_task(version, week, usual, config)
+
     estimates = [figures["average_precision"] for _, v, figures in watched.estimates if v == version]
     if estimates:
         kept = max(item.high for item in estimates[-3:]) / usual["average_precision"].value
@@ -79,7 +88,8 @@ def _of_version(watched: Watched, version: str, config: MonitorConfig) -> list[R
 
 def _of_class(version: str, week: Stretch, usual: Mapping[str, Interval], config: MonitorConfig) -> list[Rule]:
     """The last judged week still ranks as it did, and its scores are still probabilities."""
-    precision, error = week.figures["average_precision"], week.figures["calibration_error"]
+    precision = week.figures["average_precision"]
+    error = week.figures["calibration_error"]
     return [
         Rule(
             f"{PRECISION_KEPT}[v{version}]",
@@ -110,8 +120,10 @@ def _of_quantity(version: str, week: Stretch, usual: Mapping[str, Interval], con
             f"{error} in {week.first_day} … {week.last_day}, was {usual['mae']}",
         )
     ]
+
     if "coverage" in week.figures and "coverage" in usual:
-        held, before = week.figures["coverage"], usual["coverage"]
+        held = week.figures["coverage"]
+        before = usual["coverage"]
         drop = before.low - held.high
         rules.append(Rule(f"coverage_drop[v{version}]", drop, "<=", config.max_coverage_drop, f"{held}, was {before}"))
     return rules

@@ -39,9 +39,11 @@ def choose_trees(
     """The trees to serve beside the network (None: none), and what was found of each weight tried."""
     if config.rounds < 1:
         return None, {}
+
     boosted = fit(network, data, config)
     parts = [_answers(network, boosted, inputs) for inputs in chunks(rows)]
     alone, grown = (np.concatenate(part) for part in zip(*parts, strict=True))
+
     tried: dict[float, float | None] = {}
     losses: dict[float, float] = {}
     for weight in WEIGHTS:
@@ -52,7 +54,9 @@ def choose_trees(
         figure = network.figure(rows.label, answers)
         tried[weight] = None
         if math.isfinite(figure):
-            tried[weight], losses[weight] = figure, network.loss_of(rows.label, answers)
+            tried[weight] = figure
+            losses[weight] = network.loss_of(rows.label, answers)
+
     best = min(losses, key=lambda weight: losses[weight], default=0.0)
     chosen = Trees(boosted, best) if best else None
     return chosen, {"weight": best, network.watched.name: tried, "rounds": config.rounds}

@@ -60,6 +60,7 @@ def choose_band(
     tried: list[dict[str, float]] = []
     if not ranking(rows, full):
         return Band(None, tried)  # no positive to judge by
+
     weights = unit_weights(rows, config.resamples)
     for share in sorted(config.shares, reverse=True):
         lower = min(float(np.quantile(cheap, share)), threshold)
@@ -80,6 +81,7 @@ def _measure(
     sure = cascade.is_sure(cheap)
     loss = ranking_loss(rows, full, np.where(sure, cheap, full), weights)
     usual = ranking(rows, full) or math.nan
+
     return {
         "lower": cascade.lower,
         "saved_share": float(sure.mean()),

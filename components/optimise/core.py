@@ -107,6 +107,7 @@ def _report(model: str, decided: dict[str, Any]) -> None:
         log("optimise: graph", file=variant["file"], **figures, **times)
     for tried in measured.get("cascade", {}).get("tried", [])[-1:]:
         log("optimise: cascade", why_not=measured["cascade"]["why_not"], **tried)
+
     threshold = measured.get("threshold")
     if threshold and threshold["scaled_down"]:
         log("optimise: few units a day; the threshold reviews a share of them", capacity=threshold["review_capacity"])

@@ -66,6 +66,7 @@ def make_graphs(
     """Write both graphs to `folder`; raises GateBlocked when the float one is not torch's equal."""
     export_class(network, first_rows(rows), folder / FLOAT, trees)
     quantise(folder / FLOAT, calibration, folder / INT8)
+
     sample = spread(len(rows), config.parity_rows)
     inputs = tuple(tensor[sample] for tensor in rows.inputs)
     wanted = torch_scores(network, inputs, trees)
@@ -93,6 +94,7 @@ def measure_graphs(
     scores = {name: score_all(scorer, rows) for name, scorer in scorers.items()}
     latency = measure.latency_us(scorers, rows.inputs, config.batches, config.repeats)
     weights = unit_weights(rows.ranked, config.resamples)
+
     variants = {}
     for name in names:
         found = measure.ranking_interval(rows.ranked, scores[name], weights)
@@ -133,6 +135,7 @@ def choose(variants: Mapping[str, Variant], config: OptimiseConfig) -> Variant:
         keeps = variant.average_precision is not None and variant.loss_high <= config.ap_budget
         if keeps and max(speedups) >= config.min_speedup and min(speedups) >= 1.0:
             kept.append(variant)
+
     return min(kept, key=lambda variant: math.prod(variant.latency_us[batch] for batch in config.batches))
 
 

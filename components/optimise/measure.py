@@ -47,12 +47,14 @@ def review_threshold(rows: Judged, scores: NDArray[np.float32], capacity: int, m
     A unit's score is its highest of the day. The cap keeps a small world honest: 100 reviews a day are 3 % of the
     units active in a world of 5,000, and half of those in one of 300.
     """
-    limits, places = [], []
+    limits = []
+    places = []
     best_of = [_best_scores(rows, scores, day) for day in np.unique(rows.day)]
     for best in best_of:
         k = min(capacity, math.ceil(max_share * len(best)))
         limits.append(best[k - 1])
         places.append(k)
+
     value = float(np.float32(np.median(limits)))
     selected = [int((best >= value).sum()) for best in best_of]
     return Threshold(value, capacity, float(np.median(selected)), len(best_of), min(places) < capacity)
@@ -95,6 +97,7 @@ def latency_us(
     the caches he empties slow all alike.
     """
     taken: dict[str, dict[int, list[float]]] = {name: {b: [] for b in batches} for name in scorers}
+
     for batch in batches:
         for repeat in range(repeats):
             place = (np.arange(batch) + repeat * batch) % len(inputs[0])
@@ -103,6 +106,7 @@ def latency_us(
                 start = time.thread_time()
                 scorer(*rows)
                 taken[name][batch].append(time.thread_time() - start)
+
     return {
         name: {b: round(float(np.median(times)) * 1e6, 1) for b, times in sizes.items()}
         for name, sizes in taken.items()

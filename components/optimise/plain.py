@@ -33,12 +33,14 @@ def make_plain(
     boosting = config.boosting or data.workload.model.TREES
     trees, tried = choose_trees(network, data, rows, boosting)
     served = refitted(network, data, trees, boosting)
+
     if isinstance(network, QuantityNetwork):
         scores, told, parity = _quantity(network, rows, folder, config, trees, served)
     else:
         scores, told, parity = _class(network, rows, folder, config, trees, served)
     if rows.judged is not None:
         told["calibration"] = measure.calibration(rows.judged, scores)
+
     scorers = {FLOAT: scorer_of(folder / FLOAT)}
     variant = {
         "file": FLOAT,
@@ -64,6 +66,7 @@ def _class(
 ) -> Made:
     scores = np.concatenate([torch_scores(network, inputs, trees) for inputs in chunks(rows)])
     export_class(network, first_rows(rows), folder / FLOAT, served)
+
     inputs = _some(rows, config)
     together, alone = scored_twice(scorer_of(folder / FLOAT), inputs)
     parity = check_parity(together, alone, torch_scores(network, inputs, served), config.parity_limit)
@@ -82,6 +85,7 @@ def _quantity(
     answers = np.concatenate([torch_answers(network, inputs, trees) for inputs in chunks(rows)])
     interval = calibrate(answers, rows.label, network.coverage)
     export_quantity(network, first_rows(rows), folder / FLOAT, served, interval)
+
     inputs = _some(rows, config)
     together, alone = scored_twice(_ends_of(folder / FLOAT), inputs)
     wanted = widened(torch_answers(network, inputs, served), interval)

@@ -43,16 +43,20 @@ def make_ranked(
     nodes = _make_students(network, data, rows, folder, config.student)
     variants, scores = measure_graphs(folder, (FLOAT, INT8, *nodes), rows, config)
     served = choose({name: variants[name] for name in variants if name != CASCADE}, config).file
+
     limits = (config.review_capacity, config.max_review_share)
     threshold = measure.review_threshold(rows.ranked, scores[served], *limits)
     band, final = _with_cascade(rows, scores, served, threshold.value, config)
+
     documents = {name: variant.to_dict() for name, variant in variants.items()}
     for name, count in nodes.items():
         own = measure.review_threshold(rows.ranked, scores[name], *limits)
         documents[name] |= {"parameters": count, "decision_threshold": own.value}
+
     if STUDENT in nodes:
         alone = choose_band(rows.ranked, scores[STUDENT], scores[served], threshold.value, config.cascade).cascade
         documents[STUDENT]["certain_below"] = alone and alone.lower
+
     document: dict[str, Any] = {
         "served_file": served,
         "decision_threshold": threshold.value,
@@ -65,6 +69,7 @@ def make_ranked(
             "cascade": band.to_dict(),
         },
     }
+
     if band.cascade is not None:
         document["cascade"] = asdict(band.cascade)
     _drop_unserved(folder, document)
@@ -77,10 +82,12 @@ def _make_students(
     """Teach two students by the float graph and write them: file → nodes of its trees."""
     if config.full.rounds < 1:
         return {}
+
     features = len(network.feature_names)
     learned = lessons(network, data, scorer_of(folder / FLOAT), config)
     student = distil(learned, config.full)
     cheap = distil(learned, config.cheap, features)
+
     write_student(network, student, first_rows(rows), folder / STUDENT)
     write_cheap(cheap, features, folder / CASCADE)
     return {STUDENT: node_count(student), CASCADE: node_count(cheap)}
@@ -93,6 +100,7 @@ def _with_cascade(
     full = scores[served]
     if CASCADE not in scores:
         return Band(None, []), full
+
     cheap = scores[CASCADE]
     band = choose_band(rows.ranked, cheap, full, threshold, config.cascade)
     if band.cascade is None or not config.cascade.in_use:

@@ -45,9 +45,12 @@ def validation_rows(data: TrainingSet, length: int) -> ValidationRows:
     numbers = numbers[is_known(data.label[numbers])]
     if not len(numbers):
         raise InvalidInput(f"training set {data.manifest.id} has no labelled validation rows. Assemble more days.")
-    inputs, label = inputs_of(data, numbers, length), data.label[numbers]
+
+    inputs = inputs_of(data, numbers, length)
+    label = data.label[numbers]
     if data.workload.task is Task.REGRESSION:
         return ValidationRows(inputs, label, None)
+
     columns = data.workload.judging.COLUMNS
     table = data.table(columns.names).take(pa.array(numbers))
     return ValidationRows(inputs, label, judged(table, np.ones(len(numbers), bool), columns))

@@ -57,12 +57,15 @@ def lessons(network: Network, data: TrainingSet, teacher: Scorer, config: Studen
     rows = data.rows_of("train")
     rows = rows[is_known(data.label[rows])]
     rows = rows[sampled(data.label[rows], config.full)]
-    columns, scores = [], []
+
+    columns = []
+    scores = []
     for at in range(0, len(rows), CHUNK_ROWS):
         inputs = inputs_of(data, rows[at : at + CHUNK_ROWS], network.sequence_length)
         with torch.inference_mode():
             columns.append(network.columns(*map(torch.from_numpy, inputs)).numpy())
         scores.append(teacher(*inputs))
+
     label = data.label[rows].astype(np.float32)
     target = (1.0 - config.label_share) * np.concatenate(scores) + config.label_share * label
     weight = np.where(label == 1, 1.0, 1.0 / config.full.negative_share).astype(np.float32)

@@ -108,6 +108,7 @@ def tree_attributes(booster: Booster) -> dict[str, Any]:
     document = json.loads(booster.save_raw("json"))
     trees = document["learner"]["gradient_booster"]["model"]["trees"]
     parts: dict[str, list[Any]] = {name: [] for name in _ATTRIBUTES}
+
     for number, tree in enumerate(trees):
         left, right = tree["left_children"], tree["right_children"]
         leaves = [node for node, child in enumerate(left) if child < 0]

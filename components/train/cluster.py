@@ -66,7 +66,8 @@ class ClusterJob:
 
     def lines(self) -> Iterator[str]:
         """What changes at the job and its pods, an empty line for each look without news, a failing pod's log last."""
-        begin, seen = time.monotonic(), ""
+        begin = time.monotonic()
+        seen = ""
         while (ended := self._patiently(lambda: self.kind.ended(self._get()))) is None:
             phases, waiting = self._patiently(self._pods)
             if phases != seen:
@@ -75,6 +76,7 @@ class ClusterJob:
             self._give_up(begin, phases, waiting)
             yield ""
             time.sleep(POLL_S)
+
         self._well, said = ended
         if not self._well:
             yield f"training job {self.name} failed: {said}\n"
@@ -127,6 +129,7 @@ class ClusterJob:
         """Phases of the pods, such as `2 Running`, and why one waits (empty when none does)."""
         phases: dict[str, int] = {}
         waiting = ""
+
         for pod in self._list_pods():
             phases[pod.status.phase] = phases.get(pod.status.phase, 0) + 1
             for condition in pod.status.conditions or []:
@@ -135,6 +138,7 @@ class ClusterJob:
             for container in pod.status.container_statuses or []:
                 if container.state.waiting and container.state.waiting.reason in STUCK:
                     waiting = f"{container.state.waiting.reason}: {container.state.waiting.message}"
+
         return ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no pods yet", waiting
 
     def _give_up(self, begin: float, phases: str, waiting: str) -> None:
@@ -147,6 +151,7 @@ class ClusterJob:
                 f"Free resources or mend the image ({self._settings.train_image}), "
                 "or wait longer: MILLRACE_TRAIN_START_TIMEOUT_S"
             )
+
         if waited > self._settings.train_timeout_s:
             raise Unavailable(
                 f"training job {self.name} ran longer than MILLRACE_TRAIN_TIMEOUT_S "

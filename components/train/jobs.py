@@ -87,6 +87,7 @@ def train_job(name: str, work: Path, settings: Settings) -> dict[str, Any]:
     (container,) = pod.pop("containers")
     patched = {key: container[key] for key in ("name", "securityContext", "volumeMounts")}
     node = {"template": {"spec": {"template": {"metadata": {"labels": LABELS}, "spec": _patchable(pod, patched)}}}}
+
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",

@@ -41,6 +41,7 @@ def run_workers(training_set: Manifest, config: AnyTrainConfig, settings: Settin
         stale.unlink()
     write_text(work / JOB, json.dumps(_job(training_set, config, settings), indent=2) + "\n")
     log("training", model=identity, processes=settings.processes, rows=training_set.facts["splits"]["train"]["rows"])
+
     tracking, tail, code = _train(training_set, config, settings, identity, work)
     finished = code == 0 and (work / MODEL / "model.json").is_file()
     tracking.close("FINISHED" if finished else "FAILED")
@@ -89,6 +90,7 @@ def _job(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> 
     }
     if load(training_set.workload).recent is not None:
         description["history_length"] = training_set.facts["history_length"]
+
     return {
         "config": config.model_dump(),
         "training_set": str(training_set.folder.resolve()),

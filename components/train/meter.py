@@ -47,9 +47,11 @@ class Meter:
         """
         process = self._process
         busy = self._gpu_utilisation()
-        seconds, cpu = self._clock() - self._begin, self._cpu_clock() - self._cpu_begin
+        seconds = self._clock() - self._begin
+        cpu = self._cpu_clock() - self._cpu_begin
         sums = torch.tensor([seconds, cpu, self._stalled, busy], dtype=torch.float64, device=process.device)
         seconds, cpu, stalled, busy = (add_up(sums, process) / process.world).tolist()
+
         point = {
             "samples_per_s": samples / seconds,
             "stall_share": stalled / seconds,

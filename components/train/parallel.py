@@ -44,9 +44,11 @@ class Process:
 @contextmanager
 def processes() -> Iterator[Process]:
     """Join the other processes that torchrun started; alone without its environment. One thread each on CPUs."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+
     if cuda:
         torch.cuda.set_device(device)
     else:
@@ -54,6 +56,7 @@ def processes() -> Iterator[Process]:
         torch.set_flush_denormal(True)  # vanishing moments would otherwise cost a hundred cycles each
     if world > 1:
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE)
+
     try:
         yield Process(rank, world, device)
     finally:

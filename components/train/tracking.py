@@ -34,6 +34,7 @@ class Tracking:
         kept = work / RUN_ID
         if kept.is_file():
             return cls(client, kept.read_text())
+
         run = client.create_run(experiment_id(client, EXPERIMENT, settings), run_name=f"train-{identity}")
         _describe(client, run.info.run_id, training_set, config, settings, identity)
         write_text(kept, run.info.run_id)

@@ -29,16 +29,23 @@ class Trainer:
     """Model, moving average, optimiser and rows of one process, and the steps over them."""
 
     def __init__(self, rows: Rows, config: AnyTrainConfig, process: Process) -> None:
-        self.rows, self.config, self.process = rows, config, process
-        self.train_rows, self.validation_rows = rows.rows_of("train"), rows.rows_of("validation")
+        self.rows = rows
+        self.config = config
+        self.process = process
+        self.train_rows = rows.rows_of("train")
+        self.validation_rows = rows.rows_of("validation")
         self.train_label = rows.label[self.train_rows]
+
         torch.manual_seed(config.seed)
         self.model = network_of(rows.workload, config).to(process.device)
         self.average = network_of(rows.workload, config).to(process.device).eval()
+
         self.feed = Feed(rows, self.model.sequence_length, process.device)
         self.steps = len(epoch_rows(self.model, self.train_rows, self.train_label, config, 0))
         if config.parallel == "fsdp" and process.world > 1:
-            self.model, self.average = (parallel.divided(model, process) for model in (self.model, self.average))
+            self.model = parallel.divided(self.model, process)
+            self.average = parallel.divided(self.average, process)
+
         self.together = parallel.together(self.model, process, config.parallel)
         groups = _groups(self.model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
@@ -76,10 +83,12 @@ class Trainer:
         rate = rate_at(number, self.steps * self.config.epochs, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.gradient(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+
         with torch.no_grad():
             # Early on the average follows faster, so that the random start is forgotten.
             keep = min(self.config.average_decay, number / (number + 10.0))
@@ -90,6 +99,7 @@ class Trainer:
         """Leave the gradient of the mean loss of all processes' rows in the weights; returns the loss of these rows."""
         parts = _parts(batch, self.config.accumulate)
         total = torch.zeros((), device=self.process.device)
+
         for place, part in enumerate(parts, 1):
             # Gradients of all but the last part wait in the process: one exchange a step.
             with parallel.apart(self.together) if place < len(parts) else nullcontext():
@@ -110,15 +120,19 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The watched figure of the moving average on the validation rows: each process scores a part, all get it."""
-        rows, rank, world = self.validation_rows, self.process.rank, self.process.world
+        rows = self.validation_rows
+        rank = self.process.rank
+        world = self.process.world
         # As many for each: divided weights are gathered by all processes at once. What is too many repeats the last.
         scores = torch.zeros(-(-len(rows) // world) * world, dtype=torch.float64, device=self.process.device)
         mine = np.arange(rank, len(scores), world)
         parts = np.split(mine, range(SCORE_ROWS, len(mine), SCORE_ROWS))
         order = [rows[np.minimum(places, len(rows) - 1)] for places in parts]
+
         for places, (*inputs, _) in zip(parts, self.feed.batches(order), strict=True):
             answers = self.average(*inputs).double()
             scores[torch.from_numpy(places).to(scores.device)] = answers if answers.ndim == 1 else answers[:, 0]
+
         parallel.add_up(scores, self.process)
         figure = self.model.figure(self.rows.label[rows], scores[: len(rows)].cpu().numpy())
         return {self.model.watched.name: figure}

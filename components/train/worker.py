@@ -37,6 +37,7 @@ def run(folder: Path, process: Process) -> None:
     config = config_type(rows.workload)(**job["config"])
     trainer = Trainer(rows, config, process)
     progress, best = _begun(folder, trainer)
+
     for number in range(len(progress.curve), config.epochs):
         if progress.finished:
             break
@@ -48,6 +49,7 @@ def run(folder: Path, process: Process) -> None:
         if process.leads:
             checkpoint.keep(folder, {"trainer": state, "curve": progress.curve, "best": best, "seed": config.seed})
             log("epoch", of=config.epochs, **point)
+
     if process.leads:
         checkpoint.write_curve(folder, progress.curve)
         _write_model(folder, rows.workload, config, best, job["description"])

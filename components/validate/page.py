@@ -32,7 +32,8 @@ def write(
     facts: dict[str, Any],
 ) -> None:
     """One HTML page at `path`."""
-    workload, values = load(snapshot.workload), comparison.measured.values
+    workload = load(snapshot.workload)
+    values = comparison.measured.values
     page = Page("Data validation", f"Snapshot {snapshot.id}, {_span(snapshot.facts)}")
     page.facts(
         {
@@ -45,8 +46,10 @@ def write(
             "rejected by ingest": comparison.quarantined,
         }
     )
+
     page.heading("Verdict", "Every rule with its measured value and its limit; one failure blocks the pipeline.")
     page.verdict(verdict)
+
     page.heading("Days")
     daily = [_rows_plot(comparison, config, workload), *(_median_plot(comparison, field) for field in values)]
     if comparison.measured.classes:
@@ -54,6 +57,7 @@ def write(
     if comparison.first_seen:
         daily.append(_new_plot(comparison))
     page.figures(*daily)
+
     page.heading("Distributions", "The current days against the reference, as shares of each one's rows.")
     page.figures(*(_values_plot(comparison, field) for field in values), _time_plot(comparison))
     page.write(path)
@@ -100,14 +104,19 @@ def _new_plot(c: Comparison) -> tuple[Figure, str]:
 
 def _values_plot(c: Comparison, field: Field) -> tuple[Figure, str]:
     plot, axes = figure(_called(field).capitalize(), field.unit, "share of rows", **WIDE)
-    before, now = c.reference.values[field.name].bins.sum(axis=0), c.snapshot.values[field.name].bins[c.current]
+    before = c.reference.values[field.name].bins.sum(axis=0)
+    now = c.snapshot.values[field.name].bins[c.current]
     pair = {"reference": before, "current": now.sum(axis=0)}
     used = np.flatnonzero(sum(pair.values()))
-    first, last = used.min(initial=ZERO_BIN) // 8, used.max(initial=ZERO_BIN) // 8 + 1  # eight narrow bins together
+    # Eight narrow bins together.
+    first = used.min(initial=ZERO_BIN) // 8
+    last = used.max(initial=ZERO_BIN) // 8 + 1
     edges = _edges(8 * np.arange(first, last + 1))
+
     for (name, counts), colour in zip(pair.items(), COLOURS, strict=False):
         eight = counts[8 * first : 8 * last].reshape(-1, 8).sum(axis=1)
         axes.stairs(eight / max(eight.sum(), 1), edges, color=colour, label=name, lw=1.4)
+
     axes.set_xscale("symlog")
     legend(axes, loc="upper left")
     return plot, "On a logarithmic scale, so that a change of unit is a shift."

@@ -132,6 +132,7 @@ def entity_activity(
         f"{_select(f'{key}, count(*), 0, 1', reference)} group by 1",
         _select(f"distinct {key}, 0, 0, 1", seen),
     ]
+
     table = db.sql(
         f"""select sum(reference)::bigint as reference, sum(current)::bigint as current, max(seen)::bigint as seen
             from ({" union all ".join(parts)}) group by id"""

@@ -80,6 +80,7 @@ def _extent(c: Comparison, config: ValidateConfig) -> list[Rule]:
         Rule("missing_days", len(missing), "<=", config.max_missing_days, _listed(missing)),
         Rule("columns_lost", len(c.columns_lost), "<=", 0, ", ".join(c.columns_lost)),
     ]
+
     if c.previous_last_day is not None:
         rules.append(Rule("days_behind_predecessor", c.previous_last_day - int(days[-1]), "<=", 0))
     if c.rows_lost_share is not None:
@@ -116,8 +117,10 @@ def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
         if name not in (c.measured.label, "label_timestamp")
     }
     worst = max(rises, key=lambda name: rises[name], default=None)
+
     waited = c.snapshot.take(c.snapshot.days <= c.snapshot.days[-1] - config.label_wait_days)
     unlabelled = 1 - _share(waited.labelled, waited.rows) if len(waited) else None
+
     return [
         Rule("null_share_rise", rises.get(worst or ""), "<=", config.max_null_share_rise, worst or ""),
         Rule(
@@ -159,13 +162,16 @@ def _values(c: Comparison, measured: Field, config: ValidateConfig) -> list[Rule
 
 
 def _ratios(now: Values, days: Counts, reference: Profile, measured: Field, config: ValidateConfig) -> list[Rule]:
-    name, usual = measured.name, reference.values[measured.name]
+    name = measured.name
+    usual = reference.values[name]
     highest = usual.maximum.max(initial=0)
     floor = CENT if measured.kind is Kind.MONEY else max(RANGE_FLOOR * highest, 1e-9)
     median = float(np.average(usual.median, weights=reference.rows)) if len(reference) else np.nan
+
     ratio = np.maximum(now.median, floor) / max(median, floor)
     largest = _worst(now.maximum / max(highest, floor), days, np.argmax)
     middle = _worst(np.maximum(ratio, 1 / ratio), days, np.argmax)
+
     return [
         Rule(f"{name}_max_ratio", largest[0], "<=", config.max_value_ratio, largest[1]),
         Rule(f"{name}_median_ratio", middle[0], "<=", config.max_median_ratio, middle[1]),
@@ -212,13 +218,16 @@ def _labels(c: Comparison, config: ValidateConfig) -> list[Rule]:
     """
     if not c.measured.classes:
         return []
+
     s = c.snapshot
     mature = np.flatnonzero(s.labelled >= 0.5 * s.rows)[-config.current_days :]
     base = _share(c.reference.positives, c.reference.labelled)
     ratio = None
     if base and len(mature):
-        positives, labelled = s.positives[mature].sum(), s.labelled[mature].sum()
+        positives = s.positives[mature].sum()
+        labelled = s.labelled[mature].sum()
         ratio = float((positives + PRIOR_POSITIVES) / (labelled * base + PRIOR_POSITIVES))
+
     detail = f"reference {base:.3%}" if base else "no labelled positive in the reference"
     return [
         Rule("positive_share_high", ratio, "<=", config.max_positive_share_ratio, detail),
