@@ -4,4 +4,4 @@ import os
 
 IMAGE = os.environ.get("MILLRACE_IMAGE", "millrace/pipeline:0.1.0")
 FEATURES_IMAGE = os.environ.get("MILLRACE_FEATURES_IMAGE", IMAGE)
-"""Of build_features: the spark-driver image where Spark computes them."""
+"""The image of build_features: spark-driver where Spark computes features."""

@@ -162,7 +162,7 @@ def _write_states(days: Sequence[Day], workload: Workload, view: View) -> Comput
 
 
 def _write_empty_states(days: Sequence[Day], workload: Workload, view: View) -> None:
-    """Of days before which no entity had appeared: no shard has a row of them."""
+    """Writes the states of days before which no entity had appeared; no shard has a row of them."""
     none = np.zeros((len(view.fields), 0), np.int64)
     for day in days:
         path = day.states[view.name]

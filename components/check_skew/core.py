@@ -108,9 +108,11 @@ def _measure(
     """The probes, their inputs by path, and the features that training has of the real ones (NaN for the others)."""
     history_length = int(feature_set.facts["history_length"])
     snapshot = Manifest.read(lake / "snapshots" / feature_set.parents["snapshot"], "snapshot")
+
     with engine(threads, memory_limit_gb) as connection:
         sample = probes.draw(connection, workload, snapshot, as_of, config.sample, config.seed)
         batch = paths.batch(connection, workload, snapshot, feature_set, sample, as_of)
+
     store = paths.open_store(home, workload.name)
     inputs = {
         "offline": paths.offline(store, workload, sample, history_length),
@@ -137,17 +139,22 @@ def _rules(
         detail += (
             ". Ingest those and run with a later as_of, or remove the workload's folder in the home's folder feast"
         )
+
     yield Rule("store is filled from this online_store", float(current), "==", 1.0)
     yield Rule("probes compared", float(fresh.sum()), ">=", float(least), detail)
+
     for view in workload.features.VIEWS:
         for path in ("offline", "online"):
             missing = inputs[path].unknown[view.name] & ~inputs["batch"].unknown[view.name]
             yield Rule(
                 f"{view.name} missing {path}", float(missing.sum()), "==", 0.0, _named(workload, sample, missing)
             )
+
     for left, right in (("online", "offline"), ("online", "batch"), ("offline", "batch")):
-        one, other = _flat(inputs[left]), _flat(inputs[right])
+        one = _flat(inputs[left])
+        other = _flat(inputs[right])
         yield _agreement(workload, left, right, sample, one, other, fresh, config.tolerance)
+
     real: NDArray[np.bool_] = ~np.isnan(stored[:, 0])
     if real.any():
         yield _agreement(workload, "stored", "batch", sample, stored, inputs["batch"].features, real, config.tolerance)
@@ -172,15 +179,19 @@ def _agreement(
 ) -> Rule:
     """The largest difference between two paths over `rows`, and the first value that differs, by name."""
     at = np.flatnonzero(rows)
-    a, b = one[at].astype(np.float64), other[at].astype(np.float64)
+    a = one[at].astype(np.float64)
+    b = other[at].astype(np.float64)
     difference = np.abs(a - b) / np.maximum(1.0, np.maximum(np.abs(a), np.abs(b)))
     name = f"{left} against {right}"
+
     if not difference.size:
         return Rule(name, None, "<=", tolerance, "nothing to compare")
+
     wrong = np.argwhere(~(difference <= tolerance))  # a difference that is not a number is one, too
     worst = float(difference.max())
     if not len(wrong):
         return Rule(name, worst, "<=", tolerance)
+
     row, column = wrong[0]
     where = f"{_names(workload, one.shape[1])[column]} of {_event(workload, sample, int(at[row]))}"
     values = f"{left} {a[row, column]:.9g}, {right} {b[row, column]:.9g}"
@@ -207,7 +218,7 @@ def _named(workload: Workload, sample: Probes, rows: NDArray[np.bool_]) -> str:
 
 
 def _event(workload: Workload, sample: Probes, row: int) -> str:
-    """For people: what an event is called, and its id."""
+    """What people call an event, and its id."""
     return f"{workload.event[0]} {sample.requests.event_id[row]}"
 
 
@@ -244,6 +255,7 @@ def _write(
 def _as_table(workload: Workload, sample: Probes, inputs: dict[str, Inputs]) -> pa.Table:
     """One row per path and probe: whose event it is, FEATURE_NAMES, the history as one list where there is one."""
     parts = []
+
     for path, values in inputs.items():
         part = sample.identities(workload).append_column("path", pa.array([path] * len(sample)))
         for name, column in zip(workload.features.FEATURE_NAMES, np.ascontiguousarray(values.features.T), strict=True):

@@ -65,7 +65,7 @@ def open_store(home: Path, workload: str) -> FeatureStore:
 
 
 def offline(store: FeatureStore, workload: Workload, probes: Probes, history_length: int) -> Inputs:
-    """By Feast's point-in-time join over the batch sources."""
+    """The inputs by Feast's point-in-time join over the batch sources."""
     event_id = workload.schema.EVENT_ID
     columns: dict[str, Any] = {name: pa.array(ids) for name, ids in entity_rows(workload, probes.keys).items()}
     columns |= {event_id: probes.ids, "event_timestamp": probes.events["event_timestamp"].cast(INSTANT)}
@@ -77,7 +77,7 @@ def offline(store: FeatureStore, workload: Workload, probes: Probes, history_len
 
 
 def online_store(store: FeatureStore, workload: Workload, probes: Probes, history_length: int) -> Inputs:
-    """By lookup, as the transformer does it."""
+    """The inputs by lookup, as the transformer does it."""
     service = store.get_feature_service(workload.features.FEATURE_SERVICE)
     rows = entity_rows(workload, probes.keys)
     answer = store.get_online_features(features=service, entity_rows=rows).to_dict()
@@ -97,6 +97,7 @@ def _from_states(answer: Response, workload: Workload, probes: Probes, history_l
         probes.requests, states, history_length=history_length, sequence_length=history_length
     )
     unknown = {view.name: np.array([value is None for value in answer[next(iter(view.fields))]]) for view in views}
+
     newest = None
     if workload.recent is not None:
         recent = states.recent[workload.recent.name]
@@ -112,7 +113,7 @@ def batch(
     probes: Probes,
     as_of: datetime,
 ) -> Inputs:
-    """By the batch path over everything before `as_of`, with the probes at its end."""
+    """The inputs by the batch path over everything before `as_of`, with the probes at its end."""
     past = _past_of(connection, workload, snapshot, probes, as_of)
     events = workload.batch.events(pa.concat_tables([past, probes.events]))
     length = int(feature_set.facts["history_length"])
@@ -136,6 +137,7 @@ def _past_of(
     schema = workload.schema.EVENTS
     columns = ", ".join(schema.names)
     files = [str(path) for path in snapshot.table("events", last_day=as_of.date())]
+
     connection.register("probes", probes.events)
     query = f"""
         WITH past AS (

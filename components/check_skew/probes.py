@@ -73,6 +73,7 @@ def draw(
     as_of_us = microseconds(as_of)
     every = DAY_US // workload.features.REFRESHES_PER_DAY
     refresh = (as_of_us // every + 1) * every
+
     values = {
         "files": [str(path) for path in files],
         "seed": str(seed),
@@ -82,6 +83,7 @@ def draw(
         "size": size,
         "unseen": UNSEEN,
     }
+
     found = connection.sql(_query(workload), params=values).to_arrow_table() if files else []
     if len(found) < 2:
         raise InvalidInput(

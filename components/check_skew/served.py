@@ -84,17 +84,19 @@ def _recent_rules(
     wanted = dict(zip(table[key].to_pylist(), recent_of(table.to_pydict(), view), strict=True))
     missing = [name for name in wanted if not len(held[name])]
     yield Rule(f"{view.name} missing in the serving store", float(len(missing)), "==", 0.0, _first(missing, wanted))
+
     differ = [
         name
         for name, state in wanted.items()
         if name not in missing and not _same(state, held[name].before(np.iinfo(np.int64).min, as_of_us))
     ]
+
     value = len(differ) / len(wanted) if wanted else None
     yield Rule(f"{view.name} that differs in the serving store", value, "<=", share, _first(differ, wanted))
 
 
 def _same(wanted: RecentEvents, held: RecentEvents) -> bool:
-    """Of the newest entries, as many as both can have: a longer state goes further back, a pushed one less far."""
+    """Whether both agree in the newest entries, as many as both have: a state may have lost its oldest to pushes."""
     length = min(len(wanted), len(held))
     if not length:
         return False

@@ -22,7 +22,7 @@ class BaselineParameters(Config):
 
 
 class EvaluateConfig(Config):
-    """Of every task: how it is measured, and how fast an answer must be."""
+    """How a model of any task is measured, and how fast an answer must be."""
 
     resamples: int = Field(ge=20)
     stress_rows: int = Field(ge=100)
@@ -34,7 +34,7 @@ class EvaluateConfig(Config):
 
 
 class ClassLimits(EvaluateConfig):
-    """Of classes. Shares and floors are in [0, 1]; losses at least 0, in the figure that ranks models."""
+    """Demands on a model of classes. Shares and floors are in [0, 1]; losses are at least 0, in average precision."""
 
     min_test_positives: int = Field(ge=1)
     min_auc_roc: float = Field(ge=0, le=1)
@@ -44,7 +44,7 @@ class ClassLimits(EvaluateConfig):
     min_gain_over_logistic_regression: float = Field(ge=-1, le=1)
     max_loss_to_xgboost: float = Field(ge=0, le=1)
     min_gain_over: dict[str, float] = Field(default_factory=dict)
-    """Of the workload's own baselines: each has a limit."""
+    """Least gain over each of the workload's own baselines, by its name."""
     max_loss_to_champion: float = Field(ge=0, le=1)
     min_slice_positives: int = Field(ge=1)
     min_slice_negatives: int = Field(ge=1)
@@ -54,7 +54,7 @@ class ClassLimits(EvaluateConfig):
 
 
 class RankingLimits(ClassLimits):
-    """Of a rare class, of which so many units are reviewed a day."""
+    """Demands on a ranking of a rare class, of which so many units are reviewed a day."""
 
     review_cost: float = Field(ge=0)
     min_unit_precision: float = Field(ge=0, le=1)
@@ -68,7 +68,7 @@ class RankingLimits(ClassLimits):
 
 
 class QuantityLimits(EvaluateConfig):
-    """Of a quantity. Gains and losses are shares of the other's MAE; ceilings of MAE and RMSE in the label's unit."""
+    """Demands on a model of a quantity. Gains and losses are shares of the other's MAE, errors in the label's unit."""
 
     min_test_rows: int = Field(ge=1)
     max_mae: float | None = Field(gt=0)

@@ -59,7 +59,7 @@ class Evidence(Generic[C, S, T]):
     baseline_parameters: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: a figure that does not exist is null."""
+        """The same as JSON; a figure that does not exist is null."""
         document: dict[str, Any] = plain(asdict(self))
         return document
 
@@ -101,7 +101,7 @@ def asked(model: ModelArtifact, events: WhatIf) -> Predictions:
 
 
 def plain(value: Any) -> Any:
-    """As JSON: what is not finite does not exist."""
+    """The value as JSON holds it: what is not finite becomes null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

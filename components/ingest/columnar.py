@@ -73,7 +73,7 @@ def _named(file: SourceFile) -> Iterator[None]:
 
 
 def _hash(stream: Any, group: pq.RowGroupMetaData, schema: str) -> str:
-    """Of the bytes of all column chunks, which lie one after the other, and of how they are to be read."""
+    """Hash of the bytes of all column chunks, which lie one after the other, and of how they are to be read."""
     chunks = [group.column(index) for index in range(group.num_columns)]
     starts = [min(one.dictionary_page_offset or one.data_page_offset, one.data_page_offset) for one in chunks]
     ends = [start + one.total_compressed_size for start, one in zip(starts, chunks, strict=True)]

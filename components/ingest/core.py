@@ -155,5 +155,5 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _relative(day: str, digest: str) -> str:
-    """From a snapshot's folder to a partition."""
+    """The way from a snapshot's folder to a partition."""
     return f"../../events/day={day}/{digest[:16]}.parquet"

@@ -11,7 +11,7 @@ STRAY = "event_timestamp_stray"
 
 
 def edge_days(rows: Mapping[int, int], share: float) -> set[int]:
-    """Of `rows`, day → events, the days before the first and after the last with `share` of an ordinary day's.
+    """Days of `rows` (day → events) before the first and after the last that has `share` of an ordinary day's events.
 
     Half of all events lie on days with more events than the ordinary one, so that stray days, however many, do not
     decide what is ordinary.

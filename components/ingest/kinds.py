@@ -139,7 +139,7 @@ def _clock_changes(name: str, read: str, naive: str, timezone: str) -> tuple[tup
 
 
 def alias(name: str) -> str:
-    """Of a field's value among the steps that read it."""
+    """What a field's value is called among the steps that read it."""
     return f"__{name}"
 
 

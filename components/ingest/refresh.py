@@ -268,7 +268,7 @@ class Refresh:
         return stray
 
     def _take_over_quarantine(self, touched: set[int], quarantine: Quarantine) -> None:
-        """From the snapshot before: rejected rows of segments that were known, and of days that were not touched."""
+        """Takes from the snapshot before: rejected rows of known segments, and of days that were not touched."""
         if not self.before.snapshot:
             return
         known = {(path, one.start, one.hash) for path, one in _all_segments(self.before.files)}

@@ -45,7 +45,7 @@ class SourceFile:
 
     @property
     def is_parquet(self) -> bool:
-        """By its suffix; a file with an unknown suffix by its first bytes."""
+        """Whether it is Parquet by its suffix; where that is unknown, by its first bytes."""
         suffix = _suffix(self.path)
         if suffix in PARQUET | DELIMITED:
             return suffix in PARQUET

@@ -68,7 +68,7 @@ class Staging:
             self.db.execute(f"INSERT INTO staged SELECT {self._names}, __segment, __row, __day FROM batch {only}")
 
     def days_touched_elsewhere(self, partitions: dict[int, Path], conflicts: Sequence[tuple[int, int]]) -> set[int]:
-        """Of the days already made, those that hold an id that is staged too: they have to be made again."""
+        """Days already made that hold an id that is staged too: they have to be made again."""
         touched: set[int] = set()
         if conflicts:
             known = pa.table({"id": [row for row, _ in conflicts], "day": [day for _, day in conflicts]})

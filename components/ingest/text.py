@@ -144,7 +144,7 @@ def _line_end(data: bytes) -> int:
 
 
 def encoding_of(sample: bytes) -> str:
-    """By byte-order mark, by the zero bytes of UTF-16, else UTF-8 when the sample is, else Latin-1."""
+    """The encoding by byte-order mark or the zero bytes of UTF-16, else UTF-8 when the sample is, else Latin-1."""
     for mark, name in _BOMS:
         if sample.startswith(mark):
             return name

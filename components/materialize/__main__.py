@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", default="", help="ISO 8601 instant (default: the start of the last day)")
     parser.add_argument("--follow", action="store_true", help="then to each instant of standard input, one a line")
     parsed = parser.parse_args(arguments)
+
     try:
         here = settings()
         source = Manifest.read(parsed.feature_set, "feature_set")

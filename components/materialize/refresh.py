@@ -101,6 +101,7 @@ def newest_feature_set(lake: Path, workload: Workload) -> Manifest | None:
     service = workload.features.FEATURE_SERVICE
     stores = [made for made in list_manifests(lake / "online", "online_store") if made.workload == workload.name]
     source = _source_of(lake, stores[-1]) if stores else None
+
     found = [
         made
         for made in list_manifests(lake / "feature_sets", "feature_set")
@@ -129,6 +130,7 @@ def newest_refresh(feature_set: Manifest, now: datetime) -> datetime:
     last_day = date.fromisoformat(min(days, default=feature_set.facts["last_day"]))
     end = start_of(last_day) + timedelta(days=1)
     instant = last_refresh(min(now.astimezone(UTC), end - timedelta(microseconds=1)), features.REFRESHES_PER_DAY)
+
     if instant < first:
         raise InvalidInput(f"now is {now.isoformat()}; feature set {feature_set.id} begins on {first.date()}")
     return instant
@@ -145,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whose.add_argument("--all", action="store_true", help="the store of every workload that is installed")
     parser.add_argument("--now", type=datetime.fromisoformat, help="ISO 8601 instant with a time zone (default: now)")
     parsed = parser.parse_args(arguments)
+
     chosen = names() if parsed.all else [parsed.workload]
     results = [_refreshed(name, parsed.now) for name in chosen]
     return max(results, default=0)

@@ -43,7 +43,7 @@ def fill(home: Path, workload: Workload, sources: Path, identity: str, aside: As
 
 
 def renew(home: Path, workload: Workload, sources: Path, identity: str) -> None:
-    """As `fill`, but of two states of an entity the newer one stays: what has been pushed since is kept."""
+    """Like `fill`, but of two states of an entity the newer one stays: what has been pushed since is kept."""
     _into(home, workload, sources, identity, _merge)
 
 
@@ -146,11 +146,14 @@ def _changed(before: Path, after: Path, view: View, key: str) -> pa.Table | None
     old, new = (_file(sources, view) for sources in (before, after))
     if not old.is_file():
         return None
+
     with engine(1, 1.0) as connection:
-        rows, names = "SELECT {} FROM read_parquet(?) EXCEPT SELECT {} FROM read_parquet(?)", [str(new), str(old)]
+        rows = "SELECT {} FROM read_parquet(?) EXCEPT SELECT {} FROM read_parquet(?)"
+        names = [str(new), str(old)]
         if connection.execute(rows.format(key, key), names[::-1]).fetchone():
             return None
         changed = connection.execute(f"SELECT {key} FROM ({rows.format('*', '*')})", names).fetchall()
+
     table = pq.read_table(new)
     return table.filter(pc.is_in(table[key], pa.array([row[0] for row in changed], table.schema.field(key).type)))
 

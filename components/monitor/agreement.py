@@ -20,7 +20,7 @@ from millrace.lake.manifest import Manifest, list_manifests
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of a sample of answers, how many were made from other features than the batch path computes."""
+    """How many answers of a sample were made from other features than the batch path computes."""
 
     feature_set: str
     rows: int

@@ -36,5 +36,5 @@ class MonitorConfig(Config):
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> MonitorConfig:
-        """From `monitor.yaml` beside this file unless told otherwise; raises ConfigError naming what is wrong."""
+        """Reads `monitor.yaml` beside this file unless told otherwise; raises ConfigError naming what is wrong."""
         return load_config(cls, path or Path(__file__).with_name("monitor.yaml"), overrides)

@@ -71,7 +71,7 @@ class Watched:
         return next((item.day for item in self.loss.get(version, []) if item.value >= limit), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: a figure that does not exist is null."""
+        """The same as JSON; a figure that does not exist is null."""
         return {
             "as_of": self.as_of.isoformat(),
             "feed": asdict(self.feed),
@@ -168,7 +168,7 @@ def _estimates(
     yardstick: Ranks,
     config: MonitorConfig,
 ) -> list[tuple[date, str, dict[str, Interval]]]:
-    """Of the days after the last that is labelled."""
+    """What is expected of the days after the last that is labelled."""
     learned = {version: calibrate(found.sample.rows, found.sample.answers) for version, found in known.items()}
     estimates = []
     for (day, version), part in groups.items():

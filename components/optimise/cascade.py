@@ -27,7 +27,7 @@ class CascadeConfig:
     """Bounds that a cascade has to keep on the validation rows; else there is none."""
 
     min_saved_share: float = 0.7
-    """Of all rows have to stop at the cheap model."""
+    """Least share of the rows that has to stop at the cheap model."""
     max_ap_loss: float = 0.01
     """Share of the full model's average precision that may be lost: the upper end of a 95 % interval."""
     shares: tuple[float, ...] = (0.9, 0.85, 0.8, 0.75, 0.7)
@@ -45,7 +45,7 @@ class Band:
     tried: list[dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For `optimisation` in `model.json`."""
+        """What `optimisation` in `model.json` says of it."""
         why = None if self.cascade else "no share of rows keeps both bounds on the validation rows"
         return {"tried": self.tried, "why_not": why}
 

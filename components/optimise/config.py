@@ -29,13 +29,13 @@ class OptimiseConfig:
     repeats: int = 100
     """Timed calls per graph and batch size."""
     resamples: int = 100
-    """Of units, for the intervals."""
+    """Resamples of units, for the intervals."""
     reference_rows: int = 10_000
     """Rows of the reference window."""
     calibration_rows: int = 1024
     """Training rows that fix the ranges of int8."""
     seed: int = 0
-    """Of the sample in the reference window."""
+    """Rows of the sample in the reference window."""
     boosting: BoostConfig | None = None
     """Trees that are served beside the network, where validation rows say so; None: the workload's."""
     student: StudentConfig = field(default_factory=StudentConfig)

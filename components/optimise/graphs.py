@@ -50,7 +50,7 @@ class Variant:
     """Batch size → median time of one call, CPU of one thread."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: a figure that does not exist is null."""
+        """The same as JSON; a figure that does not exist is null."""
         ends = [None if math.isnan(end) else end for end in self.interval]
         return asdict(self) | {"interval": ends, "loss_high": None if math.isnan(self.loss_high) else self.loss_high}
 

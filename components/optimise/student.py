@@ -40,7 +40,7 @@ class StudentConfig:
     )
     """Reads the features alone: the first model of a cascade."""
     label_share: float = 0.2
-    """Of a target that the label decides; the rest is the teacher's score."""
+    """Share of a target that the label decides; the rest is the teacher's score."""
 
 
 @dataclass(frozen=True, slots=True)

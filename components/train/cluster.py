@@ -83,7 +83,7 @@ class ClusterJob:
             yield from self._log_of_failure()
 
     def delete(self) -> None:
-        """With its pods; returns when the API server has forgotten it, or after half a minute."""
+        """Deletes the job with its pods; returns when the API server has forgotten it, or after half a minute."""
         from kubernetes.client import ApiException
 
         with suppress(ApiException):

@@ -32,7 +32,7 @@ class TrainConfig(Config, Generic[A]):
     """Everything that decides the weights, besides the rows."""
 
     seed: StrictInt = Field(ge=0, lt=2**31)
-    """Of initial weights, sampling and dropout."""
+    """Seed of initial weights, sampling and dropout."""
     epochs: StrictInt = Field(ge=1, le=1000)
     """At most; the learning rate falls to zero over all of them."""
     patience: StrictInt = Field(ge=1)
@@ -44,7 +44,7 @@ class TrainConfig(Config, Generic[A]):
     parallel: Literal["ddp", "fsdp"]
     """What each process holds: all weights, or a part of them, for models that do not fit (`parallel.py`)."""
     precision: Literal["float32", "bfloat16"]
-    """Of matrix products while learning; weights, sums and what is kept are float32 either way."""
+    """Precision of matrix products while learning; weights, sums and what is kept are float32 either way."""
     learning_rate: StrictFloat = Field(gt=0)
     """Peak of the one-cycle schedule."""
     warmup_share: StrictFloat = Field(ge=0, lt=1)

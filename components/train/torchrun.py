@@ -39,7 +39,7 @@ class _Local:
 
 @contextmanager
 def on_this_machine(work: Path, identity: str, settings: Settings) -> Iterator[_Local]:  # noqa: ARG001 - a Launcher
-    """As many processes as `MILLRACE_PROCESSES` says."""
+    """Starts as many processes as `MILLRACE_PROCESSES` says."""
     with subprocess.Popen(
         torchrun(work, settings.processes),
         stdout=subprocess.PIPE,

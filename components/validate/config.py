@@ -49,7 +49,7 @@ class ValidateConfig(Config):
     def load(
         cls, workload: Workload, overrides: Mapping[str, Any] | None = None, path: Path | None = None
     ) -> ValidateConfig:
-        """From `validate.yaml` beside this file, then the workload's own; raises ConfigError naming what is wrong."""
+        """Reads `validate.yaml` beside this file, then the workload's own; raises ConfigError naming what is wrong."""
         path = path or Path(__file__).with_name("validate.yaml")
         config = load_config(cls, path, workload.limits("validate"), overrides)
         known = {entity.name for entity in workload.schema.ENTITIES}

@@ -1,4 +1,4 @@
-"""From a request and the states of its customer and terminal to model inputs, and what the customer's state remembers.
+"""Model inputs from a request and the states of its customer and terminal, and what the customer's state remembers.
 
 The transformer, the explainer, the skew check and the edge package run this same code.
 """

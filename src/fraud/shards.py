@@ -21,7 +21,7 @@ from millrace.features.shards import Shard, Span
 from millrace.instants import DAY_US
 
 MEMORY_GB: Final = 1.0
-"""Of DuckDB in a shard, which sorts and sums on one thread."""
+"""Memory of DuckDB in a shard, which sorts and sums on one thread."""
 RATIO_SIDE: Final = pa.schema([pa.field("transaction_id", pa.int64()), pa.field("amount_ratio", pa.int64())])
 CUSTOMER_SIDE: Final = pa.schema(
     [pa.field("transaction_id", pa.int64()), *(pa.field(name, pa.float32()) for name in f.CUSTOMER_FEATURES)]

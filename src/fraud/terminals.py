@@ -42,7 +42,7 @@ class Happened:
         return slice(self.on(day).start)
 
     def keys(self, day: int) -> NDArray[np.int64]:
-        """Of those first seen on a day, as in `DayStates`."""
+        """Keys of the terminals first seen on a day, as in `DayStates`."""
         here = self.on(day)
         return self.terminal[here] * f.REFRESHES_PER_DAY + self.refresh[here] % f.REFRESHES_PER_DAY
 

@@ -88,7 +88,7 @@ class Label:
 
     column: str
     unit: str
-    """Of a quantity, such as `minutes`; empty for classes."""
+    """The unit of a quantity, such as `minutes`; empty for classes."""
     delay_days: int
     """From an event until its label is known, in whole days; 0: the same day, by `label_timestamp`."""
 

@@ -55,7 +55,7 @@ class Workload:
 
     @property
     def folder(self) -> Path:
-        """Of the package, wherever it is installed."""
+        """The package's folder, wherever it is installed."""
         return Path(cast(str, importlib.import_module(self.package).__file__)).parent
 
     @property
@@ -97,7 +97,7 @@ class Workload:
 
     @cached_property
     def ranked(self) -> Ranked:
-        """Of a ranking alone."""
+        """What `judging` has besides where a rare class is ranked."""
         return cast(Ranked, self._part("judging", Ranked))
 
     @cached_property

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     """Image of a training job's pods."""
 
     train_namespace: str = ""
-    """Of training jobs; empty: the namespace of the pod that launches."""
+    """Namespace of training jobs; empty: that of the pod that launches."""
 
     train_nodes: int = Field(default=2, ge=1)
     """Pods of a training job; at most so many where it is elastic."""

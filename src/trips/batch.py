@@ -98,7 +98,7 @@ class Begun:
         return f.Trips(*(getattr(self.trips, name)[rows] for name in f.Trips.__slots__))
 
     def states_at(self, rows: NDArray[np.int64], days: Mapping[str, DayStates]) -> dict[str, NDArray[np.int64]]:
-        """By view the states of their entities as they begin, [B, fields]."""
+        """States of their entities as they begin: view → [B, fields]."""
         now_us = self.trips.event_us[rows]
         return {view.name: days[view.name].at(self.codes[view.entity][rows], now_us) for view in features.VIEWS}
 

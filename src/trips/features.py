@@ -26,9 +26,9 @@ WINDOWS: Final = {
 """Entity → windows of its state, with their lengths in refreshes."""
 LONGEST: Final = "30d"
 MEASURES: Final = ("seconds", "expected")
-"""Of each window: how long its trips took, and how long trips that far take (`formulas.expected_seconds`)."""
+"""What each window tells: how long its trips took, and how long trips that far take (`formulas.expected_seconds`)."""
 LONG_MEASURES: Final = ("trips", "metres")
-"""Of the longest window, too: how many they were, and how far they went."""
+"""What the longest window tells besides: how many trips they were, and how far they went."""
 
 
 def columns(entity: str) -> dict[str, tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""From trips and the states of their zones to features: the one code that batch, serving and the skew check run.
+"""Features from trips and the states of their zones: the one code that batch, serving and the skew check run.
 
 B trips as columns. Sums are integers, so that every path has the same ones. A pace of few trips is drawn towards what
 is known without them: it is as if some more trips had been that fast.
@@ -26,7 +26,7 @@ ZONE_WEIGHTS: Final = {"30d": 8, "7d": 10, "24h": 8, "3h": 5}
 PAIR_WEIGHTS: Final = {"30d": 3, "7d": 5}
 """How many such trips a window's pace is drawn with."""
 PAIR_TRIPS: Final = 2
-"""… and a pair's mean distance and duration, towards what its two zones let expect."""
+"""How many such trips a pair's mean distance and duration are drawn with, towards what its two zones let expect."""
 USUAL_METRES, USUAL_SECONDS = 4000, 900
 """A trip of a zone that nobody has seen."""
 

@@ -48,7 +48,7 @@ class Inputs:
         return self.features[:, FEATURE_NAMES.index(name)]
 
     def but(self, changes: Mapping[str, Any]) -> Inputs:
-        """With these features, and what follows from them."""
+        """The same trips with these features, and what follows from them."""
         return replace(self, features=f.but(self.features, changes))
 
 
@@ -80,7 +80,7 @@ def city_slower_by_a_third(inputs: Inputs) -> Inputs:
 
 
 def city_slower_unseen(inputs: Inputs) -> Inputs:
-    """… and the states stand still, as when nobody renews them."""
+    """The city is slower and the states stand still, as when nobody renews them."""
     return replace(inputs, label=inputs.label * SLOWER)
 
 

@@ -20,11 +20,11 @@ _ZONES: Final = {
 }
 
 ELSEWHERE: Final = "Elsewhere"
-"""Of a zone that is not in the city's list, or in it as unknown."""
+"""Borough of a zone that is not in the city's list, or in it as unknown."""
 BOROUGHS: Final = (*_ZONES, ELSEWHERE)
 """A borough's place in here is its number."""
 NO_NUMBER: Final = -1
-"""Of a zone whose id is not one of the city's numbers."""
+"""Number of a zone whose id is not one of the city's numbers."""
 
 
 def _numbers(text: str) -> Iterator[int]:

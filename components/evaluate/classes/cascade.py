@@ -16,9 +16,9 @@ class CascadeFigures:
     """A first model that answers the clear cases, judged on the test window."""
 
     saved_share: float
-    """Of the rows, answered by the cheap model."""
+    """Share of the rows that the cheap model answers."""
     full_average_precision: float
-    """Of the full model alone."""
+    """Average precision of the full model alone."""
     gain: Interval
     """Average precision with the cascade, less that of the full model."""
 

@@ -72,7 +72,7 @@ class StressFigures:
 
     average_precision: float
     kept: float
-    """Of what the same rows with good inputs have above chance: 1 is nothing lost, 0 is guessing."""
+    """Share of what the same rows with good inputs have above chance: 1 is nothing lost, 0 is guessing."""
     mean_change: float
     """Mean absolute change of a score."""
 

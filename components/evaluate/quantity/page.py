@@ -22,7 +22,7 @@ from millrace.judge.regression import Measured, Predictions
 from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
 
 BINS: Final = 12
-"""Of predictions, as many rows in each."""
+"""Bins of predictions; each holds as many rows."""
 PLOT_ROWS: Final = 3000
 
 

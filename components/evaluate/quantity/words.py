@@ -30,7 +30,7 @@ class Words(words.Words):
 
     label: str
     unit: str
-    """Of the label, such as minutes; empty where it has none."""
+    """The label's unit, such as minutes; empty where it has none."""
 
     @classmethod
     def of(cls, workload: Workload) -> Words:

@@ -102,7 +102,7 @@ class Told:
 
 @cache
 def told_of(workload: str) -> Told:
-    """Of a workload by name; raises ConfigError for one that is not installed."""
+    """What an event tells of a workload, by its name; raises ConfigError for one that is not installed."""
     parts = load(workload)
     schema = parts.schema
     entities = [entity for entity in schema.ENTITIES if entity.key in schema.EVENTS.names]

@@ -23,7 +23,7 @@ A = TypeVar("A")
 """What a model answers about these rows."""
 
 Statistic = Callable[[Judged, Floats, Floats | None], Floats]
-"""Of classes: (rows, scores, weights[B, units] or None) → [B]."""
+"""A figure of classes: (rows, scores, weights[B, units] or None) → [B]."""
 
 STATISTICS: Final[Mapping[str, Statistic]] = {
     "auc_roc": roc_auc,

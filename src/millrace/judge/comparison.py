@@ -31,9 +31,11 @@ from millrace.workload import Task
 ARMS: Final = (CHAMPION, CHALLENGER, SHADOW)
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 BINS: Final = 10
-"""Of the population stability index, by A's quantiles. Above 0.1 is worth a look, above 0.25 is another population."""
+"""Bins of the population stability index, by A's quantiles.
+
+Above 0.1 is worth a look, above 0.25 is another population."""
 PAIRED_SHARE: Final = 0.5
-"""Of the smaller side's events: with fewer in common the sides are compared as they are."""
+"""Least share of the smaller side's events that both have; with fewer in common the sides are compared as they are."""
 
 Statistic = Callable[[Any, Any, Floats | None], Floats]
 """(rows, answers, weights[B, units] or None) → [B]."""
@@ -96,7 +98,7 @@ class Comparison:
     """Name → A's value, B's value, B - A with its interval; empty while no labels are in."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: what does not exist is null."""
+        """The same as JSON; what does not exist is null."""
         names = ("paired_rows", "quantiles", "difference_quantiles", "psi", "labelled")
         document = {name: getattr(self, name) for name in names}
         if self.positives is not None:

@@ -47,7 +47,7 @@ class Stretch:
     """Empty while labels are missing."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: a figure that does not exist is null."""
+        """The same as JSON; a figure that does not exist is null."""
         document = asdict(self) | {"first_day": str(self.first_day), "last_day": str(self.last_day)}
         document["figures"] = {name: as_numbers(figure) for name, figure in self.figures.items()}
         if self.positives is None:

@@ -147,7 +147,7 @@ STATISTICS: Final[Mapping[str, Statistic]] = {
     "p90_error": error_quantile(0.9),
 }
 INTERVAL_STATISTICS: Final[Mapping[str, Statistic]] = {"coverage": coverage, "interval_width": interval_width}
-"""Of predictions that come with an interval."""
+"""Statistics of predictions that come with an interval."""
 
 
 def figures(rows: Measured, predictions: Predictions) -> dict[str, float]:

@@ -54,17 +54,17 @@ class Baseline:
     """The loss of the model when it was good."""
 
     mean: float
-    """Of a unit's day, in [0, 1]."""
+    """Mean loss of a unit's day, in [0, 1]."""
     bound: float
     """m: above it, the model has decayed."""
     unit_days: int
     scale: float = 1.0
-    """Of a quantity: the error that loses a half, in the label's unit."""
+    """The error of a quantity that loses a half, in the label's unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Of one day: against `the model is as good as it was`."""
+    """The evidence of one day against `the model is as good as it was`."""
 
     day: date
     value: float

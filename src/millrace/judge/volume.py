@@ -60,7 +60,7 @@ class Silence:
     events: int
     expected: float
     chance: float
-    """Of as few events, or fewer, from a feed that works."""
+    """Chance of as few events, or fewer, from a feed that works."""
 
 
 def profile(
@@ -121,7 +121,7 @@ def _expected(usual: Profile, end_us: int, minutes: int) -> NDArray[np.float64]:
 
 
 def _chance(count: int, mean: float) -> float:
-    """Of at most so many events where Poisson's law expects `mean`; 1 for as many as expected, which is no silence."""
+    """Chance of at most `count` events where Poisson's law expects `mean`; 1 for as many as expected: no silence."""
     if count >= mean:
         return 1.0
     number = np.arange(count + 1)

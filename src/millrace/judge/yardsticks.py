@@ -43,7 +43,7 @@ class Sample:
 
 
 class Yardstick(Protocol):
-    """Of one workload."""
+    """How the answers of one workload are measured."""
 
     @property
     def shown(self) -> Sequence[str]:
@@ -68,7 +68,7 @@ class Yardstick(Protocol):
         """What the losses of a model allow while it is good."""
 
     def losses(self, sample: Sample, reference: Baseline) -> Losses:
-        """By unit and day, in [0, 1]."""
+        """Losses by unit and day, in [0, 1]."""
 
     def reliability(self, sample: Sample) -> list[dict[str, float]]:
         """The calibration curve; empty where scores are no probabilities."""
@@ -76,7 +76,7 @@ class Yardstick(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Of a class: the rare ones should come first, and what is reviewed is worth it."""
+    """Measures a class: the rare ones should come first, and what is reviewed is worth it."""
 
     columns: Columns
     log_columns: Columns
@@ -124,7 +124,7 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of a quantity: how far answers are from it, and whether their interval holds it."""
+    """Measures a quantity: how far answers are from it, and whether their interval holds it."""
 
     columns: Columns
     log_columns: Columns

@@ -174,14 +174,14 @@ def remote() -> Remote | None:
 
 
 def remote_hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    """Of `paths` that are not here, those that the lake's remote has, with their SHA-256."""
+    """Those of `paths` that are not here but in the lake's remote, with their SHA-256."""
     held = remote()
     missing = [path for path in paths if not path.is_file()] if held is not None else []
     return held.hashes(missing) if held is not None and missing else {}
 
 
 def fetch(files: Mapping[Path, str]) -> None:
-    """Of `files`, path → SHA-256, fetch those that are not here; nothing where the lake has no remote."""
+    """Fetches those of `files` (path → SHA-256) that are not here; does nothing where the lake has no remote."""
     if (held := remote()) is not None:
         held.fetch(files)
 
@@ -229,7 +229,7 @@ def _from_remote(folder: Path) -> Manifest | None:
 
 
 def _in_this_lake(manifest: Manifest) -> Manifest:
-    """Of a manifest from a step in another home: as it is in this one, whose lake is a cache of the same remote."""
+    """The manifest of a step in another home, as it is in this one, whose lake is a cache of the same remote."""
     held = remote()
     if held is None:
         return manifest

@@ -31,7 +31,7 @@ AT_ONCE: Final = 16
 
 _OBJECT: Final = re.compile(r"(?P<stem>.+)\.(?P<digest>[0-9a-f]{64})(?P<suffix>\.[^./]+)?")
 _REFUSALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"})
-"""Of botocore, which is no dependency: another protocol has other words for a PermissionError."""
+"""Refusals of botocore, which is no dependency: another protocol has other words for a PermissionError."""
 
 
 class Listed(Protocol):
@@ -163,7 +163,7 @@ class Remote:
         log("fetched", kind=manifest.kind, id=manifest.id, files=len(own))
 
     def fetch(self, files: Mapping[Path, str]) -> None:
-        """Of `files`, path → SHA-256, those that are not here; each downloaded aside, hashed, and renamed.
+        """Fetches those of `files` (path → SHA-256) that are not here; each is downloaded aside, hashed, and renamed.
 
         Raises NotFound, ArtifactCorrupt when an object is not what its name says, Unavailable.
         """
@@ -173,7 +173,7 @@ class Remote:
             log("fetched", files=len(missing))
 
     def hashes(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Of `paths`, those that the bucket has, with the SHA-256 of what it has."""
+        """Those of `paths` that the bucket has, with the SHA-256 of what it has."""
         wanted = {place: path for path in paths if (place := self.place(path)) is not None}
         found: dict[Path, str] = {}
         for name in self._listed(wanted):

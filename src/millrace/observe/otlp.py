@@ -101,7 +101,7 @@ class SDKTracer:
         return made(self, name, about, parent, dict(attributes))
 
     def context(self, trace_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
-        """Of a new span."""
+        """Context of a span that starts here, in the trace of this id."""
         return SpanContext(trace_id, self._provider.id_generator.generate_span_id(), False, flags, state)
 
     def send(
@@ -134,7 +134,7 @@ class SDKTracer:
 
 
 class UntracedSpan(Span):
-    """Of a request that is not traced: its `traceparent` says so to the next server, which would decide by itself."""
+    """Stands for a request that is not traced; its `traceparent` tells the next server, which then traces nothing."""
 
     __slots__ = ("_keeps_state", "_traceparent")
 
@@ -200,7 +200,7 @@ class LiveSpan(Span):
         return OFF
 
     def send(self, links: Sequence[Link] = ()) -> None:
-        """To the collector, some time."""
+        """Hands the span to the exporter, which sends it to the collector some time later."""
         times = (self._began_ns, self._ended_ns)
         status = _ERROR if self._error else _UNSET
         self._tracer.send(self._name, self._about, self._parent, times, self.kind, self._attributes, links, status)
@@ -267,7 +267,7 @@ class RequestSpan(LiveSpan):
 
 
 class WorkSpan(RequestSpan):
-    """Of work that nobody asked for over HTTP."""
+    """A span of work that nobody asked for over HTTP."""
 
     __slots__ = ()
     kind = SpanKind.INTERNAL

@@ -24,7 +24,7 @@ SCORE_BUCKETS: Final = (
 """Scores are mostly small: the population stability index needs several buckets where the mass is."""
 
 QUANTITY_BUCKETS: Final = (0.0, *(round(0.01 * 1.25**step, 4) for step in range(73)))
-"""Of any unit, to 95,000: neighbours are joined until each holds a part of the mass."""
+"""Buckets of any unit, to 95,000: neighbours are joined until each holds a part of the mass."""
 
 # Every server
 REQUESTS = Counter("millrace_requests", "Answers of a server", ["server", "route", "code"])

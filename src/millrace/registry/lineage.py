@@ -183,7 +183,7 @@ def _label(node: Node) -> Text:
 
 
 def _configuration(manifest: Manifest) -> dict[str, Any]:
-    """Of a model: the hyper-parameters and seeds in its `model.json`; the inputs are named by the feature set."""
+    """The hyper-parameters and seeds in a model's `model.json`; the inputs are named by the feature set."""
     if manifest.kind != "model":
         return {}
 

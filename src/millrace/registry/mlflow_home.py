@@ -54,7 +54,7 @@ def experiment_id(client: Any, name: str, settings: Settings) -> str:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """With no other process of this machine in the same place; a server looks after itself."""
+    """Keeps other processes of this machine out of the same place; a server looks after itself."""
     if not uri.startswith("sqlite:///"):
         yield
         return

@@ -23,7 +23,7 @@ from millrace.settings import settings
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, Floats]
-"""By the names of `ModelSpec.outputs`: [B] each; `score`, and of a quantity `low` and `high`."""
+"""What a model answers, by the names of `ModelSpec.outputs`: [B] each; `score`, and of a quantity `low` and `high`."""
 
 CHUNK_ROWS: Final = 1024
 """Rows per call of the graph: bounds its working memory, whatever the caller hands over."""

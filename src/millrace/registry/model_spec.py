@@ -67,7 +67,7 @@ class ModelSpec:
     sequence_length: int = 0
     """L ≤ N: the newest events that the model reads."""
     decision_threshold: float | None = None
-    """Of a ranking: a score at or above it is flagged for review."""
+    """The score from which a ranking flags for review."""
     served_file: str | None = None
     """The graph to serve."""
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -79,7 +79,7 @@ class Registry:
         return self._store.version(number)
 
     def aliases(self) -> dict[str, int]:
-        """Of ALIASES, those that are given → version number."""
+        """The given ones of ALIASES → version number."""
         return {alias: number for alias, number in self._store.aliases().items() if alias in ALIASES}
 
     def find(self, artifact_id: str) -> ModelVersion | None:

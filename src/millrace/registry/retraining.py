@@ -30,7 +30,7 @@ class Outcome:
     """What came of one retraining."""
 
     id: str
-    """Of what asked for it; the same one is done once."""
+    """Id of what asked for it; the same one is done once."""
     reason: str
     outcome: str
     detail: str

@@ -129,7 +129,10 @@ def _score_shift(stable: Histogram, canary: Histogram, policy: RolloutPolicy) ->
 
 
 def _decision_rate(reviewed: tuple[float, float], scored: tuple[float, float], policy: RolloutPolicy) -> Check:
-    """Of (stable, canary). Half a decision is added to each side, so that none among few is no infinite ratio."""
+    """Compares how often (stable, canary) decide `review`.
+
+    Half a decision is added to each side, so that none among few is no infinite ratio.
+    """
     ratio = (reviewed[1] + 0.5) / (scored[1] + 1) * (scored[0] + 1) / (reviewed[0] + 0.5)
     stable_low, stable_high = wilson(reviewed[0], scored[0])
     low, high = wilson(reviewed[1], scored[1])

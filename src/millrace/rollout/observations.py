@@ -65,7 +65,7 @@ class Observed:
     latency_ms: Histogram = field(default_factory=Histogram)
     scores: Histogram = field(default_factory=Histogram)
     reviewed: float | None = None
-    """Of the scored events, those decided `review`; None where the task has no decisions."""
+    """Number of the scored events that were decided `review`; None where the task has no decisions."""
     labels: Alerts | Errors | None = None
     """What labels say; None where nobody was asked."""
 

@@ -28,19 +28,19 @@ class RolloutPolicy(Config):
     max_start_s: float = Field(default=300.0, gt=0)
     """A canary that is not ready by then is rolled back."""
     max_error_rate: Share = 0.01
-    """Of the canary's answers, 5xx."""
+    """Largest share of the canary's answers that may be 5xx."""
     max_error_rate_above_stable: Share = 0.005
     latency_quantile: float = Field(default=0.95, gt=0.5, lt=1)
     max_latency_ratio: float = Field(default=1.5, ge=1)
-    """Canary's quantile over the stable revision's …"""
+    """Largest ratio of the canary's quantile to the stable revision's."""
     latency_slack_ms: float = Field(default=5.0, ge=0)
-    """… as long as it is slower by more than this."""
+    """A larger ratio counts only where the canary is slower by more than this, too."""
     max_score_psi: float = Field(default=0.2, gt=0)
     """Population stability index of scores; 0.2 is the customary line for a shift that matters."""
     max_decision_rate_ratio: float = Field(default=2.0, gt=1)
     """Share of `review` decisions, canary over stable, or the other way round."""
     max_alert_precision_drop: Share = 0.1
-    """Of flagged events whose label is known, the positives; stable minus canary."""
+    """Share of positives among flagged events whose label is known: stable minus canary."""
     min_labelled_alerts: int = Field(default=30, ge=1)
     max_error_ratio: float = Field(default=1.1, gt=1)
     """Mean absolute error of a quantity where labels are known, canary over stable."""
@@ -54,5 +54,5 @@ class RolloutPolicy(Config):
 
     @property
     def max_duration_s(self) -> float:
-        """By then every rollout has ended."""
+        """The time, in seconds, by which every rollout has ended."""
         return self.max_start_s + self.max_step_s * len(self.steps)

@@ -63,7 +63,7 @@ def show(found: Guess, console: Console) -> None:
 
 
 def install(folder: Path) -> None:
-    """Into the environment that runs this, so that the platform finds it; raises Unavailable when that fails."""
+    """Install it where this runs, so that the platform finds it; raises Unavailable when that fails."""
     uv = Path(sys.executable).with_name("uv")
     program: Sequence[str] = (
         [str(uv), "pip", "install", "-q", "-p", sys.executable]

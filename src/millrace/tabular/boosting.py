@@ -46,7 +46,7 @@ class BoostConfig:
     column_share: float = 0.6
     min_child_weight: float = 2.0
     negative_share: float = 0.5
-    """Of classes: share of the rows but positives that is learned from, each weighing as many as it stands for."""
+    """Share of the negative rows of classes that is learned from; each weighs as many as it stands for."""
     refit: bool = False
     """Once their share is chosen, fit them again with the validation rows too: what is served then knows the last days.
     Figures, interval and reference window stay those of the trees that had not seen these rows."""

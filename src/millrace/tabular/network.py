@@ -28,7 +28,7 @@ MIN_ROWS: Final = 2
 """Below this many rows of a kind in a split there is nothing to learn from, or to stop by."""
 
 Label = NDArray[Any]
-"""Of rows: 0 or 1, or a quantity in its unit."""
+"""Labels of rows: 0 or 1, or a quantity in its unit."""
 
 
 @dataclass(frozen=True, slots=True)
