@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -102,7 +103,7 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     return 0
 
 
-def changes(home: Path, raw: Path, workload: str) -> dict[str, str]:
+def changes(home: Path, raw: Path, workload: str) -> dict[str, Any]:
     """Settings of the drill's home: field → value, where it differs from the home around it."""
     return {
         "home": str(home),

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from drill.story import Moment, Story
+from drill.moments import Moment
+from drill.story import Story
 from drill.world import seconds_of
 from millrace.lake.atomic import write_text
 

@@ -1,50 +1,40 @@
 """Day after day: traffic, labels, monitoring, alarms, retrainings, canaries; and when each was noticed.
 
 The simulated clock stands still while a retraining runs; everything else happens on it. What happened is a list of
-`Moment`s, of which `figures.py` makes the figures; looks at the feed's volume are `feed.py`'s.
+`Moment`s (`moments.py`), of which `figures.py` makes the figures; lake and store are `filling.py`'s, looks at the
+feed's volume `feed.py`'s.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.build_features.core import build_features
-from components.ingest.config import IngestConfig
-from components.ingest.core import ingest
-from components.materialize.core import materialize, sources_of
-from components.materialize.renewal import renew, renewable
-from components.materialize.store import Aside
 from components.monitor.announce import TYPE, event_of
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from components.monitor.episodes import BEGAN, ENDED, LASTS
 from drill import feed
+from drill.filling import Filling
 from drill.live import TRIGGER, Live
+from drill.moments import RETRAINING_PATIENCE_S, Moment, Stopwatch
 from drill.world import Script, by_refresh, seconds_of
-from millrace.errors import AlreadyRunning, Unavailable
+from millrace.errors import Unavailable
 from millrace.installed import Workload, load
-from millrace.instants import start_of
 from millrace.lake.atomic import replacing_file
-from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 STEP_MIN: Final = 2
 """Simulated minutes between two looks at the feed's volume during the outage."""
-RETRAINING_PATIENCE_S: Final = 1800.0
-DAY: Final = timedelta(days=1)
 OUTCOME_KINDS: Final = {BEGAN: "alarm", LASTS: "alarm_lasts", ENDED: "recovered"}
 """What a report says of an episode of decay → what the drill calls it; all else that fails is a warning."""
 CANARY_KINDS: Final = {
@@ -54,19 +44,6 @@ CANARY_KINDS: Final = {
     "canary_roll_back": "rolled_back",
 }
 """Actions of the audit log that move traffic → what the drill calls them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Something that happened."""
-
-    day: float
-    """Of the drill, with its fraction."""
-    what: str
-    """alarm, alarm_lasts, recovered, warning, silence, retraining, canary, promoted, rolled_back, chaos, day."""
-    detail: str
-    wall: float
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -82,21 +59,8 @@ class Story:
     moments: list[Moment] = field(default_factory=list)
     delivered: dict[int, pa.Table] = field(default_factory=dict)
     known_alarms: set[str] = field(default_factory=set)
-    features: Manifest | None = None
-    """The newest feature set that was asked for."""
-    lake: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lake"))
-    building: Future[Manifest] | None = None
-    """The feature set of the day that has begun, while its first events are sent."""
-    spent: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by what was waited for."""
-    filled: datetime | None = None
-    """The online store holds states as of then, and what came since."""
-    filled_from: Manifest | None = None
-    """The feature set behind it; it knows the refreshed states of the whole day."""
-    aside: Aside = field(init=False)
-    renewals: Aside = field(init=False)
-    preparing: tuple[datetime, Future[Manifest]] | None = None
-    """The states of the next midnight, put together while the day before it is sent."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    filling: Filling = field(init=False)
     audited: int = 0
     """Records of the audit log that have been looked at."""
     jobs: int = 0
@@ -104,39 +68,41 @@ class Story:
     """The first figure of each judged day and version, with its name."""
 
     def __post_init__(self) -> None:
-        self.aside = Aside(self.settings.home, self.workload)
-        self.renewals = Aside(self.settings.home, self.workload)
+        self.filling = Filling(self.live, self.settings, self.raw, self.watch)
 
     @property
     def workload(self) -> Workload:
         return load(self.settings.workload)
 
+    @property
+    def spent(self) -> dict[str, float]:
+        """Wall seconds by what was waited for."""
+        return self.watch.spent
+
     def close(self) -> None:
         """Wait for what the threads do, and tidy up."""
-        self.lake.shutdown(cancel_futures=True)
-        self.aside.close()
-        self.renewals.close()
+        self.filling.close()
 
     def run(self, day: int, rows: pa.Table) -> None:
         """One simulated day."""
         began = time.perf_counter()
         self._deliver(day, rows)
-        self.building = self.lake.submit(self._build)
+        self.filling.begin_day()
         known = day - max(self.workload.schema.LABEL.delay_days, 1)
         if known in self.delivered:
             self.live.label(self.delivered[known])
         self._traffic(day, rows)
         self.delivered[day] = rows
-        with self._timed("log"):
+        with self.watch.timing("log"):
             self.live.wait_logged()
-        with self._timed("feed"):
+        with self.watch.timing("feed"):
             if day != self.script.outage_day:
                 self._look_back(day)
-        with self._timed("monitoring"):
+        with self.watch.timing("monitoring"):
             self._monitor(day)
-        with self._timed("detector"):
+        with self.watch.timing("detector"):
             self._hear_detector(day)
-        with self._timed("retraining"):
+        with self.watch.timing("retraining"):
             self._wait_for_trigger(day)
         self._see_canary(day)
         took = round(time.perf_counter() - began, 1)
@@ -153,82 +119,6 @@ class Story:
         else:
             self._send(rows)
 
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - began
-
-    def _build(self) -> Manifest:
-        """The lake up to the end of the day that begins: `_fill` takes of it what was before its instant, no more."""
-        here = self.settings
-        options = IngestConfig(
-            workload=here.workload,
-            pseudonym_key=here.pseudonym_secret(),
-            memory_limit_gb=here.memory_limit_gb,
-            threads=here.threads,
-        )
-        deadline = time.monotonic() + RETRAINING_PATIENCE_S
-        while True:
-            try:
-                snapshot = ingest(str(self.raw), here.lake, options)
-                return build_features(snapshot, here.lake, history_length=here.history_length, **self._limits)
-            except AlreadyRunning:  # a retraining that an alarm of this morning began is at the same
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
-
-    def _fill(self, at: datetime) -> None:
-        """As pipeline and refresh job do: a fill at midnight, once all that was sent has settled; then renewals."""
-        if at == self.filled:
-            return
-        if at != start_of(at.date()) and self._renewed(at):
-            self.filled = at
-            return
-        with self._timed("log"):
-            self.live.wait_logged()
-        with self._timed("lake"):
-            features = self._prepared(at)
-        with self._timed("store"):
-            materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
-        self.filled, self.filled_from = at, features
-        following = start_of(at.date() + DAY)
-        self.preparing = following, self.lake.submit(self._prepare, following)
-
-    def _renewed(self, at: datetime) -> bool:
-        """Whether refreshed states were all that the store lacked; a retraining may have filled it otherwise."""
-        lake, home, known = self.settings.lake, self.settings.home, self.filled_from
-        if known is None or not renewable(known, lake, home, at):
-            return False
-        with self._timed("store"):
-            renew(known, lake, home, at, aside=self.renewals)
-        return True
-
-    def _prepared(self, at: datetime) -> Manifest:
-        """The feature set that `at` is filled from, its states being aside."""
-        if self.preparing is None or self.preparing[0] != at:
-            self.preparing = at, self.lake.submit(self._prepare, at)
-        return self.preparing[1].result()
-
-    def _prepare(self, at: datetime) -> Manifest:
-        """In the lake's thread."""
-        features = self._features(at)
-        self.aside.write(sources_of(features, self.settings.lake, at, **self._limits).folder)
-        return features
-
-    @property
-    def _limits(self) -> dict[str, Any]:
-        return {"threads": self.settings.threads, "memory_limit_gb": self.settings.memory_limit_gb}
-
-    def _features(self, at: datetime) -> Manifest:
-        """One that reaches to `at`: at midnight that of the day before does, while the new one is being made."""
-        known = self.features
-        reaches = known is not None and at <= start_of(date.fromisoformat(known.facts["last_day"][:10]) + DAY)
-        if known is None or not reaches:
-            assert self.building is not None
-            self.features = known = self.building.result()
-        return known
-
     def _deliver(self, day: int, rows: pa.Table) -> None:
         """The day's file, as the next ingest finds it."""
         with replacing_file(self.raw / f"{self.script.date(day)}.parquet") as aside:
@@ -237,8 +127,8 @@ class Story:
     def _send(self, rows: pa.Table) -> None:
         """In order; at every refresh of states on the way the store is filled first, or it would be stale."""
         for at, part in by_refresh(rows, self.workload.features.REFRESHES_PER_DAY):
-            self._fill(at)
-            with self._timed("traffic"):
+            self.filling.fill(at)
+            with self.watch.timing("traffic"):
                 self.live.send(part)
         self._see_canary_between()
 

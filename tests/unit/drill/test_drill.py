@@ -17,7 +17,8 @@ from components.monitor.config import MonitorConfig
 from drill.__main__ import changes, drill, environment, kills, shortened
 from drill.figures import figures
 from drill.live import Live, require
-from drill.story import Moment, Story
+from drill.moments import Moment
+from drill.story import Story
 from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 from fraud.features import REFRESHES_PER_DAY
 from millrace.errors import ConfigError, InvalidInput, NotFound

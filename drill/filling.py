@@ -1,0 +1,139 @@
+"""The lake of a drill, a day longer every day, and the online store that is filled and renewed from it.
+
+As on a cluster: the pipeline fills the store at midnight, the refresh job renews it in between. What takes long is done
+in a thread while traffic flows, so that the simulated clock does not wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from components.build_features.core import build_features
+from components.ingest.config import IngestConfig
+from components.ingest.core import ingest
+from components.materialize.core import materialize, sources_of
+from components.materialize.renewal import renew, renewable
+from components.materialize.store import Aside
+from drill.live import Live
+from drill.moments import RETRAINING_PATIENCE_S, Stopwatch
+from millrace.errors import AlreadyRunning
+from millrace.installed import load
+from millrace.instants import start_of
+from millrace.lake.manifest import Manifest
+from millrace.settings import Settings
+
+DAY: Final = timedelta(days=1)
+
+
+@dataclass(slots=True)
+class Filling:
+    """What the store was filled from, and what it will be filled from next."""
+
+    live: Live
+    settings: Settings
+    raw: Path
+    """Folder of the days that have been delivered."""
+    watch: Stopwatch
+    features: Manifest | None = None
+    """The newest feature set that was asked for."""
+    lake: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lake"))
+    building: Future[Manifest] | None = None
+    """The feature set of the day that has begun, while its first events are sent."""
+    filled: datetime | None = None
+    """The online store holds states as of then, and what came since."""
+    filled_from: Manifest | None = None
+    """The feature set behind it; it knows the refreshed states of the whole day."""
+    aside: Aside = field(init=False)
+    renewals: Aside = field(init=False)
+    preparing: tuple[datetime, Future[Manifest]] | None = None
+    """The states of the next midnight, put together while the day before it is sent."""
+
+    def __post_init__(self) -> None:
+        workload = load(self.settings.workload)
+        self.aside = Aside(self.settings.home, workload)
+        self.renewals = Aside(self.settings.home, workload)
+
+    def begin_day(self) -> None:
+        """Begin to build the lake up to the end of the day that has been delivered."""
+        self.building = self.lake.submit(self._build)
+
+    def fill(self, at: datetime) -> None:
+        """As pipeline and refresh job do: a fill at midnight, once all that was sent has settled; then renewals."""
+        if at == self.filled:
+            return
+        if at != start_of(at.date()) and self._renewed(at):
+            self.filled = at
+            return
+        with self.watch.timing("log"):
+            self.live.wait_logged()
+        with self.watch.timing("lake"):
+            features = self._prepared(at)
+        with self.watch.timing("store"):
+            materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
+        self.filled, self.filled_from = at, features
+        following = start_of(at.date() + DAY)
+        self.preparing = following, self.lake.submit(self._prepare, following)
+
+    def _renewed(self, at: datetime) -> bool:
+        """Whether refreshed states were all that the store lacked; a retraining may have filled it otherwise."""
+        lake, home, known = self.settings.lake, self.settings.home, self.filled_from
+        if known is None or not renewable(known, lake, home, at):
+            return False
+        with self.watch.timing("store"):
+            renew(known, lake, home, at, aside=self.renewals)
+        return True
+
+    def _prepared(self, at: datetime) -> Manifest:
+        """The feature set that `at` is filled from, its states being aside."""
+        if self.preparing is None or self.preparing[0] != at:
+            self.preparing = at, self.lake.submit(self._prepare, at)
+        return self.preparing[1].result()
+
+    def _prepare(self, at: datetime) -> Manifest:
+        """In the lake's thread."""
+        features = self._features(at)
+        self.aside.write(sources_of(features, self.settings.lake, at, **self._limits).folder)
+        return features
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"threads": self.settings.threads, "memory_limit_gb": self.settings.memory_limit_gb}
+
+    def _features(self, at: datetime) -> Manifest:
+        """One that reaches to `at`: at midnight that of the day before does, while the new one is being made."""
+        known = self.features
+        reaches = known is not None and at <= start_of(date.fromisoformat(known.facts["last_day"][:10]) + DAY)
+        if known is None or not reaches:
+            assert self.building is not None
+            self.features = known = self.building.result()
+        return known
+
+    def _build(self) -> Manifest:
+        """The lake up to the end of the day that begins: `fill` takes of it what was before its instant, no more."""
+        here = self.settings
+        options = IngestConfig(
+            workload=here.workload,
+            pseudonym_key=here.pseudonym_secret(),
+            memory_limit_gb=here.memory_limit_gb,
+            threads=here.threads,
+        )
+        deadline = time.monotonic() + RETRAINING_PATIENCE_S
+        while True:
+            try:
+                snapshot = ingest(str(self.raw), here.lake, options)
+                return build_features(snapshot, here.lake, history_length=here.history_length, **self._limits)
+            except AlreadyRunning:  # a retraining that an alarm of this morning began is at the same
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def close(self) -> None:
+        """Wait for what the threads do, and tidy up."""
+        self.lake.shutdown(cancel_futures=True)
+        self.aside.close()
+        self.renewals.close()

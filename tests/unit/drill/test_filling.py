@@ -1,0 +1,49 @@
+"""The drill's store is filled at midnight and renewed at the refreshes in between, as by pipeline and refresh job."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from drill.filling import Filling
+from drill.moments import Stopwatch
+from drill.world import Script, tables
+from fraud.features import REFRESHES_PER_DAY
+from millrace.installed import load
+from millrace.lake.feast_home import renewed_to
+from millrace.settings import Settings
+
+SCRIPT = Script(size=60, days=14, shift_day=8, outage_day=10, pattern_day=11)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's
+def test_midnight_fills_the_store_and_a_refresh_renews_it(tmp_path: Path) -> None:
+    here, raw, watch = Settings(home=tmp_path / "home"), tmp_path / "raw", Stopwatch()
+    raw.mkdir()
+    for day, rows in tables(SCRIPT, load("fraud").drill):
+        if day <= 0:
+            pq.write_table(rows.replace_schema_metadata(), raw / f"{SCRIPT.date(day)}.parquet")
+    midnight = SCRIPT.instant(0)
+    refresh = midnight + timedelta(days=1) / REFRESHES_PER_DAY
+    filling = Filling(SimpleNamespace(wait_logged=lambda: None), here, raw, watch)
+
+    try:
+        filling.begin_day()
+        filling.fill(midnight)
+        before = renewed_to(here.home, "fraud")
+        filling.fill(refresh)
+        after = renewed_to(here.home, "fraud")
+        store_s = watch.spent["store"]
+        filling.fill(refresh)
+    finally:
+        filling.close()
+
+    assert (before, after) == (None, refresh.isoformat())
+    assert filling.filled == refresh
+    assert filling.filled_from is not None
+    assert filling.filled_from.facts["last_day"] == str(SCRIPT.date(0))
+    assert watch.spent["store"] == store_s
