@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -20,6 +21,8 @@ from millrace import installed
 from millrace.installed import Workload
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.registry.models import Registry
+from millrace.settings import Settings
 
 
 def build_tiny_model(
@@ -183,3 +186,17 @@ def simulated_days() -> list[pa.Table]:
     """45 days of 40 customers at 60 terminals, about 3,500 transactions; labels known after a week."""
     config = SimulationConfig(customers=40, terminals=60, radius=30.0, days=45, seed=3)
     return list(simulate(config))
+
+
+@pytest.fixture(scope="session")
+def with_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Settings]:
+    """`with_database(home)`: settings of a home that has MLflow's empty tables, which take seconds to make but once."""
+    template = tmp_path_factory.mktemp("template")
+    Registry(Settings(home=template)).versions()
+
+    def make(home: Path) -> Settings:
+        (home / "mlflow").mkdir(parents=True)
+        shutil.copyfile(template / "mlflow" / "mlflow.db", home / "mlflow" / "mlflow.db")
+        return Settings(home=home)
+
+    return make

@@ -19,20 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from millrace.lake.provenance import SOURCES
+
 ROOT = Path(__file__).parents[2]
-OURS = {
-    "millrace",
-    "fraud",
-    "trips",
-    "components",
-    "pipelines",
-    "run",
-    "edge",
-    "search",
-    "drill",
-    "serving",
-    "feature_repo",
-}
+OURS = {"fraud", "trips", *SOURCES}
 BY_CHOICE = {"pipeline": {"pyspark"}}
 """Engines that a setting chooses, and that an image of their own has."""
 

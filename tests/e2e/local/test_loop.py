@@ -24,6 +24,7 @@ from millrace.events.log import engine
 from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.lake.feast_home import filled_with
+from millrace.registry.retraining import outcome_of
 from millrace.settings import Settings
 from trips.world import WorldConfig
 from trips.world import write as write_trips
@@ -212,6 +213,23 @@ def test_data_in_another_unit_is_stopped_before_features_are_built(
     assert blocked.returncode == 1
     assert "gate 'data' blocked" in blocked.stderr
     assert "build-features" not in blocked.stdout
+    assert served_version(home) == "1"
+
+
+def test_a_retraining_that_a_gate_stops_says_which_rule_and_leaves_the_champion(
+    program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
+) -> None:
+    strict = overrides(tmp_path, validate={"min_days": 90})
+
+    asked = ("--reason", "a test", "--event-id", "a", "--source", str(raw), "--overrides", strict)
+    declined = program("run.retrain", *asked)
+
+    outcome = outcome_of(home, "a")
+    assert declined.returncode == 4, declined.stderr
+    assert outcome is not None
+    assert (outcome.outcome, outcome.challenger) == ("declined", None)
+    assert outcome.detail.startswith("gate 'data' blocked: 1 of ")
+    assert "FAIL  days: 60 (wanted >= 90)" in outcome.detail
     assert served_version(home) == "1"
 
 

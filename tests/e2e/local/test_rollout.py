@@ -166,7 +166,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model, tmp_path_factory) -> Iterator[World]:
+def world(tiny_model, small_world, tmp_path_factory) -> Iterator[World]:
     home = tmp_path_factory.mktemp("home")
     env = os.environ | {
         "MILLRACE_HOME": str(home),
@@ -176,16 +176,7 @@ def world(tiny_model, tmp_path_factory) -> Iterator[World]:
         "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": str(ROOT),
     }
-    script = [sys.executable, str(Path(__file__).with_name("small_world.py")), str(home)]
-    made = subprocess.run(
-        [*script, "15", "30", "60", str(HISTORY_LENGTH)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    small_world(env, days=15, customers=30, terminals=60)
     settings = Settings(home=home, history_length=HISTORY_LENGTH)
     world = World(settings, Registry(settings), Place(home), env, tiny_model)
     world.promote("champion")

@@ -102,7 +102,7 @@ def render(manifest: Path, model: Path, version: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model, tmp_path_factory) -> Iterator[World]:
+def world(tiny_model, small_world, tmp_path_factory) -> Iterator[World]:
     home = tmp_path_factory.mktemp("home")
     env = os.environ | {
         "MILLRACE_HOME": str(home),
@@ -113,20 +113,11 @@ def world(tiny_model, tmp_path_factory) -> Iterator[World]:
         "PYTHONOPTIMIZE": "1",
         "PYTHONPATH": str(ROOT),
     }
-    script = [sys.executable, str(Path(__file__).with_name("small_world.py")), str(home)]
-    made = subprocess.run(
-        [*script, "40", "150", "300", str(HISTORY_LENGTH)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    feature_set = small_world(env, days=40, customers=150, terminals=300)
     model = tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True)
     (home / "serving").mkdir(exist_ok=True)
     manifest = render(home / "serving" / "fraud-detector.yaml", model, "1")
-    world = World(Place(home), Path(made.stdout.split()[-1]), model, manifest, env)
+    world = World(Place(home), feature_set, model, manifest, env)
     try:
         started = world.local("up")
         assert started.returncode == 0, started.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from millrace.judge.gates import Rule, Verdict
 from millrace.lake.manifest import Manifest, hash_files
-from millrace.registry.models import Registry
 from millrace.settings import Settings
 
 LENGTH = 4
@@ -43,20 +41,9 @@ spec:
 """
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: once is enough."""
-    home = tmp_path_factory.mktemp("template")
-    Registry(Settings(home=home)).versions()
-    return home / "mlflow" / "mlflow.db"
-
-
 @pytest.fixture
-def settings(tmp_path: Path, empty_database: Path) -> Settings:
-    home = tmp_path / "home"
-    (home / "mlflow").mkdir(parents=True)
-    shutil.copyfile(empty_database, home / "mlflow" / "mlflow.db")
-    return Settings(home=home)
+def settings(tmp_path: Path, with_database: Callable[[Path], Settings]) -> Settings:
+    return with_database(tmp_path / "home")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +12,9 @@ from millrace.registry.models import ModelVersion, Registry
 from millrace.settings import Settings
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: once is enough."""
-    home = tmp_path_factory.mktemp("template")
-    Registry(Settings(home=home)).versions()
-    return home / "mlflow" / "mlflow.db"
-
-
 @pytest.fixture
-def settings(tmp_path: Path, empty_database: Path) -> Settings:
-    (tmp_path / "mlflow").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "mlflow" / "mlflow.db")
-    return Settings(home=tmp_path)
+def settings(tmp_path: Path, with_database: Callable[[Path], Settings]) -> Settings:
+    return with_database(tmp_path)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -40,20 +39,10 @@ def document() -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: once is enough."""
-    home = tmp_path_factory.mktemp("template")
-    Registry(Settings(home=home)).versions()
-    return home / "mlflow" / "mlflow.db"
-
-
 @pytest.fixture
-def registry(tmp_path: Path, empty_database: Path, document: dict[str, Any]) -> Registry:
+def registry(tmp_path: Path, with_database: Callable[[Path], Settings], document: dict[str, Any]) -> Registry:
     """Version 1 is champion and served, version 2 challenger."""
-    (tmp_path / "mlflow").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "mlflow" / "mlflow.db")
-    made = Registry(Settings(home=tmp_path))
+    made = Registry(with_database(tmp_path))
     for name in "ab":
         version = made.register(name, {}).version
         folder = made.folder(version)

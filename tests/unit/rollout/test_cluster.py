@@ -18,7 +18,6 @@ from millrace.registry.models import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from millrace.rollout import canary
 from millrace.rollout.decision import Action
 from millrace.rollout.policy import RolloutPolicy
-from millrace.settings import Settings
 from serving.rollout import core
 from serving.rollout.cluster import ClusterTarget, PrometheusMetrics
 from serving.rollout.controller import Controller, serve_health
@@ -280,13 +279,11 @@ def test_health_is_told_over_http():
     server.server_close()
 
 
-def test_a_home_without_a_challenger_has_nothing_to_start(target, tmp_path, empty_database, clock):
-    home = tmp_path / "other"
-    (home / "mlflow").mkdir(parents=True)
-    (home / "mlflow" / "mlflow.db").write_bytes(empty_database.read_bytes())
+def test_a_home_without_a_challenger_has_nothing_to_start(target, tmp_path, with_database, clock):
+    registry = Registry(with_database(tmp_path / "other"))
 
     with pytest.raises(NotFound, match="no challenger"):
-        core.start(target, Registry(Settings(home=home)), POLICY, clock)
+        core.start(target, registry, POLICY, clock)
 
 
 def test_a_registry_that_is_away_keeps_no_canary_from_being_rolled_back(
