@@ -67,14 +67,14 @@ def served_models(lake: Path) -> Iterator[tuple[Manifest, Manifest]]:
 
 def scorers(model: Manifest, week: TestWindow[Judged]) -> dict[str, Floats]:
     """Scores of the judged rows by each contender."""
-    network = load_network(model.folder)
+    network = load_network(model.fetch())
     boosted = fit(network, week.data, BoostConfig())
     rows = week.judged_rows
     baseline = fit_baselines(week.data, rows, class_limits(load_limits(week.data.workload)))[XGBOOST]
     return {
         NETWORK: network_logits(network, week, rows),
         TREES: boosted.margins(columns_of(network, week.data, rows)).astype(np.float64),
-        SERVED: model_scores(ModelArtifact.open(model.folder, threads=2), week.data, rows),
+        SERVED: model_scores(ModelArtifact.open(model.fetch(), threads=2), week.data, rows),
         TUNED: baseline.answers.point,
     }
 

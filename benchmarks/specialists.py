@@ -63,7 +63,7 @@ class Contender:
 
 def contenders(model: Manifest, week: TestWindow[Judged]) -> dict[str, Contender]:
     """The one booster (`served`), the seeds, and a set of specialists per router."""
-    network, data = load_network(model.folder), week.data
+    network, data = load_network(model.fetch()), week.data
     rows = data.rows_of("train")
     rows = rows[sampled(data.label[rows], BoostConfig())]
     columns, label = columns_of(network, data, rows), data.label[rows]
@@ -111,7 +111,7 @@ def judged(
 ) -> tuple[dict[str, dict[str, Figure]], dict[str, tuple[float, int]]]:
     """Contender → statistic → figure beside the network, and contender → CPU seconds of its fit, nodes."""
     found = contenders(model, week)
-    deep = network_logits(load_network(model.folder), week, week.judged_rows)
+    deep = network_logits(load_network(model.fetch()), week, week.judged_rows)
     mixed = {name: (deep + contender.logits) / 2 for name, contender in found.items()}
     costs = {name: (contender.fit_cpu_s, contender.nodes) for name, contender in found.items()}
     return figures_of(mixed, week.judged, resamples), costs

@@ -64,7 +64,7 @@ def exercise(network: FraudModel, data: TrainingSet, teacher: Path) -> Exercise:
 
 def write_graphs(model: Manifest, data: TrainingSet, folder: Path, steps: int) -> dict[str, dict[str, Any]]:
     """Every variant's graph in `folder`: file → its name and, where it differs, its number of parameters."""
-    network, spec = load_network(model.folder), ModelSpec.read(model.folder)
+    network, spec = load_network(model.fetch()), ModelSpec.read(model.fetch())
     weight = float(spec.optimisation["boosting"]["weight"])
     trace = data.batch(data.rows_of("validation")[:2], network.sequence_length)
     calibration = calibration_rows(data, network.sequence_length, OptimiseConfig().calibration_rows)
@@ -104,9 +104,9 @@ def torch_latencies(
     model: Manifest, data: TrainingSet, folder: Path, repeats: int, compiling: bool = True
 ) -> tuple[dict[str, Any], str]:
     """Microseconds of the network alone in torch, eager and compiled; and why one is not there."""
-    network = export.Served(load_network(model.folder)).eval()
+    network = export.Served(load_network(model.fetch())).eval()
     rows = data.rows_of("validation")[:1024]
-    features, history = data.batch(rows, load_network(model.folder).sequence_length)
+    features, history = data.batch(rows, load_network(model.fetch()).sequence_length)
 
     def runner(call: Callable[..., Any]) -> measure.Scorer:
         def score(f: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def table(home: Path, steps: int, repeats: int, compiling: bool) -> dict[str, An
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         names = write_graphs(model, data, folder, steps)
-        length = ModelSpec.read(model.folder).sequence_length
+        length = ModelSpec.read(model.fetch()).sequence_length
         config = OptimiseConfig(batches=BATCHES, repeats=repeats, resamples=RESAMPLES)
         variants, _ = measure_graphs(folder, list(names), validation_rows(data, length), config)
         plain = variants[FLOAT].average_precision or 0.0

@@ -97,7 +97,7 @@ class Filling:
     def _prepare(self, at: datetime) -> Manifest:
         """In the lake's thread."""
         features = self._features(at)
-        self.aside.write(sources_of(features, self.settings.lake, at, **self._limits).folder)
+        self.aside.write(sources_of(features, self.settings.lake, at, **self._limits).fetch())
         return features
 
     @property

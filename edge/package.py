@@ -98,7 +98,7 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, options: E
         raise InvalidInput(f"{out} is there already. Name another folder, or remove it: make edge OUT=folder")
     model.verify()
     online.verify()
-    spec = ModelSpec.read(model.folder)
+    spec = ModelSpec.read(model.fetch())
     spec.require_contract()
     workload = load(spec.workload)
     kept = int(online.facts.get("history_length", 0))

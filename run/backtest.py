@@ -126,7 +126,7 @@ def _fold(features: Manifest, test_start: date, config: BacktestConfig, settings
 def window_outputs(model: Manifest, training_set: Manifest) -> tuple[NDArray[np.int64], Outputs]:
     """Ids and outputs of every event of the test window, in time order, by the graph that would be served."""
     rows = TrainingSet(training_set)
-    artifact = ModelArtifact.open(model.folder, threads=2)
+    artifact = ModelArtifact.open(model.fetch(), threads=2)
     test = rows.rows_of("test")
     chunks = [test[start : start + SCORE_ROWS] for start in range(0, len(test), SCORE_ROWS)]
     parts = [artifact.predict(*rows.batch(chunk, artifact.spec.sequence_length)) for chunk in chunks]

@@ -16,10 +16,10 @@ from components.assemble.splits import SplitSpec
 from millrace.errors import InvalidInput
 from millrace.features.events import engine
 from millrace.installed import load
-from millrace.lake.atomic import exclusive, replacing_folder
 from millrace.lake.horizon import resolve_as_of, test_start
-from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 
 
@@ -42,35 +42,26 @@ def assemble(
     workload = load(feature_set.workload)
     code = code_of(Path(__file__).parent, *workload.files("schema", "features"))
     identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": code})
-    folder = lake / "training_sets" / identity
-    if (done := Manifest.find(folder, "training_set")) is not None:
+    parents = feature_set.as_parents()
+    step = Step(kind="training_set", id=identity, workload=workload.name, lake=lake, parents=parents)
+    done = step.found()
+    if done is not None:
         return done
+
     _require_days(feature_set, spec)
-    with (
-        exclusive(folder.with_name(f".{identity}.lock"), f"assembling training set {identity}"),
-        replacing_folder(folder) as aside,
-    ):
+    with step.alone("assembling training set"), step.writing() as draft:
         feature_set.verify(set(feature_set.table("events", last_day=spec.test_end - timedelta(days=1))))
-        with engine(threads, memory_limit_gb, spill=aside) as connection:
-            splits = write_arrays(Source(connection, feature_set, workload, spec, history_length), aside)
-        facts = {
+        with engine(threads, memory_limit_gb, spill=draft.folder) as connection:
+            splits = write_arrays(Source(connection, feature_set, workload, spec, history_length), draft.folder)
+        draft.facts |= {
             "splits": splits,
             "test_start": str(spec.test_start),
             "history_length": history_length,
             "feature_service": feature_set.facts["feature_service"],
             "spec": {key: str(value) if isinstance(value, date) else value for key, value in asdict(spec).items()},
         }
-        Manifest(
-            kind="training_set",
-            id=identity,
-            workload=workload.name,
-            uri=str(folder),
-            parents={"feature_set": feature_set.id, **feature_set.parents},
-            files=hash_files(aside),
-            facts=facts,
-        ).write(aside / "manifest.json")
     log("assembled", training_set=identity, **{name: split["rows"] for name, split in splits.items()})
-    return Manifest.read(folder, "training_set")
+    return step.made()
 
 
 def _require_days(feature_set: Manifest, spec: SplitSpec) -> None:

@@ -21,9 +21,10 @@ from millrace.errors import ArtifactCorrupt
 from millrace.features.days import DayFeatures, Events
 from millrace.features.events import engine, read_rows
 from millrace.installed import Workload, load
-from millrace.lake.atomic import exclusive, sha256_file, sha256_text
+from millrace.lake.atomic import sha256_file, sha256_text
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log, track
 
 
@@ -48,12 +49,13 @@ def build_features(
     root = sha256_text(definition(workload), str(history_length), str(carried))
     days = partitions.plan(snapshot, lake, root, workload.refreshed)
     identity = content_id({"snapshot": snapshot.id, "last": days[-1].before})
-    folder = lake / "feature_sets" / identity
-    done = Manifest.find(folder, "feature_set")
+    parents = snapshot.as_parents()
+    step = Step(kind="feature_set", id=identity, workload=workload.name, lake=lake, parents=parents)
+    done = step.found()
     if done is not None and not any(day.missing for day in days):
         return done
 
-    with exclusive(folder.with_name(f".{identity}.lock"), f"building feature set {identity}"):
+    with step.alone("building feature set"):
         missing = [day for day in days if day.missing]
         if missing:  # their rows only: those of the days before were hashed when their own features were computed
             snapshot.verify({day.source for day in missing if day.source is not None})
@@ -63,7 +65,7 @@ def build_features(
                 spark.compute(days, workload, carried, history_length, spark_master)
             else:
                 _compute(days, workload, carried, history_length, threads, memory_limit_gb)
-        manifest = _manifest(snapshot, workload, folder, identity, days, history_length)
+        manifest = _record(step, workload, days, history_length)
     log("features built", feature_set=identity, days=len(days) - 1, computed=len(missing), rows=manifest.facts["rows"])
     return manifest
 
@@ -123,15 +125,14 @@ def _hash(path: Path, day: Day) -> str:
     return sha256_file(path) if path.exists() else day.elsewhere[path]
 
 
-def _manifest(
-    snapshot: Manifest, workload: Workload, folder: Path, identity: str, days: Sequence[Day], history_length: int
-) -> Manifest:
+def _record(step: Step, workload: Workload, days: Sequence[Day], history_length: int) -> Manifest:
     """Hash the files, write the manifest; a row of the snapshot is a row of `events`."""
     tables = {EVENTS: {str(day.day): day.events for day in days if day.source is not None}}
     for view in workload.refreshed:
         tables[view.name] = {str(day.day): day.states[view.name] for day in days}
     relative = {
-        table: {day: os.path.relpath(path, folder) for day, path in paths.items()} for table, paths in tables.items()
+        table: {day: os.path.relpath(path, step.folder) for day, path in paths.items()}
+        for table, paths in tables.items()
     }
     facts = {
         "tables": relative,
@@ -141,13 +142,5 @@ def _manifest(
         "last_day": str(days[-2].day),
         "rows": sum(pq.read_metadata(day.source).num_rows for day in days if day.source is not None),
     }
-    files = {os.path.relpath(path, folder): _hash(path, day) for day in days for path in day.files}
-    return Manifest(
-        kind="feature_set",
-        id=identity,
-        workload=workload.name,
-        uri=str(folder),
-        parents={"snapshot": snapshot.id},
-        files=files,
-        facts=facts,
-    ).write()
+    files = {os.path.relpath(path, step.folder): _hash(path, day) for day in days for path in day.files}
+    return step.record(files, facts)

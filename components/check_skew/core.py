@@ -26,10 +26,10 @@ from millrace.features.events import engine
 from millrace.installed import Workload, load
 from millrace.instants import microseconds
 from millrace.judge.gates import Rule, Verdict
-from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
-from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.manifest import Manifest, content_id, list_manifests
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
@@ -233,23 +233,13 @@ def _write(
 ) -> Manifest:
     """Verdict and inputs into a folder named by what was compared and what came out."""
     identity = content_id({"parents": parents, **basis, "verdict": verdict.to_dict()})
-    folder = lake / "skew_checks" / identity
-    with replacing_folder(folder) as aside:
-        verdict.write(aside / "verdict.json")
-        pq.write_table(_as_table(workload, sample, inputs), aside / "sample.parquet")
-        files = hash_files(aside)
-        facts = {"passed": verdict.passed, "probes": len(sample), **basis}
-        Manifest(
-            kind="skew_check",
-            id=identity,
-            workload=workload.name,
-            uri=str(folder),
-            parents=parents,
-            files=files,
-            facts=facts,
-        ).write(aside / "manifest.json")
+    step = Step(kind="skew_check", id=identity, workload=workload.name, lake=lake, parents=parents)
+    with step.writing() as draft:
+        verdict.write(draft.folder / "verdict.json")
+        pq.write_table(_as_table(workload, sample, inputs), draft.folder / "sample.parquet")
+        draft.facts |= {"passed": verdict.passed, "probes": len(sample), **basis}
     log("skew checked", skew_check=identity, passed=verdict.passed, probes=len(sample))
-    return Manifest.read(folder, "skew_check")
+    return step.made()
 
 
 def _as_table(workload: Workload, sample: Probes, inputs: dict[str, Inputs]) -> pa.Table:

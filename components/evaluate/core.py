@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow.parquet as pq
 
@@ -19,9 +19,9 @@ from components.evaluate.examination import Case, Examination
 from components.evaluate.quantity.examine import examine as examine_quantity
 from millrace.errors import NotFound
 from millrace.installed import Workload, load
-from millrace.lake.atomic import replacing_folder
-from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
@@ -54,14 +54,16 @@ def evaluate(
     limits = limits or load_limits(workload)
     champion = None if champion is None or champion.id == model.id else champion
     identity = _identity(workload, model, training_set, champion, limits, review_capacity)
-    folder = lake.resolve() / "evaluations" / identity
-    if (done := Manifest.find(folder, "evaluation")) is not None:
-        log("evaluate: already done", evaluation=folder.name)
+    parents = {"model": model.id, "training_set": training_set.id}
+    step = Step(kind="evaluation", id=identity, workload=workload.name, lake=lake.resolve(), parents=parents)
+    done = step.found()
+    if done is not None:
+        log("evaluate: already done", evaluation=step.id)
         return done
 
     training_set.verify()
     case = Case(
-        artifact=ModelArtifact.open(model.folder, threads=threads),
+        artifact=ModelArtifact.open(model.fetch(), threads=threads),
         training_set=training_set,
         champion=champion,
         lake=lake,
@@ -71,7 +73,7 @@ def evaluate(
     )
     found = EXAMINERS[workload.task](case)
     log("evaluate", model=model.id, passed=found.verdict.passed, failed=[rule.name for rule in found.verdict.failures])
-    return _write(folder, case, found)
+    return _write(step, case, found)
 
 
 def find_model(settings: Settings, identity: str) -> Manifest | None:
@@ -79,12 +81,16 @@ def find_model(settings: Settings, identity: str) -> Manifest | None:
 
     Raises NotFound when it is in neither place.
     """
-    folder = settings.lake / "models" / identity
-    if not identity or (found := Manifest.find(folder, "model")) is not None:
-        return found if identity else None
+    if not identity:
+        return None
+    found = Manifest.find(settings.lake, "model", identity)
+    if found is not None:
+        return found
+
     champion = served(settings)
     if champion is None or champion.artifact_id != identity:
-        raise NotFound(f"no model {identity} in {folder.parent}, and it is not what is served. Name another champion.")
+        folder = settings.lake / "models"
+        raise NotFound(f"no model {identity} in {folder}, and it is not what is served. Name another champion.")
     registered = Registry(settings).folder(champion.version)
     return Manifest.lying_in(registered, "model")
 
@@ -105,10 +111,10 @@ def _identity(
     )
 
 
-def _write(folder: Path, case: Case, found: Examination) -> Manifest:
+def _write(step: Step, case: Case, found: Examination) -> Manifest:
     start = case.training_set.facts["test_start"]
-    with replacing_folder(folder) as aside:
-        found.verdict.write(aside / "verdict.json")
+    with step.writing() as draft:
+        found.verdict.write(draft.folder / "verdict.json")
         document = {
             "model": case.artifact.id,
             "test_start": start,
@@ -116,24 +122,15 @@ def _write(folder: Path, case: Case, found: Examination) -> Manifest:
             "limits": case.limits.model_dump(),
             **found.verdict.to_dict(),
         }
-        (aside / "report.json").write_text(json.dumps(document, indent=2) + "\n")
-        pq.write_table(found.scores, aside / "scores.parquet")
-        (aside / "model_card.md").write_text(found.model_card)
-        found.write_page(aside / "report.html")
-        facts: dict[str, Any] = {
+        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        pq.write_table(found.scores, draft.folder / "scores.parquet")
+        (draft.folder / "model_card.md").write_text(found.model_card)
+        found.write_page(draft.folder / "report.html")
+        draft.facts |= {
             "passed": found.verdict.passed,
             "metrics": found.metrics,
             "test_start": start,
             "champion": case.champion and case.champion.id,
             **found.facts,
         }
-        Manifest(
-            kind="evaluation",
-            id=folder.name,
-            workload=case.training_set.workload,
-            uri=str(folder),
-            parents={"model": case.artifact.id, "training_set": case.training_set.id},
-            files=hash_files(aside),
-            facts=facts,
-        ).write(aside / MANIFEST)
-    return Manifest.read(folder, "evaluation")
+    return step.made()

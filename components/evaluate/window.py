@@ -116,7 +116,7 @@ def ask_champion(champion: Manifest | None, window: TestWindow[J], threads: int)
     if champion is None:
         return None
     try:
-        model = ModelArtifact.open(champion.folder, threads=threads)
+        model = ModelArtifact.open(champion.fetch(), threads=threads)
         return Rival(champion.id, model_predictions(model, window.data, window.judged_rows))
     except MillraceError as error:
         # The champion may be older than today's features. The rule that compares then fails, and says this.

@@ -60,7 +60,7 @@ def require_gain(evaluation: Manifest) -> Verdict:
 
 def _with_reports(blocked: GateBlocked, failed: Iterable[Manifest]) -> GateBlocked:
     """The same error, its message followed by where people read why; the folder where there is no page."""
-    pages = (manifest.folder / "report.html" for manifest in failed)
+    pages = (manifest.fetch() / "report.html" for manifest in failed)
     lines = [f"Report: {page if page.is_file() else page.parent}" for page in pages]
     blocked.args = ("\n".join([str(blocked), *lines]),)
     return blocked

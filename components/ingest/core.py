@@ -23,6 +23,7 @@ from millrace.installed import load
 from millrace.lake.atomic import exclusive, replacing_folder, sha256_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remote_hashes
 from millrace.lake.provenance import code_version
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.uris import redacted
 
@@ -92,44 +93,36 @@ def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
         "days": {day: record.hash for day, record in days.items()},
         "quarantined": quarantined,
     }
-    snapshot = content_id(content)
-    folder = lake / "snapshots" / snapshot
+    step = Step(kind="snapshot", id=content_id(content), workload=workload, lake=lake)
     if quarantined:
-        with replacing_folder(lake / "quarantine" / snapshot) as aside:
+        with replacing_folder(lake / "quarantine" / step.id) as aside:
             shutil.copytree(result.quarantine, aside, dirs_exist_ok=True, copy_function=shutil.move)
-    if (done := Manifest.find(folder, "snapshot")) is not None:
+    done = step.found()
+    if done is not None:
         return done
+
     paths = {day: _relative(day, record.hash) for day, record in days.items()}
-    manifest = Manifest(
-        kind="snapshot",
-        id=snapshot,
-        workload=workload,
-        uri=str(folder),
-        files={paths[day]: record.hash for day, record in days.items()},
-        facts={
-            "tables": {"events": paths},
-            "schema_version": load(workload).schema.VERSION,
-            "carried": carried,
-            "rows": sum(record.rows for record in days.values()),
-            "first_day": min(days),
-            "last_day": max(days),
-            "source": {"uri": uri, "hash": result.source_hash},
-            "quarantined": quarantined,
-            "code_version": code_version(),
-        },
-    )
-    with replacing_folder(folder) as aside:
-        manifest.write(aside / MANIFEST)
-    return manifest
+    facts = {
+        "tables": {"events": paths},
+        "schema_version": load(workload).schema.VERSION,
+        "carried": carried,
+        "rows": sum(record.rows for record in days.values()),
+        "first_day": min(days),
+        "last_day": max(days),
+        "source": {"uri": uri, "hash": result.source_hash},
+        "quarantined": quarantined,
+        "code_version": code_version(),
+    }
+    return step.record({paths[day]: record.hash for day, record in days.items()}, facts)
 
 
 def _finished(index: Index, files: list[SourceFile], lake: Path) -> Manifest | None:
     """The snapshot of the last ingest, when the source is as it was then and nobody removed a part of it."""
     if {file.name: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
         return None
-    done = Manifest.find(lake / "snapshots" / index.snapshot, "snapshot") if index.snapshot else None
+    done = Manifest.find(lake, "snapshot", index.snapshot) if index.snapshot else None
     # What was ingested elsewhere is whole in the lake's remote, but for its quarantine, which stays where it was made.
-    here = done is not None and (done.folder / MANIFEST).is_file()
+    here = done is not None and (Path(done.uri) / MANIFEST).is_file()
     return done if not here or _usable(index, lake).files else None
 
 

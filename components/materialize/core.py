@@ -20,11 +20,12 @@ from millrace.features.events import engine
 from millrace.fields import View
 from millrace.installed import Workload, load
 from millrace.instants import last_refresh, microseconds, start_of
-from millrace.lake.atomic import exclusive, replacing_folder
+from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, repository
-from millrace.lake.manifest import Manifest, content_id, hash_files
+from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.lake.states import recent_states, refreshed_states
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def materialize(
     with exclusive(repository(home, workload.name) / ".lock", f"filling the online store of {home}"):
         manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
         if filled_with(home, workload.name) != manifest.id or not applied(home, workload):
-            fill(home, workload, manifest.folder, manifest.id, aside)
+            fill(home, workload, manifest.fetch(), manifest.id, aside)
             log("online store filled", online_store=manifest.id, **states_in(manifest))
         else:
             put_refreshed(feature_set, manifest, home, as_of, aside=aside)  # where they were renewed since
         if serving is not None:
-            serving_store.fill(serving, workload, home, manifest.folder)
+            serving_store.fill(serving, workload, home, manifest.fetch())
             log("serving store filled", online_store=manifest.id, **states_in(manifest))
     return manifest
 
@@ -74,13 +75,25 @@ def sources_of(
     feature_set: Manifest, lake: Path, as_of: datetime, threads: int = 2, memory_limit_gb: float = 3.0
 ) -> Manifest:
     """The `online_store` artifact of a feature set and an instant: made, or found where it was made before."""
+    workload = load(feature_set.workload)
+    as_of = as_of.astimezone(UTC)
     # What it imports and no more: a new id replaces the store, and what was pushed to it is gone.
-    code = code_of(Path(__file__).parent, *load(feature_set.workload).files("features", "schema"))
-    identity = content_id({"feature_set": feature_set.id, "as_of": as_of.astimezone(UTC), "code": code})
-    folder = lake / "online" / identity
-    if Manifest.find(folder, "online_store") is None:
-        _write_sources(feature_set, folder, identity, as_of.astimezone(UTC), threads, memory_limit_gb)
-    return Manifest.read(folder, "online_store")
+    code = code_of(Path(__file__).parent, *workload.files("features", "schema"))
+    identity = content_id({"feature_set": feature_set.id, "as_of": as_of, "code": code})
+    parents = feature_set.as_parents()
+    step = Step(kind="online_store", id=identity, workload=workload.name, lake=lake, parents=parents)
+    done = step.found()
+    if done is not None:
+        return done
+
+    with step.writing() as draft, engine(threads, memory_limit_gb) as connection:
+        draft.facts |= {
+            "as_of": as_of.isoformat(),
+            "states": _write_states(draft.folder, connection, feature_set, workload, as_of),
+            "history_length": int(feature_set.facts["history_length"]),
+            "feature_service": feature_set.facts["feature_service"],
+        }
+    return step.made()
 
 
 def states_in(manifest: Manifest) -> dict[str, Any]:
@@ -93,33 +106,16 @@ def described(manifest: Manifest) -> str:
     return ", ".join(f"{count} {view}" for view, count in manifest.facts["states"].items())
 
 
-def _write_sources(
-    feature_set: Manifest, folder: Path, identity: str, as_of: datetime, threads: int, memory_limit_gb: float
-) -> None:
-    """A Parquet file for each view, and the manifest."""
-    workload = load(feature_set.workload)
-    states: dict[str, int] = {}
-    with replacing_folder(folder) as aside:
-        with engine(threads, memory_limit_gb) as connection:
-            for view in workload.features.VIEWS:
-                table = _states(connection, feature_set, workload, view, as_of)
-                pq.write_table(table, aside / f"{view.name}.parquet", use_dictionary=not view.recent)
-                states[view.name] = len(table)
-        facts = {
-            "as_of": as_of.isoformat(),
-            "states": states,
-            "history_length": int(feature_set.facts["history_length"]),
-            "feature_service": feature_set.facts["feature_service"],
-        }
-        Manifest(
-            kind="online_store",
-            id=identity,
-            workload=workload.name,
-            uri=str(folder),
-            parents={"feature_set": feature_set.id, **feature_set.parents},
-            files=hash_files(aside),
-            facts=facts,
-        ).write(aside / "manifest.json")
+def _write_states(
+    folder: Path, connection: duckdb.DuckDBPyConnection, feature_set: Manifest, workload: Workload, as_of: datetime
+) -> dict[str, int]:
+    """A Parquet file for each view into `folder`; returns view → how many states."""
+    counts: dict[str, int] = {}
+    for view in workload.features.VIEWS:
+        table = _states(connection, feature_set, workload, view, as_of)
+        pq.write_table(table, folder / f"{view.name}.parquet", use_dictionary=not view.recent)
+        counts[view.name] = len(table)
+    return counts
 
 
 def _states(

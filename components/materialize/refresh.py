@@ -50,7 +50,7 @@ def refresh(configured: Settings, now: datetime) -> Refreshed | None:
 
     as_of = newest_refresh(newest, now)
     filled = knows_events(newest, lake, home, as_of)
-    if filled is None or not (serving is None or serving_store.holds(serving, workload, filled.folder)):
+    if filled is None or not (serving is None or serving_store.holds(serving, workload, filled.fetch())):
         filled = _filled(newest, configured, workload, as_of)
     else:
         renew(newest, lake, home, as_of, serving=serving)
@@ -83,13 +83,13 @@ def _filled(newest: Manifest, configured: Settings, workload: Workload, as_of: d
     with exclusive(repository(home, workload.name) / ".lock", f"filling the online store of {home}"):
         made = sources_of(newest, configured.lake, as_of, configured.threads, configured.memory_limit_gb)
         if serving is not None:
-            serving_store.fill(serving, workload, home, made.folder)
+            serving_store.fill(serving, workload, home, made.fetch())
             return made
 
         filled = filled_with(home, workload.name)
         if filled != made.id or not store.applied(home, workload):
             put = store.fill if filled is None else store.renew
-            put(home, workload, made.folder, made.id)
+            put(home, workload, made.fetch(), made.id)
     return made
 
 
@@ -113,8 +113,7 @@ def newest_feature_set(lake: Path, workload: Workload) -> Manifest | None:
 
 def _source_of(lake: Path, made: Manifest) -> str | None:
     """URI that the snapshot behind an artifact was read from; None when the lake has lost that."""
-    folder = lake / "snapshots" / made.parents.get("snapshot", "")
-    snapshot = Manifest.find(folder, "snapshot")
+    snapshot = Manifest.find(lake, "snapshot", made.parents.get("snapshot", ""))
     source = snapshot.facts.get("source", {}).get("uri") if snapshot is not None else None
     return str(source) if source else None
 

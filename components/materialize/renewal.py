@@ -138,7 +138,7 @@ def _filled(feature_set: Manifest, lake: Path, home: Path) -> Manifest | None:
     if not identity or not applied(home, load(feature_set.workload)):
         return None
 
-    filled = Manifest.find(lake / "online" / identity, "online_store")
+    filled = Manifest.find(lake, "online_store", identity)
     return filled if filled is not None and filled.parents.get("feature_set") == feature_set.id else None
 
 

@@ -24,9 +24,10 @@ from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.judge.gates import Verdict
 from millrace.judge.outcomes import answers, columns_of
-from millrace.lake.atomic import replacing_folder, write_text
-from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest, content_id, list_manifests
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.settings import Settings
 
@@ -44,24 +45,16 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
     config = config or MonitorConfig.load()
     rows, latest = read(settings, as_of, config)
     before = _episodes_before(settings, as_of)
-    folder = settings.lake.resolve() / "outcome_reports" / _identity(rows, latest, as_of, config, settings, before)
-    if Manifest.find(folder, "outcome_report") is None:
+    identity = _identity(rows, latest, as_of, config, settings, before)
+    step = Step(kind="outcome_report", id=identity, workload=settings.workload, lake=settings.lake.resolve())
+    if step.found() is None:
         workload = load(settings.workload)
         watched = gather(rows, latest, as_of, settings.lake, workload, config, settings.review_capacity)
         verdict = Verdict(GATE, judge(watched, config))
-        with replacing_folder(folder) as aside:
-            _write_files(aside, watched, verdict, config, page=page)
-            facts = facts_of(watched, verdict, config, settings.model_name, before)
-            files = hash_files(aside)
-            Manifest(
-                kind="outcome_report",
-                id=folder.name,
-                workload=settings.workload,
-                uri=str(folder),
-                files=files,
-                facts=facts,
-            ).write(aside / MANIFEST)
-    report = Manifest.read(folder, "outcome_report")
+        with step.writing() as draft:
+            _write_files(draft.folder, watched, verdict, config, page=page)
+            draft.facts |= facts_of(watched, verdict, config, settings.model_name, before)
+    report = step.made()
     if page:
         write_text(settings.reports / NEWEST, report.path("report.html").read_text())
     log("monitor", as_of=as_of.isoformat(), passed=report.facts["passed"], failed=report.facts["failed"])

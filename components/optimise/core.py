@@ -24,9 +24,9 @@ from components.optimise.plain import make_plain
 from components.optimise.ranked import make_ranked
 from components.optimise.rows import validation_rows
 from millrace.installed import load
-from millrace.lake.atomic import replacing_folder
-from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of, code_version
+from millrace.lake.step import Step
 from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import log
 from millrace.registry.model_spec import MODEL_JSON, ModelSpec
@@ -49,33 +49,26 @@ def optimise(model: Manifest, training_set: Manifest, lake: Path, config: Optimi
     config = replace(config, boosting=config.boosting or workload.model.TREES)
     code = code_of(Path(__file__).parent, *workload.files("model", "features", "batch", "judging"))
     inputs = {"model": model.id, "training_set": training_set.id, "config": asdict(config), "code": code}
-    folder = lake.resolve() / "models" / content_id(inputs)
-    if (done := Manifest.find(folder, "model")) is not None:
-        log("optimise: already done", model=folder.name)
+    parents = model.as_parents() | {"training_set": training_set.id}
+    step = Step(kind="model", id=content_id(inputs), workload=workload.name, lake=lake.resolve(), parents=parents)
+    done = step.found()
+    if done is not None:
+        log("optimise: already done", model=step.id)
         return done
+
     model.verify()
     training_set.verify()
-    spec = ModelSpec.read(model.folder)
+    spec = ModelSpec.read(model.fetch())
     spec.require_contract()
     data = TrainingSet(training_set)
-    with replacing_folder(folder) as aside:
+    with step.writing() as draft:
         for name in model.files:
-            shutil.copyfile(model.path(name), aside / name)
-        decided = _make(load_network(model.folder), data, aside, config)
-        facts = model.facts | {"name": spec.name, "code_version": code_version()}
-        facts |= {name: decided[name] for name in FACTS if name in decided}
-        parents = model.parents | {"model": model.id, "training_set": training_set.id}
-        Manifest(
-            kind="model",
-            workload=workload.name,
-            id=folder.name,
-            uri=str(folder),
-            parents=parents,
-            files=hash_files(aside),
-            facts=facts,
-        ).write(aside / MANIFEST)
-    _report(folder.name, decided)
-    return Manifest.read(folder, "model")
+            shutil.copyfile(model.path(name), draft.folder / name)
+        decided = _make(load_network(model.fetch()), data, draft.folder, config)
+        draft.facts |= model.facts | {"name": spec.name, "code_version": code_version()}
+        draft.facts |= {name: decided[name] for name in FACTS if name in decided}
+    _report(step.id, decided)
+    return step.made()
 
 
 def _make(network: Network, data: TrainingSet, folder: Path, config: OptimiseConfig) -> dict[str, Any]:

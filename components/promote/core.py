@@ -19,6 +19,7 @@ from millrace.installed import load
 from millrace.judge.gates import Rule, Verdict, require_all
 from millrace.lake.atomic import replacing_folder, sha256_text, write_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import CHALLENGER, Registry
@@ -65,13 +66,17 @@ def promote(
     base = _base(config.base_manifest, model.workload)
     inputs = {"model": model.id, "judgements": [item.id for item in judgements], "name": settings.model_name}
     identity = content_id(inputs | {"base": sha256_text(base), "store": settings.model_store_uri})
-    folder = settings.lake.resolve() / "promotions" / identity
+    parents = model.as_parents() | {item.kind: item.id for item in judgements}
+    lake = settings.lake.resolve()
+    step = Step(kind="promotion", id=identity, workload=model.workload, lake=lake, parents=parents)
     registry = Registry(settings)
-    if _finished(folder, registry):
+    done = step.found()
+    if done is not None and _in_place(done, registry):
         log("promote: already done", promotion=identity)
-        return Manifest.read(folder, "promotion")
+        return done
+
     verdicts = judge(model, judgements, registry, config)
-    ModelArtifact.open(model.folder)  # what cannot be loaded must not get a version
+    ModelArtifact.open(model.fetch())  # what cannot be loaded must not get a version
     version = registry.register(model.id, _tags(model, judgements), model.facts.get("mlflow_run_id"))
     text = model_card(model, evaluation, verdicts, version.version)
     copy_version(model, text, registry.folder(version.version))
@@ -85,7 +90,7 @@ def promote(
     if percent and CHALLENGER in version.aliases:
         registry.start_canary(version.version, percent)
     log("promote: done", model=model.id, version=version.version, aliases=",".join(version.aliases) or "none")
-    return _write(folder, model, judgements, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: text}, passed)
+    return _write(step, version, {INFERENCE_SERVICE: rendered, MODEL_CARD: text}, passed)
 
 
 def judge(
@@ -132,10 +137,9 @@ def copy_version(model: Manifest, text: str, folder: Path) -> None:
     Manifest.lying_in(folder, "model").verify()
 
 
-def _finished(folder: Path, registry: Registry) -> bool:
-    """Whether this promotion ran to its end and its version is still in place; asked without loading MLflow."""
-    done = Manifest.find(folder, "promotion")
-    if done is None or not registry.served_path.is_file():
+def _in_place(done: Manifest, registry: Registry) -> bool:
+    """Whether the version of a finished promotion is still there; asked without loading MLflow."""
+    if not registry.served_path.is_file():
         return False
     version = done.facts["model_version"]
     return registry.settled and registry.was_admitted(version) and registry.folder(version).is_dir()
@@ -156,31 +160,15 @@ def _tags(model: Manifest, judgements: list[Manifest]) -> dict[str, str]:
     return tags | {item.kind: item.id for item in judgements}
 
 
-def _write(
-    folder: Path,
-    model: Manifest,
-    judgements: list[Manifest],
-    version: ModelVersion,
-    documents: dict[str, str],
-    passed: dict[str, bool],
-) -> Manifest:
-    facts = {
-        "model_name": version.name,
-        "model_version": version.version,
-        "model_uri": version.source,
-        "alias": version.aliases[0] if version.aliases else "",
-        "verdicts": passed,
-    }
-    with replacing_folder(folder) as aside:
+def _write(step: Step, version: ModelVersion, documents: dict[str, str], passed: dict[str, bool]) -> Manifest:
+    with step.writing() as draft:
         for name, text in documents.items():
-            (aside / name).write_text(text)
-        Manifest(
-            kind="promotion",
-            id=folder.name,
-            workload=model.workload,
-            uri=str(folder),
-            parents={**model.parents, "model": model.id} | {item.kind: item.id for item in judgements},
-            files=hash_files(aside),
-            facts=facts,
-        ).write(aside / MANIFEST)
-    return Manifest.read(folder, "promotion")
+            (draft.folder / name).write_text(text)
+        draft.facts |= {
+            "model_name": version.name,
+            "model_version": version.version,
+            "model_uri": version.source,
+            "alias": version.aliases[0] if version.aliases else "",
+            "verdicts": passed,
+        }
+    return step.made()

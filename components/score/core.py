@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound
 from millrace.features.past import Past, read_past
 from millrace.installed import load
-from millrace.lake.atomic import exclusive, replacing_file, sha256_file
+from millrace.lake.atomic import replacing_file, sha256_file
 from millrace.lake.manifest import Manifest, content_id, fetch, remote_hashes
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.registry.models import Registry, served
@@ -82,17 +83,19 @@ def score(
     """
     days = plan(feature_set, model, version, lake, first_day, last_day)
     identity = content_id({"scores": [day.scores.stem for day in days], "version": version})
-    folder = lake.resolve() / "scores" / identity
-    done = Manifest.find(folder, "scores")
+    parents = {"model": model.id, "feature_set": feature_set.id}
+    step = Step(kind="scores", id=identity, workload=feature_set.workload, lake=lake.resolve(), parents=parents)
+    done = step.found()
     if done is not None and not any(day.missing for day in days):
         log("score: already done", scores=identity)
         return done
-    with exclusive(folder.with_name(f".{identity}.lock"), f"scoring {identity}"):
+
+    with step.alone("scoring"):
         missing = [day for day in days if day.missing]
         start = time.perf_counter()
         rows = _score(feature_set, model, version, missing, threads, memory_limit_gb) if missing else 0
         seconds = time.perf_counter() - start
-        manifest = _manifest(folder, feature_set, model, version, days, rows, seconds)
+        manifest = _record(step, version, days, rows, seconds)
     log("scored", scores=identity, days=len(days), computed=len(missing), rows=rows, rows_per_s=round(rows / seconds))
     return manifest
 
@@ -124,7 +127,7 @@ def _score(
     feature_set: Manifest, model: Manifest, version: str, days: Sequence[Day], threads: int, memory_limit_gb: float
 ) -> int:
     """Write the scores of `days`; the number of rows."""
-    artifact = ModelArtifact.open(model.folder, threads=threads)
+    artifact = ModelArtifact.open(model.fetch(), threads=threads)
     length = artifact.spec.sequence_length
     if length and length > int(feature_set.facts["history_length"]):
         raise InvalidInput(
@@ -164,15 +167,7 @@ def _score_day(day: Day, past: Past | None, artifact: ModelArtifact, version: st
     return len(ids)
 
 
-def _manifest(
-    folder: Path,
-    feature_set: Manifest,
-    model: Manifest,
-    version: str,
-    days: Sequence[Day],
-    computed_rows: int,
-    seconds: float,
-) -> Manifest:
+def _record(step: Step, version: str, days: Sequence[Day], computed_rows: int, seconds: float) -> Manifest:
     paths = {day.name: f"../day={day.name}/{day.scores.name}" for day in days}
     fetch({day.scores: day.elsewhere for day in days if day.elsewhere})
     facts = {
@@ -184,15 +179,7 @@ def _manifest(
         "computed_rows": computed_rows,
         "seconds": round(seconds, 3),
     }
-    return Manifest(
-        kind="scores",
-        id=folder.name,
-        workload=feature_set.workload,
-        uri=str(folder),
-        parents={"model": model.id, "feature_set": feature_set.id},
-        files={paths[day.name]: sha256_file(day.scores) for day in days},
-        facts=facts,
-    ).write()
+    return step.record({paths[day.name]: sha256_file(day.scores) for day in days}, facts)
 
 
 def _day(text: str, name: str) -> date | None:

@@ -18,9 +18,9 @@ from pydantic import Field, StrictFloat, StrictInt
 from millrace.config import Config, load_config
 from millrace.errors import InvalidInput
 from millrace.installed import Workload, load
-from millrace.lake.atomic import exclusive
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
+from millrace.lake.step import Step
 from millrace.lake.training_set import TrainingSet
 from millrace.settings import Settings
 from millrace.tabular.network import Network, Watched
@@ -141,15 +141,19 @@ def train(training_set: Manifest, lake: Path, config: AnyTrainConfig, settings: 
     from components.train.launch import publish, run_workers
 
     identity = model_id(training_set, config, settings.processes)
-    folder = lake / "models" / identity
-    if (done := Manifest.find(folder, "model")) is not None:
+    parents = training_set.as_parents()
+    step = Step(kind="model", id=identity, workload=training_set.workload, lake=lake, parents=parents)
+    done = step.found()
+    if done is not None:
         return done
+
     require_trainable(TrainingSet(training_set), config)
-    work = folder.with_name(f".{identity}.run")
-    with exclusive(folder.with_name(f".{identity}.lock"), f"training model {identity}"):
+    # Checkpoints outlive a killed run, which what is written aside does not: they lie in a folder of their own.
+    work = step.folder.with_name(f".{identity}.run")
+    with step.alone("training model"):
         training_set.verify()
         run_id = run_workers(training_set, config, settings, identity, work)
-        return publish(training_set, config, settings, folder, work, run_id)
+        return publish(step, config, settings, work, run_id)
 
 
 def require_trainable(rows: TrainingSet, config: AnyTrainConfig) -> None:

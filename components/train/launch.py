@@ -22,8 +22,9 @@ from components.train.tracking import Tracking
 from components.train.worker import JOB, MODEL
 from millrace.errors import MillraceError
 from millrace.installed import load
-from millrace.lake.atomic import replacing_folder, write_text
-from millrace.lake.manifest import Manifest, hash_files
+from millrace.lake.atomic import write_text
+from millrace.lake.manifest import Manifest
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.settings import Settings
 
@@ -50,35 +51,25 @@ def run_workers(training_set: Manifest, config: AnyTrainConfig, settings: Settin
     return tracking.run_id
 
 
-def publish(
-    training_set: Manifest, config: AnyTrainConfig, settings: Settings, folder: Path, work: Path, run_id: str
-) -> Manifest:
+def publish(step: Step, config: AnyTrainConfig, settings: Settings, work: Path, run_id: str) -> Manifest:
     """Give `work/model` its place and manifest, and drop the rest of `work`."""
     curve = json.loads((work / CURVE).read_text())
-    watched = network_of(load(training_set.workload), config).watched
+    watched = network_of(load(step.workload), config).watched
     best = Progress(config.patience, watched, curve).best
-    with replacing_folder(folder) as aside:
-        shutil.copytree(work / MODEL, aside, dirs_exist_ok=True)
-        shutil.copy(work / CURVE, aside / CURVE)
-        Manifest(
-            kind="model",
-            id=folder.name,
-            workload=training_set.workload,
-            uri=str(folder),
-            parents={"training_set": training_set.id, **training_set.parents},
-            files=hash_files(aside),
-            facts={
-                "mlflow_run_id": run_id,
-                f"validation_{watched.name}": best[watched.name],
-                "best_epoch": best["epoch"],
-                "epochs": len(curve),
-                "processes": settings.processes,
-                "seeds": {"seed": config.seed},
-            },
-        ).write(aside / "manifest.json")
+    with step.writing() as draft:
+        shutil.copytree(work / MODEL, draft.folder, dirs_exist_ok=True)
+        shutil.copy(work / CURVE, draft.folder / CURVE)
+        draft.facts |= {
+            "mlflow_run_id": run_id,
+            f"validation_{watched.name}": best[watched.name],
+            "best_epoch": best["epoch"],
+            "epochs": len(curve),
+            "processes": settings.processes,
+            "seeds": {"seed": config.seed},
+        }
     shutil.rmtree(work)
-    log("trained", model=folder.name, epoch=best["epoch"], **{watched.name: best[watched.name]})
-    return Manifest.read(folder, "model")
+    log("trained", model=step.id, epoch=best["epoch"], **{watched.name: best[watched.name]})
+    return step.made()
 
 
 def _job(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> dict[str, Any]:
@@ -93,7 +84,7 @@ def _job(training_set: Manifest, config: AnyTrainConfig, settings: Settings) -> 
 
     return {
         "config": config.model_dump(),
-        "training_set": str(training_set.folder.resolve()),
+        "training_set": str(training_set.fetch().resolve()),
         "description": description,
     }
 

@@ -30,10 +30,10 @@ from millrace.errors import InvalidInput
 from millrace.installed import load
 from millrace.instants import date_of, day_number
 from millrace.judge.gates import Verdict
-from millrace.lake.atomic import replacing_folder
-from millrace.lake.manifest import Manifest, content_id, hash_files, list_manifests
+from millrace.lake.manifest import Manifest, content_id, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.lake.states import key_sql
+from millrace.lake.step import Step
 from millrace.observe.progress import log
 
 GATE = "data"
@@ -75,14 +75,17 @@ def validate(
         "config": config.model_dump(),
         "code": code,
     }
-    folder = lake / "validations" / content_id(inputs)
-    if (done := Manifest.find(folder, "validation")) is not None:
+    parents = {"snapshot": snapshot.id}
+    step = Step(kind="validation", id=content_id(inputs), workload=workload.name, lake=lake, parents=parents)
+    done = step.found()
+    if done is not None:
         return done
+
     comparison, windows = compare(snapshot, previous, config, threads, memory_limit_gb)
     verdict = Verdict(GATE, rules.judge(comparison, config))
     facts = {"passed": verdict.passed, "previous": previous and previous.id} | windows
     log("validate", snapshot=snapshot.id, passed=verdict.passed, failed=[rule.name for rule in verdict.failures])
-    return _write(folder, snapshot, verdict, comparison, config, facts)
+    return _write(step, snapshot, verdict, comparison, config, facts)
 
 
 def find_previous(snapshot: Manifest, lake: Path) -> Manifest | None:
@@ -185,7 +188,7 @@ def _rows_lost(snapshot: Manifest, previous: Manifest) -> float | None:
 
 
 def _write(
-    folder: Path,
+    step: Step,
     snapshot: Manifest,
     verdict: Verdict,
     comparison: rules.Comparison,
@@ -194,22 +197,13 @@ def _write(
 ) -> Manifest:
     from components.validate import page  # matplotlib: not for those who only want the rules
 
-    with replacing_folder(folder) as aside:
-        verdict.write(aside / "verdict.json")
+    with step.writing() as draft:
+        verdict.write(draft.folder / "verdict.json")
         document = {"snapshot": snapshot.id, "config": config.model_dump(), **facts, **verdict.to_dict()}
-        (aside / "report.json").write_text(json.dumps(document, indent=2) + "\n")
-        page.write(aside / "report.html", snapshot, verdict, comparison, config, facts)
-        manifest = Manifest(
-            kind="validation",
-            id=folder.name,
-            workload=snapshot.workload,
-            uri=str(folder.resolve()),
-            parents={"snapshot": snapshot.id},
-            files=hash_files(aside),
-            facts=facts,
-        )
-        manifest.write(aside / "manifest.json")
-    return Manifest.read(folder, "validation")
+        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        page.write(draft.folder / "report.html", snapshot, verdict, comparison, config, facts)
+        draft.facts |= facts
+    return step.made()
 
 
 def _days(manifest: Manifest) -> list[int]:

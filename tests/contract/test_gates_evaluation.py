@@ -231,7 +231,7 @@ class World:
 
     def verdict(self, model, champion=None, week=None, config=None, masks=None):
         """The gate's verdict on a model folder, without the pages and files of a whole evaluation."""
-        week, artifact = week or self.week, ModelArtifact.open(model.folder)
+        week, artifact = week or self.week, ModelArtifact.open(model.fetch())
         rival = ask_champion(champion, week, 1)
         scores = model_scores(artifact, week.data, week.judged_rows)
         masks = self.masks if masks is None else masks
@@ -339,9 +339,9 @@ def test_a_good_model_passes_and_every_rule_has_a_fault_above(world, good):
 
 def test_a_champion_that_cannot_be_scored_keeps_everyone_out(world, good):
     old = world.model("old", world.good())
-    spec = json.loads((old.folder / "model.json").read_text()) | {"feature_service": "fraud_detection_v0"}
-    (old.folder / "model.json").write_text(json.dumps(spec))
-    old = dataclasses.replace(old, files=hash_files(old.folder)).write()
+    spec = json.loads((old.fetch() / "model.json").read_text()) | {"feature_service": "fraud_detection_v0"}
+    (old.fetch() / "model.json").write_text(json.dumps(spec))
+    old = dataclasses.replace(old, files=hash_files(old.fetch())).write()
 
     verdict = world.verdict(good, champion=old)
 

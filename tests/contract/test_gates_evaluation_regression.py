@@ -182,7 +182,7 @@ class World:
 
     def verdict(self, model, champion=None, window=None, limits=None):
         """The gate's verdict on a model folder, without the pages and files of a whole evaluation."""
-        window, artifact, limits = window or self.window, ModelArtifact.open(model.folder), limits or self.limits
+        window, artifact, limits = window or self.window, ModelArtifact.open(model.fetch()), limits or self.limits
         rival = ask_champion(champion, window, 1)
         own = model_predictions(artifact, window.data, window.judged_rows)
         masks = self.masks if window is self.window else {}
@@ -301,9 +301,9 @@ def test_ceilings_in_the_label_s_unit_may_be_left_open(world, good):
 
 def test_a_champion_that_cannot_be_asked_keeps_everyone_out(world, good):
     old = world.model("old", linear(*world.fit()))
-    spec = json.loads((old.folder / "model.json").read_text()) | {"feature_service": "machine_hours_v0"}
-    (old.folder / "model.json").write_text(json.dumps(spec))
-    old = dataclasses.replace(old, files=hash_files(old.folder)).write()
+    spec = json.loads((old.fetch() / "model.json").read_text()) | {"feature_service": "machine_hours_v0"}
+    (old.fetch() / "model.json").write_text(json.dumps(spec))
+    old = dataclasses.replace(old, files=hash_files(old.fetch())).write()
 
     failed = {rule.name: rule.detail for rule in world.verdict(good, champion=old).failures}
 

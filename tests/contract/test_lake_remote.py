@@ -221,7 +221,7 @@ def test_a_push_that_was_killed_shows_nothing_and_is_finished_by_the_next(
     half = [key for key in objects(remote) if identity in key]
     assert 0 < len(half) < 101
     cluster.enter(tmp_path / "another")
-    assert Manifest.find(cluster.lake / "models" / identity, "model") is None
+    assert Manifest.find(cluster.lake, "model", identity) is None
     assert identity not in [found.id for found in list_manifests(cluster.lake / "models", "model")]
     cluster.enter(home)
     before = objects(remote)
@@ -243,7 +243,7 @@ def test_an_object_that_is_not_what_its_name_says_never_enters_a_lake(
 
     cluster.enter(tmp_path / "reader")
     with pytest.raises(ArtifactCorrupt, match=f"{key}: sha256 is .* wanted .* Remove that object"):
-        _ = Manifest.read(tmp_path / "out", "model").folder
+        _ = Manifest.read(tmp_path / "out", "model").fetch()
 
     assert [path for path in cluster.lake.rglob("*") if path.is_file()] == []
 
@@ -258,7 +258,7 @@ def test_an_object_that_is_gone_is_named_and_comes_back_from_where_its_file_is(
 
     cluster.enter(tmp_path / "reader")
     with pytest.raises(NotFound, match=f"cannot read s3://{remote}/{key}: .*run the step that made it"):
-        _ = Manifest.read(tmp_path / "out", "model").folder
+        _ = Manifest.read(tmp_path / "out", "model").fetch()
     cluster.enter(tmp_path / "maker")
     manifest.hand_over(tmp_path / "out")
 
@@ -271,7 +271,7 @@ def test_a_file_that_was_damaged_here_is_not_pushed(
 ) -> None:
     cluster.enter(tmp_path / "maker")
     manifest = an_artifact(tmp_path / "maker")
-    (manifest.folder / "part" / "1.bin").write_bytes(b"weightz1")
+    (manifest.fetch() / "part" / "1.bin").write_bytes(b"weightz1")
 
     with pytest.raises(ArtifactCorrupt, match=r"1\.bin: sha256 is"):
         manifest.hand_over(tmp_path / "out")
@@ -294,7 +294,7 @@ def test_two_makers_of_one_id_never_mix(
         read = Manifest.read(tmp_path / f"{name}.out", "model")
         assert read.path("part/0.bin").read_text() == f"{name}0"
     cluster.enter(tmp_path / "third")
-    found = Manifest.find(cluster.lake / "models" / "0123456789abcdef", "model")
+    found = Manifest.find(cluster.lake, "model", "0123456789abcdef")
     assert found is not None
     assert found.path("part/0.bin").read_text() == "first0"
 
@@ -338,7 +338,7 @@ def test_a_store_that_refuses_or_is_away_is_told_without_credentials(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://a-user:a-password@127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(Unavailable, match="check AWS_ENDPOINT_URL") as away:
-        Manifest.find(cluster.lake / "models" / "none", "model")
+        Manifest.find(cluster.lake, "model", "none")
     S3FileSystem.clear_instance_cache()
 
     shown = capsys.readouterr()
@@ -376,7 +376,7 @@ def test_a_remote_that_is_none_is_refused(uri: str, told: str, tmp_path: Path, m
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
 
     with pytest.raises(ConfigError, match=told) as refused:
-        Manifest.find(tmp_path / "lake" / "models" / "none", "model")
+        Manifest.find(tmp_path / "lake", "model", "none")
 
     assert "hidden" not in str(refused.value)
 
@@ -389,6 +389,6 @@ def test_what_lies_outside_the_lake_is_not_the_remotes_business(
 
     with pytest.raises(MillraceError, match="outside the lake"):
         manifest.hand_over(tmp_path / "out")
-    assert manifest.folder.is_dir()
-    assert Manifest.find(tmp_path / "elsewhere" / "lake" / "models" / "none", "model") is None
+    assert manifest.fetch().is_dir()
+    assert Manifest.find(tmp_path / "elsewhere" / "lake", "model", "none") is None
     assert objects(remote) == {}

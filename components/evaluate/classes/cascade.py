@@ -29,7 +29,7 @@ def measure_cascade(
     """scores[J]: the model's, as served; None where it has no cascade in use."""
     if model.cascade is None:
         return None
-    alone = ModelArtifact.open(model.manifest.folder, cascade=False)
+    alone = ModelArtifact.open(model.manifest.fetch(), cascade=False)
     full = model_scores(alone, window.data, window.judged_rows)
     return CascadeFigures(
         _saved_share(model, window),

@@ -1,5 +1,5 @@
-"""What every artifact is made of: manifests, atomic writes, the copy in a bucket, and the code and instants that ids
-follow from.
+"""What every artifact is made of: manifests, the protocol by which a step makes one (`step`), atomic writes, the copy
+in a bucket, and the code and instants that ids follow from.
 """
 
 MANIFEST = "manifest.json"

@@ -63,9 +63,8 @@ class Manifest:
         if self.kind not in FOLDERS:
             raise InvalidInput(f"manifest kind is {self.kind!r}; wanted one of {sorted(FOLDERS)}")
 
-    @property
-    def folder(self) -> Path:
-        """Where the artifact's own files lie."""
+    def fetch(self) -> Path:
+        """The folder with the artifact's own files; those that only the lake's remote has are downloaded first."""
         if (held := remote()) is not None:
             held.complete(self)
         return Path(self.uri)
@@ -94,6 +93,10 @@ class Manifest:
             raise NotFound(f"{self.kind} {self.id} has no table {name!r}; it has {sorted(tables)}")
         first, last = str(first_day or date.min), str(last_day or date.max)
         return self.paths([path for day, path in sorted(tables[name].items()) if first <= day <= last])
+
+    def as_parents(self) -> dict[str, str]:
+        """The parents of what is made from this artifact: all that it came from, and itself."""
+        return self.parents | {self.kind: self.id}
 
     def at(self, uri: str) -> Manifest:
         """The same artifact in another folder."""
@@ -143,10 +146,10 @@ class Manifest:
         return cls.read(folder, kind).at(str(folder))
 
     @classmethod
-    def find(cls, folder: Path, kind: str) -> Manifest | None:
-        """The artifact whose folder that is, here or in the lake's remote; None when it has yet to be made."""
+    def find(cls, lake: Path, kind: str, identity: str) -> Manifest | None:
+        """The artifact called so, here or in the lake's remote; None when it has yet to be made."""
         try:
-            return cls.read(folder / MANIFEST, kind)
+            return cls.read(place(lake, kind, identity) / MANIFEST, kind)
         except NotFound:
             return None
 
@@ -186,6 +189,11 @@ def fetch(files: Mapping[Path, str]) -> None:
         held.fetch(files)
 
 
+def place(lake: Path, kind: str, identity: str) -> Path:
+    """The folder of an artifact in a lake."""
+    return lake.absolute() / FOLDERS[kind] / identity
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """Relative path → SHA-256 of every file below `folder` except the manifest, sorted by path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
@@ -199,7 +207,7 @@ def content_id(content: Mapping[str, Any]) -> str:
 
 def list_manifests(folder: Path, kind: str) -> Iterator[Manifest]:
     """Every manifest of `kind` one level below `folder`, here or in the lake's remote, oldest first."""
-    paths = folder.glob(f"*/{MANIFEST}")
+    paths = folder.glob(f"[!.]*/{MANIFEST}")  # a name with a dot: what a killed step was writing
     manifests = {path.parent.name: Manifest.read(path) for path in paths}
     if (held := remote()) is not None:
         for name, text in held.manifests(folder, set(manifests)).items():

@@ -48,6 +48,7 @@ PLUMBING: Final = frozenset(
         "lake/manifest",
         "lake/provenance",
         "lake/remote",
+        "lake/step",
         "observe/__init__",
         "observe/progress",
         "settings",

@@ -161,7 +161,7 @@ class Lake:
                 yield Node(kind, promotion.parents[kind], facts)
 
     def _read(self, kind: str, identity: str) -> Manifest | None:
-        return Manifest.find(self._folder(kind) / identity, kind)
+        return Manifest.find(self.folder, kind, identity)
 
 
 def tree(node: Node) -> Tree:

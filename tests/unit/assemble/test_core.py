@@ -165,7 +165,7 @@ def test_other_code_makes_another_set(feature_set: Manifest, lake: Path, monkeyp
 def test_a_day_of_features_that_was_changed_is_refused(feature_set: Manifest, lake: Path) -> None:
     day = feature_set.table("events", SPEC.train_start)[0]
     pq.write_table(pq.read_table(day), day, compression="zstd")
-    listed = replace(feature_set, files={os.path.relpath(day, feature_set.folder): "0" * 64})
+    listed = replace(feature_set, files={os.path.relpath(day, feature_set.fetch()): "0" * 64})
 
     with pytest.raises(ArtifactCorrupt, match=day.name):
         assemble(listed, lake, SPEC)

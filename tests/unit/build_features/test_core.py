@@ -43,7 +43,7 @@ def terminals_at(day: Path, refresh: datetime) -> pa.Table:
 def content(feature_set: Manifest) -> dict[tuple[str, str], bytes]:
     """(table, day) → bytes of its file."""
     tables = feature_set.facts["tables"]
-    return {(t, day): (feature_set.folder / p).read_bytes() for t, days in tables.items() for day, p in days.items()}
+    return {(t, day): (feature_set.fetch() / p).read_bytes() for t, days in tables.items() for day, p in days.items()}
 
 
 def files_of(lake: Path) -> set[Path]:
@@ -71,7 +71,7 @@ def test_a_feature_set_is_what_the_contract_says(
     result = build(snapshot_of(tmp_path, days), tmp_path)
 
     result.verify()
-    assert Manifest.read(result.folder, "feature_set") == result
+    assert Manifest.read(result.fetch(), "feature_set") == result
     assert (result.facts["first_day"], result.facts["last_day"]) == ("2018-04-01", "2018-04-12")
     assert result.facts["rows"] == sum(map(len, days))
     transactions = pq.read_table(result.table("events")[-1])
@@ -95,9 +95,9 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     states = result.facts["tables"]["terminal_state"]
     assert sorted(states) == [str(date(2018, 4, day)) for day in range(1, 10)]
     assert "2018-04-05" not in result.facts["tables"]["events"]
-    first, second, last = (pq.read_table(result.folder / states[f"2018-04-0{day}"]) for day in (1, 2, 9))
+    first, second, last = (pq.read_table(result.fetch() / states[f"2018-04-0{day}"]) for day in (1, 2, 9))
     assert len(first) == 0
-    assert len(terminals_at(result.folder / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
+    assert len(terminals_at(result.fetch() / states["2018-04-01"], datetime(2018, 4, 1, 5, tzinfo=UTC))) == 0
     assert sorted(set(second["terminal_id"].to_pylist())) == sorted(set(days[0]["terminal_id"].to_pylist()))
     midnight = datetime.fromisoformat("2018-04-09T00:00:00+00:00")
     refreshes = {midnight + timedelta(days=1) / f.REFRESHES_PER_DAY * number for number in range(f.REFRESHES_PER_DAY)}
@@ -111,7 +111,7 @@ def test_terminal_state_covers_every_day_and_the_one_after(
     assert 0 < len(later) < (len(rows) - len(later)) * (f.REFRESHES_PER_DAY - 1) / 4
     assert all(any(old[name] != row[name] for name in formulas.TERMINAL_STATE_FIELDS) for old, row in later)
     for refresh in refreshes:
-        state = terminals_at(result.folder / states["2018-04-09"], refresh)
+        state = terminals_at(result.fetch() / states["2018-04-09"], refresh)
         newest = {row["terminal_id"]: row for row in rows if row["event_timestamp"] <= refresh}
         assert state.to_pylist() == [row | {"event_timestamp": refresh} for row in newest.values()]
         assert pc.sum(state["count_30d"]).as_py() == sum(map(len, days))
@@ -194,7 +194,7 @@ def test_a_killed_build_goes_on_where_it_was(
         "partitions.write_events = dying\n"
         "core.build_features(Manifest.read(sys.argv[1]), Path(sys.argv[2]), history_length=8, threads=1)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(snapshot.folder), str(killed)], capture_output=True)
+    run = subprocess.run([sys.executable, "-c", code, str(snapshot.fetch()), str(killed)], capture_output=True)
     assert run.returncode == -signal.SIGKILL
     left = {path: (killed / path).stat().st_mtime_ns for path in files_of(killed)}
     assert len([path for path in left if "events" in str(path)]) == 6

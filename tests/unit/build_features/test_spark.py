@@ -42,7 +42,7 @@ def on_spark(snapshot: Manifest, lake: Path, history_length: int) -> Manifest:
 
 def contents(feature_set: Manifest, table: str) -> dict[str, pa.Table]:
     days = feature_set.facts["tables"][table]
-    return {day: pq.read_table(feature_set.folder / path) for day, path in days.items()}
+    return {day: pq.read_table(feature_set.fetch() / path) for day, path in days.items()}
 
 
 def test_spark_and_duckdb_give_the_same_rows(simulated_days, snapshot_of, tmp_path):

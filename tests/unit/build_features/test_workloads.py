@@ -24,7 +24,7 @@ def build(snapshot: Manifest, lake: Path) -> Manifest:
 def content(feature_set: Manifest) -> dict[tuple[str, str], bytes]:
     """(table, day) → bytes of its file."""
     tables = feature_set.facts["tables"]
-    return {(t, day): (feature_set.folder / p).read_bytes() for t, days in tables.items() for day, p in days.items()}
+    return {(t, day): (feature_set.fetch() / p).read_bytes() for t, days in tables.items() for day, p in days.items()}
 
 
 def test_every_refreshed_view_is_a_table_under_its_name(

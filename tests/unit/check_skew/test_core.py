@@ -71,7 +71,7 @@ def _no_earlier_checks(lake: Path) -> None:
 
 def check(feature_set: Manifest, store: Manifest, lake: Path, home: Path, **config: Any) -> Verdict:
     result = check_skew(feature_set, store, lake, home, SkewConfig(**{"sample": 30} | config), threads=1)
-    verdict = Verdict.read(result.folder / "verdict.json")
+    verdict = Verdict.read(result.fetch() / "verdict.json")
     assert result.facts["passed"] == verdict.passed
     return verdict
 

@@ -42,7 +42,7 @@ def filled(tmp_path: Path, machines: Workload, snapshot_of: Callable[..., Manife
 def failures(filled: Store) -> dict[str, Rule]:
     home, feature_set, store = filled
     result = check_skew(feature_set, store, home / "lake", home, SkewConfig(sample=30), threads=1)
-    verdict = Verdict.read(result.folder / "verdict.json")
+    verdict = Verdict.read(result.fetch() / "verdict.json")
     assert result.facts["passed"] == verdict.passed
     return {rule.name: rule for rule in verdict.failures}
 

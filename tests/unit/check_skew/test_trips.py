@@ -48,13 +48,13 @@ def feature_set(tmp_path_factory: pytest.TempPathFactory, snapshot_of: Callable[
 
 
 def verdict_of(feature_set: Manifest, store: Manifest, home: Path) -> Verdict:
-    lake = feature_set.folder.parents[1]
+    lake = feature_set.fetch().parents[1]
     result = check_skew(feature_set, store, lake, home, SkewConfig(sample=60), threads=1)
-    return Verdict.read(result.folder / "verdict.json")
+    return Verdict.read(result.fetch() / "verdict.json")
 
 
 def test_trips_pass_and_a_view_that_is_gone_is_blocked_by_its_name(feature_set: Manifest, tmp_path: Path) -> None:
-    store = materialize(feature_set, feature_set.folder.parents[1], tmp_path, AS_OF)
+    store = materialize(feature_set, feature_set.fetch().parents[1], tmp_path, AS_OF)
     assert sorted(store.facts["states"]) == sorted(VIEWS)
     assert store.facts["states"]["city_state"] == 1
 
@@ -62,13 +62,13 @@ def test_trips_pass_and_a_view_that_is_gone_is_blocked_by_its_name(feature_set: 
 
     with sqlite3.connect(online_database(tmp_path, "trips")) as live:
         live.execute("DELETE FROM trips_pair_state")
-    shutil.rmtree(feature_set.folder.parents[1] / "skew_checks")  # one that passed is not made again
+    shutil.rmtree(feature_set.fetch().parents[1] / "skew_checks")  # one that passed is not made again
     failures = {rule.name for rule in verdict_of(feature_set, store, tmp_path).failures}
     assert failures == {"pair_state missing online", "online against offline", "online against batch"}
 
 
 def test_trips_are_renewed_on_the_half_hour(feature_set: Manifest, tmp_path: Path) -> None:
-    lake = feature_set.folder.parents[1]
+    lake = feature_set.fetch().parents[1]
     (tmp_path / "lake").symlink_to(lake)
     materialize(feature_set, lake, tmp_path, AS_OF)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from components.build_features.core import build_features
-from components.materialize.core import _write_sources
+from components.materialize.core import sources_of
 from edge.package import EdgeGraph, EdgeOptions, Limit, build, choose_graph
 from fraud.features import VIEWS
 from millrace.errors import ArtifactCorrupt, InvalidInput
@@ -55,9 +55,7 @@ def online(
 ) -> Manifest:
     lake = tmp_path_factory.mktemp("lake")
     features = build_features(snapshot_of(lake, simulated_days), lake, history_length=N, threads=1)
-    folder = lake / "online" / "states"
-    _write_sources(features, folder, "states", AS_OF, 1, 1.0)
-    return Manifest.read(folder, "online_store")
+    return sources_of(features, lake, AS_OF, 1, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +114,7 @@ def offline(model: Manifest, online: Manifest, rows: list[dict[str, Any]]) -> li
     """Scores as the serving path makes them: its own state code, one transaction after the other."""
     import pyarrow.parquet as pq
 
-    fraud, artifact = load("fraud"), ModelArtifact.open(model.folder)
+    fraud, artifact = load("fraud"), ModelArtifact.open(model.fetch())
     table = pq.read_table(online.path("customer_state.parquet")).to_pydict()
     customers = dict(zip(table["customer_id"], recent_of(table, CUSTOMERS), strict=True))
     terminals = {
@@ -317,7 +315,7 @@ def test_a_limit_of_what_is_not_there_is_refused(
 
 def with_variants(model: Manifest, *variants: dict[str, Any]) -> tuple[Manifest, ModelSpec]:
     """The model, were these graphs in it, too."""
-    spec = ModelSpec.read(model.folder)
+    spec = ModelSpec.read(model.fetch())
     spec.optimisation["variants"] = [{"file": "model.onnx", "average_precision": 0.75}, *variants]
     files = model.files | {variant["file"]: "0" * 64 for variant in variants}
     return Manifest(kind="model", id=model.id, workload="fraud", uri=model.uri, files=files), spec

@@ -40,7 +40,7 @@ def test_saved_share_and_gain_are_against_the_full_model(tiny_model: Callable[..
     assert found is not None
     amount = week.data.features[week.judged_rows, 0]
     assert found.saved_share == pytest.approx((amount < 200).mean())  # the cheap score of 200 is .5
-    full = ModelArtifact.open(model.manifest.folder, cascade=False)
+    full = ModelArtifact.open(model.manifest.fetch(), cascade=False)
     alone = average_precision(week.judged, model_scores(full, week.data, week.judged_rows)).item()
     assert found.full_average_precision == pytest.approx(alone)
     assert found.gain.value == pytest.approx(average_precision(week.judged, scores).item() - alone)

@@ -37,13 +37,13 @@ def test_one_failure_among_many_blocks_whatever_the_facts_say(judged):
 def test_the_message_names_the_report_of_what_failed_or_its_folder(judged):
     passed, with_page, without = judged("evaluation", 0.5), judged("validation", 2), judged("skew_check", 3)
     for artifact in (passed, with_page):
-        (artifact.folder / "report.html").write_text("<html>")
+        (artifact.fetch() / "report.html").write_text("<html>")
 
     with pytest.raises(GateBlocked) as blocked:
         require([passed, with_page, without])
 
     lines = str(blocked.value).splitlines()
-    assert lines[-2:] == [f"Report: {with_page.folder / 'report.html'}", f"Report: {without.folder}"]
+    assert lines[-2:] == [f"Report: {with_page.fetch() / 'report.html'}", f"Report: {without.fetch()}"]
     assert len(blocked.value.verdicts) == 3
 
 
@@ -69,7 +69,7 @@ def test_a_missing_or_broken_verdict_is_refused(judged):
     gone, broken = judged("evaluation", 0), judged("validation", 0)
     gone.path("verdict.json").unlink()
     broken.path("verdict.json").write_text("{")
-    broken.files.update(hash_files(broken.folder))
+    broken.files.update(hash_files(broken.fetch()))
 
     with pytest.raises(ArtifactCorrupt, match="missing"):
         require([gone])

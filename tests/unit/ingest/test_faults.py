@@ -118,7 +118,7 @@ def test_the_key_appears_nowhere(source: Path, tmp_path: Path) -> None:
     assert "secret" not in repr(config)
     files = [path for path in (tmp_path / "lake").rglob("*") if path.is_file()]
     assert not any(key in path.read_bytes() for path in files)
-    assert Manifest.read(manifest.folder, "snapshot").id == manifest.id
+    assert Manifest.read(manifest.fetch(), "snapshot").id == manifest.id
 
 
 def test_the_command_line_prints_the_snapshot_and_names_errors(source: Path, tmp_path: Path) -> None:

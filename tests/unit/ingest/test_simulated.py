@@ -76,4 +76,4 @@ def test_the_pipeline_face_writes_the_manifest_and_its_metadata(
     manifest = Manifest.read(Path(out.path), "snapshot")
     manifest.verify()
     assert out.metadata["id"] == manifest.id
-    assert manifest.folder == tmp_path / "home" / "lake" / "snapshots" / manifest.id
+    assert manifest.fetch() == tmp_path / "home" / "lake" / "snapshots" / manifest.id

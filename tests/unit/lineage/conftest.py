@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
     write(settings, "promotion", "b0" * 8, judged, {"model_version": 1})
     registry = Registry(settings)
     registry.folder(1).mkdir(parents=True)
-    (registry.folder(1) / "model.json").write_text((model.folder / "model.json").read_text())
+    (registry.folder(1) / "model.json").write_text((model.fetch() / "model.json").read_text())
     model.write(registry.folder(1) / "manifest.json")
     audit.append(
         registry.audit_path, audit.new_record("promote", model=registry.name, to_version=1, aliases={"champion": 1})

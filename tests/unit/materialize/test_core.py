@@ -177,7 +177,7 @@ def test_an_aside_is_written_only_what_changed(
     monkeypatch.setattr(
         FeatureStore, "write_to_online_store", lambda self, view, df: (written.append(len(df)), write(self, view, df))
     )
-    first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).folder for m in (0, 50))
+    first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).fetch() for m in (0, 50))
 
     with closing(Aside(tmp_path, load("fraud"))) as aside:
         for sources in (first, second, second):
@@ -201,7 +201,7 @@ def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lak
         "lake, home = map(Path, sys.argv[2:4])\n"
         "core.materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
     )
-    arguments = [str(feature_set.folder), str(lake), str(tmp_path), AS_OF.isoformat()]
+    arguments = [str(feature_set.fetch()), str(lake), str(tmp_path), AS_OF.isoformat()]
     run = subprocess.run([sys.executable, "-O", "-c", code, *arguments], capture_output=True)
     assert run.returncode == -signal.SIGKILL
     assert filled_with(tmp_path, "fraud") == first.id
@@ -225,7 +225,7 @@ def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set:
         "print('feast' in sys.modules)\n"
     )
 
-    arguments = [str(feature_set.folder), str(lake), str(tmp_path), AS_OF.isoformat()]
+    arguments = [str(feature_set.fetch()), str(lake), str(tmp_path), AS_OF.isoformat()]
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
 
     assert run.stdout.split() == ["False"]

@@ -149,7 +149,7 @@ def test_a_workload_without_data_keeps_no_other_from_its_refresh(
 def test_a_feature_set_of_another_service_is_not_served(
     tmp_path: Path, machines: Workload, feature_set: Manifest
 ) -> None:
-    other = replace(feature_set, id="another", uri=str(feature_set.folder.with_name("another")))
+    other = replace(feature_set, id="another", uri=str(feature_set.fetch().with_name("another")))
     replace(other, facts=other.facts | {"feature_service": "machine_hours_v0", "last_day": "2026-01-01"}).write()
 
     assert newest_feature_set(tmp_path / "lake", machines) == feature_set

@@ -39,7 +39,7 @@ def test_an_artifact_that_was_moved_with_its_home_is_found_where_it_lies(tmp_pat
 
     moved = Manifest.read(tmp_path / "new" / "abc")
 
-    assert moved.folder == tmp_path / "new" / "abc"
+    assert moved.fetch() == tmp_path / "new" / "abc"
     moved.verify()
 
 
@@ -59,7 +59,7 @@ def test_without_a_remote_nothing_of_it_is_imported(tmp_path: Path) -> None:
         "import components.assemble.core, components.build_features.core\n"
         "from millrace.lake.manifest import Manifest, list_manifests\n"
         "made = Manifest.read(sys.argv[1]).hand_over(__import__('pathlib').Path(sys.argv[1]) / 'out')\n"
-        "made.verify(), made.folder, made.path('rows.parquet'), list(list_manifests(made.folder.parent, 'snapshot'))\n"
+        "made.verify(), made.path('rows.parquet'), list(list_manifests(made.fetch().parent, 'snapshot'))\n"
         "print(*({'millrace.lake.remote', 's3fs', 'botocore'} & set(sys.modules)))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MILLRACE_LAKE_REMOTE"}

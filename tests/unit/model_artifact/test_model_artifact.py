@@ -54,7 +54,7 @@ def test_an_opened_model_knows_its_threshold_and_lengths(make_model: Make):
 def test_a_folder_that_was_moved_still_opens(make_model: Make, tmp_path: Path):
     moved = make_model().rename(tmp_path / "elsewhere")
 
-    assert ModelArtifact.open(str(moved)).manifest.folder == moved
+    assert ModelArtifact.open(str(moved)).manifest.fetch() == moved
 
 
 def test_views_and_slices_are_scored_like_copies(make_model: Make):

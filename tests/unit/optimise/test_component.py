@@ -27,6 +27,6 @@ def test_the_face_hands_manifests_to_the_verb(
 
     written = Manifest.read(tmp_path / "optimised", "model")
     written.verify()
-    assert written.folder.is_relative_to((tmp_path / "home").resolve())
+    assert written.fetch().is_relative_to((tmp_path / "home").resolve())
     assert out.metadata["id"] == written.id
     assert out.metadata["served_file"] == written.facts["served_file"]

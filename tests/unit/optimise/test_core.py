@@ -56,17 +56,17 @@ def test_the_served_graph_scores_like_the_trained_weights(
     data = TrainingSet(training_set)
     features, history = data.batch(data.rows_of("validation"), LENGTH)
 
-    scores = ModelArtifact.open(servable.folder, served_file=FLOAT).score(features, history)
+    scores = ModelArtifact.open(servable.fetch(), served_file=FLOAT).score(features, history)
 
     with torch.inference_mode():
-        logits = load_network(trained.folder)(torch.tensor(features), torch.tensor(history))
+        logits = load_network(trained.fetch())(torch.tensor(features), torch.tensor(history))
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-6)
 
 
 def test_trees_in_the_graph_answer_like_the_booster_beside_the_model(
     trained: Manifest, training_set: Manifest, tmp_path: Path
 ):
-    data, model = TrainingSet(training_set), load_network(trained.folder)
+    data, model = TrainingSet(training_set), load_network(trained.fetch())
     features, history = data.batch(data.rows_of("validation"), LENGTH)
     trees = Trees(fit(model, data, BoostConfig(rounds=20, min_child_weight=0.1)), 0.75)
 
@@ -83,23 +83,23 @@ def test_trees_are_served_where_validation_rows_say_so(trained: Manifest, traini
 
     result = optimise(trained, training_set, tmp_path, replace(FAST, boosting=boosting))
 
-    found = ModelArtifact.open(result.folder).spec.optimisation["boosting"]
+    found = ModelArtifact.open(result.fetch()).spec.optimisation["boosting"]
     best = max(value for value in found["average_precision"].values())
     assert found["average_precision"][str(found["weight"])] == best
 
 
 def test_what_training_wrote_is_kept(servable: Manifest, trained: Manifest):
-    document = json.loads((servable.folder / "model.json").read_text())
+    document = json.loads((servable.fetch() / "model.json").read_text())
 
     assert document["note"] == "kept"
-    assert document["parameters"] == json.loads((trained.folder / "model.json").read_text())["parameters"]
+    assert document["parameters"] == json.loads((trained.fetch() / "model.json").read_text())["parameters"]
     assert servable.files["weights.safetensors"] == trained.files["weights.safetensors"]
     assert servable.parents == {"training_set": "t" * 16, "snapshot": "s" * 16, "model": "m" * 16}
     servable.verify()
 
 
 def test_every_graph_is_measured_and_the_figures_are_recorded(servable: Manifest):
-    report = json.loads((servable.folder / "model.json").read_text())["optimisation"]
+    report = json.loads((servable.fetch() / "model.json").read_text())["optimisation"]
 
     assert [variant["file"] for variant in report["variants"]] == [FLOAT, INT8]
     assert all(variant["latency_us"].keys() == {"1", "64"} for variant in report["variants"])
@@ -108,7 +108,7 @@ def test_every_graph_is_measured_and_the_figures_are_recorded(servable: Manifest
 
 
 def test_the_threshold_selects_about_as_many_units_as_can_be_reviewed(servable: Manifest):
-    report = json.loads((servable.folder / "model.json").read_text())["optimisation"]["threshold"]
+    report = json.loads((servable.fetch() / "model.json").read_text())["optimisation"]["threshold"]
 
     assert report["value"] == servable.facts["decision_threshold"]
     assert report["days"] == 2
@@ -116,7 +116,7 @@ def test_the_threshold_selects_about_as_many_units_as_can_be_reviewed(servable: 
 
 
 def test_the_reference_window_holds_features_and_scores_of_validation_rows(servable: Manifest, training_set: Manifest):
-    reference = pq.read_table(servable.folder / "reference_window.parquet")
+    reference = pq.read_table(servable.fetch() / "reference_window.parquet")
     data = TrainingSet(training_set)
 
     assert reference.column_names == [*FEATURE_NAMES, "score"]
@@ -129,18 +129,18 @@ def test_the_reference_window_is_a_seeded_sample(trained: Manifest, training_set
     first = optimise(trained, training_set, tmp_path / "a", config)
     second = optimise(trained, training_set, tmp_path / "b", config)
 
-    assert pq.read_metadata(first.folder / "reference_window.parquet").num_rows == 50
+    assert pq.read_metadata(first.fetch() / "reference_window.parquet").num_rows == 50
     assert first.files["reference_window.parquet"] == second.files["reference_window.parquet"]
     assert first.id == second.id
 
 
 def test_a_finished_model_is_not_made_again(servable: Manifest, trained: Manifest, training_set: Manifest, lake: Path):
-    stamp = (servable.folder / FLOAT).stat().st_mtime_ns
+    stamp = (servable.fetch() / FLOAT).stat().st_mtime_ns
 
     again = optimise(trained, training_set, lake, FAST)
 
     assert again == servable
-    assert (servable.folder / FLOAT).stat().st_mtime_ns == stamp
+    assert (servable.fetch() / FLOAT).stat().st_mtime_ns == stamp
     assert optimise(trained, training_set, lake, replace(FAST, review_capacity=6)).id != servable.id
 
 

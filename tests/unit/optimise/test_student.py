@@ -53,12 +53,12 @@ def servable(trained: Manifest, training_set: Manifest, tmp_path_factory: pytest
 def test_the_reference_window_is_scored_as_the_server_scores(servable: Manifest, training_set: Manifest):
     data = TrainingSet(training_set)
     inputs = data.batch(data.rows_of("validation"), LENGTH)
-    artifact = ModelArtifact.open(servable.folder, cascade=True)
+    artifact = ModelArtifact.open(servable.fetch(), cascade=True)
 
     outputs, stages = artifact.run(*inputs)
     scores = outputs["score"]
 
-    reference = pq.read_table(servable.folder / "reference_window.parquet")["score"].to_numpy()
+    reference = pq.read_table(servable.fetch() / "reference_window.parquet")["score"].to_numpy()
     np.testing.assert_array_equal(reference, artifact.score(*inputs))
     np.testing.assert_array_equal(reference, scores)
     tried = artifact.spec.optimisation["cascade"]["tried"][-1]
@@ -75,9 +75,9 @@ def test_a_cascade_that_is_switched_off_is_there_and_scores_nothing(
 
     model = optimise(trained, training_set, tmp_path, config)
 
-    reference = pq.read_table(model.folder / "reference_window.parquet")["score"].to_numpy()
-    np.testing.assert_array_equal(reference, ModelArtifact.open(model.folder, cascade=False).score(*inputs))
-    assert ModelArtifact.open(model.folder, cascade=True).cascade is not None
+    reference = pq.read_table(model.fetch() / "reference_window.parquet")["score"].to_numpy()
+    np.testing.assert_array_equal(reference, ModelArtifact.open(model.fetch(), cascade=False).score(*inputs))
+    assert ModelArtifact.open(model.fetch(), cascade=True).cascade is not None
 
 
 def test_bounds_that_cannot_be_kept_leave_no_cascade_and_the_reason(
@@ -87,19 +87,19 @@ def test_bounds_that_cannot_be_kept_leave_no_cascade_and_the_reason(
 
     model = optimise(trained, training_set, tmp_path, config)
 
-    document = json.loads((model.folder / "model.json").read_text())
+    document = json.loads((model.fetch() / "model.json").read_text())
     assert "cascade" not in document
     assert CASCADE not in model.files
     assert "no share" in document["optimisation"]["cascade"]["why_not"]
-    assert ModelArtifact.open(model.folder, cascade=True).cascade is None
+    assert ModelArtifact.open(model.fetch(), cascade=True).cascade is None
 
 
 def test_the_student_is_measured_and_stands_alone(servable: Manifest, training_set: Manifest):
     data = TrainingSet(training_set)
     inputs = data.batch(data.rows_of("validation"), LENGTH)
-    variants = {item["file"]: item for item in ModelArtifact.open(servable.folder).spec.optimisation["variants"]}
+    variants = {item["file"]: item for item in ModelArtifact.open(servable.fetch()).spec.optimisation["variants"]}
 
-    scores = ModelArtifact.open(servable.folder, served_file=STUDENT).score(*inputs)
+    scores = ModelArtifact.open(servable.fetch(), served_file=STUDENT).score(*inputs)
 
     assert 0 < variants[STUDENT]["decision_threshold"] < 1
     assert variants[STUDENT]["parameters"] > 0
@@ -110,8 +110,8 @@ def test_the_student_is_measured_and_stands_alone(servable: Manifest, training_s
 def test_a_student_comes_near_its_teacher_and_is_the_same_again(
     trained: Manifest, training_set: Manifest, servable: Manifest
 ):
-    data, network = TrainingSet(training_set), load_network(trained.folder)
-    teacher = scorer_of(servable.folder / FLOAT)
+    data, network = TrainingSet(training_set), load_network(trained.fetch())
+    teacher = scorer_of(servable.fetch() / FLOAT)
     more = BoostConfig(rounds=60, depth=4, learning_rate=0.2, min_child_weight=0.1, negative_share=1.0)
     learned = lessons(network, data, teacher, StudentConfig(full=more, label_share=0.0))
 
@@ -126,9 +126,9 @@ def test_a_student_comes_near_its_teacher_and_is_the_same_again(
 def test_the_students_graphs_answer_like_their_trees(
     trained: Manifest, training_set: Manifest, servable: Manifest, tmp_path: Path
 ):
-    data, network = TrainingSet(training_set), load_network(trained.folder)
+    data, network = TrainingSet(training_set), load_network(trained.fetch())
     features, history = data.batch(data.rows_of("validation"), LENGTH)
-    learned = lessons(network, data, scorer_of(servable.folder / FLOAT), LENIENT.student)
+    learned = lessons(network, data, scorer_of(servable.fetch() / FLOAT), LENIENT.student)
     student = distil(learned, SMALL)
     cheap = distil(learned, SMALL, features.shape[1])
     write_student(network, student, (features[:2], history[:2]), tmp_path / STUDENT)

@@ -220,8 +220,8 @@ def test_a_verdict_about_something_else_blocks(world: World, kind: str, parents:
 def test_a_verdict_edited_after_the_fact_is_found(world: World):
     arguments = world.arguments("m1")
     failed = world.make_judgement("evaluation", {"model": "m1"}, value=0.1)
-    text = (failed.folder / "verdict.json").read_text()
-    (failed.folder / "verdict.json").write_text(text.replace("0.1", "0.9"))
+    text = (failed.fetch() / "verdict.json").read_text()
+    (failed.fetch() / "verdict.json").write_text(text.replace("0.1", "0.9"))
 
     with pytest.raises(ArtifactCorrupt, match=r"verdict\.json"):
         promote(**arguments | {"evaluation": failed})
@@ -243,7 +243,7 @@ def test_a_champion_that_the_lake_lost_is_found_in_the_registry(world: World):
     champion = find_model(world.settings, "m1")
 
     assert champion is not None
-    assert champion.folder == world.registry.folder(1)
+    assert champion.fetch() == world.registry.folder(1)
     champion.verify()
     assert find_model(world.settings, "") is None
     with pytest.raises(NotFound, match="no model m2"):
@@ -260,7 +260,7 @@ def test_no_model_gets_in_without_a_verdict_on_its_data(world: World):
 
 def test_a_model_whose_file_changed_gets_no_version(world: World):
     arguments = world.arguments("m1")
-    (arguments["model"].folder / "model.onnx").write_bytes(b"junk")
+    (arguments["model"].fetch() / "model.onnx").write_bytes(b"junk")
 
     with pytest.raises(ArtifactCorrupt, match=r"model\.onnx"):
         promote(**arguments)

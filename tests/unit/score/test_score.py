@@ -58,7 +58,7 @@ def test_scores_equal_those_of_the_evaluation(lake: Path, feature_set: Manifest,
     spec = SplitSpec(test_start=date.fromisoformat(first), delay_days=7, train_days=14, validation_days=2)
     data = TrainingSet(assemble(feature_set, lake, spec, threads=1))
     rows = data.rows_of("test")
-    artifact = ModelArtifact.open(model.folder)
+    artifact = ModelArtifact.open(model.fetch())
 
     scored = read(score(feature_set, model, "3", lake, first_day=first, last_day=last))
 
@@ -149,8 +149,8 @@ def test_a_model_whose_file_was_changed_is_refused(
     feature_set: Manifest, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = Manifest.read(tiny_model(tmp_path / "changed", history_length=16), "model")
-    description = json.loads((model.folder / "model.json").read_text())
-    (model.folder / "model.json").write_text(json.dumps(description | {"decision_threshold": 0.0}))
+    description = json.loads((model.fetch() / "model.json").read_text())
+    (model.fetch() / "model.json").write_text(json.dumps(description | {"decision_threshold": 0.0}))
 
     with pytest.raises(ArtifactCorrupt):
         score(feature_set, model, "3", tmp_path)
@@ -166,6 +166,6 @@ def test_a_day_that_repeats_an_event_is_refused(
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), twice.features)
 
     with pytest.raises(ArtifactCorrupt, match="repeats a transaction_id"):
-        core._score_day(twice, None, ModelArtifact.open(model.folder), "9")
+        core._score_day(twice, None, ModelArtifact.open(model.fetch()), "9")
 
     assert not twice.scores.exists()

@@ -113,7 +113,7 @@ def test_neither_a_killed_worker_nor_a_killed_run_changes_the_weights(
     assert epochs_done(work) < config.epochs
     finished = train(training_set, settings.lake, config, settings)
 
-    assert same_weights(finished.folder, uninterrupted(training_set, config, tmp_path / "whole", 2))
+    assert same_weights(finished.fetch(), uninterrupted(training_set, config, tmp_path / "whole", 2))
     assert finished.facts["epochs"] == config.epochs
     assert not work.exists()
     finished.verify()
@@ -125,7 +125,7 @@ def test_a_model_says_what_serving_and_people_need(
     one_process = settings_in(tmp_path, tracking_uri)
     manifest = train(training_set, one_process.lake, small_config(), one_process)
 
-    spec = ModelSpec.read(manifest.folder)
+    spec = ModelSpec.read(manifest.fetch())
     spec.require_contract()
     assert spec.name == "fraud-detector"
     assert (spec.sequence_length, spec.history_length) == (8, 8)

@@ -73,7 +73,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(training_set: Manifest, 
     slow = BASE | {"epochs": 500, "patience": 500}
     space.write_text(yaml.safe_dump(json.loads(SPACE.model_dump_json())))
     base.write_text(yaml.safe_dump({"train": slow}))
-    options = ["--training-set", str(training_set.folder), "--space", str(space), "--overrides", str(base)]
+    options = ["--training-set", str(training_set.fetch()), "--space", str(space), "--overrides", str(base)]
     command = [sys.executable, "-m", "search", "--minutes", "5", *options]
     process = subprocess.Popen(command, env=os.environ | {"MILLRACE_HOME": str(home)}, stderr=subprocess.DEVNULL)
     try:
@@ -95,13 +95,13 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(training_set: Manifest, 
 
 def test_test_rows_change_nothing(made_set: Callable[..., Manifest], tmp_path: Path) -> None:
     clean, poisoned = made_set(tmp_path / "a" / "made"), made_set(tmp_path / "b" / "made")
-    test = np.load(poisoned.folder / "split.npy") == 2
+    test = np.load(poisoned.fetch() / "split.npy") == 2
     for name, value in (("features", np.nan), ("label", -1)):
-        array = np.load(poisoned.folder / f"{name}.npy")
+        array = np.load(poisoned.fetch() / f"{name}.npy")
         array[test] = value
-        np.save(poisoned.folder / f"{name}.npy", array)
-    poisoned = Manifest.read(poisoned.folder)
-    poisoned.files.update(hash_files(poisoned.folder))
+        np.save(poisoned.fetch() / f"{name}.npy", array)
+    poisoned = Manifest.read(poisoned.fetch())
+    poisoned.files.update(hash_files(poisoned.fetch()))
 
     one, other = (
         search(made, SPACE, Settings(home=tmp_path / home), minutes=1, base=BASE, trials=1)
