@@ -68,10 +68,14 @@ class Arms:
             if predictor is not None:
                 await predictor.close()
 
-    async def variants(self, part: Part, inputs: Inputs, context: Context) -> NDArray[np.float32]:
-        """Scores of variants of a part's rows, by the model that scored the part."""
+    async def variants(self, part: Part, inputs: Inputs, context: Context) -> NDArray[np.float32] | None:
+        """Scores of variants of a part's rows, by the version that scored the part.
+
+        None when another one answered, as during a canary: beside its scores, those of the part explain nothing.
+        """
         predictor = self._challenger if part.arm == CHALLENGER and self._challenger else self._champion
-        return (await predictor.score(inputs, context.headers, timeout_s=context.left_s())).scores
+        scored = await predictor.score(inputs, context.headers, timeout_s=context.left_s())
+        return scored.scores if scored.model_version == part.scored.model_version else None
 
     def _challengers_rows(self, requests: Requests, keys: Keys) -> list[int]:
         if self._challenger is None:

@@ -152,7 +152,10 @@ class Transformer(HotModel):
     async def _explain(
         self, requests: Requests, prepared: core.Prepared, parts: list[core.Part], context: Context
     ) -> dict[int, list[dict[str, Any]]]:
-        """Reasons of the rows that get some; none, with a line in the log, when the predictor fails the second time."""
+        """Reasons of the rows that get some.
+
+        None when the predictor fails the second time, with a line in the log, or when another version answers then.
+        """
         why: dict[int, list[dict[str, Any]]] = {}
         for part in parts:
             places = core.explained_rows(part.scored)
@@ -164,6 +167,8 @@ class Transformer(HotModel):
                     variants = await self._arms.variants(part, inputs, context)
                 except Unavailable as error:
                     log("explanation_failed", error=str(error))
+                    break
+                if variants is None:
                     break
                 why |= core.explain(self._workload, part.scored.scores[some].tolist(), rows, variants)
         return why

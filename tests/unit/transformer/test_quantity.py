@@ -22,8 +22,12 @@ def trip(number: int, **changes: Any) -> dict[str, Any]:
     return base | {"passenger_count": 1, "trip_distance": 2.5} | changes
 
 
-def predictor(lab: Any, version: str = "1", outputs: tuple[str, ...] = ("score", "low", "high")) -> Any:
-    """Says that a trip takes ten minutes for every mile, give or take five; `asked` has the inputs' names."""
+def predictor(lab: Any, version: str = "1", outputs: tuple[str, ...] = ("score", "low", "high"), then: str = "") -> Any:
+    """Says that a trip takes ten minutes for every mile, give or take five; `asked` has the inputs' names.
+
+    After the first answer it is of version `then`, where one is named.
+    """
+    versions = iter([version])
 
     async def answer(asked: Any) -> tuple[int, bytes]:
         length = int(asked.headers["inference-header-content-length"])
@@ -34,7 +38,8 @@ def predictor(lab: Any, version: str = "1", outputs: tuple[str, ...] = ("score",
         found = [
             {"name": name, "shape": [len(minutes)], "datatype": "FP32", "data": ends[name].tolist()} for name in outputs
         ]
-        return 200, orjson.dumps({"model_version": version, "parameters": {}, "outputs": found})
+        said = next(versions, then or version)
+        return 200, orjson.dumps({"model_version": said, "parameters": {}, "outputs": found})
 
     return lab.HTTPServer(answer)
 
@@ -66,6 +71,14 @@ def test_reasons_say_what_makes_a_quantity_larger_or_smaller(lab, options):
     long, short = (row["reasons"][0] for row in reply.document["predictions"])
     assert (long["input"], short["input"]) == ("distance", "distance")
     assert long["effect"] > 0 > short["effect"]
+
+
+def test_another_versions_scores_are_no_reasons(lab, options):
+    """During a canary the variants of a request may come to the other revision."""
+    reply, _ = served(lab, options, trip(1, trip_distance=20.0), model=predictor(lab, "1", then="2"))
+
+    (answer,) = reply.document["predictions"]
+    assert (answer["model_version"], answer["reasons"]) == ("1", [])
 
 
 def test_an_event_says_the_interval_and_what_was_asked(lab, options):
