@@ -30,6 +30,7 @@ from drill.world import WARM_DAYS, Script, tables
 from millrace.errors import ConfigError, MillraceError
 from millrace.installed import load
 from millrace.lake.atomic import exclusive
+from millrace.lake.horizon import TEST_DAYS
 from millrace.observe.progress import log
 from millrace.report.index import link
 from millrace.settings import Settings, settings
@@ -37,10 +38,7 @@ from millrace.settings import Settings, settings
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 TRAIN_DAYS = 24
-COOLDOWN_DAYS = 18
-"""A challenger is trained on days that ended 18 before it is asked for: gap, test week and their labels. One that is
-asked for sooner after an alarm has not seen what the alarm was about, and costs minutes to be declined.
-"""
+VALIDATION_DAYS = 4
 QUICK = {"resamples": 20, "estimate_draws": 20}
 
 
@@ -114,12 +112,21 @@ def changes(home: Path, raw: Path, workload: str) -> dict[str, Any]:
         "retraining_overrides": str(load(workload).drill.OVERRIDES),
         "retraining_train_days": str(TRAIN_DAYS),
         "retraining_debounce_s": "1",
-        "retraining_cooldown_h": str(24 * COOLDOWN_DAYS),
+        "retraining_cooldown_h": str(24 * cooldown_days(workload)),
         "rollout_policy": str(HERE / "rollout.yaml"),
         "workload": workload,
         "model_name": load(workload).model_name,
         **load(workload).drill.SETTINGS,
     }
+
+
+def cooldown_days(workload: str) -> int:
+    """The days between those that a challenger learned from and the one on which it is asked for.
+
+    They are held out to stop and to test, or wait for their labels. One that is asked for sooner after an alarm has not
+    seen what the alarm was about, and costs minutes to be declined.
+    """
+    return VALIDATION_DAYS + load(workload).schema.LABEL.delay_days + TEST_DAYS
 
 
 def environment(inner: Mapping[str, str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
-from millrace.events.log import PREDICTIONS, engine, reading
+from millrace.events.log import LABELS, PREDICTIONS, engine, reading
 from millrace.installed import load
 from millrace.observe.progress import log
 from millrace.settings import Settings
@@ -47,6 +47,8 @@ class Live:
     rollout: subprocess.Popen[bytes] | None = None
     _connection: http.client.HTTPConnection | None = None
     sent: int = 0
+    told: int = 0
+    """Labels that the log was told, each of another event."""
     versions: dict[str, int] = field(default_factory=dict)
     """Answers by model version."""
 
@@ -140,6 +142,7 @@ class Live:
         labels = [dict(zip((*names, "label_timestamp"), row, strict=True)) for row in told]
         for start in range(0, len(labels), 5_000):
             self.post(LOG, "/v1/labels", {"labels": labels[start : start + 5_000]})
+        self.told += len(labels)
 
     def _instances(self, rows: pa.Table) -> list[dict[str, Any]]:
         """As a client asks: event id, keys of the entities, the other fields, and the time."""
@@ -156,14 +159,21 @@ class Live:
 
     def logged(self) -> tuple[int, int]:
         """(rows, distinct events) that the log holds."""
+        count = sa.select(sa.func.count(), sa.func.count(PREDICTIONS.c.event_id.distinct()))
+        rows, distinct = self._counted(count.select_from(PREDICTIONS))
+        return rows, distinct
+
+    def labelled(self) -> int:
+        """Events whose label the log holds."""
+        return self._counted(sa.select(sa.func.count(LABELS.c.event_id.distinct())))[0]
+
+    def _counted(self, query: sa.Select[Any]) -> tuple[int, ...]:
         database = engine(self.settings)
         try:
             with reading(database) as connection:
-                count = sa.select(sa.func.count(), sa.func.count(PREDICTIONS.c.event_id.distinct()))
-                rows, distinct = connection.execute(count.select_from(PREDICTIONS)).one()
+                return tuple(int(count) for count in connection.execute(query).one())
         finally:
             database.dispose()
-        return int(rows), int(distinct)
 
     def watched(self) -> int:
         """Rows that the stopped detector has judged, of all versions, from the state it saved."""
@@ -176,12 +186,20 @@ class Live:
 
     def wait_logged(self) -> None:
         """Until the log has its tables and every answer; raises Unavailable with what is missing."""
+        self._wait(lambda: self.logged()[0], self.sent, "answers")
+
+    def wait_labelled(self) -> None:
+        """Until it has every label that it was told: it takes them before it writes them."""
+        self._wait(self.labelled, self.told, "labels")
+
+    def _wait(self, count: Callable[[], int], wanted: int, what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                found = f"holds {(rows := self.logged()[0])} of {self.sent} answers"
-                if rows >= self.sent:
+                rows = count()
+                if rows >= wanted:
                     return
+                found = f"holds {rows} of {wanted} {what}"
             except Unavailable as error:  # it takes events before its tables are made
                 found = f"cannot be read: {error}"
             if time.monotonic() > deadline:

@@ -88,13 +88,16 @@ class Story:
         began = time.perf_counter()
         self._deliver(day, rows)
         self.filling.begin_day()
-        known = day - max(self.workload.schema.LABEL.delay_days, 1)
-        if known in self.delivered:
-            self.live.label(self.delivered[known])
+        delay_days = self.workload.schema.LABEL.delay_days
+        if delay_days and day >= delay_days:
+            self.live.label(self.delivered[day - delay_days])
         self._traffic(day, rows)
         self.delivered[day] = rows
+        if not delay_days:
+            self.live.label(rows)
         with self.watch.timing("log"):
             self.live.wait_logged()
+            self.live.wait_labelled()
         with self.watch.timing("feed"):
             if day != self.script.outage_day:
                 self._look_back(day)

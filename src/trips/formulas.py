@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.instants import DAY_US
-from trips.features import FEATURE_NAMES, STATE_FEATURES, VIEWS
+from trips.features import FEATURE_NAMES, STATE_FEATURES, VIEWS, ZONE_FEATURES
 
 METRES_PER_MILE: Final = 1609.344
 HOUR_US: Final = 3_600_000_000
@@ -110,13 +110,7 @@ def _request_features(trips: Trips) -> dict[str, NDArray[Any]]:
 
 
 def _zone_features(trips: Trips) -> dict[str, NDArray[Any]]:
-    return {
-        "pickup_number": trips.pickup_number,
-        "dropoff_number": trips.dropoff_number,
-        "pickup_borough": trips.pickup_borough,
-        "dropoff_borough": trips.dropoff_borough,
-        "same_zone": trips.same_zone,
-    }
+    return {name: getattr(trips, name) for name in ZONE_FEATURES}
 
 
 def _state_features(trips: Trips, known: Mapping[str, Integers]) -> dict[str, Floats]:

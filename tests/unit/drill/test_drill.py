@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 
 from components.monitor.config import MonitorConfig
-from drill.__main__ import changes, drill, environment, kills, shortened
+from drill.__main__ import changes, cooldown_days, drill, environment, kills, shortened
 from drill.figures import figures
 from drill.live import Live, require
 from drill.moments import Moment
@@ -23,7 +24,7 @@ from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 from fraud.features import REFRESHES_PER_DAY
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.events.log import engine, migrate
-from millrace.installed import load
+from millrace.installed import Workload, load
 from millrace.instants import last_refresh
 from millrace.registry import audit
 from millrace.registry.models import Registry
@@ -220,9 +221,34 @@ def test_a_canary_that_has_ended_is_told_from_the_audit_log(tmp_path: Path, monk
     ]
 
 
-def test_a_workload_without_a_drill_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"has no module trips\.drill"):
-        _ = load("trips").drill
+def test_a_workload_without_a_drill_says_so(machines: Workload) -> None:
+    with pytest.raises(ConfigError, match=r"has no module machines\.drill"):
+        _ = machines.drill
+
+
+def test_trips_are_as_ingest_takes_them_and_what_is_planted_begins_on_its_day() -> None:
+    plain = Script(size=200, days=14, shift_day=8, shift_pct=0, outage_day=10, pattern_day=13)
+    shifted = dict(tables(replace(plain, shift_pct=10), load("trips").drill))
+    sooner = dict(tables(replace(plain, pattern_day=12), load("trips").drill))
+
+    miles, minutes = (shifted[9][name].to_numpy() for name in ("trip_distance", "duration_min"))
+    usual = dict(tables(plain, load("trips").drill))
+    assert shifted[7].equals(usual[7])
+    assert sooner[11].equals(usual[11])
+    np.testing.assert_allclose(miles, usual[9]["trip_distance"].to_numpy() * 1.1, atol=0.0051)
+    np.testing.assert_array_equal(minutes, usual[9]["duration_min"].to_numpy())
+    assert pc.mean(sooner[12]["duration_min"]).as_py() > 1.2 * pc.mean(usual[12]["duration_min"]).as_py()
+    for day, rows in usual.items():
+        assert rows.schema.equals(load("trips").schema.EVENTS)
+        assert pc.min(rows["event_timestamp"]).as_py() >= plain.instant(day)
+        assert pc.max(rows["event_timestamp"]).as_py() < plain.instant(day + 1)
+        assert pc.min(rows["duration_min"]).as_py() >= 1
+    ids = [identity for rows in usual.values() for identity in rows["trip_id"].to_pylist()]
+    assert len(ids) == len(set(ids))
+
+
+def test_no_alarm_begins_a_retraining_that_could_not_know_its_cause() -> None:
+    assert (cooldown_days("fraud"), cooldown_days("trips")) == (18, 11)
 
 
 def test_rows_are_asked_and_labelled_by_the_workloads_names(days: dict[int, pa.Table], tmp_path: Path) -> None:
