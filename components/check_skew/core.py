@@ -116,7 +116,7 @@ def _measure(
     store = paths.open_store(home, workload.name)
     inputs = {
         "offline": paths.offline(store, workload, sample, history_length),
-        "online": paths.online_store(store, workload, sample, history_length),
+        "online": paths.online_store(store, workload, home, sample, history_length),
         "batch": batch,
     }
     return sample, inputs, paths.stored(workload, feature_set, sample, as_of)

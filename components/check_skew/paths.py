@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +21,14 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from components.check_skew.probes import Probes
+from millrace.appended.records import Records
+from millrace.appended.sqlite import FILE, SQLiteEvents
 from millrace.errors import NotFound
 from millrace.features.days import DayStates, Events
 from millrace.features.events import as_utc
 from millrace.features.histories import Pool
 from millrace.fields import View
+from millrace.inputs import States
 from millrace.installed import Workload
 from millrace.instants import DAY_US, NEVER_US, microseconds
 from millrace.lake.feast_home import repository
@@ -54,6 +58,20 @@ class Inputs:
     """View → [P] whether this path has no state of the probe's entity."""
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Of each of P probes what was appended for its entity."""
+
+    records: Records
+    held: list[bytes]
+
+    def served(self, states: States) -> States:
+        """Feast's states with it, as they are served."""
+        view = self.records.view.name
+        pairs = zip(states.recent[view], self.held, strict=True)
+        return States({view: [self.records.served(row, held) for row, held in pairs]}, states.refreshed)
+
+
 def open_store(home: Path, workload: str) -> FeatureStore:
     """The Feast store that materialise made; raises NotFound when it has not run in this home."""
     folder = repository(home, workload)
@@ -76,12 +94,23 @@ def offline(store: FeatureStore, workload: Workload, probes: Probes, history_len
     return _from_states(joined.sort_by(event_id).to_pydict(), workload, probes, history_length)
 
 
-def online_store(store: FeatureStore, workload: Workload, probes: Probes, history_length: int) -> Inputs:
-    """The inputs by lookup, as the transformer does it."""
+def online_store(store: FeatureStore, workload: Workload, home: Path, probes: Probes, history_length: int) -> Inputs:
+    """The inputs by lookup, as the transformer does it: Feast's rows, and what was appended beside them."""
     service = store.get_feature_service(workload.features.FEATURE_SERVICE)
     rows = entity_rows(workload, probes.keys)
     answer = store.get_online_features(features=service, entity_rows=rows).to_dict()
-    return _from_states(answer, workload, probes, history_length)
+    return _from_states(answer, workload, probes, history_length, _appended(workload, home, probes, history_length))
+
+
+def _appended(workload: Workload, home: Path, probes: Probes, history_length: int) -> Appended | None:
+    """What scored events left in the home's store since it was filled; None where nothing is appended."""
+    file = repository(home, workload.name) / FILE
+    if workload.recent is None or not file.is_file():
+        return None
+    keys = probes.keys[workload.recent.entity]
+    with closing(SQLiteEvents(file, Records(workload.recent, history_length))) as events:
+        held = events.held(sorted(set(keys)))
+    return Appended(events.records, [held.get(key, b"") for key in keys])
 
 
 def entity_rows(workload: Workload, keys: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -90,9 +119,13 @@ def entity_rows(workload: Workload, keys: Mapping[str, list[str]]) -> dict[str, 
     return {entity.key: keys[name] for name, entity in entities.items()}
 
 
-def _from_states(answer: Response, workload: Workload, probes: Probes, history_length: int) -> Inputs:
+def _from_states(
+    answer: Response, workload: Workload, probes: Probes, history_length: int, appended: Appended | None = None
+) -> Inputs:
     views = workload.features.VIEWS
     states = states_of(answer, views)
+    if appended is not None:
+        states = appended.served(states)
     features, history = workload.online.model_inputs(
         probes.requests, states, history_length=history_length, sequence_length=history_length
     )
@@ -102,6 +135,7 @@ def _from_states(answer: Response, workload: Workload, probes: Probes, history_l
     if workload.recent is not None:
         recent = states.recent[workload.recent.name]
         newest = np.array([int(state.event_us[-1]) if len(state) else NEVER_US for state in recent])
+        unknown[workload.recent.name] = newest == NEVER_US
     return Inputs(features, history, newest, unknown)
 
 

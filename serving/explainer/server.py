@@ -24,7 +24,7 @@ def main() -> None:
     from serving.explainer.core import Background
     from serving.explainer.model import Explainer, ExplainerServer, shapley
     from serving.server import parser, quiet
-    from serving.transformer.store import FeastStore
+    from serving.transformer.store import open_store
 
     arguments = parser("Explain the scores of a model.")
     arguments.add_argument("--model_dir", type=Path, default=Path("/mnt/models"), help="Folder of the model artifact.")
@@ -40,7 +40,8 @@ def main() -> None:
     shapley(
         lambda coalitions: coalitions.sum(axis=1), len(artifact.workload.explain.INPUTS)
     )  # imports shap before readiness, not in a request
-    store = FeastStore(repository(configured.home, artifact.workload.name), artifact.workload)
+    repo = repository(configured.home, artifact.workload.name)
+    store = open_store(repo, artifact.workload, artifact.spec.history_length, configured.lake)
     name = version if version not in ("", "unset") else artifact.id
     log("explainer_ready", model=options.model_name, version=name, port=options.http_port)
     ExplainerServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()

@@ -12,15 +12,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.appended.records import SLACK, Entry
 from millrace.errors import Unavailable
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
 from millrace.lookup import unknown_states
 from millrace.workload import Task
 from serving.tensors import MAX_ROWS
-from serving.transformer.journal import Entry
 from serving.transformer.refreshed import Keys
-from serving.transformer.state import Overlay
 
 MAX_REASONS: Final = 3
 
@@ -35,20 +34,7 @@ class Prepared:
     inputs: Inputs
     states: States
     entries: list[Entry]
-    after: dict[str, RecentEvents]
-    """Entity's id → its recent events with these entries in them."""
     degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Newer:
-    """What the store may not know of the recent view, by the id of its entity."""
-
-    overlay: Overlay
-    pending: Mapping[str, Sequence[Entry]]
-
-    def of(self, key: str, stored: RecentEvents) -> RecentEvents:
-        return self.overlay.fold(stored, self.pending.get(key, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +72,19 @@ def prepare(
     keys: Keys,
     found: States | None,
     history_length: int,
-    newer: Newer | None = None,
 ) -> Prepared:
-    """Requests with the store's answer for their rows → model inputs; without an answer from defaults, and degraded.
-
-    `newer` is wanted where a view is recent.
-    """
+    """Requests with the store's answer for their rows → model inputs; without an answer from defaults, and degraded."""
     states = unknown_states(workload.features.VIEWS, len(requests)) if found is None else found
     entries: list[Entry] = []
-    after: dict[str, RecentEvents] = {}
     view = workload.recent
-    if view is not None and newer is not None:
+    if view is not None:
         remembered = workload.online.remembered(requests, states)
-        stored = states.recent[view.name]
-        recent, entries, after = _newest(requests, keys[view.entity], stored, remembered, newer)
-        states = States({view.name: recent}, states.refreshed)
+        recent, entries = _newest(requests, keys[view.entity], states.recent[view.name], remembered, history_length)
+        states = States({view.name: recent}, states.refreshed, states.unseen)
     inputs = workload.online.model_inputs(
         requests, states, history_length=history_length, sequence_length=history_length
     )
-    return Prepared(inputs, states, entries, after, degraded=found is None)
+    return Prepared(inputs, states, entries, degraded=found is None)
 
 
 def _newest(
@@ -112,20 +92,19 @@ def _newest(
     keys: Sequence[str],
     stored: Sequence[RecentEvents],
     remembered: Sequence[tuple[Any, ...]],
-    newer: Newer,
-) -> tuple[list[RecentEvents], list[Entry], dict[str, RecentEvents]]:
-    """[B] recent events with what is pending and what came earlier in the request; new entries; states after all."""
+    history_length: int,
+) -> tuple[list[RecentEvents], list[Entry]]:
+    """[B] recent events with what came earlier in the request; entries of those that are not in them already."""
     ids, event_us = requests.event_id.tolist(), requests.event_us.tolist()
     after: dict[str, RecentEvents] = {}
     states, entries = [], []
     for row, key in enumerate(keys):
-        state = after[key] if key in after else newer.of(key, stored[row])
+        state = after.get(key, stored[row])
         states.append(state)
-        entry = Entry(ids[row], key, event_us[row], remembered[row])
-        after[key] = newer.overlay.fold(state, (entry,))
-        if after[key] is not state:  # it was not in it already
-            entries.append(entry)
-    return states, entries, after
+        after[key] = state.append(ids[row], event_us[row], remembered[row], history_length + SLACK)
+        if after[key] is not state:
+            entries.append(Entry(ids[row], key, event_us[row], remembered[row]))
+    return states, entries
 
 
 def require_fit(workload: Workload, scored: Scored, history_length: int) -> None:

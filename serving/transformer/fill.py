@@ -12,11 +12,6 @@ NEVER_FILLED: Final = ""
 _RENEWED: Final = "@"
 
 
-def fill_of(contents: str | None) -> str | None:
-    """What `Fill.contents` says that `Fill.current` says too."""
-    return contents and contents.partition(_RENEWED)[0]
-
-
 class Fill:
     """Of the store in a repository (`millrace.lake.feast_home.repository`); threads may share it."""
 

@@ -1,6 +1,7 @@
-"""What a recent view must not forget: one entity's events in order, kept until the online store has them.
+"""What a recent view must not forget: an event is in the online store before its answer goes out.
 
-Overlay, journal, pusher and cache of the view; a workload without a recent view has none of it.
+A workload without a recent view has none of it. With several recent views it would have one of these for each, and
+`online.remembered` would say what each one keeps; `Workload.recent` refuses that until there is such a workload.
 """
 
 from __future__ import annotations
@@ -9,58 +10,31 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from millrace.observe.progress import log
-from millrace.observe.telemetry import JOURNAL_PENDING
-from millrace.settings import Settings
-from serving.transformer.core import Prepared
-from serving.transformer.journal import Entry, Journal
-from serving.transformer.pushed import Pushed
-from serving.transformer.pusher import Pusher, StateStore
-from serving.transformer.recent import RecentCache
-from serving.transformer.state import Overlay
+from millrace.appended.records import SLACK, Entry
+from serving.transformer.appends import Appends
+from serving.transformer.pusher import Pusher
+from serving.transformer.store import OnlineStore
+from serving.transformer.turns import Turns
 
 
 class Memory:
-    """The recent events of `entity`; the journal of an earlier process is in it from the start."""
+    """The recent events of `entity`."""
 
-    def __init__(
-        self, entity: str, workload: str, store: StateStore, options: Settings, cache: RecentCache | None
-    ) -> None:
+    def __init__(self, entity: str, store: OnlineStore, history_length: int) -> None:
         self.entity = entity
-        self.overlay = Overlay(options.history_length)
-        self._cache = cache
-        folder = options.home / "serving" / "journal" / workload
-        self._journal = Journal(folder)
-        refilled = None if cache is None else cache.forget
-        pushed = Pushed(folder / "pushed", options.lake)
-        self._pusher = Pusher(store, self.overlay, self._journal, pushed, refilled)
-        self.overlay.add(self._journal.replay())
-        JOURNAL_PENDING.set_function(lambda: len(self.overlay))
-
-    @property
-    def generation(self) -> int:
-        """Of what the cache knows; taken before a lookup, handed back with what came of it."""
-        return 0 if self._cache is None else self._cache.generation
+        self.capacity = history_length + SLACK
+        self.turns = Turns()
+        self._appends = Appends(store.append)
+        self._pusher = Pusher(store)
 
     def in_order(self, keys: Sequence[str]) -> AbstractAsyncContextManager[None]:
         """Hold these entities until their events are remembered."""
-        return self.overlay.in_order(keys)
+        return self.turns.of(keys)
 
-    def pending(self, keys: Sequence[str]) -> dict[str, tuple[Entry, ...]]:
-        """What the store may not know of these entities; take it *before* asking the store."""
-        return self.overlay.pending(keys)
-
-    def remember(self, prepared: Prepared, generation: int) -> None:
-        """Before the answer goes out; raises Unavailable when the journal's disk refuses."""
-        self._journal.append(prepared.entries)
-        self.overlay.add(prepared.entries)
-        if self._cache is not None and not prepared.degraded:
-            self._cache.keep(prepared.after, generation)
+    async def remember(self, entries: Sequence[Entry]) -> None:
+        """Before the answer goes out; raises Unavailable when the store refuses."""
+        await self._appends.add(entries)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What runs until it is cancelled."""
-        log("journal_replayed", entities=len(self.overlay))
         return [self._pusher.sync_forever(), self._pusher.push_forever()]
-
-    def close(self) -> None:
-        self._journal.close()

@@ -121,12 +121,10 @@ class Transformer(HotModel):
             return prepared, await self._arms.score(prepared.inputs, requests, keys, context)
         mine = keys[memory.entity]
         async with memory.in_order(mine):
-            generation, pending = memory.generation, memory.pending(mine)
             found = await self._lookup(keys, len(requests), context)
-            newer = core.Newer(memory.overlay, pending)
-            prepared = core.prepare(self._workload, requests, keys, found, self._history_length, newer)
+            prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
             parts = await self._arms.score(prepared.inputs, requests, keys, context)
-            memory.remember(prepared, generation)
+            await memory.remember(prepared.entries)
         return prepared, parts
 
     async def _lookup(self, keys: Keys, rows: int, context: Context) -> States | None:
@@ -192,7 +190,7 @@ class Transformer(HotModel):
             self._shadow.mirror(record, prepared.inputs)
 
     async def finished(self) -> None:
-        """The last request is answered: tell what is untold, bring the journal to the disk."""
+        """The last request is answered: tell what is untold."""
         if self._shadow is not None:
             await self._shadow.finish(FLUSH_S / 3)
         await self._events.finish(FLUSH_S)
@@ -202,8 +200,6 @@ class Transformer(HotModel):
         await self._arms.close()
         if self._shadow is not None:
             await self._shadow.close()
-        if self._memory is not None:
-            self._memory.close()
 
 
 def _count(part: core.Part, degraded: bool) -> None:

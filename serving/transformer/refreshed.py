@@ -22,6 +22,8 @@ from serving.transformer.fill import NEVER_FILLED
 
 Keys = Mapping[str, Sequence[str]]
 """Entity → [B] ids, as the states have them."""
+Row = NDArray[np.int64] | None
+"""[fields] of a refreshed view; None where the store has none."""
 MAX_STATES: Final = 50_000
 """Of a view, about 40 MB; the ones that came first leave first."""
 DAY_S: Final = 86_400
@@ -34,7 +36,17 @@ class DividedStore(Protocol):
     def read(self, keys: Keys) -> States: ...
     def contents(self) -> str | None: ...
     def read_recent(self, keys: Sequence[str]) -> list[RecentEvents]: ...
-    def read_refreshed(self, view: View, keys: Sequence[str]) -> NDArray[np.int64]: ...
+    def read_refreshed(self, view: View, keys: Sequence[str]) -> list[Row]: ...
+
+
+def states_from(recent: Mapping[str, list[RecentEvents]], refreshed: Mapping[View, Sequence[Row]]) -> States:
+    """Recent views by name and rows of refreshed ones → states; an entity without a row is unseen, a row of zeros."""
+    arrays, unseen = {}, {}
+    for view, rows in refreshed.items():
+        nothing = np.zeros(len(view.fields), np.int64)
+        arrays[view.name] = np.array([nothing if row is None else row for row in rows])
+        unseen[view.name] = np.array([row is None for row in rows])
+    return States(recent, arrays, unseen)
 
 
 class RefreshedCache:
@@ -55,7 +67,7 @@ class RefreshedCache:
     def read(self, keys: Keys) -> States:
         """One row per event; unknown entities have states of nothing."""
         recent: dict[str, list[RecentEvents]] = {}
-        refreshed: dict[str, NDArray[np.int64]] = {}
+        refreshed: dict[View, list[Row]] = {}
         for _ in range(_TRIES):
             if not self._fill:
                 self._fill = self._store.contents()
@@ -64,25 +76,24 @@ class RefreshedCache:
             if self._recent is not None:
                 recent[self._recent.name] = self._store.read_recent(keys[self._recent.entity])
             for held in self._views:
-                refreshed[held.view.name] = self._read(held, keys[held.view.entity])
+                refreshed[held.view] = self._read(held, keys[held.view.entity])
             fill = self._store.contents()
             if fill == self._fill:
                 break
             for held in self._views:  # swapped: views of one fill may have met views of another
                 held.states.clear()
             self._fill = fill
-        return States(recent, refreshed)
+        return states_from(recent, refreshed)
 
-    def _read(self, held: _Held, keys: Sequence[str]) -> NDArray[np.int64]:
+    def _read(self, held: _Held, keys: Sequence[str]) -> list[Row]:
         now = self._clock()
-        found = {key: state for key in keys if (state := held.get(key, now)) is not None}
-        missing = list(dict.fromkeys(key for key in keys if key not in found))
+        missing = [key for key in dict.fromkeys(keys) if not held.knows(key, now)]
+        fresh: dict[str, Row] = {}
         if missing:
             fresh = dict(zip(missing, self._store.read_refreshed(held.view, missing), strict=True))
             next_refresh = (now // self._every_s + 1) * self._every_s
             held.put(fresh, min(now + self._ttl_s, next_refresh))
-            found |= fresh
-        return np.array([found[key] for key in keys])
+        return [fresh[key] if key in fresh else held.states[key][1] for key in keys]
 
 
 class _Held:
@@ -90,13 +101,12 @@ class _Held:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.states: dict[str, tuple[float, NDArray[np.int64]]] = {}
+        self.states: dict[str, tuple[float, Row]] = {}
 
-    def get(self, key: str, now: float) -> NDArray[np.int64] | None:
-        expires, state = self.states.get(key, (0.0, None))
-        return state if now < expires else None
+    def knows(self, key: str, now: float) -> bool:
+        return key in self.states and now < self.states[key][0]
 
-    def put(self, fresh: Mapping[str, NDArray[np.int64]], expires: float) -> None:
+    def put(self, fresh: Mapping[str, Row], expires: float) -> None:
         for key, state in fresh.items():
             self.states.pop(key, None)
             self.states[key] = (expires, state)

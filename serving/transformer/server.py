@@ -48,11 +48,11 @@ def require_predictor(options: argparse.Namespace, configured: Settings) -> None
 
 
 def main() -> None:
-    """Open the feature store, replay the journal, then serve until SIGTERM."""
+    """Open the feature store, then serve until SIGTERM."""
     skip_unused_imports()
     from serving.server import parser, quiet
     from serving.transformer.routes import TransformerServer
-    from serving.transformer.store import FeastStore
+    from serving.transformer.store import open_store
     from serving.transformer.wiring import predictor, transformer
 
     arguments = parser("Turn events into answers.")
@@ -65,7 +65,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     workload = load(configured.workload)
     require_history_length(configured.home, workload, configured.history_length)
-    store = FeastStore(repository(configured.home, workload.name), workload)
+    repo = repository(configured.home, workload.name)
+    store = open_store(repo, workload, configured.history_length, configured.lake)
     model = transformer(options.model_name, workload, predictor(options, configured), store, configured)
     where = options.predictor_host if configured.predictor_topology == "remote" else options.model_dir
     log("transformer_ready", model=options.model_name, predictor=str(where), port=options.http_port)

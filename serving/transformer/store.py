@@ -1,8 +1,8 @@
-"""The online store as the transformer uses it: lookups that share a round trip, and pushes of recent states.
+"""The online store as the transformer uses it: what it is asked for, which one it is, lookups that share a round trip.
 
-Feast is synchronous, so one thread serves lookups: what arrives while it is busy is fetched together next. A store on
+A store is synchronous, so one thread serves lookups: what arrives while it is busy is fetched together next. A store on
 this machine's disk answers a few rows in less than it takes to reach that thread and come back, so it is asked in the
-event loop as long as it does. Pushes have a thread of their own.
+event loop as long as it does. Appends and pushes have threads of their own.
 """
 
 from __future__ import annotations
@@ -10,24 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from millrace.errors import Unavailable
-from millrace.fields import View
-from millrace.inputs import RecentEvents, States
+from millrace.appended.records import Entry, Records
+from millrace.errors import ConfigError
+from millrace.inputs import States
 from millrace.installed import Workload
-from millrace.lookup import columns_of, recent_of, refreshed_of, states_of
-from serving.transformer.fill import NEVER_FILLED, Fill
 from serving.transformer.refreshed import DividedStore, Keys
-from serving.transformer.rows import Rows
 
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
@@ -40,87 +35,44 @@ SLOW_LOOKUPS: Final = 2
 
 
 class Store(Protocol):
-    """What a lookup needs; `FeastStore` is the real one."""
+    """What a lookup needs."""
 
     def read(self, keys: Keys) -> States: ...
 
 
 class OnlineStore(DividedStore, Protocol):
-    """What the transformer needs: lookups, and what pushes need."""
+    """What the transformer needs: lookups, and where a view is recent appends and pushes."""
+
+    embedded: bool
+    """Whether it is a file of this machine."""
 
     def fill(self) -> str | None: ...
-    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]: ...
-    def push(self, states: Mapping[str, RecentEvents]) -> None: ...
+    def append(self, entries: Sequence[Entry]) -> None: ...
+    def push(self) -> int: ...
+    def unpushed(self) -> int: ...
+    def sync(self) -> None: ...
 
 
-class FeastStore:
-    """The Feast store of a workload's rendered repository; one thread may look up while another pushes.
+def open_store(repo: Path, workload: Workload, history_length: int, lake: Path) -> OnlineStore:
+    """The online store that the feature_store.yaml of a rendered repository names.
 
-    Lookups and pushes have a connection each. Feast writes a state column by column in one transaction, and a read
-    on the connection that writes would see the part that is written already.
+    Raises ConfigError for one that events cannot be appended to.
     """
+    from feast import FeatureStore
 
-    def __init__(self, repo: Path, workload: Workload) -> None:
-        from feast import FeatureStore
+    from serving.transformer.embedded import EmbeddedStore
+    from serving.transformer.networked import NetworkedStore
 
-        self._lookups, self._pushes = (FeatureStore(repo_path=str(repo), config=_online_only(repo)) for _ in range(2))
-        _write_always(self._pushes.config.online_store)
-        self._service = self._lookups.get_feature_service(workload.features.FEATURE_SERVICE)
-        self._views, self._recent = workload.features.VIEWS, workload.recent
-        self._keys = {view.entity: workload.entity(view.entity).key for view in self._views}
-        self._rows = {view.name: Rows(self._lookups, view.name, list(view.fields)) for view in self._views}
-        self._fill = Fill(repo)
-        # The first read opens files and loads code: before readiness, not in a request.
-        self.read({entity: [""] for entity in self._keys})
-        if self._recent is not None:
-            self._pushed = Rows(self._pushes, self._recent.name, list(self._recent.fields))
-            self.read_pushed([""])
-
-    def read(self, keys: Keys) -> States:
-        """One row per event; unknown entities have states of nothing. Raises Unavailable for a store never filled."""
-        if self._fill.current() == NEVER_FILLED:
-            raise Unavailable("the online store was never filled. Run materialize (make run).")
-        if not self.embedded:
-            entities = {key: list(keys[entity]) for entity, key in self._keys.items()}  # one round trip for all views
-            return states_of(self._lookups.get_online_features(self._service, entities).to_dict(), self._views)
-        recent = {} if self._recent is None else {self._recent.name: self.read_recent(keys[self._recent.entity])}
-        refreshed = [view for view in self._views if not view.recent]
-        return States(recent, {view.name: self.read_refreshed(view, keys[view.entity]) for view in refreshed})
-
-    @property
-    def embedded(self) -> bool:
-        """Whether it is a file of this machine."""
-        return self._fill.current() is not None
-
-    def fill(self) -> str | None:
-        """What the store was filled from; None when it cannot tell."""
-        return self._fill.current()
-
-    def contents(self) -> str | None:
-        """Like `fill`, and to which refresh the refreshed views were renewed since."""
-        return self._fill.contents()
-
-    def read_recent(self, keys: Sequence[str]) -> list[RecentEvents]:
-        view = self._the_recent_view()
-        return recent_of(self._rows[view.name].read(keys), view)
-
-    def read_refreshed(self, view: View, keys: Sequence[str]) -> NDArray[np.int64]:
-        return refreshed_of(self._rows[view.name].read(keys), view)
-
-    def read_pushed(self, keys: Sequence[str]) -> list[RecentEvents]:
-        """What a push adds to; called by the thread that pushes."""
-        return recent_of(self._pushed.read(keys), self._the_recent_view())
-
-    def push(self, states: Mapping[str, RecentEvents]) -> None:
-        view = self._the_recent_view()
-        key = self._keys[view.entity]
-        columns = columns_of(states, view, key)
-        self._pushed.write(columns[key], columns["event_timestamp"], columns)
-
-    def _the_recent_view(self) -> View:
-        if self._recent is None:
-            raise LookupError("this workload has no recent view: nothing of it is pushed")
-        return self._recent
+    lookups = FeatureStore(repo_path=str(repo), config=_online_only(repo))
+    views = workload.features.VIEWS
+    records = None if workload.recent is None else Records(workload.recent, history_length)
+    kind = str(lookups.config.online_store.type)
+    if kind == "sqlite":
+        pushes = FeatureStore(repo_path=str(repo), config=_online_only(repo))
+        return EmbeddedStore(repo, lookups, pushes, views, records, lake)
+    if kind == "redis":
+        return NetworkedStore(lookups, views, records)
+    raise ConfigError(f"online_store in {repo / 'feature_store.yaml'} is of type {kind!r}; wanted sqlite or redis")
 
 
 def _online_only(repo: Path) -> Any:
@@ -131,12 +83,6 @@ def _online_only(repo: Path) -> Any:
     config = RepoConfig(**settings | {"offline_store": {"type": "remote", "host": "none"}})
     config.repo_path = repo
     return config
-
-
-def _write_always(online_store: Any) -> None:
-    """Redis refuses a state whose newest event is no newer than the stored one's; one that came late is in it."""
-    if hasattr(online_store, "skip_dedup"):
-        online_store.skip_dedup = True
 
 
 @dataclass(slots=True, eq=False)

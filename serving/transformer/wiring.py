@@ -12,8 +12,7 @@ from serving.transformer.arms import Arms
 from serving.transformer.memory import Memory
 from serving.transformer.model import Transformer
 from serving.transformer.predictor import Predictor, PredictorClient
-from serving.transformer.recent import RecentCache
-from serving.transformer.refreshed import DividedStore, RefreshedCache
+from serving.transformer.refreshed import RefreshedCache
 from serving.transformer.shadow import Shadow
 from serving.transformer.sinks import Events
 from serving.transformer.store import Lookups, OnlineStore, Store
@@ -25,23 +24,20 @@ def transformer(
     """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
     events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
     arms, shadow = _arms(champion, name, workload, options), _shadow(name, workload, options, events)
-    recent, cached = _caches(store, workload, options.state_cache_ttl_s)
     view = workload.recent
-    memory = None if view is None else Memory(view.entity, workload.name, store, options, recent)
-    lookups = Lookups(cached, embedded=store.fill() is not None)
+    memory = None if view is None else Memory(view.entity, store, options.history_length)
+    lookups = Lookups(_cached(store, workload, options.state_cache_ttl_s), embedded=store.embedded)
     return Transformer(name, workload, lookups, options, arms, events, shadow, memory)
 
 
-def _caches(store: OnlineStore, workload: Workload, ttl_s: float) -> tuple[RecentCache | None, Store]:
-    """Memory in front of the store where that is safe: only one that says when it was refilled can be cached."""
+def _cached(store: OnlineStore, workload: Workload, ttl_s: float) -> Store:
+    """Memory in front of refreshed views, where the store says when it was refilled; elsewhere that is not safe."""
     if not ttl_s:
-        return None, store
+        return store
     if store.fill() is None:
         log("state_cache_off", reason="this online store does not say what it was filled from")
-        return None, store
-    recent = RecentCache(store, ttl_s) if workload.recent is not None else None
-    divided: DividedStore = store if recent is None else recent
-    return recent, RefreshedCache(divided, workload, ttl_s)
+        return store
+    return RefreshedCache(store, workload, ttl_s)
 
 
 def predictor(options: argparse.Namespace, configured: Settings) -> Predictor:

@@ -7,7 +7,7 @@ answer of the online store looks like is `lookup.py`'s. Nothing here reads a sto
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -110,12 +110,15 @@ class States:
     """[B] each."""
     refreshed: Mapping[str, NDArray[np.int64]]
     """[B, fields of the view] each; an unknown entity is a row of zeros."""
+    unseen: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """[B] each, by refreshed view: whether the store has no row of the entity. Empty where no store was asked."""
 
     def part(self, start: int, end: int) -> States:
         """Those of the requests from `start` to `end`."""
         return States(
             {name: states[start:end] for name, states in self.recent.items()},
             {name: states[start:end] for name, states in self.refreshed.items()},
+            {name: unseen[start:end] for name, unseen in self.unseen.items()},
         )
 
     def repeated(self, times: int) -> States:
@@ -123,6 +126,7 @@ class States:
         return States(
             {name: [*states] * times for name, states in self.recent.items()},
             {name: np.repeat(states, times, axis=0) for name, states in self.refreshed.items()},
+            {name: np.repeat(unseen, times) for name, unseen in self.unseen.items()},
         )
 
 

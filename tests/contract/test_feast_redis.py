@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import feast
 import httpx
 import numpy as np
 import psycopg
@@ -38,14 +39,17 @@ from components.build_features.core import build_features
 from components.check_skew import served
 from components.materialize.refresh import refresh
 from fraud.features import FEATURE_SERVICE, VIEWS
+from millrace.appended.records import Entry, folded
 from millrace.errors import ConfigError, NotFound, Unavailable
-from millrace.inputs import RecentEvents, States, recent
+from millrace.inputs import RecentEvents, States
 from millrace.installed import Workload, load
 from millrace.judge.gates import Rule
 from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest, list_manifests
+from millrace.lookup import empty
 from millrace.settings import Settings
-from serving.transformer.store import FeastStore, Lookups
+from serving.transformer.networked import NetworkedStore
+from serving.transformer.store import Lookups, OnlineStore, open_store
 
 CUSTOMERS, TERMINALS = VIEWS
 NOBODY = {"customer": ["nobody"], "terminal": ["nowhere"]}
@@ -164,21 +168,35 @@ def cluster(
 
 
 @pytest.fixture(scope="module")
-def store(cluster: Cluster) -> Iterator[FeastStore]:
-    with opened(cluster.repository) as made:
-        yield made
+def store(cluster: Cluster) -> NetworkedStore:
+    return networked(cluster)
 
 
-@contextmanager
-def opened(folder: Path) -> Iterator[FeastStore]:
-    """The transformer's store; Feast leaves its registry's connections and timers behind."""
-    made = FeastStore(folder, load("fraud"))
-    try:
-        yield made
-    finally:
-        for part in (made._lookups, made._pushes):
-            part.registry._exit_handler()
-            part.registry.write_engine.dispose()
+def networked(cluster: Cluster) -> NetworkedStore:
+    """The transformer's store, with connections of its own."""
+    made = opened(cluster.repository)
+    assert isinstance(made, NetworkedStore)
+    return made
+
+
+def opened(folder: Path) -> OnlineStore:
+    """The transformer's store; Feast's registry would leave connections and timers behind."""
+    made: list[Any] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(feast.FeatureStore, "__init__", noting(feast.FeatureStore.__init__, made))
+        store = open_store(folder, load("fraud"), N, folder / "lake")
+    for one in made:
+        one.registry._exit_handler()
+        one.registry.write_engine.dispose()
+    return store
+
+
+def noting(init: Callable[..., None], made: list[Any]) -> Callable[..., None]:
+    def note(self: Any, *positional: Any, **named: Any) -> None:
+        init(self, *positional, **named)
+        made.append(self)
+
+    return note
 
 
 def names(cluster: Cluster, view: str) -> list[str]:
@@ -188,12 +206,34 @@ def names(cluster: Cluster, view: str) -> list[str]:
     return found
 
 
-def state(*ids: int) -> RecentEvents:
-    numbers = np.array(ids, np.int64)
-    return recent(numbers, numbers * 1_000_000, numbers, numbers.astype(np.float32))
+def entries(key: str, *ids: int) -> list[Entry]:
+    return [Entry(number, key, number * 1_000_000, (number, number)) for number in ids]
 
 
-def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, store: FeastStore) -> None:
+def events_of(store: OnlineStore, *keys: str) -> list[list[int]]:
+    return [state.event_ids.tolist() for state in store.read_recent(keys)]
+
+
+def by_feast(store: NetworkedStore, *keys: str) -> list[RecentEvents]:
+    """Feast's row alone, through Feast."""
+    return store._of_recent()[0].rows.read_recent(keys)
+
+
+def overwrite(store: NetworkedStore, states: dict[str, RecentEvents]) -> None:
+    """Write rows as somebody would who knows Feast and nothing of appended events."""
+    rows = store._of_recent()[0].rows
+    rows.config.online_store.skip_dedup = True
+    rows.write_recent(states)
+
+
+def pushed_by(store: OnlineStore) -> int:
+    count = 0
+    while done := store.push():
+        count += done
+    return count
+
+
+def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, store: NetworkedStore) -> None:
     customers, terminals = [*names(cluster, "customer"), "nobody"], [*names(cluster, "terminal"), "nowhere"]
     pairs = max(len(customers), len(terminals))
     rows = {
@@ -203,9 +243,11 @@ def test_redis_gives_every_state_as_the_embedded_store_does(cluster: Cluster, st
 
     answer = store.read(rows)
 
-    with opened(repository(cluster.embedded, "fraud")) as embedded:
-        held = embedded.read(rows)
+    held = opened(repository(cluster.embedded, "fraud")).read(rows)
     assert plain(answer) == plain(held)
+    assert {name: mask.tolist() for name, mask in answer.unseen.items()} == {
+        name: mask.tolist() for name, mask in held.unseen.items()
+    }
     assert max(len(found) for found in answer.recent[CUSTOMERS.name]) == N
     assert answer.refreshed[TERMINALS.name].any(axis=1).sum() > 40
 
@@ -216,40 +258,126 @@ def plain(states: States) -> dict[str, Any]:
     return recent | {name: of.tolist() for name, of in states.refreshed.items()}
 
 
-def test_an_unknown_entity_has_no_state(store: FeastStore) -> None:
+def test_an_unknown_entity_has_no_state_and_is_unseen(store: NetworkedStore) -> None:
     answer = store.read(NOBODY)
+
+    assert answer.unseen[TERMINALS.name].tolist() == [True]
 
     assert not answer.refreshed[TERMINALS.name].any()
     assert len(answer.recent[CUSTOMERS.name][0]) == 0
 
 
-def test_a_push_is_seen_by_the_next_lookup_of_another_process(cluster: Cluster, store: FeastStore) -> None:
-    store.push({"pushed": state(1, 2)})
+def test_what_one_replica_appended_another_serves_and_feast_gives_after_a_push(
+    cluster: Cluster, store: NetworkedStore
+) -> None:
+    other = networked(cluster)
 
-    with opened(cluster.repository) as other:
-        (found,) = other.read_pushed(["pushed"])
-    assert found.event_ids.tolist() == [1, 2]
+    store.append(entries("seen", 1, 3))
+    store.append(entries("seen", 2))
+
+    assert events_of(other, "seen") == [[1, 2, 3]]
+    assert len(by_feast(other, "seen")[0]) == 0
+    assert pushed_by(store) >= 1
+    assert by_feast(other, "seen")[0].event_ids.tolist() == [1, 2, 3]
+    assert by_feast(other, "seen")[0].values[1].dtype == np.float32
+    assert store.unpushed() == 0
 
 
-def test_a_transaction_that_comes_late_is_not_lost(store: FeastStore) -> None:
-    """The newest of the state stays as it was, and Feast on Redis drops a push that is not newer."""
-    store.push({"late": state(1, 3)})
-
-    store.push({"late": state(1, 2, 3)})
-
-    assert store.read_pushed(["late"])[0].event_ids.tolist() == [1, 2, 3]
-
-
-def test_filling_again_keeps_what_was_pushed_since(cluster: Cluster, store: FeastStore) -> None:
-    customer = names(cluster, "customer")[0]
+def test_a_row_has_what_was_there_and_what_was_appended(cluster: Cluster, store: NetworkedStore) -> None:
+    customer = names(cluster, "customer")[3]
+    before = store.read_recent([customer])[0].event_ids.tolist()
     number = int(datetime(2018, 5, 17, tzinfo=UTC).timestamp())
-    store.push({customer: state(number)})
+
+    store.append(entries(customer, number))
+
+    assert events_of(store, customer) == [[*before, number]]
+    pushed_by(store)
+    assert by_feast(store, customer)[0].event_ids.tolist() == [*before, number]
+    assert events_of(store, customer) == [[*before, number]]
+
+
+def test_a_transaction_that_comes_late_is_not_lost(store: NetworkedStore) -> None:
+    """The newest of the state stays as it was, and Feast on Redis drops a row that is not newer."""
+    store.append(entries("late", 1, 3))
+    pushed_by(store)
+
+    store.append(entries("late", 2))
+    pushed_by(store)
+
+    assert by_feast(store, "late")[0].event_ids.tolist() == [1, 2, 3]
+
+
+def test_one_replica_pushes_at_a_time_and_when_it_is_killed_another_goes_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.appended.redis.LEASE_MS", 300)
+    killed, other = networked(cluster), networked(cluster)
+    until(lambda: killed.push() == 0 and killed._of_recent()[1].leads())
+    killed.append(entries("leased", 1))
+
+    assert other.push() == 0
+    until(lambda: other.push() == 1)
+
+    assert by_feast(other, "leased")[0].event_ids.tolist() == [1]
+
+
+def test_a_push_that_was_overtaken_changes_nothing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read, stalled past its lease, and writes when another replica has pushed something newer."""
+    monkeypatch.setattr("millrace.appended.redis.LEASE_MS", 1)
+    slow, quick = networked(cluster), networked(cluster)
+    until(lambda: pushed_by(slow) == 0 and slow.unpushed() == 0)
+    slow.append(entries("overtaken", 1))
+    view = slow._of_recent()[0]
+    encoded = view.rows.encoded
+
+    def stalls(states: Any) -> Any:
+        quick.append(entries("overtaken", 2))
+        until(lambda: quick.push() == 1)
+        return encoded(states)
+
+    monkeypatch.setattr(view.rows, "encoded", stalls)
+
+    assert slow.push() == 0
+    assert by_feast(quick, "overtaken")[0].event_ids.tolist() == [1, 2]
+    assert quick.unpushed() == 0
+
+
+def test_a_push_leaves_a_row_alone_that_was_filled_since_it_was_read_and_adds_to_it_next_time(
+    cluster: Cluster, store: NetworkedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: pushed_by(store) == 0 and store.unpushed() == 0)
+    store.append(entries("filled", 1, 9))
+    filled = store._of_recent()[0].rows
+    encoded = filled.encoded
+    batch = folded(empty(CUSTOMERS), entries("filled", 5, 7), N)
+
+    def fills(states: Any) -> Any:
+        monkeypatch.setattr(filled, "encoded", encoded)
+        overwrite(store, {"filled": batch})
+        return encoded(states)
+
+    monkeypatch.setattr(filled, "encoded", fills)
+
+    assert store.push() == 0
+    assert by_feast(store, "filled")[0].event_ids.tolist() == [5, 7]
+    assert events_of(store, "filled") == [[1, 5, 7, 9]]
+    assert store.push() == 1
+    assert by_feast(store, "filled")[0].event_ids.tolist() == [1, 5, 7, 9]
+
+
+def test_filling_again_keeps_what_was_pushed_since_and_what_was_not(cluster: Cluster, store: NetworkedStore) -> None:
+    customer, waiting = names(cluster, "customer")[0], names(cluster, "customer")[4]
+    number = int(datetime(2018, 5, 17, tzinfo=UTC).timestamp())
+    store.append(entries(customer, number))
+    pushed_by(store)
+    store.append(entries(waiting, number))
 
     ended = cluster.refresh()
 
     assert ended.returncode == 0, ended.stderr
-    assert store.read_pushed([customer])[0].event_ids.tolist() == [number]
-    assert len(store.read_pushed(names(cluster, "customer")[1:2])[0]) == N
+    assert by_feast(store, customer)[0].event_ids.tolist()[-1] == number
+    assert [state[-1] for state in events_of(store, customer, waiting)] == [number, number]
+    assert len(store.read_recent(names(cluster, "customer")[1:2])[0]) == N
 
 
 def test_a_store_that_was_emptied_is_filled_whole(
@@ -261,22 +389,22 @@ def test_a_store_that_was_emptied_is_filled_whole(
 
         assert ended.returncode == 0, ended.stderr
         monkeypatch.setenv("FEAST_REDIS", f"{empty.address},{OPTIONS}")
-        with opened(cluster.repository) as store:
-            assert len(store.read_pushed(names(cluster, "customer")[:1])[0]) == N
+        assert len(networked(cluster).read_recent(names(cluster, "customer")[:1])[0]) == N
 
 
 def test_the_skew_gate_passes_a_live_store_and_blocks_what_was_changed_in_it(
-    cluster: Cluster, store: FeastStore
+    cluster: Cluster, store: NetworkedStore
 ) -> None:
     """Pushed transactions are no skew; a state with another amount is, and so is one that is gone."""
     customer = names(cluster, "customer")[2]
-    kept = store.read_pushed([customer])[0]
-    later = kept.append(10**9, int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6), (500, 0.0), N + 32)
-    store.push({customer: later})
+    kept = by_feast(store, customer)[0]
+    later = int(datetime(2018, 5, 17, 1, tzinfo=UTC).timestamp() * 1e6)
+    store.append([Entry(10**9, customer, later, (500, 0.0))])
+    pushed_by(store)
     passed = {rule.name for rule in judged(cluster) if rule.passed}
 
     wrong = replace(kept, values=(kept.values[0] * 100, *kept.values[1:]))
-    store.push(dict.fromkeys(names(cluster, "customer")[2:6], wrong))
+    overwrite(store, dict.fromkeys(names(cluster, "customer")[2:6], wrong))
     blocked = {rule.name: rule for rule in judged(cluster) if not rule.passed}
 
     assert len(passed) == 5
@@ -310,14 +438,14 @@ def judged(cluster: Cluster) -> list[Rule]:
 
 def test_two_workloads_share_redis_and_registry_and_no_state(
     cluster: Cluster,
-    store: FeastStore,
+    store: NetworkedStore,
     machines: Workload,
     tmp_path: Path,
     snapshot_of: Callable[..., Manifest],
 ) -> None:
     """Each is a project of Feast's; filling one leaves the other's states and definitions as they were."""
     customers = names(cluster, "customer")[6:9]
-    before = [state.event_ids.tolist() for state in store.read_pushed(customers)]
+    before = [state.event_ids.tolist() for state in by_feast(store, *customers)]
     build_features(snapshot_of(tmp_path / "lake", readings(), "machines"), tmp_path / "lake", history_length=1)
     settings = Settings(home=tmp_path, feature_store=cluster.configuration, workload="machines")
 
@@ -327,12 +455,12 @@ def test_two_workloads_share_redis_and_registry_and_no_state(
     rows = {"machine": ["3"], "post": ["3|north"]}
     answer = other.get_online_features(other.get_feature_service("machine_hours_v1"), rows).to_dict()
     assert answer["machine_readings"][0] > answer["post_readings"][0] > 0
-    assert [state.event_ids.tolist() for state in store.read_pushed(customers)] == before
+    assert [state.event_ids.tolist() for state in by_feast(store, *customers)] == before
     with pytest.raises(FeatureServiceNotFoundException):
         feast_store.opened(cluster.configuration, "fraud").get_feature_service("machine_hours_v1")
 
 
-def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, store: FeastStore) -> None:
+def test_the_feature_server_answers_the_calls_of_the_readme(cluster: Cluster, store: NetworkedStore) -> None:
     readme = (ROOT / "feature_repo" / "README.md").read_text()
     customer, terminal = names(cluster, "customer")[1], names(cluster, "terminal")[0]
     (body,) = re.findall(r"-d '(\{.*?\})'", readme, re.DOTALL)
@@ -360,7 +488,7 @@ def columns(answer: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def test_a_dead_redis_fails_a_lookup_at_once_and_a_new_one_is_used_without_a_restart(
-    cluster: Cluster, store: FeastStore
+    cluster: Cluster, store: NetworkedStore
 ) -> None:
     cluster.redis.process.terminate()  # it writes what it holds, as in a cluster that drains a node
     cluster.redis.process.wait(20)
@@ -377,7 +505,7 @@ def test_a_dead_redis_fails_a_lookup_at_once_and_a_new_one_is_used_without_a_res
     assert len(answered(store).recent[CUSTOMERS.name]) == 1
 
 
-def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, store: FeastStore) -> None:
+def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, store: NetworkedStore) -> None:
     lookups = Lookups(store)
     cluster.redis.process.send_signal(signal.SIGSTOP)
     try:
@@ -389,7 +517,7 @@ def test_a_redis_that_hangs_costs_a_lookup_its_timeout_only(cluster: Cluster, st
     assert len(answered(store).recent[CUSTOMERS.name]) == 1
 
 
-def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore) -> None:
+def test_lookups_go_on_without_the_registry(cluster: Cluster, store: NetworkedStore) -> None:
     """The last test: it drops the database."""
     with closing(psycopg.connect(cluster.registry.replace("+psycopg", "").replace("/feast?", "/postgres?"))) as server:
         server.autocommit = True
@@ -398,11 +526,12 @@ def test_lookups_go_on_without_the_registry(cluster: Cluster, store: FeastStore)
     answer = store.read({"customer": names(cluster, "customer")[1:2], "terminal": names(cluster, "terminal")[:1]})
 
     assert len(answer.recent[CUSTOMERS.name][0]) == N
-    store.push({"without-registry": state(7)})
-    assert len(store.read_pushed(["without-registry"])[0]) == 1
+    store.append(entries("without-registry", 7))
+    pushed_by(store)
+    assert len(by_feast(store, "without-registry")[0]) == 1
 
 
-def answered(store: FeastStore) -> States:
+def answered(store: NetworkedStore) -> States:
     """What the store says once its old connection has been found dead, if that takes one try."""
     try:
         return store.read(NOBODY)

@@ -61,7 +61,10 @@ LOOKUP_SECONDS = Histogram("millrace_lookup_seconds", "Online store lookups", bu
 LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online store did not answer in time")
 BREAKER_OPEN = Gauge("millrace_breaker_open", "1 while the online store is not asked, after repeated failures")
 EVENTS_DROPPED = Counter("millrace_events_dropped", "Prediction records that a sink could not take", ["sink"])
-JOURNAL_PENDING = Gauge("millrace_journal_pending", "States not pushed to the online store yet")
+UNPUSHED = Gauge(
+    "millrace_unpushed_entities",
+    "Entities with scored events that Feast's own lookups do not give yet, of all replicas",
+)
 SHADOW_DROPPED = Counter("millrace_shadow_dropped", "Events that the shadow was too slow to take")
 SHADOW_FAILURES = Counter("millrace_shadow_failures", "Events that the shadow failed to score")
 CHALLENGER_FALLBACKS = Counter(

@@ -23,17 +23,19 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from feast import FeatureStore
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from millrace.inputs import RecentEvents
 from millrace.installed import load
 from millrace.lake.feast_home import repository
+from millrace.lookup import recent_of
 from millrace.pseudonyms import pseudonym
 from millrace.rollout import service as templates
 from millrace.settings import Settings
 from serving.local import commands
 from serving.local.state import LocalState, Place
-from serving.transformer.store import FeastStore
 
 ROOT = Path(__file__).parents[3]
 HISTORY_LENGTH = 16
@@ -215,18 +217,23 @@ def test_a_killed_transformer_remembers_what_it_answered(world):
     assert first["score"] != after["score"]
 
 
-def test_states_reach_the_online_store_and_leave_the_journal(world):
+def test_scored_events_reach_feasts_own_rows(world):
     home = world.place.home
     name = pseudonym("pushed", Settings(home=home).pseudonym_secret())
     for number in (21, 22):
         world.predict(transaction_id=number, customer_id="pushed", amount=number)
 
-    def journal_is_empty() -> bool:
-        return all(path.stat().st_size == 0 for path in (world.place.folder / "journal" / "fraud").glob("*.jsonl"))
+    feast = FeatureStore(str(repository(home, "fraud")))
+    customers = load("fraud").recent
+    assert customers is not None
+    names = [f"{customers.name}:{field}" for field in customers.fields]
 
-    wait("a push", journal_is_empty)
+    def pushed() -> list[RecentEvents]:
+        return recent_of(feast.get_online_features(names, [{"customer_id": name}]).to_dict(), customers)
 
-    (state,) = FeastStore(repository(home, "fraud"), load("fraud")).read_pushed([name])
+    wait("a push", lambda: len(pushed()[0]) == 2)
+
+    (state,) = pushed()
     assert state.event_ids.tolist() == [21, 22]
     assert state.values[0].tolist() == [2100, 2200]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,21 @@ from feast import FeatureStore
 from components.materialize.store import fill
 from fraud.features import FEATURE_SERVICE, VIEWS
 from fraud.formulas import TERMINAL_STATE_FIELDS
+from millrace.appended.records import Entry
+from millrace.appended.sqlite import FILE
 from millrace.errors import Unavailable
 from millrace.inputs import RecentEvents, States, recent
 from millrace.installed import load
 from millrace.lake.feast_home import online_database, repository
+from millrace.lake.manifest import Manifest
 from millrace.lookup import columns_of, recent_of, states_of
-from serving.transformer.journal import Entry, Journal
-from serving.transformer.pushed import Pushed
-from serving.transformer.pusher import Pusher
+from serving.transformer.embedded import EmbeddedStore
 from serving.transformer.refreshed import RefreshedCache
-from serving.transformer.state import Overlay
-from serving.transformer.store import FeastStore, Store
+from serving.transformer.store import Store, open_store
 
 CUSTOMERS, TERMINALS = VIEWS
 PUSHES = 25
+N = 64
 NAMES = ["a", "b", "c", "d"]
 
 
@@ -74,57 +75,122 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_lookup_during_a_push_sees_whole_states_only(home):
-    store, done = FeastStore(repository(home, "fraud"), load("fraud")), threading.Event()
+    store, done = opened(home), threading.Event()
 
     def push() -> None:
         try:
-            for length in range(1, PUSHES + 1):
-                store.push(dict.fromkeys(NAMES, state(length)))
+            for number in range(1, PUSHES + 1):
+                store.append([entry(number, name) for name in NAMES])
+                store.push()
         finally:
             done.set()
 
     torn, lookups = [], 0
+    feast = FeatureStore(str(repository(home, "fraud")))
+    service = feast.get_feature_service(FEATURE_SERVICE)
+    rows = {"customer_id": NAMES, "terminal_id": ["t"] * len(NAMES)}
+    feast.get_online_features(service, rows)  # the first one loads code
     with ThreadPoolExecutor(1) as thread:
         pushing = thread.submit(push)
         while not done.is_set():
             found = look(store, NAMES, ["t"] * len(NAMES)).recent[CUSTOMERS.name]
+            found += recent_of(feast.get_online_features(service, rows).to_dict(), CUSTOMERS)
             lookups += 1
-            rows = [[values.tolist() for values in one.arrays()] for one in found]
-            torn += [row for row in rows if not all(values == row[0] for values in row)]
+            torn += [one for one in found if one.event_ids.tolist() != list(range(1, len(one) + 1))]
+            torn += [one for one in found if len({len(values) for values in one.arrays()}) > 1]
         pushing.result()
 
     assert lookups > 5
     assert torn == []
-    assert [len(found) for found in store.read_pushed(NAMES)] == [PUSHES] * len(NAMES)
+    assert [len(found) for found in store.read_recent(NAMES)] == [PUSHES] * len(NAMES)
 
 
-def test_a_push_is_seen_by_the_next_lookup(home):
-    store = FeastStore(repository(home, "fraud"), load("fraud"))
+def test_what_one_replica_appended_the_next_lookup_of_another_sees_and_feast_after_a_push(home):
+    one, other = opened(home), opened(home)
 
-    store.push({"seen": state(3)})
+    one.append([entry(1, "seen"), entry(3, "seen")])
+    one.append([entry(2, "seen")])
 
-    (found,) = look(store, ["seen"], ["t"]).recent[CUSTOMERS.name]
-    assert found.event_ids.tolist() == state(3).event_ids.tolist()
+    assert ids(look(other, ["seen"], ["t"])) == [[1, 2, 3]]
+    assert by_feast(home, "seen") == [[]]
+    assert pushed_by(other) >= 1
+    assert by_feast(home, "seen") == [[1, 2, 3]]
+    assert ids(look(one, ["seen"], ["t"])) == [[1, 2, 3]]
+    assert one.push() == 0
 
 
 def test_rows_are_those_that_feast_gives_and_takes(home):
-    store, feast = FeastStore(repository(home, "fraud"), load("fraud")), FeatureStore(str(repository(home, "fraud")))
+    store, feast = opened(home), FeatureStore(str(repository(home, "fraud")))
     pairs = {"customer_id": ["first", "nobody", "pushed"], "terminal_id": ["t", "nowhere", "t"]}
     feast.push("customer_state_push", pd.DataFrame(columns_of({"pushed": state(2)}, CUSTOMERS, "customer_id")))
-    by_feast = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
+    given = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
 
-    assert_same(look(store, *pairs.values()), states_of(by_feast, VIEWS))
-    store.push({"pushed": state(2), "by us": state(3)})
+    assert_same(look(store, *pairs.values()), states_of(given, VIEWS))
+    store.append([entry(7, "by us"), entry(8, "by us"), entry(9, "pushed", 9000)])
+    served = look(store, ["by us", "pushed", "first"], ["t", "t", "nowhere"])
+    pushed_by(store)
 
-    pairs["customer_id"][1] = "by us"
-    by_feast = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
-    assert_same(look(store, *pairs.values()), states_of(by_feast, VIEWS))
-    assert [len(found) for found in recent_of(by_feast, CUSTOMERS)] == [1, 3, 2]
+    pairs = {"customer_id": ["by us", "pushed", "first"], "terminal_id": ["t", "t", "nowhere"]}
+    given = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
+    assert_same(served, states_of(given, VIEWS))
+    assert [len(found) for found in recent_of(given, CUSTOMERS)] == [2, 3, 1]
+
+
+def test_who_has_no_row_is_unseen(home):
+    store = opened(home)
+    store.append([entry(1, "appended only")])
+
+    for asked in (store, RefreshedCache(store, load("fraud"), 60)):
+        for _ in range(2):
+            states = look(asked, ["first", "nobody", "appended only"], ["t", "nowhere", "t"])
+            assert states.unseen[TERMINALS.name].tolist() == [False, True, False]
+            assert [len(found) for found in states.recent[CUSTOMERS.name]] == [1, 0, 1]
+
+
+def test_a_push_that_stalls_holds_back_no_lookup_and_no_append_and_nothing_older_comes_after(home):
+    """The one who pushes has the right to write from before it reads; another one waits, and reads what it wrote."""
+    slow, quick, reads, goes_on = opened(home), opened(home), threading.Event(), threading.Event()
+    pushed_by(quick)
+    slow.append([entry(1, "stalls")])
+    read = slow._recent._pushed.read_recent
+
+    def stalled(keys):
+        rows = read(keys)
+        reads.set()
+        assert goes_on.wait(20)
+        return rows
+
+    slow._recent._pushed.read_recent = stalled
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(slow.push)
+        assert reads.wait(20)
+        quick.append([entry(2, "stalls")])
+        second = threads.submit(quick.push)
+        assert ids(look(quick, ["stalls"], ["t"])) == [[1, 2]]
+        goes_on.set()
+        assert first.result(20) == 1
+        second.result(20)
+    pushed_by(quick)
+
+    assert by_feast(home, "stalls") == [[1, 2]]
+    assert quick.unpushed() == 0
+
+
+def test_a_push_that_fails_leaves_everything_to_the_next(home, monkeypatch):
+    store = opened(home)
+    store.append([entry(1, "fails")])
+    with monkeypatch.context() as broken:
+        broken.setattr(store._recent._pushed, "write_recent", lambda _: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            store.push()
+
+    assert pushed_by(opened(home)) == 1
+    assert by_feast(home, "fails") == [[1]]
 
 
 def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
     """The store is in WAL mode: readers go on beside a writer."""
-    store = FeastStore(repository(home, "fraud"), load("fraud"))
+    store = opened(home)
     with closing(sqlite3.connect(online_database(home, "fraud"), isolation_level=None)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         other.execute("BEGIN IMMEDIATE")
@@ -136,7 +202,7 @@ def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
 
 
 def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill(home, tmp_path):
-    store = FeastStore(repository(home, "fraud"), load("fraud"))
+    store = opened(home)
     cached = RefreshedCache(store, load("fraud"), 3600)
     pairs = (["first", "nobody", "first"], ["t", "t", "nowhere"])
 
@@ -148,7 +214,7 @@ def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill
 
 
 def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(home):
-    store = FeastStore(repository(home, "fraud"), load("fraud"))
+    store = opened(home)
     with closing(sqlite3.connect(online_database(home, "fraud"))) as other:
         other.execute("ALTER TABLE filled_with RENAME TO aside")
         try:
@@ -160,21 +226,118 @@ def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(ho
     assert look(store, ["first"], ["t"]).refreshed[TERMINALS.name].any()
 
 
-def test_what_was_pushed_into_feast_is_there_again_after_a_refill(home, tmp_path):
-    store, overlay, journal = (
-        FeastStore(repository(home, "fraud"), load("fraud")),
-        Overlay(4),
-        Journal(tmp_path / "journal"),
+def lake_with(lake: Path, fill: str, as_of_us: int) -> Path:
+    """A lake that says from which instant a fill speaks."""
+    folder = lake / "online" / fill
+    folder.mkdir(parents=True)
+    facts = {"as_of": datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()}
+    Manifest(kind="online_store", id=fill, workload="fraud", uri=str(folder), facts=facts).write(
+        folder / "manifest.json"
     )
-    pusher = Pusher(store, overlay, journal, Pushed(tmp_path / "pushed", tmp_path))
-    scored = [Entry(number, "refilled", number, (100, 0.5)) for number in (1, 2)]
-    journal.append(scored)
-    overlay.add(scored)
-    asyncio.run(pusher.push())
+    return lake
+
+
+def test_after_a_refill_what_is_newer_is_served_at_once_and_pushed_again_and_what_ingest_brought_is_dropped(
+    home, tmp_path
+):
+    lake = lake_with(tmp_path / "lake", "refilled", as_of_us=2)
+    one, other = opened(home, lake), opened(home, lake)
+    one.append([entry(number, "refilled") for number in (1, 2)] + [entry(1, "old")])
+    pushed_by(one)
 
     fill(home, load("fraud"), sources_with(tmp_path, count=1), "refilled")
-    assert len(store.read_pushed(["refilled"])[0]) == 0
-    asyncio.run(pusher.push())
 
-    assert store.read_pushed(["refilled"])[0].event_ids.tolist() == [1, 2]
-    journal.close()
+    assert by_feast(home, "refilled") == [[]]
+    assert 2 in ids(look(other, ["refilled"], ["t"]))[0]
+    pushed_by(other)
+    assert by_feast(home, "refilled", "old") == [[2], []]
+    assert ids(look(one, ["refilled", "old"], ["t", "t"])) == [[2], []]
+    one.append([entry(1, "old")])  # it came late, after the fill
+    pushed_by(one)
+    assert by_feast(home, "old") == [[1]]
+
+
+def test_a_refill_without_its_lake_keeps_everything(home, tmp_path):
+    store = opened(home, tmp_path)
+    store.append([entry(1, "kept")])
+    pushed_by(store)
+
+    fill(home, load("fraud"), sources_with(tmp_path, count=1), "unknown")
+    pushed_by(store)
+
+    assert by_feast(home, "kept") == [[1]]
+
+
+def test_a_kill_while_events_go_in_again_loses_none(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("millrace.appended.sqlite.CHUNK", 2)
+    names = [f"again {number}" for number in range(7)]
+    store = opened(home, tmp_path)
+    store.append([entry(1, name) for name in names])
+    pushed_by(store)
+    fill(home, load("fraud"), sources_with(tmp_path, count=1), "killed")
+    put_back, calls = store._recent.events._put_back, []
+
+    def dies(key, records):
+        calls.append(key)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return put_back(key, records)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(store._recent.events, "_put_back", dies)
+        with pytest.raises(KeyboardInterrupt):
+            store.push()
+    pushed_by(opened(home, tmp_path))
+
+    assert by_feast(home, *names) == [[1]] * 7
+
+
+def test_a_disk_that_refuses_is_an_error_before_the_answer(home):
+    store = opened(home)
+    store._recent.events._connection.execute("PRAGMA query_only = 1")
+
+    with pytest.raises(Unavailable, match="cannot be appended"):
+        store.append([entry(1, "refused")])
+
+
+def test_what_was_appended_reaches_the_disk_and_the_log_does_not_grow_for_ever(home):
+    store = opened(home)
+    for number in range(50):
+        store.append([entry(number, f"synced {of}") for of in range(20)])
+    log = repository(home, "fraud") / f"{FILE}-wal"
+    before = log.stat().st_size
+
+    store.sync()
+    store.append([entry(51, "synced 0")])
+
+    assert log.stat().st_size <= before
+
+
+def opened(home: Path, lake: Path | None = None) -> EmbeddedStore:
+    store = open_store(repository(home, "fraud"), load("fraud"), N, lake or home / "lake")
+    assert isinstance(store, EmbeddedStore)
+    return store
+
+
+def entry(event_id: int, key: str, event_us: int | None = None) -> Entry:
+    return Entry(event_id, key, event_id if event_us is None else event_us, (100, 0.5))
+
+
+def ids(states: States) -> list[list[int]]:
+    return [one.event_ids.tolist() for one in states.recent[CUSTOMERS.name]]
+
+
+def by_feast(home: Path, *customers: str) -> list[list[int]]:
+    """What Feast's own lookup says of their events."""
+    feast = FeatureStore(str(repository(home, "fraud")))
+    rows = {"customer_id": list(customers)}
+    found = feast.get_online_features([f"{CUSTOMERS.name}:{name}" for name in CUSTOMERS.fields], rows)
+    return [one.event_ids.tolist() for one in recent_of(found.to_dict(), CUSTOMERS)]
+
+
+def pushed_by(store: EmbeddedStore) -> int:
+    """Pushes all there is."""
+    count = 0
+    while done := store.push():
+        count += done
+    return count

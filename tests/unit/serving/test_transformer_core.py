@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from fraud.features import FEATURE_NAMES, VIEWS
+from millrace.appended.records import SLACK, Records, folded
 from millrace.errors import ConfigError, Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import States
 from millrace.installed import load
 from millrace.lake.feast_home import online_database, record_fill, repository
 from millrace.lake.manifest import Manifest
-from millrace.lookup import recent_of, unknown_states
+from millrace.lookup import empty, recent_of, unknown_states
 from serving.transformer import core
 from serving.transformer.answers import Door
 from serving.transformer.server import require_history_length
-from serving.transformer.state import Overlay
 
 N = 4
 FRAUD = load("fraud")
@@ -44,8 +44,14 @@ def unknown(rows: int) -> States:
     return unknown_states(VIEWS, rows)
 
 
-def prepare(found, states, pending=None):
-    return core.prepare(FRAUD, found, found.keys, states, N, core.Newer(Overlay(N), pending or {}))
+def prepare(found, states):
+    return core.prepare(FRAUD, found, found.keys, states, N)
+
+
+def after(prepared) -> States:
+    """What the store says once the entries of a request have been appended."""
+    state = folded(empty(CUSTOMERS), prepared.entries, N + SLACK)
+    return States({CUSTOMERS.name: [state]}, unknown(1).refreshed)
 
 
 def counted(prepared) -> list[float]:
@@ -60,13 +66,12 @@ def test_unknown_entities_get_defaults_and_are_not_degraded():
     assert prepared.degraded is False
 
 
-def test_without_an_answer_of_the_store_the_row_is_degraded_but_newer_entries_count():
-    entry = prepare(requests(1), unknown(1)).entries[0]
-
-    prepared = prepare(requests(2), None, {"a": [entry]})
+def test_without_an_answer_of_the_store_the_rows_are_degraded_and_still_see_each_other():
+    prepared = prepare(requests(1, 2), None)
 
     assert prepared.degraded is True
-    assert counted(prepared) == [1]
+    assert counted(prepared) == [0, 1]
+    assert [entry.event_id for entry in prepared.entries] == [1, 2]
 
 
 def test_rows_of_one_customer_in_one_request_see_each_other():
@@ -79,20 +84,21 @@ def test_rows_of_one_customer_in_one_request_see_each_other():
 def test_a_transaction_scored_before_leaves_no_second_trace():
     first = prepare(requests(1, 2), unknown(2))
 
-    again = prepare(requests(1), unknown(1), {"a": first.entries})
+    again = prepare(requests(1), after(first))
 
     assert again.entries == []
     assert counted(again) == [0]
     np.testing.assert_array_equal(again.inputs[0][0], first.inputs[0][0])
 
 
-def test_the_store_and_what_was_not_pushed_yet_make_one_history():
+def test_feasts_row_and_what_was_appended_make_one_history():
     stored = {"transaction_ids": [1, 2], "event_us": [5, 6], "amount_cents": [100, 300], "terminal_risk": [0.0, 0.0]}
     recent = recent_of({name: [values] for name, values in stored.items()}, CUSTOMERS)
-    response = States({CUSTOMERS.name: recent}, unknown(1).refreshed)
     entry = prepare(requests(3), unknown(1)).entries[0]
+    records = Records(CUSTOMERS, N)
+    response = States({CUSTOMERS.name: [records.served(*recent, records.of(entry))]}, unknown(1).refreshed)
 
-    prepared = prepare(requests(4, amount=8.0), response, {"a": [entry]})
+    prepared = prepare(requests(4, amount=8.0), response)
 
     assert counted(prepared) == [3]
     assert prepared.inputs[1][0, :, 0].tolist() == [0, 1, 3, 10]

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from fraud.features import VIEWS
+from millrace.appended.records import SLACK, Entry, folded
 from millrace.fields import View
 from millrace.inputs import RecentEvents
 from millrace.installed import load
@@ -112,13 +113,16 @@ def events_of(server: HTTPServer) -> list[dict[str, Any]]:
 
 @dataclass
 class MemoryStore:
-    """An online store of unknown entities; `fails` is raised, `gate` waited for."""
+    """An online store of unknown entities; `fails` is raised by lookups, `refuses` by appends, `gate` waited for."""
 
     fails: Exception | None = None
+    refuses: Exception | None = None
     gate: Callable[[], None] = lambda: None
     reads: int = 0
     states: dict[str, RecentEvents] = field(default_factory=dict)
     views: tuple[View, ...] = VIEWS
+    appended: list[Entry] = field(default_factory=list)
+    embedded: bool = False
 
     def read(self, keys):
         self.reads += 1
@@ -135,13 +139,21 @@ class MemoryStore:
     def fill(self):
         return None
 
-    def read_pushed(self, keys):
-        if self.fails:
-            raise self.fails
-        return [self.states.get(name, empty(CUSTOMERS)) for name in keys]
+    def append(self, entries):
+        if self.refuses:
+            raise self.refuses
+        self.appended += entries
+        for one in entries:
+            self.states[one.key] = folded(self.states.get(one.key, empty(CUSTOMERS)), [one], N + SLACK)
 
-    def push(self, states):
-        self.states |= states
+    def push(self):
+        return 0
+
+    def unpushed(self):
+        return 0
+
+    def sync(self):
+        pass
 
 
 @dataclass

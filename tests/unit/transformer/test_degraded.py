@@ -175,17 +175,18 @@ def test_past_its_deadline_a_request_gets_504_and_leaves_no_trace(lab, options, 
     async def scenario():
         async with (
             lab.HTTPServer(hangs).running() as model,
-            lab.serving(model.address, options(deadline_ms=setting)) as path,
+            lab.serving(model.address, options(deadline_ms=setting), store) as path,
         ):
             headers = {"x_deadline_ms": header} if header else {}
-            return await path.predict(lab.transaction(), **headers), len(path.model._memory.overlay)
+            return await path.predict(lab.transaction(), **headers), path.model._memory.turns
 
-    reply, remembered = run(scenario())
+    store = lab.MemoryStore()
+    reply, turns = run(scenario())
 
     assert reply.status == 504
     assert f"no answer within {names}" in reply.document["error"]
     assert "x-request-id" in reply.headers
-    assert remembered == 0
+    assert (store.appended, len(turns)) == ([], 0)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "1.5", "", "9" * 40])
