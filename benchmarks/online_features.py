@@ -35,7 +35,7 @@ from millrace.lake.atomic import write_text
 from millrace.lake.feast_home import repository
 from millrace.lake.provenance import code_version, hardware
 from millrace.settings import settings
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 
 ROOT: Final = Path(__file__).parents[1]
 ROWS: Final = (1, 64)

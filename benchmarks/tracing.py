@@ -25,7 +25,7 @@ from typing import Any, Final
 from benchmarks.transformer import NAME, cpu_s, measured, process, ready
 from millrace.settings import settings
 from serving.calls import Calls
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 
 ROUNDS: Final = 5
 EXPORT_S: Final = 6.0

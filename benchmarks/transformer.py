@@ -28,7 +28,7 @@ from millrace.installed import load
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
 from serving.calls import Calls
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
 from serving.transformer.core import Inputs, Part, Scored

@@ -24,7 +24,7 @@ from benchmarks.tracing import Pair, compare, copied, pair
 from benchmarks.transformer import cpu_s
 from millrace.errors import NotFound, Unavailable
 from serving.calls import Calls
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 
 DETECTOR: Final = Path(__file__).parents[1] / ".venv-drift" / "bin" / "python"
 NICENESS: Final = 10

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from millrace import gateway
 from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.events.log import LABELS, PREDICTIONS, engine, reading
@@ -120,7 +121,7 @@ class Live:
         for attempt in range(3):
             try:
                 if self._connection is None:
-                    self._connection = http.client.HTTPConnection("127.0.0.1", self.state()["gateway_port"], timeout=60)
+                    self._connection = gateway.connection(self.state()["gateway_port"], timeout_s=60)
                 self._connection.request("POST", path, body, headers)
                 answer = self._connection.getresponse()
                 data = answer.read()

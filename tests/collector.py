@@ -27,11 +27,21 @@ class Collector:
         class Receiver(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 collector.go.wait(10)
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = b"".join(self.parts())
                 collector.take(self.path, ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
+
+            def parts(self) -> Iterator[bytes]:
+                """Of a body with a length, or in chunks."""
+                if "content-length" in self.headers:
+                    yield self.rfile.read(int(self.headers["content-length"]))
+                    return
+                while size := int(self.rfile.readline(), 16):
+                    yield self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from millrace import gateway
 from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.installed import Workload
@@ -29,7 +30,8 @@ from millrace.observe.progress import log
 from millrace.requests import TIME
 from millrace.settings import settings
 from serving.local.manifest import Service, read_service
-from serving.local.state import LocalState, Place, ProcessState
+from serving.local.records import end_all
+from serving.local.state import GATEWAY, LocalState, Place, ProcessState
 
 UP_TIMEOUT_S = 180.0
 DOWN_TIMEOUT_S = 90.0
@@ -58,19 +60,18 @@ def up(place: Place, manifest: Path) -> LocalState:
     if place.alive():
         log("restarting", manifest=manifest)
         down(place)
-    _end_orphans(place)
     place.file.unlink(missing_ok=True)
     place.logs.mkdir(parents=True, exist_ok=True)
     with (place.logs / "supervisor.log").open("ab") as stream:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "serving.local.supervisor", f"--manifest={manifest.resolve()}"],
+        watch = subprocess.Popen(
+            [sys.executable, "-m", "serving.local.watch", f"--lock={place.lock}", f"--manifest={manifest.resolve()}"],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
             env=os.environ | {"MILLRACE_HOME": str(place.home)},
             start_new_session=True,
         )
-    return _wait_ready(place, supervisor, service)
+    return _wait_ready(place, watch, service)
 
 
 def _follows(running: LocalState, manifest: Path, place: Place) -> bool:
@@ -81,20 +82,21 @@ def _follows(running: LocalState, manifest: Path, place: Place) -> bool:
 
 def down(place: Place) -> bool:
     """Drain and stop; False when nothing ran. Raises Unavailable when it does not stop."""
-    if not place.alive():
-        _end_orphans(place)
-        place.file.unlink(missing_ok=True)
-        return False
-    pid = int(place.lock.read_text())
-    os.kill(pid, signal.SIGTERM)
+    pids = place.pids()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_TIMEOUT_S
     while place.alive():
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"the local runtime (process {pid}) did not stop in {DOWN_TIMEOUT_S:g} s; see {place.logs}"
+                f"the local runtime (process {pids[0]}) did not stop in {DOWN_TIMEOUT_S:g} s; see {place.logs}"
             )
         time.sleep(0.05)
-    return True
+    left = end_all(place.running)
+    place.file.unlink(missing_ok=True)
+    place.ports.unlink(missing_ok=True)
+    return bool(pids or left)
 
 
 def status(place: Place, console: Console) -> bool:
@@ -151,7 +153,7 @@ def predict(place: Place, model_name: str, event: dict[str, Any]) -> dict[str, A
     headers = {"content-type": "application/json"} | settings().gateway_headers
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
     try:
-        with open_directly(request, 30) as answer:
+        with open_directly(request, 30, gateway.tls()) as answer:
             document: dict[str, Any] = json.loads(answer.read())
             return document
     except urllib.error.HTTPError as error:
@@ -180,7 +182,7 @@ def tail(path: Path, lines: int) -> str:
         return "".join(deque(stream, maxlen=lines)).rstrip()
 
 
-def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, service: Service) -> LocalState:
+def _wait_ready(place: Place, watch: subprocess.Popen[bytes] | None, service: Service) -> LocalState:
     """Wait with one line per process that becomes ready; a start that failed is taken down again and shown."""
     began = time.monotonic()
     deadline = began + UP_TIMEOUT_S
@@ -189,21 +191,22 @@ def _wait_ready(place: Place, supervisor: subprocess.Popen[bytes] | None, servic
     while time.monotonic() < deadline:
         state = place.read()
         if state is None:
-            if not place.alive() and (supervisor is None or supervisor.poll() is not None):
+            if not place.alive() and (watch is None or watch.poll() is not None):
                 raise Unavailable(f"the local runtime ended:\n{tail(place.logs / 'supervisor.log', 15)}")
         elif state.state == "failed":
             raise Unavailable(f"the local runtime could not start: {state.error}")
         else:
             _show_progress(state, seen)
             if time.monotonic() > began + LOOKED_S:
-                _require_startable(state, service.name, place, fresh=supervisor is not None)
+                _require_startable(state, service.name, place, fresh=watch is not None)
             found = state.find(service.name)
-            if found is not None and found.state == "ready" and found.manifest_hash == service.hash:
+            reachable = all(item.state == "ready" for item in state.processes if item.service == GATEWAY)
+            if reachable and found and found.state == "ready" and found.manifest_hash == service.hash:
                 ready_since = ready_since or time.monotonic()
                 if _companions_settled(state) or time.monotonic() > ready_since + COMPANIONS_S:
                     return state
         time.sleep(0.05)
-    if supervisor is not None:
+    if watch is not None:
         down(place)
     raise Unavailable(f"not ready after {UP_TIMEOUT_S:g} s; the logs are in {place.logs}")
 
@@ -236,28 +239,3 @@ def _companions_settled(state: LocalState) -> bool:
     """Companions are ready, skipped, or have failed so often that nobody waits for them."""
     failed = {item.service for item in state.processes if item.restarts >= FAILED_STARTS}
     return all(service.state != "starting" or service.name in failed for service in state.services)
-
-
-def _end_orphans(place: Place) -> None:
-    """Servers of a supervisor that was killed: only those still running the very command that the file recorded."""
-    state = place.read()
-    for item in state.processes if state else []:
-        if item.pid and _runs_server(item.pid, item.http_port):
-            log("ending_orphan", role=item.role, pid=item.pid)
-            with suppress(ProcessLookupError):
-                os.kill(item.pid, signal.SIGTERM)
-            _wait_gone(item.pid)
-
-
-def _runs_server(pid: int, http_port: int) -> bool:
-    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "serving." in shown.stdout and f"--http_port={http_port}" in shown.stdout
-
-
-def _wait_gone(pid: int) -> None:
-    for attempt in range(400):
-        try:
-            os.kill(pid, signal.SIGKILL if attempt == 300 else 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)

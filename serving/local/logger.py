@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
-from millrace.errors import Unavailable
+import aiohttp
+
 from millrace.observe.progress import log
-from serving.connections import Connections, Header
 from serving.local.manifest import Logger
 
 QUEUE_EVENTS: Final = 2000
 AT_ONCE: Final = 4
 RETRY_S: Final = 1.0
 ATTEMPTS: Final = 5
+TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +30,28 @@ class Event:
     id: str
     kind: str
     body: bytes
-    content_type: bytes
+    content_type: str
 
 
 class EventLogger:
     """Posts events of one service; `exchanged` never waits."""
 
     def __init__(self, logger: Logger, service: str) -> None:
-        parts = urlsplit(logger.url)
-        self._mode = logger.mode
-        self._service = service.encode()
-        self._connections = Connections(parts.hostname or "", parts.port or 80)
-        self._path = (parts.path or "/").encode()
+        self.logger = logger
+        self._service = service
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), trust_env=False)
         self._queue: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._tasks = [asyncio.create_task(self._send_forever()) for _ in range(AT_ONCE)]
         self.dropped = 0
 
     def exchanged(
-        self, headers: list[Header], request: bytes, answer: bytes, content_types: tuple[bytes, bytes]
+        self, headers: Mapping[str, str], request: bytes, answer: bytes, content_types: tuple[str, str]
     ) -> None:
         """Take a request and its answer along; the oldest events give way when the queue is full."""
-        given = next((value for name, value in headers if name == b"ce-id"), b"").decode("latin-1")
-        identity = given or str(uuid.uuid4())
+        identity = headers.get("ce-id") or str(uuid.uuid4())
         for kind, body, content_type in zip(("request", "response"), (request, answer), content_types, strict=True):
-            if self._mode in ("all", kind):
+            if self.logger.mode in ("all", kind):
                 if len(self._queue) >= QUEUE_EVENTS:
                     self._queue.popleft()
                     self.dropped += 1
@@ -69,7 +67,7 @@ class EventLogger:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._connections.close()
+        await self._session.close()
 
     async def _send_forever(self) -> None:
         while True:
@@ -81,27 +79,27 @@ class EventLogger:
 
     async def _send(self, event: Event) -> None:
         """Post one event; again a few times while the sink refuses, then it is dropped."""
+        reason = ""
         for attempt in range(ATTEMPTS):
             try:
-                answer = await self._connections.request(
-                    b"POST", self._path, event.body, self._headers(event), timeout_s=5
-                )
-                if answer.status < 500 and answer.status != 429:
-                    return
-                reason = f"status {answer.status}"
-            except Unavailable as error:
-                reason = str(error)
+                headers = self._headers(event)
+                async with self._session.post(self.logger.url, data=event.body, headers=headers) as answer:
+                    if answer.status < 500 and answer.status != 429:
+                        return
+                    reason = f"status {answer.status}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                reason = repr(error)
             await asyncio.sleep(RETRY_S * (attempt + 1))
         self.dropped += 1
-        log("event_dropped", sink=f"{self._connections.host}:{self._connections.port}", reason=reason)
+        log("event_dropped", sink=self.logger.url, reason=reason)
 
-    def _headers(self, event: Event) -> list[Header]:
-        return [
-            (b"content-type", event.content_type),
-            (b"ce-specversion", b"1.0"),
-            (b"ce-id", event.id.encode("latin-1")),
-            (b"ce-type", f"org.kubeflow.serving.inference.{event.kind}".encode()),
-            (b"ce-source", b"http://localhost/" + self._service),
-            (b"ce-inferenceservicename", self._service),
-            (b"ce-namespace", b"local"),
-        ]
+    def _headers(self, event: Event) -> dict[str, str]:
+        return {
+            "content-type": event.content_type,
+            "ce-specversion": "1.0",
+            "ce-id": event.id,
+            "ce-type": f"org.kubeflow.serving.inference.{event.kind}",
+            "ce-source": f"http://localhost/{self._service}",
+            "ce-inferenceservicename": self._service,
+            "ce-namespace": "local",
+        }

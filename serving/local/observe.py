@@ -19,7 +19,7 @@ import yaml
 from millrace.errors import MillraceError, NotFound
 from millrace.lake.atomic import write_text
 from millrace.settings import settings
-from serving.local.state import LocalState, Place
+from serving.local.state import AGENT, GATEWAY, LocalState, Place
 
 RULES: Final = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "prometheusrule.yaml"
 LOOPBACK: Final = "127.0.0.1"
@@ -28,12 +28,12 @@ LOOK_S: Final = 5.0
 
 
 def targets(state: LocalState | None) -> list[dict[str, Any]]:
-    """Prometheus' file_sd: the gateway, which counts the revisions, and every server."""
+    """Prometheus' file_sd: the agent, which says what Envoy counted of the revisions, and every server."""
     if state is None or not state.gateway_port:
         return []
-    found = [(state.gateway_port, {"job": "gateway"})]
+    found = [(process.http_port, {"job": GATEWAY}) for process in state.processes if process.role == AGENT]
     for process in state.processes:
-        if process.http_port:
+        if process.http_port and process.service != GATEWAY:
             labels = {"job": process.service or state.service, "component": process.role}
             found.append(
                 (process.http_port, labels | ({"revision_name": process.revision} if process.revision else {}))

@@ -1,123 +1,145 @@
-"""One server process: started, watched, started again when it dies, stopped. `services.py` owns these."""
+"""One server process: started, watched, started again when it dies, stopped. `services.py` owns these.
+
+A process outlives its supervisor: the next one finds it by its record (`records.py`) and watches it as its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import json
 import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
-from millrace.errors import Unavailable
+import aiohttp
+
+from millrace.lake.atomic import sha256_text
 from millrace.observe.progress import log
-from serving.connections import Connections
 from serving.local.manifest import LOOPBACK, Command
+from serving.local.ports import free_port, taken
+from serving.local.records import STOP_TIMEOUT_S, Record
 from serving.local.state import ProcessState
 
-BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
-HEALTHY_S: Final = 60.0
-"""A process that lived this long begins again with the first wait."""
-STOP_TIMEOUT_S: Final = 35.0
-"""A server drains for up to 30 s."""
+BACKOFF_S: Final = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Before the next start: the first for one that was ready, further ones for those that die before they are."""
 POLL_S: Final = 0.05
+PROBE_TIMEOUT_S: Final = 2.0
 MAX_LOG_BYTES: Final = 20 << 20
+
+Probe = Callable[[], Awaitable[bool]]
+
+
+class Process(Protocol):
+    """What is asked of a running process."""
+
+    @property
+    def pid(self) -> int: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, signal: int) -> None: ...
+
+
+class Adopted:
+    """A process that an earlier supervisor started."""
+
+    def __init__(self, record: Record) -> None:
+        self.pid = record.pid
+        self.record = record
+
+    async def wait(self) -> int:
+        """Its end is seen within POLL_S; its status is nobody's."""
+        while self.record.runs():
+            await asyncio.sleep(POLL_S)
+        return 0
+
+    def send_signal(self, signal: int) -> None:
+        if not self.record.runs():
+            raise ProcessLookupError(self.pid)
+        os.kill(self.pid, signal)
 
 
 class ServerProcess:
     """A command with ports of its own; `watch` keeps it running until `stop`.
 
-    `changed` is called whenever its state has changed; its port may be another after a restart.
+    `changed` is called whenever its state has changed; its ports may be others after a restart. `probe` says whether it
+    is ready; by default its readiness path does.
     """
 
     def __init__(
         self,
         command: Command,
+        record: Path,
         log_file: Path,
         changed: Callable[[], None],
-        http_port: int = 0,
+        *,
+        with_ports: bool = True,
         nice: int = 0,
-        **about: str,
+        probe: Probe | None = None,
+        **about: Any,
     ) -> None:
         self.command = command
-        self._nice = nice
-        self._changed = changed
-        self._stopping = False
-        self._process: asyncio.subprocess.Process | None = None
-        self.state = ProcessState(command.role, log=str(log_file), **about)  # type: ignore[arg-type]
-        self.state.http_port, self.state.grpc_port = http_port or free_port(), free_port()
-        self.connections = Connections(LOOPBACK, self.state.http_port, limit=256)
         self.ready = asyncio.Event()
         self.was_ready = False
-        self._pause: asyncio.Event = asyncio.Event()
+        self.state = ProcessState(command.role, log=str(log_file), **about)
+        before = Record.read(record)
+        if with_ports:
+            self.state.http_port = before.http_port if before else free_port()
+            self.state.grpc_port = before.grpc_port if before else free_port()
+        self.record, self._nice, self._changed = record, nice, changed
+        self._probe = probe or self._answers
+        self._process: Process | None = None
+        self._stopping = asyncio.Event()
 
-    def _take_ports(self) -> None:
-        """Ports of its own, kept from start to start unless somebody has taken them meanwhile."""
-        state = self.state
-        if not taken(state.http_port) and not taken(state.grpc_port):
-            return
-        state.http_port, state.grpc_port = free_port(), free_port()
-        self.connections = Connections(LOOPBACK, state.http_port, limit=256)
-
-    async def watch(self, predictor: str) -> None:
-        """Start, wait until ready, wait until it ends; again with growing pauses until stopped."""
+    async def watch(self, predictor: str = "") -> None:
+        """Go on with the one that runs, or start it; wait until it ends; again with growing pauses until stopped."""
         failures = 0
-        while not self._stopping:
+        self._process = await self._adopted(predictor)
+        while not self._stopping.is_set():
             began = time.monotonic()
             code = await self._run_once(predictor, began)
+            self._process = None
+            was_ready = self.ready.is_set()
             self.ready.clear()
-            self.connections.close()
-            if self._stopping:
+            if self._stopping.is_set():
                 break
-            failures = 0 if time.monotonic() - began > HEALTHY_S else failures + 1
-            pause = BACKOFF_S[min(max(failures - 1, 0), len(BACKOFF_S) - 1)]
+            failures = 0 if was_ready else failures + 1
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             log("process_died", role=self.state.role, exit_code=code, restart_in_s=pause, log=self.state.log)
             self._set("waiting", restarts=self.state.restarts + 1)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._pause.wait(), pause)
+                await asyncio.wait_for(self._stopping.wait(), pause)
+        self.record.unlink(missing_ok=True)
         self._set("stopped")
 
     async def stop(self) -> None:
         """SIGTERM, so that it drains; SIGKILL when that takes too long."""
-        self._stopping = True
-        self._pause.set()
-        if self._process is None or self._process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
-        except TimeoutError:
-            log("process_killed", role=self.state.role, after_s=STOP_TIMEOUT_S)
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        self._stopping.set()
+        process = self._process
+        if process is not None:
+            await _ended(process, self.state.role)
+
+    async def _adopted(self, predictor: str) -> Process | None:
+        """What an earlier supervisor left running for this command; another program in its place is ended."""
+        record = Record.read(self.record)
+        if record is None or not record.runs():
+            return None
+        found = Adopted(record)
+        wanted = self.command.with_ports(record.http_port, record.grpc_port, predictor)
+        if record.args != wanted or record.environment != self._environment:
+            await _ended(found, self.state.role)
+            return None
+        log("process_adopted", role=self.state.role, pid=record.pid)
+        self._set("starting", pid=record.pid, started_at=record.started_at)
+        return found
 
     async def _run_once(self, predictor: str, began: float) -> int:
-        self._take_ports()
-        args = self.command.with_ports(self.state.http_port, self.state.grpc_port, predictor)
-        log_file = Path(self.state.log)
-        if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
-            log_file.replace(log_file.with_suffix(".log.1"))
-        with log_file.open("ab") as stream:
-            self._process = await asyncio.create_subprocess_exec(
-                *args,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env=os.environ | self.command.env,
-                start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
-                preexec_fn=self._begin,
-            )
-        _yield_session(self._process.pid, self._nice)
-        self._set("starting", pid=self._process.pid, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        if self._stopping:
+        if self._process is None:
+            self._process = await self._start(predictor)
+        if self._stopping.is_set():
             await self.stop()
         ended = asyncio.create_task(self._process.wait())
         ready = asyncio.create_task(self._until_ready(began))
@@ -126,22 +148,55 @@ class ServerProcess:
         ready.cancel()
         return code
 
-    def _begin(self) -> None:
-        """In the new process, before its program."""
-        os.nice(self._nice)
-        if sys.platform == "linux":
-            _die_with_parent()
+    async def _start(self, predictor: str) -> Process:
+        ports = self.state.http_port, self.state.grpc_port
+        if any(ports) and any(map(taken, ports)):  # kept from start to start otherwise
+            self.state.http_port, self.state.grpc_port = free_port(), free_port()
+        args = self.command.with_ports(self.state.http_port, self.state.grpc_port, predictor)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        log_file = Path(self.state.log)
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
+            log_file.replace(log_file.with_suffix(".log.1"))
+
+        def begin() -> None:
+            """In the new process, before its program."""
+            os.nice(self._nice)
+            ports = self.state.http_port, self.state.grpc_port
+            Record(os.getpid(), args, self._environment, *ports, now).write(self.record)
+
+        with log_file.open("ab") as stream:
+            process = await asyncio.create_subprocess_exec(
+                *args,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=os.environ | self.command.env,
+                start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's business
+                preexec_fn=begin,
+            )
+        _yield_session(process.pid, self._nice)
+        self._set("starting", pid=process.pid, started_at=now)
+        return process
+
+    @property
+    def _environment(self) -> str:
+        return sha256_text(json.dumps(dict(self.command.env), sort_keys=True))[:16]
 
     async def _until_ready(self, began: float) -> None:
-        while True:
-            with suppress(Unavailable):
-                answer = await self.connections.request(b"GET", self.command.readiness.encode(), timeout_s=2)
-                if answer.status == 200:
-                    break
+        while not await self._probe():
             await asyncio.sleep(POLL_S)
         self.ready.set()
         self.was_ready = True
         self._set("ready", ready_after_s=round(time.monotonic() - began, 2))
+
+    async def _answers(self) -> bool:
+        url = f"http://{LOOPBACK}:{self.state.http_port}{self.command.readiness}"
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+        with suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session, session.get(url) as answer:
+                return answer.status == 200
+        return False
 
     def _set(self, state: str, **values: object) -> None:
         self.state.state = state
@@ -166,31 +221,21 @@ class Watched:
             await self._task
 
 
+async def _ended(process: Process, role: str) -> None:
+    """Wait for the end of a process that is asked to end, and after STOP_TIMEOUT_S made to."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        log("process_killed", role=role, after_s=STOP_TIMEOUT_S)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
 def _yield_session(pid: int, nice: int) -> None:
     """Linux with autogroups, as on most desktops: there `nice` counts within a session, and each server has its own."""
     if nice:
         with suppress(OSError):
             Path(f"/proc/{pid}/autogroup").write_text(str(nice))
-
-
-def taken(port: int) -> bool:
-    """Whether somebody listens on a port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return True
-    return False
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """Linux: SIGTERM when the supervisor ends, even by SIGKILL (prctl PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from serving.connections import Connections
-from serving.local.exchange import Upstream
 from serving.local.manifest import Rewrite, Service
-from serving.local.processes import ServerProcess, Watched, free_port
-from serving.local.state import Place, ProcessState, ServiceState
+from serving.local.processes import ServerProcess, Watched
+from serving.local.services import Around
+from serving.local.state import ProcessState, ServiceState
 
 
 class RunningProgram:
     """A Deployment's process: started again where its command has changed."""
 
     logger = None
-    timeout_s = 60.0
+    routed = None
 
-    def __init__(self, service: Service, place: Place, changed: Callable[[], None], nice: int = 0) -> None:
+    def __init__(self, service: Service, around: Around, nice: int = 0) -> None:
         self.name = service.name
         self.service = service
         self.error = ""
-        self._place = place
-        self._changed, self._nice = changed, nice
-        self._port = free_port()
+        self._around, self._nice = around, nice
         self._running: Watched | None = None
+        self._made = self._process(service)
 
-    async def listen(self) -> None:
-        """Its server does."""
+    @property
+    def records(self) -> list[str]:
+        return [self._made.record.stem]
 
     @property
     def ports(self) -> dict[str, int]:
-        return {self.name: self._running.process.state.http_port if self._running else self._port}
+        return {self.name: self._made.state.http_port}
 
     async def follow(self, service: Service, rewrite: Rewrite) -> None:  # noqa: ARG002
         self.service = service
@@ -39,32 +36,30 @@ class RunningProgram:
             return
         if self._running is not None:
             await self._running.stop()
-        path = self._place.logs / f"{self.name}.log"
-        self._running = Watched(
-            ServerProcess(service.predictor, path, self._changed, self._port, nice=self._nice, service=self.name)
-        )
+        port = self._made.state.http_port
+        self._made = self._process(service)
+        self._made.state.http_port = port
+        self._running = Watched(self._made)
         self._running.begin()
 
-    async def connections(self) -> Connections | None:
-        process = self._running.process if self._running else None
-        return process.connections if process is not None and process.ready.is_set() else None
-
-    async def grpc_target(self, tag: bytes) -> None:
-        """A Deployment has no gRPC here."""
-
-    def record(self, upstream: Upstream, status: int, seconds: float) -> None:
-        """Nothing to count."""
+    def look(self) -> None:
+        """Nothing is moved by it."""
 
     def state(self) -> ServiceState:
-        state = "ready" if self._running is not None and self._running.process.ready.is_set() else "starting"
+        state = "ready" if self._running is not None and self._made.ready.is_set() else "starting"
         hash_ = self.service.hash
-        return ServiceState(
-            self.name, self.service.kind, hash_, state=state, error=self.error, port=self.ports[self.name]
-        )
+        port = self.ports[self.name]
+        return ServiceState(self.name, self.service.kind, hash_, state=state, error=self.error, port=port)
 
     def processes(self) -> list[ProcessState]:
-        return [self._running.process.state] if self._running else []
+        return [self._made.state] if self._running else []
 
     async def stop(self) -> None:
         if self._running is not None:
             await self._running.stop()
+
+    def _process(self, service: Service) -> ServerProcess:
+        place = self._around.place
+        record, log_file = place.running / f"{self.name}.json", place.logs / f"{self.name}.log"
+        changed = self._around.changed
+        return ServerProcess(service.predictor, record, log_file, changed, nice=self._nice, service=self.name)

@@ -18,10 +18,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from millrace import gateway
 from millrace.errors import Unavailable
 from millrace.installed import Workload
 from millrace.instants import DAY_US, microseconds, start_of
@@ -30,15 +32,14 @@ from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log, track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import settings
-from serving.calls import Calls, Header
 from serving.local.commands import require_running
-from serving.local.manifest import LOOPBACK
 from serving.local.offline import Day, load_day
 from serving.local.state import Place
 
 TOLERANCE: Final = 1e-4
 """Absolute difference of two figures that are the same but for rounding."""
-HEADERS: Final = ((b"content-type", b"application/json"), (b"x-millrace-keys", b"pseudonyms"))
+HEADERS: Final = {"content-type": "application/json", "x-millrace-keys": "pseudonyms"}
+TIMEOUT_S: Final = 30.0
 SHOWN: Final = 10
 
 
@@ -122,7 +123,7 @@ def replay(
         batch = batch.until(microseconds(start_of(day)) + every_us)
     log("replaying", rows=len(batch.ids), day=day, url=running.url)
     with _refreshing(refresh) as move:
-        served, seconds = asyncio.run(_send(batch, workload, running.gateway_port, concurrency, every_us, move))
+        served, seconds = asyncio.run(_send(batch, workload, running.url, concurrency, every_us, move))
         if refresh:
             move(start_of(day))
     report = compare(batch, served, artifact, seconds, day=str(day), feature_set=manifest.id)
@@ -187,7 +188,7 @@ def _finite(score: float) -> float | None:
 async def _send(
     batch: Day,
     workload: Workload,
-    port: int,
+    address: str,
     concurrency: int,
     every_us: int,
     refresh: Callable[[datetime], None],
@@ -197,17 +198,21 @@ async def _send(
     answers = Answers(
         {name: np.full(rows, np.nan) for name in workload.exchange.ANSWER.values()}, np.full(rows, np.nan)
     )
-    calls = Calls(LOOPBACK, port, limit=concurrency)
-    headers = [*HEADERS, *((name.encode(), value.encode()) for name, value in settings().gateway_headers.items())]
-    ask = _Ask(calls, f"/v1/models/{workload.model_name}:predict", headers, answers)
-    seconds = 0.0
-    for place, (as_of, part) in enumerate(track(list(_by_refresh(batch.event_us, every_us)), "replay")):
-        if place:
-            await asyncio.to_thread(refresh, as_of)
-        start = time.perf_counter()
-        await _play(ask, batch, part, concurrency)
-        seconds += time.perf_counter() - start
-    await calls.close()
+    connector = aiohttp.TCPConnector(limit=concurrency, ssl=gateway.tls() or True)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        headers=HEADERS | settings().gateway_headers,
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        trust_env=False,
+    ) as session:
+        ask = _Ask(session, f"{address}/v1/models/{workload.model_name}:predict", answers)
+        seconds = 0.0
+        for place, (as_of, part) in enumerate(track(list(_by_refresh(batch.event_us, every_us)), "replay")):
+            if place:
+                await asyncio.to_thread(refresh, as_of)
+            start = time.perf_counter()
+            await _play(ask, batch, part, concurrency)
+            seconds += time.perf_counter() - start
     return answers, seconds
 
 
@@ -271,22 +276,23 @@ def _refused(as_of: datetime) -> None:
 class _Ask:
     """Sends one row's request and puts the answer in its place."""
 
-    calls: Calls
-    path: str
-    headers: Sequence[Header]
+    session: aiohttp.ClientSession
+    url: str
     answers: Answers
 
     async def __call__(self, body: bytes, row: int) -> None:
         start, answers = time.perf_counter(), self.answers
         try:
-            response = await self.calls.request("POST", self.path, body, self.headers)
-            if response.status != 200:
-                raise Unavailable(f"row {row}: {response.status} {response.body[:200].decode(errors='replace')}")
-        except Unavailable as error:
-            answers.errors.append(str(error))
+            async with self.session.post(self.url, data=body) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answers.errors.append(f"row {row}: {error!r}")
+            return
+        if response.status != 200:
+            answers.errors.append(f"row {row}: {response.status} {answer[:200].decode(errors='replace')}")
             return
         answers.seconds[row] = time.perf_counter() - start
-        (prediction,) = orjson.loads(response.body)["predictions"]
+        (prediction,) = orjson.loads(answer)["predictions"]
         for name, values in answers.figures.items():
             values[row] = prediction[name]
         answers.degraded += prediction["degraded"]

@@ -1,123 +1,201 @@
 """An InferenceService as running processes, brought to what its manifest says now without a failed request.
 
-A predictor has the revision that was last rolled out and, while traffic moves, a newer one; the splitter stands before
-both. A new revision starts beside the old one, which answers until the new one is ready and is drained afterwards. The
-transformer exists once, since it holds the newest states: a changed one follows the old one, and the gateway
-lets requests wait meanwhile.
+A predictor has the revision that was last rolled out and, while traffic moves, a newer one; Envoy stands before both.
+What is new starts beside what is there, which answers until the new one is ready and is drained afterwards. A
+transformer that cannot run twice, since its journal has one writer, is the exception: it ends before the new one
+starts, and requests wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
+from millrace.lake.atomic import sha256_text
 from millrace.observe.progress import log
-from serving.connections import Connections
-from serving.local.exchange import Upstream
-from serving.local.logger import EventLogger
+from serving.local.data_plane import DataPlane
+from serving.local.envoy import Component, Routed
 from serving.local.manifest import LOOPBACK, Command, Logger, Rewrite, Service, component
-from serving.local.processes import ServerProcess, Watched, free_port
-from serving.local.revision_metrics import RevisionMetrics
+from serving.local.ports import Ports
+from serving.local.processes import ServerProcess, Watched
 from serving.local.revisions import Revision, Revisions
-from serving.local.splitter import Splitter
 from serving.local.state import Place, ProcessState, RevisionState, ServiceState
 
 DRAIN_S: Final = 30.0
-SWITCH_S: Final = 30.0
-"""How long requests wait for a transformer that is being replaced."""
 
 
-class _Predictor(Watched):
-    """A revision's process, and the place that the splitter sends to."""
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the services of a runtime share."""
 
-    def __init__(self, process: ServerProcess, revision: str) -> None:
-        super().__init__(process)
-        self.upstream = Upstream(revision)
+    place: Place
+    ports: Ports
+    data_plane: DataPlane
+    changed: Callable[[], None]
+    """Called when a state has changed: routes and the state's file follow."""
+    transformers: int = 1
+    """How many processes of a transformer run."""
+    predictors: int = 1
+
+
+class Replicas:
+    """Processes that run one command, each on ports of its own; to Envoy one cluster."""
+
+    def __init__(self, name: str, processes: list[ServerProcess]) -> None:
+        self.name = name
+        self._processes = processes
+        self._watched = [Watched(process) for process in processes]
+
+    @property
+    def command(self) -> Command:
+        return self._processes[0].command
+
+    @property
+    def ready(self) -> bool:
+        """Somebody answers now."""
+        return any(process.ready.is_set() for process in self._processes)
+
+    @property
+    def was_ready(self) -> bool:
+        return any(process.was_ready for process in self._processes)
+
+    @property
+    def all_ready(self) -> bool:
+        return all(process.ready.is_set() for process in self._processes)
+
+    @property
+    def failed_starts(self) -> int:
+        """How often a process has died while none has ever been ready."""
+        return 0 if self.was_ready else max(process.state.restarts for process in self._processes)
+
+    @property
+    def states(self) -> list[ProcessState]:
+        return [process.state for process in self._processes]
+
+    @property
+    def records(self) -> list[str]:
+        """Names of their records."""
+        return [process.record.stem for process in self._processes]
+
+    @property
+    def component(self) -> Component:
+        """Those that answer; where none does all of them, so that a request can wait for one."""
+        answering = [process.state for process in self._processes if process.ready.is_set()] or self.states
+        return Component(self.name, tuple(s.http_port for s in answering), tuple(s.grpc_port for s in answering))
+
+    def begin(self, predictor: str = "") -> None:
+        for watched in self._watched:
+            watched.begin(predictor)
+
+    async def until_ready(self) -> None:
+        """Until one of them is."""
+        waiting = [asyncio.create_task(process.ready.wait()) for process in self._processes]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def stop(self) -> None:
-        """Wait for what is under way, then end it."""
-        await self.upstream.drained(DRAIN_S)
-        self.upstream.close()
-        await super().stop()
+        await asyncio.gather(*(watched.stop() for watched in self._watched))
 
 
 class RunningService:
-    """An InferenceService's processes. `follow` brings them to a manifest; `changed` is called when a state changed."""
+    """An InferenceService's processes. `follow` brings them to a manifest; `routed` is how Envoy should see them."""
 
-    def __init__(
-        self, service: Service, place: Place, metrics: RevisionMetrics, changed: Callable[[], None], nice: int = 0
-    ) -> None:
+    def __init__(self, service: Service, around: Around, nice: int = 0) -> None:
         self.name = service.name
         self.service = service
         self.error = ""
-        self.logger: EventLogger | None = None
-        self._place = place
-        self._changed, self._nice = changed, nice
-        self._splitter = Splitter(service.name, metrics)
+        self._around, self._nice = around, nice
         self._revisions: Revisions | None = None
-        self._predictors: dict[int, _Predictor] = {}
-        self._transformer: Watched | None = None
-        self._transformer_port = free_port() if service.transformer else 0
+        self._predictors: dict[int, Replicas] = {}
+        self._transformer: Replicas | None = None
+        self._held = False
+        self._leaving: list[Replicas] = []
         self._background: set[asyncio.Task[None]] = set()
         self._swap = asyncio.Lock()
-        self._replaced = False
-
-    async def listen(self) -> None:
-        """Take the predictor's address; it stays the same as long as the service runs."""
-        await self._splitter.start()
-        self._to_splitter = Connections(LOOPBACK, self._splitter.port, limit=256)
+        self._predictor_port = around.ports.take(f"{self.name}-predictor")
+        self._port = around.ports.take(self.name) if service.transformer else self._predictor_port
+        self._logged_port = around.ports.take(f"{self.name}-logged") if service.logger else 0
 
     @property
     def ports(self) -> dict[str, int]:
-        """DNS name → port, of the service as a whole and of its predictor."""
-        outer = self._transformer.process.state.http_port if self._transformer else self._transformer_port
-        return {self.name: outer or self._splitter.port, f"{self.name}-predictor": self._splitter.port}
+        """DNS name → port, of the service as a whole and of its predictor; they stay as long as it runs."""
+        return {self.name: self._port, f"{self.name}-predictor": self._predictor_port}
 
     @property
-    def timeout_s(self) -> float:
-        return self.service.timeout_s
+    def logger(self) -> tuple[Logger, int] | None:
+        """Where the events of its requests go, and the port that a request goes on to."""
+        logger = self.service.logger
+        return None if logger is None else (logger, self._logged_port)
+
+    @property
+    def records(self) -> list[str]:
+        """Names of the records of all its processes."""
+        return [name for part in self._parts() for name in part.records]
+
+    @property
+    def routed(self) -> Routed | None:
+        """None until it has been followed."""
+        if self._revisions is None:
+            return None
+        stable, newest = (self._predictors[r.number] for r in (self._revisions.rolled_out, self._revisions.newest))
+        transformer = self._transformer
+        return Routed(
+            name=self.name,
+            port=self._port,
+            predictor_port=self._predictor_port,
+            timeout_s=self.service.timeout_s,
+            stable=stable.name,
+            canary=newest.name if newest is not stable and newest.was_ready else "",
+            percent=self.service.canary_percent or 0,
+            transformer=transformer.name if transformer else "",
+            held=self._held,
+            logged_port=self._logged_port if self.service.logger else 0,
+            components=tuple(part.component for part in self._parts()),
+        )
 
     async def follow(self, service: Service, rewrite: Rewrite) -> None:
         """Run what the manifest says now: traffic at once, a new revision when it is ready."""
-        path = self._place.revisions(self.name)
+        path = self._around.place.revisions(self.name)
         revisions = Revisions.following(self._revisions or Revisions.read(path), service.document)
-        missing = [r for r in (revisions.rolled_out, revisions.newest) if r.number not in self._predictors]
-        commands = [component("predictor", revision.document, self._place.home, rewrite) for revision in missing]
+        wanted = {r.number: r for r in (revisions.rolled_out, revisions.newest) if r.number not in self._predictors}
+        commands = {
+            number: component("predictor", revision.document, self._around.place.home, rewrite)
+            for number, revision in wanted.items()
+        }
         revisions.write(path)
-        self._log_to(service.logger)
+        if service.logger is not None and not self._logged_port:
+            self._logged_port = self._around.ports.take(f"{self.name}-logged")
         self.service, self._revisions = service, revisions
-        for revision, command in zip(missing, commands, strict=True):
-            if revision.number not in self._predictors:
-                self._start_predictor(revision, command)
+        for number, command in commands.items():
+            self._start_predictor(wanted[number], command)
         if service.transformer is not None:
             self._start_transformer(service.transformer)
-        self._route()
+        self.look()
 
-    async def connections(self) -> Connections | None:
-        """Where requests go now; waits while a transformer is being replaced. None while nobody is ready."""
-        if self._transformer is None:
-            return self._to_splitter if self._splitter.traffic else None
-        process = self._transformer.process
-        if self._replaced and not process.was_ready:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.ready.wait(), SWITCH_S)
-        return process.connections if process.ready.is_set() else None
-
-    async def grpc_target(self, tag: bytes) -> tuple[int, Upstream | None] | None:
-        """As `connections`, for a gRPC call: the transformer's port, else that of the revision which the call gets."""
-        if self._transformer is not None:
-            ready = await self.connections()
-            return None if ready is None else (self._transformer.process.state.grpc_port, None)
-        upstream = self._splitter.pick(tag)
-        return None if upstream is None else (upstream.grpc_port, upstream)
-
-    def record(self, upstream: Upstream, status: int, seconds: float) -> None:
-        self._splitter.record(upstream, status, seconds)
+    def look(self) -> None:
+        """Roll out what is ready and wanted; retire what is no longer wanted."""
+        revisions = self._revisions
+        if revisions is None:
+            return
+        newest = self._predictors[revisions.newest.number]
+        if self.service.canary_percent in (None, 100) and newest.was_ready:
+            self._roll_out()
+        wanted = {self._revisions.rolled_out.number, self._revisions.newest.number} if self._revisions else set()
+        for number in self._predictors.keys() - wanted:
+            replicas = self._predictors.pop(number)
+            log("revision_retired", service=self.name, revision=replicas.name)
+            self._leaving.append(replicas)  # to Envoy it is there until it is drained
+            self._later(self._drain(replicas))
+        self._around.changed()
 
     def state(self) -> ServiceState:
-        ready = self._revisions is not None and all(process.state == "ready" for process in self.processes())
+        running = [*self._predictors.values(), *([self._transformer] if self._transformer else [])]
+        ready = bool(running) and not self._held and all(item.all_ready for item in running)
         return ServiceState(
             name=self.name,
             kind=self.service.kind,
@@ -125,29 +203,28 @@ class RunningService:
             model_version=self.service.model_version,
             state="ready" if ready else "starting",
             error=self.error,
-            port=self.ports[self.name],
+            port=self._port,
             revisions=list(self._revision_states()),
         )
 
     def processes(self) -> list[ProcessState]:
         """The predictor that was last rolled out, the transformer, then a newer predictor."""
-        running = [item for _, item in self._in_order()]
+        running = [replicas for _, replicas in self._in_order()]
         found = [*running[:1], self._transformer, *running[1:]]
-        return [item.process.state for item in found if item is not None]
+        return [state for item in found if item is not None for state in item.states]
 
     async def stop(self) -> None:
         """From the outside in: nobody waits for a predictor once the transformer has answered everybody."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         if self._transformer is not None:
             await self._transformer.stop()
-        self._splitter.close()
-        await asyncio.gather(*(item.stop() for item in self._predictors.values()), *self._background)
-        self._to_splitter.close()
-        if self.logger is not None:
-            await self.logger.close()
+        await asyncio.gather(*(item.stop() for item in (*self._leaving, *self._predictors.values())))
 
     # Predictors
 
-    def _in_order(self) -> Iterator[tuple[Revision, _Predictor]]:
+    def _in_order(self) -> Iterator[tuple[Revision, Replicas]]:
         """The revision last rolled out, then a newer one."""
         if self._revisions is None:
             return
@@ -155,47 +232,19 @@ class RunningService:
         yield from ((item, self._predictors[number]) for number, item in both.items() if number in self._predictors)
 
     def _revision_states(self) -> Iterator[RevisionState]:
-        traffic = self._splitter.traffic
-        for revision, running in self._in_order():
-            process = running.process
-            failed = 0 if process.was_ready else process.state.restarts
-            yield RevisionState(
-                revision.name, revision.model_version, traffic.get(revision.name, 0), process.ready.is_set(), failed
-            )
+        found = list(self._in_order())
+        percent = self.service.canary_percent or 0
+        split = len(found) == 2 and found[1][1].was_ready
+        for place, (revision, running) in enumerate(found):
+            share = (100 - percent, percent)[place] if split else (100 if place == 0 and running.was_ready else 0)
+            yield RevisionState(revision.name, revision.model_version, share, running.ready, running.failed_starts)
 
     def _start_predictor(self, revision: Revision, command: Command) -> None:
         log("revision_starts", service=self.name, revision=revision.name, model_version=revision.model_version)
-        process = ServerProcess(
-            command,
-            self._place.logs / f"{revision.name}.log",
-            self._route,
-            nice=self._nice,
-            service=self.name,
-            revision=revision.name,
-            model_version=revision.model_version,
-        )
-        running = self._predictors[revision.number] = _Predictor(process, revision.name)
-        running.begin()
-
-    def _route(self) -> None:
-        """Traffic as the manifest says, among the revisions that are ready; one that is no longer wanted is retired."""
-        if self._revisions is None:
-            return
-        for running in self._predictors.values():
-            running.upstream.port = running.process.state.http_port
-            running.upstream.grpc_port = running.process.state.grpc_port
-        percent = self.service.canary_percent
-        newest = self._predictors[self._revisions.newest.number]
-        if percent in (None, 100) and newest.process.was_ready:
-            self._roll_out()
-        stable = self._predictors[self._revisions.rolled_out.number]
-        first = stable.upstream if stable.process.ready.is_set() else None
-        second = newest.upstream if newest is not stable and newest.process.was_ready else None
-        self._splitter.route(first, second, percent or 0)
-        wanted = {self._revisions.rolled_out.number, self._revisions.newest.number}
-        for number in self._predictors.keys() - wanted:
-            self._retire(number)
-        self._changed()
+        about = {"revision": revision.name, "model_version": revision.model_version}
+        replicas = self._replicas(revision.name, revision.name, command, self._around.predictors, self.look, about)
+        self._predictors[revision.number] = replicas
+        replicas.begin()
 
     def _roll_out(self) -> None:
         revisions = self._revisions
@@ -203,46 +252,68 @@ class RunningService:
             return
         log("rolled_out", service=self.name, revision=revisions.newest.name)
         self._revisions = revisions.rolled()
-        self._revisions.write(self._place.revisions(self.name))
+        self._revisions.write(self._around.place.revisions(self.name))
 
-    def _retire(self, number: int) -> None:
-        running = self._predictors.pop(number)
-        log("revision_retired", service=self.name, revision=running.process.state.revision)
-        self._later(running.stop())
-
-    # Transformer and logger
+    # Transformer
 
     def _start_transformer(self, command: Command) -> None:
         """Start it, or replace one that runs something else; one that is unchanged is left alone."""
         old = self._transformer
-        if old is not None and old.process.command == command:
+        if old is not None and old.command == command:
             return
-        path = self._place.logs / f"{self.name}-transformer.log"
-        process = ServerProcess(
-            command, path, self._changed, self._transformer_port, nice=self._nice, service=self.name
-        )
-        self._transformer = Watched(process)
-        self._replaced = old is not None
-        self._later(self._swap_transformer(old, self._transformer))
+        named = sha256_text(repr((command.args, sorted(command.env.items()))))[:8]
+        log_name, changed = f"{self.name}-transformer", self._around.changed
+        new = self._replicas(f"{log_name}-{named}", log_name, command, self._around.transformers, changed, {})
+        self._transformer = new
+        if old is not None:
+            self._leaving.append(old)
+            self._held = True
+        self._later(self._swap_transformer(old, new))
 
-    async def _swap_transformer(self, old: Watched | None, new: Watched) -> None:
+    async def _swap_transformer(self, old: Replicas | None, new: Replicas) -> None:
         """The old one answers what it has and goes, then the new one starts: the journal has one writer."""
         async with self._swap:
             if old is not None:
                 log("transformer_replaced", service=self.name)
-                await old.process.connections.drained(DRAIN_S)
-                await old.stop()
-            new.begin(f"{LOOPBACK}:{self._splitter.port}")
+                await self._drain(old)
+            new.begin(f"{LOOPBACK}:{self._predictor_port}")
+        await new.until_ready()
+        if new is self._transformer:
+            self._held = False
+            self._around.changed()
 
-    def _log_to(self, logger: Logger | None) -> None:
-        if logger == self._logs_to:
-            return
-        if self.logger is not None:
-            self._later(self.logger.close())
-        self.logger = None if logger is None else EventLogger(logger, self.name)
-        self._logs_to = logger
+    # Both
 
-    _logs_to: Logger | None = None
+    def _parts(self) -> list[Replicas]:
+        """Everything that runs, what is on its way out included."""
+        current = [*self._predictors.values(), *([self._transformer] if self._transformer else [])]
+        return current + [part for part in self._leaving if part not in current]
+
+    def _replicas(
+        self,
+        name: str,
+        log_name: str,
+        command: Command,
+        number: int,
+        changed: Callable[[], None],
+        about: dict[str, Any],
+    ) -> Replicas:
+        place = self._around.place
+        processes = []
+        for replica in range(1, number + 1):
+            suffix = f"-{replica}" if replica > 1 else ""
+            paths = place.running / f"{name}{suffix}.json", place.logs / f"{log_name}{suffix}.log"
+            about = about | {"service": self.name, "replica": replica}
+            processes.append(ServerProcess(command, *paths, changed, nice=self._nice, **about))
+        return Replicas(name, processes)
+
+    async def _drain(self, replicas: Replicas) -> None:
+        """Wait for what is under way at one that leaves, then end it: Envoy sends nobody there any more."""
+        self._around.changed()
+        await self._around.data_plane.drained(replicas.name, DRAIN_S)
+        await replicas.stop()
+        self._leaving.remove(replicas)
+        self._around.changed()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

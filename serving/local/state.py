@@ -1,6 +1,6 @@
 """What runs here, as a file: `<home>/serving/local.json`, written by the supervisor, read by the commands.
 
-Whether a supervisor lives is told by its lock, never by a process id in a file: a lock goes with the process.
+Whether a runtime lives is told by its lock, never by a process id in a file: a lock goes with the process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any
 
 from millrace.lake.atomic import write_text
 
+GATEWAY = "gateway"
+"""What the processes belong to that every request passes through, or may."""
+AGENT = "agent"
+"""Role of the one among them that has the revisions' metrics."""
 UNSET = "unset"
 """Model version of a manifest that nothing was promoted into."""
 
@@ -30,6 +34,7 @@ class ProcessState:
     started_at: str = ""
     ready_after_s: float = 0.0
     log: str = ""
+    replica: int = 1
     service: str = ""
     """Which object of the manifests it belongs to."""
     revision: str = ""
@@ -61,7 +66,7 @@ class ServiceState:
     error: str = ""
     """Why it is skipped, or why its manifest as it is now is not followed."""
     port: int = 0
-    """Where requests for it arrive: the transformer's, else the splitter's."""
+    """Where requests for it arrive behind the gateway."""
     revisions: list[RevisionState] = field(default_factory=list)
     """The one last rolled out first, then a newer one."""
 
@@ -74,6 +79,7 @@ class LocalState:
     service: str
     model_version: str
     gateway_port: int = 0
+    scheme: str = "http"
     grpc_port: int = 0
     """Of the gateway, for gRPC; 0 where no port was free."""
     state: str = "starting"
@@ -95,7 +101,7 @@ class LocalState:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return f"{self.scheme}://127.0.0.1:{self.gateway_port}"
 
 
 def _service(item: dict[str, Any]) -> ServiceState:
@@ -119,6 +125,26 @@ class Place:
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
+
+    @property
+    def running(self) -> Path:
+        """Records of the processes that run."""
+        return self.folder / "run"
+
+    @property
+    def ports(self) -> Path:
+        """Which ports are kept while something runs."""
+        return self.folder / "ports.json"
+
+    @property
+    def envoy(self) -> Path:
+        """What Envoy follows, its owner's alone."""
+        return self.folder / "envoy"
+
+    @property
+    def agent(self) -> Path:
+        """What the agent follows."""
+        return self.folder / "agent.json"
 
     @property
     def companions(self) -> Path:
@@ -154,19 +180,34 @@ class Place:
         except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
             return None
 
-    def alive(self) -> bool:
-        """Whether a supervisor of this home runs now."""
+    def pids(self) -> list[int]:
+        """Of whoever keeps a runtime of this home up now: the watch and the supervisor; empty where there is none.
+
+        An id may have gone to another process since; the lock cannot, which ends with those that hold it. It is only
+        tried while an id is in use, so that a watch that is just taking it is not disturbed.
+        """
         try:
-            pid = int(self.lock.read_text() or 0)
-            os.kill(pid, 0)
-            if pid == 0:
-                return False
-            # The id may have gone to another process since; the lock cannot. Only tried when the id is in use, so
-            # that a supervisor that is just taking it is not disturbed.
-            with self.lock.open("a+") as stream:
+            found = [int(word) for word in self.lock.read_text().split()]
+        except (FileNotFoundError, ValueError):
+            return []
+        found = [pid for pid in found if _exists(pid)]
+        if not found:
+            return []
+        with self.lock.open("a+") as stream:
+            try:
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return False
-        except BlockingIOError:
-            return True
-        except (FileNotFoundError, ProcessLookupError, PermissionError, ValueError):
-            return False
+            except BlockingIOError:
+                return found
+        return []
+
+    def alive(self) -> bool:
+        """Whether a runtime of this home is kept up now."""
+        return bool(self.pids())
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,6 +1,7 @@
-"""The process behind `up`: runs what the manifests say, follows them when they change, is the gateway.
+"""The process behind `up`: runs what the manifests say, follows them when they change, and keeps Envoy told.
 
-Imports neither kserve nor feast: it is up in half a second, and the servers load while it waits.
+No request passes through it, and what it started outlives it: the next one goes on where it was (`watch.py` starts
+that). Imports neither kserve nor feast: it is up in half a second, and the servers load while it waits.
 """
 
 from __future__ import annotations
@@ -10,41 +11,40 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-from collections.abc import Iterator
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
-import uvicorn
 import uvloop
 
-from millrace.errors import MillraceError, Unavailable
-from millrace.lake.atomic import exclusive
+from millrace.errors import ConfigError, MillraceError, NotFound
+from millrace.lake.atomic import write_text
 from millrace.observe.progress import log
-from millrace.observe.tracing import configure
 from millrace.settings import Settings, settings
 from serving.local.addresses import rewritten
-from serving.local.gateway import Gateway
+from serving.local.agent import described
+from serving.local.data_plane import DataPlane, admin_socket
+from serving.local.envoy import Entrance, Routed
 from serving.local.graph import Graph, is_graph, read_graph
-from serving.local.manifest import LOOPBACK, PROGRAMS, Service, read_service
+from serving.local.manifest import PROGRAMS, Command, Service, read_service
 from serving.local.objects import Source, sources, stamp
+from serving.local.ports import Ports
+from serving.local.processes import ServerProcess, Watched
 from serving.local.programs import RunningProgram
-from serving.local.revision_metrics import RevisionMetrics
-from serving.local.services import RunningService
-from serving.local.state import LocalState, Place, ServiceState
-from serving.wire import StrictProtocol
+from serving.local.records import Record, end_all
+from serving.local.services import Around, RunningService
+from serving.local.state import AGENT, GATEWAY, LocalState, Place, ServiceState
+from serving.local.traces import traces
 
-if TYPE_CHECKING:
-    from serving.local.grpc_gateway import GrpcGateway
-
-PORTS_TRIED = 100
-GRACE_S = 30
+GRACE_S: Final = 30.0
 """For what is under way when it ends."""
-LOOK_S = 0.25
+LOOK_S: Final = 0.25
 """How often the manifests are looked at; SIGHUP makes it look at once."""
-COMPANION_NICE = 10
+COMPANION_NICE: Final = 10
 """What watches comes after what answers where both want a core; on a cluster each has its own share."""
+REFUSED: Final = 3
+"""Exit status of a runtime that cannot run: starting it again would change nothing."""
 
 Running = RunningService | RunningProgram
 
@@ -62,53 +62,41 @@ class Supervisor:
             os.getpid(), str(self._manifest), service.hash, service.name, service.model_version, started_at=now
         )
         self._main = service.name
-        self._metrics = RevisionMetrics()
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
         self._skipped: dict[str, ServiceState] = {}
         self._graphs: dict[str, Graph] = {}
         self._seen: dict[Path, tuple[int, int]] = {}
         self._look = asyncio.Event()
-        self._authorization = configured.gateway_headers.get("authorization", "")
-        self._socket = listen(configured.gateway_port)
-        self._state.gateway_port = self._socket.getsockname()[1]
-        self._gateway = _QuietServer(
-            uvicorn.Config(
-                Gateway(self._find, self._metrics.text, self._graphs, self._authorization),
-                http=StrictProtocol,
-                proxy_headers=False,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=GRACE_S,
-            )
-        )
+        self._followed = False
+
+        envoy = Record.read(place.running / "envoy.json")
+        ports = Ports(place.ports, held=envoy is not None and envoy.runs())
+        agent = self._agent_process()
+        entrance = _entrance(configured, place, service.name, agent.state.http_port)
+        self._data_plane = DataPlane(place, entrance, ports, self._changed)
+        self._agent = Watched(agent)
+        replicas = configured.transformer_replicas, configured.predictor_replicas
+        self._around = Around(place, ports, self._data_plane, self._changed, *replicas)
+        self._state.scheme = "https" if configured.tls_cert else "http"
 
     async def run(self) -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._look.set)
-        gateway = asyncio.create_task(self._gateway.serve(sockets=[self._socket]))
-        grpc_gateway = await self._serve_grpc()
         follow = asyncio.create_task(self._follow_forever())
         await asyncio.wait({asyncio.create_task(stop.wait()), follow}, return_when=asyncio.FIRST_COMPLETED)
         follow.cancel()
         self._state.state = "stopping"
         self._place.write(self._state)
-        # From the outside in: once the gateway has answered everybody, nobody waits for the servers any more.
-        self._gateway.should_exit = True
-        await asyncio.gather(gateway, grpc_gateway.close(GRACE_S))
-        await asyncio.gather(*(running.stop() for running in self._running.values()))
+        # From the outside in: once Envoy has answered everybody, nobody waits for the servers any more.
+        await self._data_plane.stop(GRACE_S)
+        await asyncio.gather(self._agent.stop(), *(running.stop() for running in self._running.values()))
+        self._place.ports.unlink(missing_ok=True)
         log("stopped", service=self._state.service)
-
-    async def _serve_grpc(self) -> GrpcGateway:
-        from serving.local.grpc_gateway import GrpcGateway  # gRPC's library: not before REST is answered
-
-        served = GrpcGateway(self._find, self._authorization)
-        first = self._state.gateway_port + 1
-        self._state.grpc_port = await served.start(range(first, min(first + PORTS_TRIED, 65536)))
-        return served
+        if follow.done() and not follow.cancelled():
+            follow.result()
 
     # Following the manifests
 
@@ -120,9 +108,21 @@ class Supervisor:
                 self._look.clear()
                 self._seen = stamps
                 await self._follow(found)
-                self._write()
+                if not self._followed:
+                    self._begin()
+                self._changed()
+            await self._data_plane.trim_access_log()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), LOOK_S)
+
+    def _begin(self) -> None:
+        """Once everything is known that runs: Envoy may be running already, and is not to lose a route."""
+        self._followed = True
+        self._data_plane.route(self._routes(), self._agent.process.state.http_port)
+        self._data_plane.begin()
+        self._agent.begin()
+        wanted = {"envoy", "agent", *(name for running in self._running.values() for name in running.records)}
+        self._sweeping = asyncio.create_task(asyncio.to_thread(end_all, self._place.running, sorted(wanted)))
 
     async def _follow(self, found: list[Source]) -> None:
         """Take addresses for what is new, then run what the manifests say; one that is wrong is left out."""
@@ -133,9 +133,11 @@ class Supervisor:
         self._skipped = {s.name: ServiceState(s.name, "", state="skipped", error=s.skipped) for s in skipped}
         for name in self._running.keys() - wanted.keys():
             log("service_removed", service=name)
-            await self._running.pop(name).stop()
+            leaving = self._running.pop(name)
+            self._changed()
+            await leaving.stop()
         for source in wanted.values():
-            await self._take_address(source)
+            self._take_address(source)
         self._aliases = {alias: source.name for source in wanted.values() for alias in source.aliases}
         for source in wanted.values():
             await self._bring(source)
@@ -150,7 +152,7 @@ class Supervisor:
             except (MillraceError, OSError, KeyError, TypeError) as error:
                 self._refuse(source, error)
 
-    async def _take_address(self, source: Source) -> None:
+    def _take_address(self, source: Source) -> None:
         if source.name in self._running:
             return
         try:
@@ -159,13 +161,8 @@ class Supervisor:
             self._refuse(source, error)
             return
         nice = COMPANION_NICE if source.companion else 0
-        running: Running
-        if service.kind in PROGRAMS:
-            running = RunningProgram(service, self._place, self._write, nice)
-        else:
-            running = RunningService(service, self._place, self._metrics, self._write, nice)
-        await running.listen()
-        self._running[source.name] = running
+        kind = RunningProgram if service.kind in PROGRAMS else RunningService
+        self._running[source.name] = kind(service, self._around, nice)
 
     async def _bring(self, source: Source) -> None:
         running = self._running.get(source.name)
@@ -195,64 +192,83 @@ class Supervisor:
         ports |= {alias: ports[name] for alias, name in self._aliases.items() if name in ports}
         return rewritten(value, ports)
 
-    # The gateway's questions, and the state's file
+    # What Envoy and the agent are told, and the state's file
 
-    def _find(self, model_name: str) -> Running | None:
-        return self._running.get(model_name) or self._running.get(self._main)
+    def _routes(self) -> list[Routed]:
+        return [running.routed for running in self._running.values() if running.routed is not None]
+
+    def _agent_process(self) -> ServerProcess:
+        place = self._place
+        words = [sys.executable, "-m", "serving.local.agent", f"--file={place.agent}", "--http_port={http_port}"]
+        command = Command(AGENT, (*words, f"--admin={admin_socket(place.envoy)}"), {}, "/healthz")
+        paths = place.running / "agent.json", place.logs / "agent.log"
+        return ServerProcess(command, *paths, self._changed, service=GATEWAY)
+
+    def _changed(self) -> None:
+        """Envoy, the agent and the state's file follow what runs."""
+        if not self._followed or self._state.state == "stopping":
+            return
+        loggers = {name: r.logger for name, r in self._running.items() if r.logger is not None}
+        text = described(loggers, self._graphs)
+        if text != self._described:
+            write_text(self._place.agent, text)
+            self._described = text
+        self._data_plane.route(self._routes(), self._agent.process.state.http_port)
+        self._write()
+
+    _described = ""
 
     def _write(self) -> None:
-        if self._state.state == "stopping":
-            return
         services = [running.state() for running in self._running.values()]
+        own = [self._data_plane.process.state, self._agent.process.state]
+        entrance = self._data_plane.entrance
+        self._state.gateway_port, self._state.grpc_port = entrance.port, entrance.grpc_port
         self._state.services = [*services, *self._skipped.values()]
-        self._state.processes = [state for running in self._running.values() for state in running.processes()]
+        self._state.processes = [state for running in self._running.values() for state in running.processes()] + own
         main = self._state.find(self._main)
-        self._state.state = main.state if main is not None and main.state != "skipped" else "starting"
+        answers = all(state.state == "ready" for state in own)
+        self._state.state = main.state if main is not None and main.state != "skipped" and answers else "starting"
         self._place.write(self._state)
 
 
-class _QuietServer(uvicorn.Server):
-    """Signals are the supervisor's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def listen(port: int) -> socket.socket:
-    """A listening socket on the loopback interface at `port`, or at the next free one; raises Unavailable."""
-    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
-        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind((LOOPBACK, candidate))
-            server.listen(2048)
-        except OSError:
-            server.close()
-            continue
-        return server
-    raise Unavailable(f"no free port from {port} to {port + PORTS_TRIED - 1}. Set MILLRACE_GATEWAY_PORT.")
+def _entrance(configured: Settings, place: Place, main: str, agent_port: int) -> Entrance:
+    if (configured.tls_cert is None) != (configured.tls_key is None):
+        raise ConfigError("MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together: one of them is not set")
+    for path in (configured.tls_cert, configured.tls_key):
+        if path is not None and not path.is_file():
+            raise NotFound(f"no file at {path}, which MILLRACE_TLS_CERT or MILLRACE_TLS_KEY names")
+    return Entrance(
+        port=configured.gateway_port,
+        grpc_port=0,
+        main=main,
+        agent_port=agent_port,
+        access_log=place.logs / "access.jsonl",
+        authorization=configured.gateway_headers.get("authorization", ""),
+        certificate=configured.tls_cert,
+        key=configured.tls_key,
+        rate_per_s=configured.gateway_rate_limit,
+        traces=traces(),
+    )
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Run an InferenceService and its companions until SIGTERM.")
     arguments.add_argument("--manifest", type=Path, required=True)
+    arguments.add_argument("--lock", type=int, help="the runtime's lock, an open file: whose it is lives")
     options = arguments.parse_args()
+    if options.lock is not None:
+        os.set_inheritable(options.lock, False)  # what the supervisor starts does not hold it
     configured = settings()
-    configure("millrace-gateway")
     place = Place(configured.home.resolve())
-    with exclusive(place.lock, f"the local runtime of {place.home}"):
-        try:
-            service = read_service(options.manifest, place.home)
-            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-            asyncio.run(_run(service, options.manifest, place, configured))
-        except MillraceError as error:
-            _report_failure(place, options.manifest, error)
-            raise SystemExit(str(error)) from error
-        finally:
-            state = place.read()
-            if state is not None and state.state != "failed":
-                place.file.unlink(missing_ok=True)
+    try:
+        service = read_service(options.manifest, place.home)
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.run(_run(service, options.manifest, place, configured))
+    except MillraceError as error:
+        _report_failure(place, options.manifest, error)
+        print(error, file=sys.stderr)
+        raise SystemExit(REFUSED) from error
+    place.file.unlink(missing_ok=True)
 
 
 async def _run(service: Service, manifest: Path, place: Place, configured: Settings) -> None:

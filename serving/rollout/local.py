@@ -7,6 +7,7 @@ have grown by since a step began is kept in `<home>/serving/rollout/<name>.json`
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from millrace.errors import NotFound, Unavailable
 from millrace.lake.atomic import exclusive, write_text
 from millrace.rollout.canary import Document, Rollout
 from millrace.rollout.observations import Histogram, Observations, Observed
-from serving.local.state import LocalState, Place
+from serving.local.state import AGENT, LocalState, Place
 from serving.rollout.core import Change, RevisionNames
 from serving.rollout.labels import LabelSource
 
@@ -78,7 +79,7 @@ class LocalTarget:
 
 
 class LocalMetrics:
-    """Scrapes the gateway and the transformer; adds up what has grown since the step began."""
+    """Scrapes the agent and the transformers; adds up what has grown since the step began."""
 
     def __init__(self, place: Place, name: str, labels: LabelSource | None = None, *, decides: bool = True) -> None:
         self._place = place
@@ -98,13 +99,13 @@ class LocalMetrics:
         return Observations(side(names.stable, rollout.stable_version), side(names.canary, rollout.canary_version))
 
     def _scrape(self) -> Samples:
-        """The watched samples of both servers, as they are now; raises Unavailable."""
-        state = _running(self._place)
-        service = state.find(self._name)
-        ports = [state.gateway_port] + ([service.port] if service else [])
+        """The watched samples of the agent and of each transformer, as they are now; raises Unavailable."""
         samples: Samples = {}
-        for port in ports:
-            samples |= parsed(_get(f"http://127.0.0.1:{port}/metrics"))
+        for process in _running(self._place).processes:
+            scored = process.service == self._name and process.role == "transformer" and process.state == "ready"
+            if scored or process.role == AGENT:
+                found = parsed(_get(f"http://127.0.0.1:{process.http_port}/metrics"))
+                samples |= {told_apart(key, process.replica): value for key, value in found.items()}
         return samples
 
     def _grown(self, rollout: Rollout, now_is: Samples) -> Samples:
@@ -125,17 +126,17 @@ class LocalMetrics:
 def observed(samples: Samples, revision: str, version: str, *, decides: bool) -> Observed:
     """One revision's counts among samples that have grown."""
     requests, errors, reviewed = 0.0, 0.0, 0.0
-    latency: dict[float, float] = {}
-    scores: dict[float, float] = {}
+    latency: dict[float, float] = defaultdict(float)
+    scores: dict[float, float] = defaultdict(float)
     for key, value in samples.items():
         name, labels = split(key)
         if labels.get("revision_name") == revision and name == "revision_request_count":
             requests += value
             errors += value if labels["response_code_class"] == "5xx" else 0.0
         elif labels.get("revision_name") == revision and name == "revision_request_latencies_bucket":
-            latency[float(labels["le"])] = value
+            latency[float(labels["le"])] += value
         elif labels.get("model_version") == version and name in SCORES:
-            scores[float(labels["le"])] = value
+            scores[float(labels["le"])] += value
         elif labels.get("model_version") == version and labels.get("decision") == "review":
             reviewed += value
     return Observed(requests, errors, histogram(latency), histogram(scores), reviewed if decides else None)
@@ -157,6 +158,11 @@ def parsed(text: str) -> Samples:
             key, _, value = line.rpartition(" ")
             samples[key] = float(value)
     return samples
+
+
+def told_apart(key: str, replica: int) -> str:
+    """A sample's key with the process that said it: each begins again at 0 by itself."""
+    return f'{key.removesuffix("}")},replica="{replica}"}}' if key.endswith("}") else f'{key}{{replica="{replica}"}}'
 
 
 def split(key: str) -> tuple[str, dict[str, str]]:

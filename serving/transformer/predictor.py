@@ -1,7 +1,7 @@
 """The call of the predictor: one V2 request with binary tensors on a kept-open connection, and what it says.
 
-A call that fails is made once more, marked so that the splitter takes the revision that was rolled out before: a canary
-that fails costs no answer.
+A call that fails is made once more, marked so that Envoy, or Knative, takes the revision that was rolled out before: a
+canary that fails costs no answer.
 """
 
 from __future__ import annotations

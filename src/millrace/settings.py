@@ -104,6 +104,21 @@ class Settings(BaseSettings):
     gateway_token: SecretStr | None = None
     """Bearer token that the local gateway wants with every prediction; none wants none. A cluster has Istio for it."""
 
+    gateway_rate_limit: int = Field(default=0, ge=0)
+    """Requests a second that the local gateway lets in, others get 429; 0: all."""
+
+    tls_cert: Path | None = None
+    """Certificate chain (PEM) of the local gateway, whose ports then speak TLS; goes with `tls_key`."""
+
+    tls_key: Path | None = None
+    """Private key of `tls_cert`."""
+
+    transformer_replicas: int = Field(default=1, ge=1, le=16)
+    """Processes of a transformer that the local runtime starts; on a cluster the autoscaler decides."""
+
+    predictor_replicas: int = Field(default=1, ge=1, le=16)
+    """Processes of each revision of a predictor that the local runtime starts."""
+
     companions: str = "prediction-log,drift-detector"
     """What the local runtime starts beside the served model, comma-separated folders of manifests/base/serving."""
 

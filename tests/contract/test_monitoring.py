@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "manifests" / "base" / "monitoring"
 SOURCES_OF_OTHERS = {
-    "revision_": ROOT / "serving" / "local" / "revision_metrics.py",  # on a cluster: PodMonitor revisions
+    "revision_": ROOT / "serving" / "local" / "statistics.py",  # on a cluster: PodMonitor revisions
     "feast_": Path(str(find_spec("feast").origin)).with_name("metrics.py"),
 }
 WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "offset", "bool", "group_left", "group_right"}

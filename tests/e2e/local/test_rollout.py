@@ -174,7 +174,7 @@ def world(tiny_model, small_world, tmp_path_factory) -> Iterator[World]:
         "MILLRACE_GATEWAY_PORT": "18180",
         "MILLRACE_COMPANIONS": "",
         "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
     }
     small_world(env, days=15, customers=30, terminals=60)
     settings = Settings(home=home, history_length=HISTORY_LENGTH)

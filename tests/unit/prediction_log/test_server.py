@@ -20,7 +20,7 @@ import pytest
 from millrace.events.log import engine, migrate
 from millrace.events.table import read_predictions
 from millrace.settings import Settings
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 ONE = {"content-type": "application/cloudevents+json"}

@@ -12,10 +12,10 @@ from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.lake.atomic import exclusive
 from millrace.rollout import canary
 from millrace.rollout.observations import Histogram
-from serving.local.revision_metrics import RevisionMetrics
 from serving.local.state import LocalState, Place, RevisionState, ServiceState
+from serving.local.statistics import knative
 from serving.rollout.core import RevisionNames
-from serving.rollout.local import LocalMetrics, LocalTarget, histogram, observed, parsed
+from serving.rollout.local import LocalMetrics, LocalTarget, histogram, observed, parsed, told_apart
 
 NOW = 1_700_000_000.0
 
@@ -66,10 +66,20 @@ def test_a_document_without_a_version_serves_none(document):
         canary.started(document, (2, "u"), 10, NOW)
 
 
-def test_what_the_splitter_counts_is_what_the_controller_sees():
-    metrics = RevisionMetrics()
-    for milliseconds, status in [(0.4, 200), (2.5, 200), (2.5, 503), (70_000, 200)]:
-        metrics.record("fraud", "fraud-predictor-00001", status, milliseconds / 1000)
+ENVOY = """\
+# TYPE envoy_cluster_upstream_rq_xx counter
+envoy_cluster_upstream_rq_xx{envoy_response_code_class="2",envoy_cluster_name="fraud-predictor-00001"} 3
+envoy_cluster_upstream_rq_xx{envoy_response_code_class="5",envoy_cluster_name="fraud-predictor-00001"} 1
+envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="fraud-predictor-00001",le="1"} 1
+envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="fraud-predictor-00001",le="3"} 3
+envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="fraud-predictor-00001",le="+Inf"} 4
+envoy_cluster_upstream_rq_time_sum{envoy_cluster_name="fraud-predictor-00001"} 70005.4
+envoy_cluster_upstream_rq_time_count{envoy_cluster_name="fraud-predictor-00001"} 4
+envoy_cluster_upstream_rq_xx{envoy_response_code_class="2",envoy_cluster_name="fraud-transformer-01234567"} 9
+"""
+
+
+def test_what_envoy_counts_is_what_the_controller_sees():
     scores = (
         'millrace_score_bucket{le="0.5",model_version="1"} 3.0\n'
         'millrace_score_bucket{le="+Inf",model_version="1"} 4.0\n'
@@ -78,13 +88,22 @@ def test_what_the_splitter_counts_is_what_the_controller_sees():
         "# HELP python_info x\npython_info 1.0\n"
     )
 
-    seen = observed(parsed(metrics.text() + scores), "fraud-predictor-00001", "1", decides=True)
+    seen = observed(parsed(knative(ENVOY) + scores), "fraud-predictor-00001", "1", decides=True)
 
     assert (seen.requests, seen.errors, seen.reviewed) == (4, 1, 1)
     assert (seen.latency_ms.total, seen.latency_ms.counts[0], seen.latency_ms.counts[-1]) == (4, 1, 1)
     assert seen.scores == Histogram((0.5,), (3, 1))
     assert observed({}, "x", "9", decides=True).requests == 0
     assert observed({}, "x", "9", decides=False).reviewed is None
+
+
+def test_two_replicas_of_a_transformer_are_added_up():
+    first = parsed(
+        'millrace_score_bucket{le="0.5",model_version="1"} 3\nmillrace_score_bucket{le="+Inf",model_version="1"} 4'
+    )
+    both = {told_apart(key, replica): value for replica in (1, 2) for key, value in first.items()}
+
+    assert observed(both, "fraud-predictor-00001", "1", decides=True).scores == Histogram((0.5,), (6, 2))
 
 
 def test_cumulative_buckets_become_counts():

@@ -9,7 +9,7 @@ import pytest
 
 from millrace.errors import Unavailable
 from serving.connections import Connections
-from serving.local.processes import free_port
+from serving.local.ports import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

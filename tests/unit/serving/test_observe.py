@@ -18,7 +18,7 @@ import yaml
 
 from millrace.errors import NotFound
 from serving.local import observe
-from serving.local.state import LocalState, ProcessState
+from serving.local.state import AGENT, GATEWAY, LocalState, ProcessState
 
 
 def state(port: int = 8080) -> LocalState:
@@ -28,6 +28,8 @@ def state(port: int = 8080) -> LocalState:
         ),
         ProcessState("transformer", http_port=port + 2, service="fraud-detector"),
         ProcessState("server", http_port=0, service="drift-detector"),
+        ProcessState("envoy", http_port=0, service=GATEWAY),
+        ProcessState(AGENT, http_port=port + 3, service=GATEWAY),
     ]
     return LocalState(1, "m", "h", "fraud-detector", "3", gateway_port=port, processes=servers)
 
@@ -36,7 +38,7 @@ def test_the_gateway_and_every_server_that_listens_are_scraped():
     found = {item["targets"][0]: item["labels"] for item in observe.targets(state())}
 
     assert found == {
-        "127.0.0.1:8080": {"job": "gateway"},
+        "127.0.0.1:8083": {"job": "gateway"},
         "127.0.0.1:8081": {
             "job": "fraud-detector", "component": "predictor", "revision_name": "fraud-detector-predictor-00002"
         },
@@ -78,7 +80,7 @@ def test_prometheus_scrapes_what_the_runtime_says_and_knows_the_alerts(tmp_path)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     folder = tmp_path / "observe"
     config = observe.prepare(folder)
-    (folder / "targets.json").write_text(json.dumps(observe.targets(state(server.server_port))[:1]))
+    (folder / "targets.json").write_text(json.dumps(observe.targets(state(server.server_port - 3))[:1]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

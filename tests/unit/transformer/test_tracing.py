@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import uvicorn
 from collector import Collector, collecting, tracing_to
+from envoy_plane import routed, running, wait
 from kserve import InferInput, InferRequest
 
 from millrace.errors import Unavailable
@@ -27,8 +29,8 @@ from millrace.events.log import engine
 from millrace.observe import otlp, tracing
 from millrace.observe.progress import REQUEST, LogLines
 from serving.connections import Connections
-from serving.local.gateway import Gateway
-from serving.local.processes import free_port
+from serving.local.ports import free_port
+from serving.local.traces import traces
 from serving.logged_rows import Bodies
 from serving.prediction_log.app import App
 from serving.prediction_log.journal import Journal
@@ -98,21 +100,14 @@ def prediction_log(home: Any) -> App:
     return App(journal, Writer(database, journal, home.home / "rejected.jsonl"), database, Bodies("fraud", b"key"))
 
 
-def gateway(upstream: Connections) -> Gateway:
-    async def connections() -> Connections:
-        return upstream
-
-    service = SimpleNamespace(timeout_s=10.0, logger=None, connections=connections)
-    return Gateway(lambda _: service, lambda: "")
-
-
-async def ask(port: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+async def ask(home: Path, collector: Collector, port: int, body: bytes, **headers: str) -> None:
     """A prediction, through a gateway of its own in front of the transformer at the port."""
-    with closing(Connections("127.0.0.1", port)) as upstream:
-        async with listening(gateway(upstream)) as front:
-            with closing(Connections("127.0.0.1", front)) as client:
-                answer = await client.request(b"POST", b"/v1/models/fraud-detector:predict", body, headers)
-    assert answer.status == 200, answer.body
+    found = traces({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    with running(home, routed("fraud-detector", port), traces=found) as plane:
+        path = "/v1/models/fraud-detector:predict"
+        status, answer = await asyncio.to_thread(plane.ask, path, body, **headers)
+        await asyncio.to_thread(wait, "the gateway's span", lambda: collector.named("gateway"))
+    assert status == 200, answer
 
 
 def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, collector, traced, tiny_model):
@@ -127,7 +122,8 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
             champion = PredictorClient(f"127.0.0.1:{port}", lab.NAME)
             async with lab.serving(champion, settings) as path, listening(path.app) as transformer:
                 body = json.dumps({"instances": [lab.transaction(1)]}).encode()
-                await ask(transformer, body, (b"traceparent", SAMPLED.encode()), (b"x-request-id", b"the-request"))
+                headers = {"traceparent": SAMPLED, "x_request_id": "the-request"}
+                await ask(settings.home / "gateway", collector, transformer, body, **headers)
 
     with predictor_process(model, lab.NAME) as port:
         asyncio.run(scenario(port))
@@ -139,6 +135,7 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
     run, received = collector.named("graph.run"), collector.named("POST /")
     call = next(s for s in collector.spans if s.name == call.name and s is not answered)
     assert gate.span.parent_span_id.hex() == CALLER
+    assert gate.about["service.name"] == "millrace-gateway"
     chain = [(there, gate), (lookup, there), (call, there), (answered, call), (run, answered)]
     assert [child.span.parent_span_id for child, _ in chain] == [parent.span.span_id for _, parent in chain]
     assert {item.span.trace_id.hex() for item in (gate, there, lookup, call, answered, run)} == {TRACE}
