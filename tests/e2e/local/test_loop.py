@@ -5,26 +5,38 @@ One home for the whole module; the tests run in order and each tells what a user
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import onnx
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from onnx import helper, numpy_helper
+from riders import Riders, answers, arrive, trips_of
 
+from components.promote.render import inference_service
 from fraud.simulator import SimulationConfig, write
 from millrace.events.log import engine
 from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.lake.feast_home import filled_with
+from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.models import Registry
 from millrace.registry.retraining import outcome_of
+from millrace.rollout import service as templates
 from millrace.settings import Settings
 from trips.world import WorldConfig
 from trips.world import write as write_trips
@@ -51,14 +63,12 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(home: Path) -> Iterator[Program]:
     """`program("run.loop", …)` runs a module in the home, as make does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = os.environ | {"MILLRACE_HOME": str(home), "MILLRACE_GATEWAY_PORT": str(port), "PYTHONWARNINGS": "ignore"}
+    env = os.environ | {"MILLRACE_HOME": str(home), "MILLRACE_GATEWAY_PORT": str(free_port())}
+    env |= {"PYTHONWARNINGS": "ignore"}
 
-    def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(module: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", module, *arguments]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(command, env=env | more, capture_output=True, text=True, timeout=600, check=False)
 
     yield run
     run("serving.local", "down")
@@ -290,7 +300,7 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
 
     raw = tmp_path / "trips"
     raw.mkdir()
-    write_trips(WorldConfig(trips_a_day=400, zones=30, days=45), raw)
+    write_trips(CITY, raw)
     second = program("run", "--workload", "trips", "--data", str(raw), "--train-days", "21", "--overrides", TRIPS)
     assert second.returncode == 0, second.stdout + second.stderr
     minutes = ask(url, "trip-duration", {"trip_id": 1, **TRIP})
@@ -305,8 +315,154 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     until("both workloads are in one log", lambda: {len(logged(home)) > 0, len(logged(home, "trips")) > 0} == {True})
 
 
+def test_a_version_that_is_further_off_is_rolled_back_by_the_labels_of_minutes(
+    program: Program, home: Path, tmp_path: Path, url: str, first_run: str
+) -> None:
+    registry = Registry(settings_of(home))
+    aliases = registry.aliases()
+    policy = policy_of(tmp_path, max_score_psi=50.0)  # scores alone would tell, before anybody has arrived
+    version = challenger_of_trips(home, factor=1.7)
+
+    with Riders(url, home, trips_of(CITY, 44), first_id=10**9) as riders:
+        started = program("serving.rollout", "--workload", "trips", "--start", "--policy", policy)
+        ended = program("serving.rollout", "--workload", "trips", "--until-end", "--every=0.3", "--policy", policy)
+
+    assert (started.returncode, ended.returncode) == (0, 2), started.stderr + ended.stderr
+    assert riders.failures == []
+    assert riders.versions[str(version)] > 0
+    assert "error ratio" in registry.history()[-1]["reason"]
+    assert registry.was_rejected(version)
+    assert registry.aliases() == aliases
+
+
+def test_a_slower_city_is_an_alarm_then_a_retraining_then_a_new_champion(
+    program: Program, home: Path, tmp_path: Path, url: str, first_run: str
+) -> None:
+    fraud = (home / "serving" / "fraud-detector.yaml").read_bytes()
+    registry = Registry(settings_of(home))
+    champion = registry.aliases()["champion"]
+    days = [trips_of(SLOWER, day) for day in range(CITY.days, SLOWER.days)]
+    for asked, known in days:
+        for first in range(0, len(asked), 100):
+            answers(url, asked[first : first + 100])
+        arrive(home, known)
+    asked_of = {trip["trip_id"] for asked, _ in days for trip in asked}
+    until("the log has what was answered", lambda: asked_of <= {row["trip_id"] for row in logged(home, "trips")})
+
+    with trigger(home, tmp_path) as trigger_url:
+        env = {"MILLRACE_RETRAINING_TRIGGER_URL": trigger_url}
+        judged = program("run.monitor", "--workload", "trips", "--as-of", AFTERWARDS, **env)
+        assert judged.returncode == 3, judged.stdout + judged.stderr
+        until("the retraining has ended", lambda: bool(retrainings(trigger_url)), 600)
+        (retraining,) = retrainings(trigger_url)
+    with Riders(url, home, days[-1], first_id=2 * 10**9) as riders:
+        policy = policy_of(tmp_path)
+        ended = program("serving.rollout", "--workload", "trips", "--until-end", "--every=0.3", "--policy", policy)
+
+    assert f"FAIL  error_growth[v{champion}]" in judged.stdout
+    assert f"error_growth[v{champion}]" in retraining["reason"]
+    assert (retraining["outcome"], ended.returncode) == ("promoted", 0), retraining["detail"] + ended.stderr
+    assert riders.failures == []
+    assert registry.aliases() == {"champion": int(retraining["detail"].split()[1]), "previous": champion}
+    assert "error ratio" in registry.history()[-1]["reason"]
+    assert (home / "serving" / "fraud-detector.yaml").read_bytes() == fraud
+
+
+CITY = WorldConfig(trips_a_day=400, zones=30, days=45)
+SLOWER = replace(CITY, days=54, slower_from_day=CITY.days)
+"""Everything takes a third longer from the day on that the first model has not seen."""
+AFTERWARDS = str(SLOWER.start + timedelta(days=SLOWER.days))
 TRIP = {"pickup_zone": "74", "dropoff_zone": 41, "passenger_count": 1, "trip_distance": 2.1}
 TRIPS = str(SMALL.with_name("small_trips.yaml"))
+
+
+def settings_of(home: Path) -> Settings:
+    return Settings(home=home, workload="trips", model_name="trip-duration")
+
+
+def policy_of(folder: Path, **limits: float) -> str:
+    """A canary's policy for a few minutes of a busy machine."""
+    patient = {
+        "min_sample": 15,
+        "min_sample_to_judge": 10,
+        "min_step_s": 0,
+        "max_step_s": 600,
+        "min_labelled_errors": 60,
+    }
+    patient |= {"max_latency_ratio": 10, "latency_slack_ms": 500}
+    path = folder / "rollout.yaml"
+    path.write_text(yaml.safe_dump(patient | limits))
+    return str(path)
+
+
+def challenger_of_trips(home: Path, factor: float) -> int:
+    """The champion again, whose answers are `factor` times as long."""
+    registry, name = Registry(settings_of(home)), f"{factor} times as long"
+    version = registry.register(name, {}).version
+    folder = registry.folder(version)
+    shutil.copytree(registry.folder(registry.aliases()["champion"]), folder)
+    model = onnx.load(folder / "model.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), "factor"))
+    for answer in ("score", "low", "high"):
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                for place in [place for place, name in enumerate(names) if name == answer]:
+                    names[place] = f"usual_{answer}"
+        model.graph.node.append(helper.make_node("Mul", [f"usual_{answer}", "factor"], [answer]))
+    onnx.save(model, folder / "model.onnx")
+    (folder / "manifest.json").unlink()
+    Manifest(kind="model", id=name, workload="trips", uri=str(folder), files=hash_files(folder)).write()
+    text = inference_service(templates.inference_service(load("trips")), version, registry.uri(version))
+    registry.rendered_path(version).write_text(text)
+    return registry.admit(version).version
+
+
+@contextmanager
+def trigger(home: Path, folder: Path) -> Iterator[str]:
+    """The retraining trigger of a home, on what the slower city delivers; its URL."""
+    raw, port = folder / "slower", free_port()
+    raw.mkdir()
+    write_trips(SLOWER, raw)
+    limits = yaml.safe_load(Path(TRIPS).read_text())
+    limits["validate"]["max_value_ks"] = 0.35  # a third longer is another distribution to the data gate
+    changed = folder / "slower.yaml"
+    changed.write_text(yaml.safe_dump(limits))
+    env = os.environ | {
+        "MILLRACE_HOME": str(home),
+        "MILLRACE_WORKLOAD": "trips",
+        "MILLRACE_RETRAINING_SOURCE": str(raw),
+        "MILLRACE_RETRAINING_OVERRIDES": str(changed),
+        "MILLRACE_RETRAINING_TRAIN_DAYS": "21",
+        "MILLRACE_RETRAINING_DEBOUNCE_S": "0",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-m", "serving.retraining_trigger", f"--http_port={port}", "--host=127.0.0.1"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+        try:
+            until("the trigger listens", lambda: healthy(port))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def retrainings(trigger_url: str) -> list[dict[str, Any]]:
+    """Those of trips that have ended."""
+    found: list[dict[str, Any]] = httpx.get(f"{trigger_url}/v1/status?workload=trips").json()["history"]
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def ask(url: str, model: str, event: dict[str, Any]) -> dict[str, Any]:
