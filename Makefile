@@ -172,6 +172,10 @@ bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KS
 bench-log: setup ## Events a second into the prediction log, rows a second into its database.
 	$(BIN)/python -m benchmarks.prediction_log $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## Requests of every kind, valid and mutated, at the running home: no 500, no other's answer, no hang [ARGS='--requests 100000'].
+	$(BIN)/python -m benchmarks.fuzz $(CHOICE) $(ARGS)
+
 ##@ On a cluster
 
 .PHONY: check-cluster

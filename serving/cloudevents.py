@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 from millrace.errors import InvalidInput
 from millrace.events.prediction import STRICT, Name, Text
 from serving.logged import decode_logged
-from serving.protocol import JSON_LENGTH_HEADER
+from serving.protocol import BOM, JSON_LENGTH_HEADER
 from serving.tensors import TooLarge
 
 BATCH: Final = "application/cloudevents-batch+json"
@@ -84,7 +84,7 @@ class Decoder:
 def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
     """The body, checked; raises InvalidInput with every fault's place, what it got and what was wanted, or TooLarge."""
     try:
-        return adapter.validate_json(body)
+        return adapter.validate_json(body.removeprefix(BOM))
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
         if faults[0]["type"] == "too_long" and not faults[0]["loc"]:

@@ -24,7 +24,18 @@ from millrace.installed import load, names
 from millrace.observe import telemetry
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import CURRENT, OFF, server_span
-from serving.lean import MAX_BODY_BYTES, Headers, Receive, Reply, Send, error_reply, read_body, respond
+from serving.lean import (
+    MAX_BODY_BYTES,
+    Headers,
+    Receive,
+    Reply,
+    Send,
+    as_get,
+    error_reply,
+    headers_of,
+    read_body,
+    respond,
+)
 from serving.logged_rows import Bodies
 from serving.prediction_log.core import Events, decode_labels
 from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed
@@ -70,7 +81,7 @@ class App:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers: Headers = dict(scope["headers"])
+        scope, headers = as_get(scope), headers_of(scope)
         path = scope["path"]
         with server_span(f"{scope['method']} {path}", headers) if path in TRACED else OFF as span:
             headers = span.headers(headers)

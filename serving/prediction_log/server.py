@@ -22,6 +22,7 @@ from serving.prediction_log.feed import Feed, FeedWatch
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
+from serving.wire import StrictProtocol
 
 DRAIN_S = 10.0
 """What the end of the process waits for the database; the journal keeps what it did not take."""
@@ -43,7 +44,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     bodies = Bodies(settings.workload, secret, accept_pseudonyms=settings.accept_pseudonyms)
     app = App(journal, writer, database, bodies)
     config = uvicorn.Config(
-        app, host=host, port=port, loop="uvloop", http="httptools", ws="none", lifespan="off",
+        app, host=host, port=port, loop="uvloop", http=StrictProtocol, ws="none", lifespan="off",
         log_level="warning", access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=20,
     )  # fmt: skip
     # uvicorn ends on these and then raises them again; by default that would be the end before the journal is drained.

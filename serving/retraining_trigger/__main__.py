@@ -60,12 +60,13 @@ def serve(here: Settings, host: str, port: int) -> None:
     import uvicorn
 
     from serving.retraining_trigger.app import App
+    from serving.wire import StrictProtocol
 
     with exclusive(here.home / "retraining" / "trigger.lock", f"the retraining trigger of {here.home}"):
         configure("millrace-retraining-trigger")
         triggers = Triggers(here, launcher_of)
         config = uvicorn.Config(
-            App(triggers), host=host, port=port, loop="uvloop", http="httptools", ws="none",
+            App(triggers), host=host, port=port, loop="uvloop", http=StrictProtocol, ws="none",
             lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=10,
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on these, and then raises them again

@@ -16,7 +16,7 @@ from millrace.errors import NotFound
 from millrace.observe import telemetry
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import CURRENT, OFF, server_span
-from serving.lean import Headers, Receive, Reply, Send, error_reply, read_body, respond
+from serving.lean import Headers, Receive, Reply, Send, as_get, error_reply, headers_of, read_body, respond
 from serving.retraining_trigger.core import Request
 from serving.retraining_trigger.events import alarms, ask
 from serving.retraining_trigger.service import Triggers
@@ -35,8 +35,8 @@ class App:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        scope, headers = as_get(scope), headers_of(scope)
         route = f"{scope['method']} {scope['path']}"
-        headers: Headers = dict(scope["headers"])
         with server_span(route, headers) if route in TRACED else OFF as span:
             headers = span.headers(headers)
             REQUEST.set(headers)
