@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-import orjson
 from pydantic import AwareDatetime, Discriminator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
 from millrace.events.prediction import STRICT, Name, Text
 from serving.logged import decode_logged
-from serving.protocol import BOM, JSON_LENGTH_HEADER
+from serving.protocol import BOM, JSON_LENGTH_HEADER, rewritten
 from serving.tensors import TooLarge
 
 BATCH: Final = "application/cloudevents-batch+json"
@@ -78,7 +77,7 @@ class Decoder:
         }
         told = headers.get(JSON_LENGTH_HEADER.encode())
         data = decode_logged(body, self._tensors, None if told is None else told.decode("latin-1"))
-        return orjson.dumps(event | {"data": data})
+        return rewritten(event | {"data": data})
 
 
 def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from millrace.errors import InvalidInput
 from serving.lean import Handler, Headers, Reply
-from serving.protocol import decode_json, encode_json
+from serving.protocol import decode_json, encode_json, rewritten
 from serving.tensors import kind
 
 STRUCTURED: Final = b"application/cloudevents+json"
@@ -44,7 +44,7 @@ def _data(event: dict[str, Any]) -> bytes:
             raise InvalidInput(f"the event's {name!r} is a {kind(event.get(name))}; wanted text")
     if not isinstance(event.get("data"), dict):
         raise InvalidInput(f"the event's 'data' is a {kind(event.get('data'))}; wanted an object")
-    return encode_json(event["data"])
+    return rewritten(event["data"])
 
 
 def _attributes(model_name: str) -> dict[str, str]:

@@ -92,6 +92,14 @@ def encode_json(document: Mapping[str, Any]) -> bytes:
     return orjson.dumps(document)
 
 
+def rewritten(document: Mapping[str, Any]) -> bytes:
+    """A client's document as JSON again; raises InvalidInput where it is nested deeper than can be written."""
+    try:
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError as error:
+        raise InvalidInput(f"the document cannot be passed on: {error}") from error
+
+
 def encode_v2(request: V2Request, answer: V2Answer, model_name: str) -> tuple[bytes, int | None]:
     """The answer as a body, and its JSON part's length where binary tensors follow."""
     described, chunks = [], []

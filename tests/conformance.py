@@ -359,6 +359,11 @@ BODIES: Final = (
     _refused_body("lone surrogate", rb'{"instances":[{"\ud800":1}],"inputs":[{"name":"\ud800"}]}'),
     _refused_body("deep", b'{"instances":' + b"[" * 100_000),
     _refused_body("deep, whole", b'{"instances":' + b"[" * 900 + b"]" * 900 + b"}"),
+    _refused_body(
+        "deep, in an event",
+        b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"x":' + b"[" * 900 + b"]" * 900 + b"}}",
+        "content-type: application/cloudevents+json",
+    ),
     _refused_body("huge number", b'{"instances":[%s],"inputs":[%s]}' % (b"9" * 5000, b"9" * 5000)),
     _refused_body("garbage behind", b'{"instances":[],"inputs":[]} x'),
     Case("BOM", lambda t: [t.with_body(b"\xef\xbb\xbf" + t.body(46))], numbers=[46]),
