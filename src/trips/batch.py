@@ -7,7 +7,7 @@ sliding windows are the platform's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -76,8 +76,8 @@ class Begun:
     def __init__(self, events: Events) -> None:
         self.codes = {entity: events.column(entity) for entity in features.WINDOWS}
         pickup, dropoff = (events.ids[end].to_pylist() for end in ("pickup", "dropoff"))
-        numbers = [_table(number_of, ids) for ids in (pickup, dropoff)]
-        boroughs = [_table(borough_of, ids) for ids in (pickup, dropoff)]
+        numbers = [np.array([number_of(zone) for zone in ids], np.int64) for ids in (pickup, dropoff)]
+        boroughs = [np.array([borough_of(zone) for zone in ids], np.int64) for ids in (pickup, dropoff)]
         place = {zone: number for number, zone in enumerate(pickup)}
         same = np.array([place.get(zone, -1) for zone in dropoff], np.int64)
         at = self.codes["pickup"], self.codes["dropoff"]
@@ -121,7 +121,3 @@ def _sums(events: Events) -> dict[str, Windows]:
         entity: Windows(events.column(entity)[counts].astype(np.int64), known_us, measures, features.REFRESHES_PER_DAY)
         for entity in features.WINDOWS
     }
-
-
-def _table(of: Any, ids: list[str]) -> NDArray[np.int64]:
-    return np.array([of(zone) for zone in ids], np.int64)

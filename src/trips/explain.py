@@ -46,15 +46,10 @@ def variants(
     usual = plain[:, features.FEATURE_NAMES.index("pair_miles")].astype(np.float64)
     early = trips.event_us // DAY_US * DAY_US + USUAL_HOUR * f.HOUR_US
 
-    made_again = {
-        "distance": replace(trips, metres=f.metres_of(usual)),
-        "time_of_day": replace(trips, event_us=early),
-    }
-    rows = [
-        f.features(made_again[group], states.refreshed) if group in made_again else f.but(plain, _NEUTRAL[group])
-        for group in GROUPS
-    ]
-    return np.concatenate(rows), None
+    rows = {group: f.but(plain, changes) for group, changes in _NEUTRAL.items()}
+    rows["distance"] = f.features(replace(trips, metres=f.metres_of(usual)), states.refreshed)
+    rows["time_of_day"] = f.features(replace(trips, event_us=early), states.refreshed)
+    return np.concatenate([rows[group] for group in GROUPS]), None
 
 
 INPUTS: Final = (

@@ -27,7 +27,6 @@ def trips_of(requests: Requests) -> f.Trips:
     """B requests as the formulas want them."""
     pickups = requests.keys["pickup"]
     dropoffs = requests.keys["dropoff"]
-    same = [pickup == dropoff for pickup, dropoff in zip(pickups, dropoffs, strict=True)]
 
     return f.Trips(
         event_us=requests.event_us,
@@ -37,7 +36,7 @@ def trips_of(requests: Requests) -> f.Trips:
         dropoff_number=_integers([number_of(zone) for zone in dropoffs]),
         pickup_borough=_integers([borough_of(zone) for zone in pickups]),
         dropoff_borough=_integers([borough_of(zone) for zone in dropoffs]),
-        same_zone=np.array(same, np.bool_),
+        same_zone=np.equal(np.array(pickups), np.array(dropoffs)),
     )
 
 

@@ -13,10 +13,7 @@ import pyarrow as pa
 from millrace.fields import Kept
 from trips.features import STATE_FEATURES
 
-FIELDS: Final = {
-    "passenger_count": Kept(pa.float64(), least=0),
-    "trip_distance": Kept(pa.float64(), least=0),
-}
+FIELDS: Final = dict.fromkeys(("passenger_count", "trip_distance"), Kept(pa.float64(), least=0))
 FEED: Final = "pickup"
 
 HOUR: Final = "hour"

@@ -6,43 +6,29 @@ be worse than what will happen: the model has to bend, not break.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.features.what_if import Scored
 from trips import formulas as f
 from trips.features import FEATURE_NAMES
 from trips.zones import BOROUGHS, NO_NUMBER
-
-if TYPE_CHECKING:
-    from millrace.lake.training_set import TrainingSet
 
 SLOWER: Final = 4 / 3
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What B trips looked like when they began."""
-
-    features: NDArray[np.float32]  # [B, F]
-    label: NDArray[np.float32]  # [B] minutes
-
-    def __len__(self) -> int:
-        return len(self.label)
+class Inputs(Scored):
+    """What B trips looked like when they began; the label is in minutes."""
 
     @property
     def value(self) -> NDArray[Any]:
         """Nothing is at stake but time."""
         return self.label
-
-    def where(self, mask: NDArray[np.bool_]) -> Inputs:
-        return Inputs(self.features[mask], self.label[mask])
-
-    def tensors(self, length: int) -> tuple[NDArray[np.float32], None]:  # noqa: ARG002 - no history
-        return self.features, None
 
     def column(self, name: str) -> NDArray[np.float32]:
         return self.features[:, FEATURE_NAMES.index(name)]
@@ -52,9 +38,9 @@ class Inputs:
         return replace(self, features=f.but(self.features, changes))
 
 
-def inputs_of(data: TrainingSet, rows: NDArray[np.int64]) -> Inputs:
+def inputs_of(data: Any, rows: NDArray[np.int64]) -> Inputs:
     """The unchanged inputs of rows[B] of a training set."""
-    return Inputs(data.features[rows], data.label[rows])
+    return Inputs(data.label[rows], data.features[rows])
 
 
 def no_zone_state(inputs: Inputs) -> Inputs:
@@ -90,14 +76,6 @@ def distances_10_percent_off(inputs: Inputs) -> Inputs:
     return inputs.but({"trip_miles": inputs.column("trip_miles") * factor})
 
 
-STRESSES: Final[Mapping[str, Callable[[Inputs], Inputs]]] = {
-    stress.__name__: stress
-    for stress in (
-        no_zone_state,
-        no_state,
-        zone_never_seen,
-        city_slower_by_a_third,
-        city_slower_unseen,
-        distances_10_percent_off,
-    )
-}
+_OF_ZONES: Final = (no_zone_state, no_state, zone_never_seen)
+_OF_TRIPS: Final = (city_slower_by_a_third, city_slower_unseen, distances_10_percent_off)
+STRESSES: Final = {stress.__name__: stress for stress in (*_OF_ZONES, *_OF_TRIPS)}

@@ -7,7 +7,6 @@ rows are absurd. Every day has its own random stream, so that a longer world beg
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -32,8 +31,7 @@ USUAL_MILES: Final = 2.5
 """At this distance a zone attracts about a third as many trips as next door."""
 HOURS: Final = (3, 2, 2, 1, 1, 2, 4, 7, 9, 8, 7, 7, 7, 7, 8, 9, 10, 11, 11, 9, 7, 6, 5, 4)
 """Trips of a working day by the hour, to each other."""
-JAMS: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.5, 0.4, 0.3, 0.3)
-JAMS_LATER: Final = (0.3, 0.3, 0.4, 0.5, 0.6, 0.6, 0.5, 0.3, 0.2, 0.1, 0.0, 0.0)
+JAMS_PCT: Final = (0, 0, 0, 0, 0, 0, 10, 30, 50, 40, 30, 30, 30, 30, 40, 50, 60, 60, 50, 30, 20, 10, 0, 0)
 """How much slower traffic is than at night, by the hour of a working day; half as much on weekends."""
 ABSURD_PER_DAY: Final = 8
 """Hundreds of miles, a door that was only opened, a meter that ran all night; one in nine begins in 2009."""
@@ -87,9 +85,8 @@ class City:
         dropoff = (self.towards[pickup] < rng.random((count, 1))).sum(axis=1).clip(max=len(self.zone) - 1)
 
         miles = self._miles(rng, pickup, dropoff)
-        slow = self._slowness(rng, day, second // 3600, weekend) * np.sqrt(
-            self.slowness[pickup] * self.slowness[dropoff]
-        )
+        slow = self._slowness(rng, day, second // 3600, weekend)
+        slow = slow * np.sqrt(self.slowness[pickup] * self.slowness[dropoff])
         seconds = (120 + 200 * miles**0.85) * slow * rng.lognormal(0, 0.2, count)
         passengers = np.where(rng.random(count) < 0.5, np.nan, rng.choice([1.0, 1, 1, 1, 2, 3, 5], count))
         absurd = rng.permutation(count)[:ABSURD_PER_DAY]
@@ -116,11 +113,9 @@ class City:
         miles[rng.random(len(miles)) < 0.02] = 0.0
         return miles
 
-    def _slowness(
-        self, rng: np.random.Generator, day: int, hour: NDArray[np.int64], weekend: bool
-    ) -> NDArray[np.float64]:
+    def _slowness(self, rng: np.random.Generator, day: int, hour: NDArray[Any], weekend: bool) -> NDArray[np.float64]:
         """Rush hours, the day's weather, and jams that last some hours."""
-        rush = 1 + np.array(JAMS + JAMS_LATER)[hour] * (0.5 if weekend else 1.0)
+        rush = 1 + np.array(JAMS_PCT)[hour] / 100 * (0.5 if weekend else 1.0)
         weather = rng.lognormal(0, 0.08)
         jam = np.convolve(rng.normal(0, 0.08, 27), np.ones(4) / 2, mode="valid")
         slower = self.config.slower_from_day is not None and day >= self.config.slower_from_day
@@ -131,14 +126,12 @@ class City:
 def write(config: WorldConfig, folder: Path) -> None:
     """A file for each month; those that are there already are kept."""
     city = City(config)
-    months = defaultdict(list)
-    for day in range(config.days):
-        months[(config.start + timedelta(days=day)).strftime("%Y-%m")].append(day)
+    month_of = [f"{config.start + timedelta(days=day):%Y-%m}" for day in range(config.days)]
 
-    for place, (month, days) in enumerate(months.items()):
+    for place, month in enumerate(sorted(set(month_of))):
         path = folder / f"green_tripdata_{month}.parquet"
         if not path.exists():
-            parts = [city.day(day) for day in days]
+            parts = [city.day(day) for day in range(config.days) if month_of[day] == month]
             columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             with replacing_file(path) as aside:
                 pq.write_table(_table(columns, text=place % 2 == 0), aside)
@@ -161,10 +154,7 @@ def _seconds_of_day(rng: np.random.Generator, count: int, weekend: bool) -> NDAr
 def _table(columns: dict[str, NDArray[Any]], text: bool) -> pa.Table:
     """Local times without an offset, as in the public records; what is NaN is empty."""
     zone = pa.string() if text else pa.int32()
-    types = {"lpep_pickup_datetime": pa.timestamp("us"), "lpep_dropoff_datetime": pa.timestamp("us")}
-    types |= {"PULocationID": zone, "DOLocationID": zone}
-    arrays = {}
-    for name, values in columns.items():
-        array = pa.array(values, from_pandas=True)
-        arrays[name] = array.cast(types[name]) if name in types else array
-    return pa.table(arrays)
+    types = dict.fromkeys(("PULocationID", "DOLocationID"), zone)
+    types |= dict.fromkeys(("lpep_pickup_datetime", "lpep_dropoff_datetime"), pa.timestamp("us"))
+    arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
+    return pa.table({name: array.cast(types.get(name, array.type)) for name, array in arrays.items()})

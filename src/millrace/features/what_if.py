@@ -1,10 +1,10 @@
-"""Rows of a `Table` as they were scored, in a form that can be changed and scored again: what stress tests work on."""
+"""Rows as they were scored, in a form that can be changed and scored again: what stress tests work on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,9 @@ class Scored:
         """Every event counts as much as another."""
         return np.ones(len(self.label))
 
-    def where(self, mask: NDArray[np.bool_]) -> Scored:
+    def where(self, mask: NDArray[np.bool_]) -> Self:
         """Only the events of mask[B]."""
-        return Scored(self.label[mask], self.features[mask])
+        return replace(self, label=self.label[mask], features=self.features[mask])
 
     def tensors(self, length: int) -> tuple[NDArray[np.float32], None]:  # noqa: ARG002 - no history is read
         return self.features, None

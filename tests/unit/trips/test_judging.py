@@ -42,7 +42,7 @@ def nothing() -> dict[str, NDArray[np.int64]]:
 
 def test_no_state_is_what_the_transformer_makes_of_an_empty_store() -> None:
     trip = asked()
-    inputs = Inputs(features_of(trip), np.array([15.0], np.float32))
+    inputs = Inputs(np.array([15.0], np.float32), features_of(trip))
 
     changed, _ = STRESSES["no_state"](inputs).tensors(0)
 
@@ -53,7 +53,7 @@ def test_no_zone_state_keeps_the_city() -> None:
     trip = asked()
     states = states_by_hand(history(), trip)
     city_alone = nothing() | {"city_state": states["city_state"]}
-    inputs = Inputs(features_of(trip, states), np.array([15.0], np.float32))
+    inputs = Inputs(np.array([15.0], np.float32), features_of(trip, states))
 
     changed, _ = STRESSES["no_zone_state"](inputs).tensors(0)
 
@@ -63,7 +63,7 @@ def test_no_zone_state_keeps_the_city() -> None:
 def test_a_zone_never_seen_is_asked_for_as_such() -> None:
     trip = asked()
     unseen = Trip("nowhere", "41", trip.begin_us, 900, miles=3.0)
-    inputs = Inputs(features_of(trip), np.array([15.0], np.float32))
+    inputs = Inputs(np.array([15.0], np.float32), features_of(trip))
 
     changed, _ = STRESSES["zone_never_seen"](inputs).tensors(0)
 
@@ -73,7 +73,7 @@ def test_a_zone_never_seen_is_asked_for_as_such() -> None:
 
 
 def test_a_slower_city_takes_longer_and_says_so_within_the_day() -> None:
-    inputs = Inputs(features_of(asked()), np.array([15.0], np.float32))
+    inputs = Inputs(np.array([15.0], np.float32), features_of(asked()))
 
     slower, unseen = STRESSES["city_slower_by_a_third"](inputs), STRESSES["city_slower_unseen"](inputs)
 
@@ -83,7 +83,7 @@ def test_a_slower_city_takes_longer_and_says_so_within_the_day() -> None:
 
 
 def test_every_stress_leaves_the_rows_that_it_was_given() -> None:
-    inputs = Inputs(features_of(asked()), np.array([15.0], np.float32))
+    inputs = Inputs(np.array([15.0], np.float32), features_of(asked()))
     before = inputs.features.copy()
 
     for stress in STRESSES.values():
