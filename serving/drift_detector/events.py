@@ -1,14 +1,16 @@
 """CloudEvents in, scored rows of one model out: prediction events, and what KServe's logger sends of it.
 
 An event that is not as `millrace.events.prediction` says raises InvalidInput before anything is kept, so a bad event
-changes nothing. Events of other models are left out: one stream may feed several detectors.
+changes nothing. Events of other models are left out, since one stream may feed several detectors; so are trials, and
+events of the future, which would end the day that is being watched.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -68,9 +70,16 @@ class Scored:
 class Events:
     """Reads events for one model; holds logged requests until their responses come."""
 
-    def __init__(self, model_name: str, payloads: Payloads) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        payloads: Payloads,
+        future_tolerance_s: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         workload = load(payloads.workload)
         self._model_name, self._payloads = model_name, payloads
+        self._future_tolerance_s, self._clock = future_tolerance_s, clock
         self._width = len(workload.features.FEATURE_NAMES)
         self._decides = workload.task is Task.RANKING
         self._decoder = Decoder(PredictionEvent, LoggedEvent, tensors={"features", "score"})
@@ -83,11 +92,17 @@ class Events:
         for event in self._decoder.read(headers, body):
             if event["type"] != EVENT_TYPE:
                 rows += self._logged(event)
-            elif event["data"]["model_name"] == self._model_name:
+            elif self._counts(event["data"]):
                 rows.append(self._prediction(event))
             else:
                 others += 1
         return rows, others
+
+    def _counts(self, data: Mapping[str, Any]) -> bool:
+        """Whether an event is this model's, no trial, and of no later time than clocks may differ by."""
+        if data["model_name"] != self._model_name or data.get("dry_run"):
+            return False
+        return bool(data["event_timestamp"].timestamp() <= self._clock() + self._future_tolerance_s)
 
     def _prediction(self, event: Mapping[str, Any]) -> Scored:
         data = event["data"]

@@ -57,7 +57,7 @@ def serve() -> None:
     service = DriftService(chosen, chosen.folder_of(shared), models, backend)
     service.restore()
     payloads = Payloads(workload.name, shared.pseudonym_secret(), accept_pseudonyms=shared.accept_pseudonyms)
-    events = Events(shared.model_name, payloads)
+    events = Events(shared.model_name, payloads, shared.future_tolerance_s)
     width = len(workload.features.FEATURE_NAMES)
     model = DriftModel(options.model_name, service, events, width, shared.retraining_trigger_url)
     app.add_route("/", model.events, methods=["POST"])

@@ -15,7 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from millrace.errors import MillraceError
-from millrace.events.log import PREDICTIONS, microseconds, reading
+from millrace.events.log import NO_TRIAL, PREDICTIONS, microseconds, reading
 from millrace.events.prediction import SHADOW, feed_name
 from millrace.events.table import plain, within
 from millrace.judge.volume import DAY_US, HOUR_US, WINDOWS_MIN, Profile, Silence, profile, silences
@@ -81,7 +81,7 @@ class Feed:
     def _answers(self, since: datetime, until: datetime, *columns: Any) -> sa.Select[Any]:
         own = PREDICTIONS.c.workload == self.workload
         arm = sa.func.coalesce(PREDICTIONS.c.arm, "") != SHADOW
-        return sa.select(*columns).where(own, *within(self._column, since, until), arm)
+        return sa.select(*columns).where(own, *within(self._column, since, until), arm, NO_TRIAL)
 
     def _time(self) -> Any:
         return plain(self._database, self._column)

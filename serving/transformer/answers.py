@@ -36,9 +36,14 @@ class Door:
         return self.format.from_columns({name: tensor.tolist() for name, tensor in request.tensors.items()}, now_us)
 
     def answers(
-        self, requests: Requests, parts: Sequence[Part], why: Mapping[int, list[dict[str, Any]]], degraded: bool
+        self,
+        requests: Requests,
+        parts: Sequence[Part],
+        why: Mapping[int, list[dict[str, Any]]],
+        degraded: bool,
+        unseen: Sequence[Sequence[str]] = (),
     ) -> list[dict[str, Any]]:
-        """One answer per row, as V1 gives it."""
+        """One answer per row, as V1 gives it; `unseen` is said of rows that have such entities alone."""
         ids = requests.event_id.tolist()
         rows: list[dict[str, Any]] = [{}] * len(ids)
         for part in parts:
@@ -54,12 +59,21 @@ class Door:
                 answer["model_version"] = scored.model_version
                 answer["reasons"] = why.get(row, [])
                 answer["degraded"] = degraded
+                if unseen and unseen[row]:
+                    answer["unseen"] = list(unseen[row])
                 rows[row] = answer
         return rows
 
     def tensors(self, predictions: Sequence[Mapping[str, Any]]) -> V2Answer:
-        """Answers as tensors of the same names; reasons as JSON text."""
-        rows = [{**row, "reasons": orjson.dumps(row["reasons"]).decode()} for row in predictions]
+        """Answers as tensors of the same names; lists as JSON text."""
+        rows = [
+            {
+                **row,
+                "reasons": orjson.dumps(row["reasons"]).decode(),
+                "unseen": orjson.dumps(row.get("unseen", [])).decode(),
+            }
+            for row in predictions
+        ]
         outputs = {spec.name: (spec.datatype, _tensor([row[spec.name] for row in rows], spec)) for spec in self.outputs}
         return V2Answer(outputs, predictions[0]["model_version"])
 
@@ -77,6 +91,7 @@ class Door:
         yield TensorSpec("model_version", "BYTES", (-1,))
         yield TensorSpec("reasons", "BYTES", (-1,))  # a JSON list in each row
         yield TensorSpec("degraded", "BOOL", (-1,))
+        yield TensorSpec("unseen", "BYTES", (-1,))  # a JSON list in each row
 
 
 def _tensor(values: list[Any], spec: TensorSpec) -> NDArray[Any]:

@@ -13,6 +13,8 @@ from serving.versions import VERSION
 
 REQUEST_ID: Final = b"x-request-id"
 DEADLINE: Final = b"x-deadline-ms"
+DRY_RUN: Final = b"x-millrace-dry-run"
+"""`true`: a trial, which is scored and leaves no trace in any state."""
 FORWARDED: Final = (REQUEST_ID, b"traceparent", b"tracestate", b"ce-id")
 """Headers of the client that go on to the predictor; the request id is made where there is none."""
 MAX_ID_LENGTH: Final = 128
@@ -33,10 +35,11 @@ class Context:
     ends: float
     version: str | None = None
     """The model version that the client asked for by name."""
+    dry_run: bool = False
 
     @classmethod
     def of(cls, headers: Headers, deadline_s: float) -> Context:
-        """From the request's headers; raises InvalidInput for a deadline that is no number of milliseconds."""
+        """From the request's headers; raises InvalidInput for a deadline or a mark of a trial that is none."""
         now = time.perf_counter()
         request_id = request_id_of(headers)
         found = [(name, headers[name]) for name in FORWARDED[1:] if name in headers]
@@ -49,6 +52,7 @@ class Context:
             now,
             now + min(deadline_s, _asked_s(headers)),
             version.decode() if version else None,
+            _dry_run(headers),
         )
 
     def left_s(self) -> float:
@@ -74,6 +78,13 @@ def request_id_of(headers: Headers) -> str:
     given = (headers.get(b"ce-id") or headers.get(REQUEST_ID) or b"").decode("latin-1").strip()
     fits = 0 < len(given) <= MAX_ID_LENGTH and given.isascii() and given.isprintable()
     return given if fits else secrets.token_hex(16)
+
+
+def _dry_run(headers: Headers) -> bool:
+    text = headers.get(DRY_RUN, b"false").strip().lower()
+    if text not in (b"true", b"false"):
+        raise InvalidInput(f"header {DRY_RUN.decode()} is {text.decode('latin-1')[:20]!r}; wanted true or false")
+    return text == b"true"
 
 
 def _asked_s(headers: Headers) -> float:

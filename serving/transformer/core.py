@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from millrace.appended.records import SLACK, Entry
 from millrace.errors import Unavailable
+from millrace.fields import View
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
 from millrace.lookup import unknown_states
@@ -35,6 +37,8 @@ class Prepared:
     states: States
     entries: list[Entry]
     degraded: bool
+    unseen: Sequence[Sequence[str]] = ()
+    """[B] entities of each row that no view has a state of; empty where the store gave no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,34 @@ def prepare(
     inputs = workload.online.model_inputs(
         requests, states, history_length=history_length, sequence_length=history_length
     )
-    return Prepared(inputs, states, entries, degraded=found is None)
+    unseen = () if found is None else unseen_entities(workload, states, len(requests))
+    return Prepared(inputs, states, entries, degraded=found is None, unseen=unseen)
+
+
+def unseen_entities(workload: Workload, states: States, rows: int) -> list[list[str]]:
+    """[B] names of each row's entities that none of their views knows; what came earlier in the request is known."""
+    unseen: list[list[str]] = [[] for _ in range(rows)]
+    for entity, views in _watched(workload).items():
+        for row in range(rows):
+            if all(_is_unseen(states, view, row) for view in views):
+                unseen[row].append(entity)
+    return unseen
+
+
+@cache
+def _watched(workload: Workload) -> dict[str, list[View]]:
+    """Entity → its views; without one that there is only one of."""
+    views: dict[str, list[View]] = {}
+    for view in workload.features.VIEWS:
+        if not workload.entity(view.entity).constant:
+            views.setdefault(view.entity, []).append(view)
+    return views
+
+
+def _is_unseen(states: States, view: View, row: int) -> bool:
+    if view.recent:
+        return not len(states.recent[view.name][row])
+    return view.name in states.unseen and bool(states.unseen[view.name][row])
 
 
 def _newest(

@@ -87,6 +87,8 @@ def _data(record: Record, place: int, row: int) -> PredictionData:
     }
     if "low" in scored.outputs:
         data["low"], data["high"] = scored.outputs["low"][place], scored.outputs["high"][place]
+    if record.context.dry_run:
+        data["dry_run"] = True
     if (made := decision(scored.scores[place], scored)) is not None:
         data["decision"] = made
     return data

@@ -24,6 +24,7 @@ from millrace.observe.telemetry import (
     PREDICTIONS,
     QUANTITIES,
     SCORES,
+    UNSEEN,
 )
 from millrace.observe.tracing import span
 from millrace.settings import Settings
@@ -75,6 +76,7 @@ class Transformer(HotModel):
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length
         self._lookup_timeout_s = options.lookup_timeout_s
+        self._future_tolerance_s = options.future_tolerance_s
         self._deadline_s = options.deadline_ms / 1e3
         self._explained_at_once = core.explained_at_once(workload)
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,14 +94,19 @@ class Transformer(HotModel):
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:
         context = Context.of(headers, self._deadline_s)
-        requests = self._door.format.from_rows(decode_v1(document), _now_us())
-        return {"predictions": await self._answer(requests, headers, context)}
+        now_us = _now_us()
+        requests = self._door.format.from_rows(decode_v1(document), now_us)
+        return {"predictions": await self._answer(requests, headers, context, now_us)}
 
     async def answer_v2(self, request: V2Request, headers: Headers) -> V2Answer:
         context = Context.of(headers, self._deadline_s)
-        return self._door.tensors(await self._answer(self._door.read(request, _now_us()), headers, context))
+        now_us = _now_us()
+        return self._door.tensors(await self._answer(self._door.read(request, now_us), headers, context, now_us))
 
-    async def _answer(self, requests: Requests, headers: Headers, context: Context) -> list[dict[str, Any]]:
+    async def _answer(
+        self, requests: Requests, headers: Headers, context: Context, now_us: int
+    ) -> list[dict[str, Any]]:
+        self._door.format.require_past(requests, now_us, self._future_tolerance_s)
         keys = self._door.format.keys(requests, naming(headers, self._key, accept=self._accept_pseudonyms))
         try:
             async with asyncio.timeout(context.left_s()):
@@ -108,14 +115,14 @@ class Transformer(HotModel):
             DEADLINES_EXCEEDED.inc()
             raise context.exceeded() from error
         why = await self._explain(requests, prepared, parts, context)
-        rows = self._door.answers(requests, parts, why, prepared.degraded)
+        rows = self._door.answers(requests, parts, why, prepared.degraded, prepared.unseen)
         self._tell(requests, keys, prepared, parts, context)
         return rows
 
     async def _score(self, requests: Requests, keys: Keys, context: Context) -> tuple[core.Prepared, list[core.Part]]:
-        """Lookup, inputs, scores; the events are remembered when this returns."""
+        """Lookup, inputs, scores; the events are remembered when this returns, but those of a trial."""
         memory = self._memory
-        if memory is None:
+        if memory is None or context.dry_run:
             found = await self._lookup(keys, len(requests), context)
             prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
             return prepared, await self._arms.score(prepared.inputs, requests, keys, context)
@@ -185,7 +192,14 @@ class Transformer(HotModel):
         for part in parts:
             record = Record(self._door, context, at, latency_ms, requests, keys, features, degraded, part)
             self._events.put(record)
-            _count(part, degraded)
+            if not context.dry_run:
+                _count(part, degraded)
+        if context.dry_run:
+            return
+
+        for entities in prepared.unseen:
+            for entity in entities:
+                _bound(UNSEEN, entity).inc()
         if self._shadow is not None:
             self._shadow.mirror(record, prepared.inputs)
 

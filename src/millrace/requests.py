@@ -98,6 +98,19 @@ class RequestFormat:
             },
         )
 
+    def require_past(self, requests: Requests, now_us: int, tolerance_s: float) -> None:
+        """Raise InvalidInput for an event later than now and what clocks may differ by, in seconds."""
+        latest_us = now_us + int(tolerance_s * 1e6)
+        if not len(requests) or int(requests.event_us.max()) <= latest_us:
+            return
+
+        row = int(np.argmax(requests.event_us > latest_us))
+        got, now = instant_of(requests.event_us[row]).isoformat(), instant_of(now_us).isoformat(timespec="seconds")
+        raise InvalidInput(
+            f"row {row}: field {TIME!r} is {got}; wanted at most {tolerance_s:g} s after now ({now}). "
+            "Check the sender's clock, or allow more with MILLRACE_FUTURE_TOLERANCE_S."
+        )
+
     def keys(self, requests: Requests, pseudonym: Callable[[str], str]) -> dict[str, list[str]]:
         """Entity → [B] ids as the states have them: pseudonyms where the workload says so, composed or constant."""
         found: dict[str, list[str]] = {}

@@ -56,8 +56,11 @@ class Settings(BaseSettings):
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
 
+    future_tolerance_s: float = Field(default=300.0, ge=0)
+    """How far ahead of this machine's clock an event may say it happened; one of later is refused."""
+
     state_cache_ttl_s: float = Field(default=300.0, ge=0)
-    """How long the transformer keeps states of entities in memory, s; 0: not at all."""
+    """How long the transformer keeps states of refreshed views in memory, s; 0: not at all."""
 
     predictor_topology: str = Field(default="remote", pattern="^(remote|in_process)$")
     """Where the transformer's model is: behind --predictor_host, or in its own process from --model_dir."""

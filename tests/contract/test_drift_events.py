@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
@@ -40,6 +41,25 @@ def test_an_event_as_orjson_writes_it_is_read_with_its_gaps():
     assert (event["type"], others) == (PREDICTION, 0)
     assert [(row.id, row.model_version, row.review) for row in rows] == [("a:0", "1", True)]
     assert rows[0].event_us == 1_538_308_800_123_456
+
+
+def test_trials_and_events_of_the_future_end_no_day_and_cost_their_neighbours_nothing():
+    now = datetime.now(UTC)
+    said = [
+        {},
+        {"event_timestamp": "2199-01-01T00:00:00Z"},
+        {"dry_run": True},
+        {"event_timestamp": (now + timedelta(seconds=400)).isoformat()},
+        {"event_timestamp": (now + timedelta(seconds=200)).isoformat(), "dry_run": False},
+    ]
+    batch = [prediction_event(number, features=[None] * len(FEATURE_NAMES), **data) for number, data in enumerate(said)]
+
+    rows, left_out = Events("fraud-detector", Payloads("fraud", b"key")).read(
+        {b"content-type": BATCH.encode()}, orjson.dumps(batch)
+    )
+
+    assert [row.id for row in rows] == ["request-0:0", "request-4:0"]
+    assert left_out == 3
 
 
 @pytest.mark.parametrize(("kind", "retrain"), [("features", True), ("missing", False)])

@@ -85,9 +85,12 @@ PREDICTIONS: Final = sa.Table(
     sa.Column("features", sa.Text),  # JSON: a list of numbers and nulls
     sa.Column("feature_service", sa.Text),
     sa.Column("traceparent", sa.Text),
+    sa.Column("dry_run", sa.Boolean),  # null: no trial
     sa.Index("ix_predictions_event", "workload", "event_id"),
 )
 """What KServe's logger does not say is null; the transformer's own events say everything that their task has."""
+
+NO_TRIAL: Final = sa.or_(PREDICTIONS.c.dry_run.is_(None), PREDICTIONS.c.dry_run.is_(False))
 
 LABELS: Final = sa.Table(
     "labels",

@@ -69,6 +69,8 @@ class PredictionData(TypedDict):
     features: Annotated[list[Feature | None], Field(max_length=MAX_FEATURES)]
     """[F], null where unknown."""
     feature_service: Text
+    dry_run: NotRequired[bool]
+    """A trial: scored and kept, and no part of any figure."""
 
 
 class PredictionEvent(TypedDict):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from millrace.errors import InvalidInput
-from millrace.events.log import LABELS, PREDICTIONS, Instant, microseconds, reading
+from millrace.events.log import LABELS, NO_TRIAL, PREDICTIONS, Instant, microseconds, reading
 from millrace.events.prediction import told_of
 from millrace.installed import load
 from millrace.workload import Task
@@ -42,6 +42,7 @@ ANSWER: Final = pa.schema(
         ("features", pa.list_(pa.float32())),
         ("feature_service", pa.string()),
         ("traceparent", pa.string()),
+        ("dry_run", pa.bool_()),
     ]
 )
 INTERVAL: Final = ("low", "high")
@@ -83,6 +84,7 @@ def read_predictions(
 ) -> pa.Table:
     """A workload's predictions with since ≤ `by` < until (`scored_at` or `event_timestamp`), in the order of that time.
 
+    Trials are left out.
     `columns` leaves out what is not needed (`features` are most of the bytes). With `with_labels_known_at` the label's
     column and `label_timestamp` follow: the newest label of the event known then. Raises Unavailable.
     """
@@ -96,7 +98,7 @@ def read_predictions(
         )
 
     own = PREDICTIONS.c.workload == workload
-    limits = [own, *within(PREDICTIONS.c[by], since, until), *_versions(model_version)]
+    limits = [own, NO_TRIAL, *within(PREDICTIONS.c[by], since, until), *_versions(model_version)]
     order = (PREDICTIONS.c[by], PREDICTIONS.c.prediction_id)
     if with_labels_known_at is None:
         return _read(log, workload, names, PREDICTIONS, limits, order)

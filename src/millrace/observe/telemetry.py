@@ -50,6 +50,9 @@ SCORES = Histogram("millrace_score", "Scores given", ["model_name", "model_versi
 QUANTITIES = Histogram(
     "millrace_quantity", "Quantities predicted", ["model_name", "model_version"], buckets=QUANTITY_BUCKETS
 )
+UNSEEN = Counter(
+    "millrace_unseen", "Answers about an entity that no event was known of; of all: millrace_predictions", ["entity"]
+)
 PREDICTOR_SECONDS = Histogram(
     "millrace_predictor_seconds",
     "The transformer's call of the predictor",

@@ -22,7 +22,7 @@ from millrace.events.log import (
     write_labels,
     write_predictions,
 )
-from millrace.events.table import read_labels, read_predictions, schema_of
+from millrace.events.table import find_predictions, read_labels, read_predictions, schema_of
 from millrace.settings import Settings
 
 NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)
@@ -56,7 +56,16 @@ def test_a_row_comes_back_as_it_was_written(log: sa.Engine) -> None:
     assert dict(zip(table.schema.names, table.schema.types, strict=True)).items() >= keys.items()
     own = {"transaction_id": 1, "customer_id": "0123456789abcdef", "terminal_id": "42", "amount": 12.5}
     shared = {name: value for name, value in row.items() if name not in ("workload", "event_id", "keys", "fields")}
-    assert table.to_pylist() == [own | shared | {"traceparent": None}]
+    assert table.to_pylist() == [own | shared | {"traceparent": None, "dry_run": None}]
+
+
+def test_a_trial_is_kept_and_no_reader_counts_it(log: sa.Engine) -> None:
+    write_predictions(log, [prediction(1, dry_run=True), prediction(2), prediction(3, dry_run=False)])
+
+    shown = find_predictions(log, "fraud", event_id=1, limit=5)
+
+    assert read_predictions(log, "fraud")["transaction_id"].to_pylist() == [2, 3]
+    assert [row["dry_run"] for row in shown] == [True]
 
 
 def test_an_event_is_stored_once_and_its_first_word_counts(log: sa.Engine) -> None:
