@@ -36,8 +36,6 @@ REPEATABLE: Final = f"{UNANSWERED},reset"
 """Somebody may have seen it: it is sent again where twice is as good as once."""
 FILTERS: Final = ("whole_request", "grpc_statistics", "router")
 RETRIES: Final = 4
-RETRIES_HELD: Final = 150
-"""Four a second: as long as a component needs to be replaced."""
 AGENT_TIMEOUT_S: Final = 60.0
 
 Document = dict[str, Any]
@@ -66,8 +64,6 @@ class Routed:
     percent: int = 0
     """Of the canary."""
     transformer: str = ""
-    held: bool = False
-    """The transformer is being replaced: requests wait for the new one."""
     logged_port: int = 0
     """Where the agent asks on for the service, whose logger it is; 0: there is no logger."""
     components: tuple[Component, ...] = ()
@@ -293,7 +289,7 @@ def _to_component(service: Routed, match: Document, retry_on: str = REPEATABLE) 
     if not service.transformer:
         return _to_predictor(service, match, retry_on)
     to = {"cluster": service.transformer + (GRPC if "grpc" in match else "")}
-    return [_sent(match, to, service.timeout_s, retry_on, RETRIES_HELD if service.held else RETRIES)]
+    return [_sent(match, to, service.timeout_s, retry_on)]
 
 
 def _to_predictor(service: Routed, match: Document, retry_on: str = REPEATABLE) -> list[Document]:
@@ -318,10 +314,8 @@ def _tagged(match: Document, tag: str) -> Document:
     return match | {"headers": [*match.get("headers", ()), header]}
 
 
-def _sent(
-    match: Document, to: Document, timeout_s: float, retry_on: str = UNANSWERED, retries: int = RETRIES
-) -> Document:
-    values = {"timeout": f"{timeout_s:g}s", "retry_on": retry_on, "retries": retries}
+def _sent(match: Document, to: Document, timeout_s: float, retry_on: str = UNANSWERED) -> Document:
+    values = {"timeout": f"{timeout_s:g}s", "retry_on": retry_on, "retries": RETRIES}
     return {"match": match, "route": filled(settings()["route"], values) | to}
 
 

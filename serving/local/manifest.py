@@ -198,8 +198,7 @@ def _words(container: Mapping[str, Any]) -> list[str]:
 def _canary_percent(spec: Mapping[str, Any]) -> int | None:
     if "canaryTrafficPercent" in spec.get("transformer", {}):
         raise ConfigError(
-            "spec.transformer.canaryTrafficPercent is not supported by the local runtime: one transformer at a time "
-            "holds the newest states. Split the predictor."
+            "spec.transformer.canaryTrafficPercent is not supported by the local runtime. Split the predictor."
         )
     percent = spec["predictor"].get("canaryTrafficPercent")
     if percent is not None and (type(percent) is not int or not 0 <= percent <= 100):

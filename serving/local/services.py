@@ -1,9 +1,8 @@
 """An InferenceService as running processes, brought to what its manifest says now without a failed request.
 
 A predictor has the revision that was last rolled out and, while traffic moves, a newer one; Envoy stands before both.
-What is new starts beside what is there, which answers until the new one is ready and is drained afterwards. A
-transformer that cannot run twice, since its journal has one writer, is the exception: it ends before the new one
-starts, and requests wait.
+What is new, a revision or a transformer, starts beside what is there, which answers until the new one is ready and is
+drained afterwards.
 """
 
 from __future__ import annotations
@@ -89,15 +88,6 @@ class Replicas:
         for watched in self._watched:
             watched.begin(predictor)
 
-    async def until_ready(self) -> None:
-        """Until one of them is."""
-        waiting = [asyncio.create_task(process.ready.wait()) for process in self._processes]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-
     async def stop(self) -> None:
         await asyncio.gather(*(watched.stop() for watched in self._watched))
 
@@ -113,10 +103,9 @@ class RunningService:
         self._revisions: Revisions | None = None
         self._predictors: dict[int, Replicas] = {}
         self._transformer: Replicas | None = None
-        self._held = False
+        self._next: Replicas | None = None
         self._leaving: list[Replicas] = []
         self._background: set[asyncio.Task[None]] = set()
-        self._swap = asyncio.Lock()
         self._predictor_port = around.ports.take(f"{self.name}-predictor")
         self._port = around.ports.take(self.name) if service.transformer else self._predictor_port
         self._logged_port = around.ports.take(f"{self.name}-logged") if service.logger else 0
@@ -153,7 +142,6 @@ class RunningService:
             canary=newest.name if newest is not stable and newest.was_ready else "",
             percent=self.service.canary_percent or 0,
             transformer=transformer.name if transformer else "",
-            held=self._held,
             logged_port=self._logged_port if self.service.logger else 0,
             components=tuple(part.component for part in self._parts()),
         )
@@ -173,8 +161,6 @@ class RunningService:
         self.service, self._revisions = service, revisions
         for number, command in commands.items():
             self._start_predictor(wanted[number], command)
-        if service.transformer is not None:
-            self._start_transformer(service.transformer)
         self.look()
 
     def look(self) -> None:
@@ -182,6 +168,8 @@ class RunningService:
         revisions = self._revisions
         if revisions is None:
             return
+        if self.service.transformer is not None:
+            self._bring_transformer(self.service.transformer)
         newest = self._predictors[revisions.newest.number]
         if self.service.canary_percent in (None, 100) and newest.was_ready:
             self._roll_out()
@@ -189,13 +177,12 @@ class RunningService:
         for number in self._predictors.keys() - wanted:
             replicas = self._predictors.pop(number)
             log("revision_retired", service=self.name, revision=replicas.name)
-            self._leaving.append(replicas)  # to Envoy it is there until it is drained
-            self._later(self._drain(replicas))
+            self._leave(replicas)
         self._around.changed()
 
     def state(self) -> ServiceState:
-        running = [*self._predictors.values(), *([self._transformer] if self._transformer else [])]
-        ready = bool(running) and not self._held and all(item.all_ready for item in running)
+        running = [*self._predictors.values(), *self._transformers()]
+        ready = bool(running) and self._next is None and all(item.all_ready for item in running)
         return ServiceState(
             name=self.name,
             kind=self.service.kind,
@@ -208,18 +195,17 @@ class RunningService:
         )
 
     def processes(self) -> list[ProcessState]:
-        """The predictor that was last rolled out, the transformer, then a newer predictor."""
+        """The predictor that was last rolled out, the transformer, then a newer predictor, a newer transformer."""
         running = [replicas for _, replicas in self._in_order()]
-        found = [*running[:1], self._transformer, *running[1:]]
-        return [state for item in found if item is not None for state in item.states]
+        found = [*running[:1], *self._transformers()[:1], *running[1:], *self._transformers()[1:]]
+        return [state for item in found for state in item.states]
 
     async def stop(self) -> None:
         """From the outside in: nobody waits for a predictor once the transformer has answered everybody."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        if self._transformer is not None:
-            await self._transformer.stop()
+        await asyncio.gather(*(item.stop() for item in self._transformers()))
         await asyncio.gather(*(item.stop() for item in (*self._leaving, *self._predictors.values())))
 
     # Predictors
@@ -256,38 +242,38 @@ class RunningService:
 
     # Transformer
 
-    def _start_transformer(self, command: Command) -> None:
-        """Start it, or replace one that runs something else; one that is unchanged is left alone."""
-        old = self._transformer
-        if old is not None and old.command == command:
-            return
-        named = sha256_text(repr((command.args, sorted(command.env.items()))))[:8]
-        log_name, changed = f"{self.name}-transformer", self._around.changed
-        new = self._replicas(f"{log_name}-{named}", log_name, command, self._around.transformers, changed, {})
-        self._transformer = new
-        if old is not None:
-            self._leaving.append(old)
-            self._held = True
-        self._later(self._swap_transformer(old, new))
+    def _transformers(self) -> list[Replicas]:
+        """The one that answers, then one that is to take its place."""
+        return [item for item in (self._transformer, self._next) if item is not None]
 
-    async def _swap_transformer(self, old: Replicas | None, new: Replicas) -> None:
-        """The old one answers what it has and goes, then the new one starts: the journal has one writer."""
-        async with self._swap:
-            if old is not None:
-                log("transformer_replaced", service=self.name)
-                await self._drain(old)
-            new.begin(f"{LOOPBACK}:{self._predictor_port}")
-        await new.until_ready()
-        if new is self._transformer:
-            self._held = False
-            self._around.changed()
+    def _bring_transformer(self, command: Command) -> None:
+        """Start it where it is another one than what runs, and let it answer once it is ready."""
+        if self._next is not None and self._next.ready:
+            self._leave(self._transformer)
+            self._transformer, self._next = self._next, None
+        if self._next is not None and self._next.command != command:
+            self._leave(self._next)
+            self._next = None
+        if command in [item.command for item in self._transformers()]:
+            return
+
+        named = sha256_text(repr((command.args, sorted(command.env.items()))))[:8]
+        name, log_name = f"{self.name}-transformer-{named}", f"{self.name}-transformer"
+        if name in [item.name for item in self._leaving]:
+            return  # wanted again while it leaves: once it has
+        new = self._replicas(name, log_name, command, self._around.transformers, self.look, {})
+        new.begin(f"{LOOPBACK}:{self._predictor_port}")
+        if self._transformer is None:
+            self._transformer = new
+        else:
+            log("transformer_replaced", service=self.name)
+            self._next = new
 
     # Both
 
     def _parts(self) -> list[Replicas]:
         """Everything that runs, what is on its way out included."""
-        current = [*self._predictors.values(), *([self._transformer] if self._transformer else [])]
-        return current + [part for part in self._leaving if part not in current]
+        return [*self._predictors.values(), *self._transformers(), *self._leaving]
 
     def _replicas(
         self,
@@ -307,13 +293,19 @@ class RunningService:
             processes.append(ServerProcess(command, *paths, changed, nice=self._nice, **about))
         return Replicas(name, processes)
 
+    def _leave(self, replicas: Replicas | None) -> None:
+        """To Envoy it is there until it is drained, but nothing leads to it."""
+        if replicas is not None:
+            self._leaving.append(replicas)
+            self._later(self._drain(replicas))
+
     async def _drain(self, replicas: Replicas) -> None:
         """Wait for what is under way at one that leaves, then end it: Envoy sends nobody there any more."""
         self._around.changed()
         await self._around.data_plane.drained(replicas.name, DRAIN_S)
         await replicas.stop()
         self._leaving.remove(replicas)
-        self._around.changed()
+        self.look()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

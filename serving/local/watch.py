@@ -32,7 +32,11 @@ class Watch:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._lock = lock.open("a+")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise
 
     def run(self) -> int:
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

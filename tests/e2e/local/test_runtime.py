@@ -210,7 +210,7 @@ def test_a_runtime_that_starts_in_the_middle_of_a_canary_runs_both_revisions(run
     assert users.failures == []
 
 
-def test_a_changed_transformer_follows_the_old_one_which_answers_what_it_has_and_requests_wait(runtime):
+def test_a_changed_transformer_starts_beside_the_old_one_which_answers_what_it_has(runtime):
     """The stub ends at once on SIGTERM, so that a request which it still had would be lost."""
     runtime.write(inference_service("1", slow_s="0.2"))
     runtime.up()
@@ -384,6 +384,33 @@ def test_a_killed_envoy_is_back_within_two_seconds(runtime):
     wait("an answer", lambda: answers(runtime))
 
     assert time.monotonic() - began < 2
+
+
+def test_the_commands_trust_the_certificate_that_the_gateway_has(runtime, tmp_path):
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=models.example"]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    runtime.env = {"MILLRACE_TLS_CERT": str(certificate), "MILLRACE_TLS_KEY": str(key), "MILLRACE_GATEWAY_TOKEN": "s"}
+    runtime.write(inference_service("1", name="fraud-detector"))
+    runtime.write(inference_service("1"))
+    runtime.up()
+
+    said = runtime.local("predict")
+    stranger = Runtime(runtime.place, env=runtime.env | {"MILLRACE_GATEWAY_TOKEN": "another"}).local("predict")
+
+    assert runtime.state.url.startswith("https://")
+    assert (said.returncode, '"version": "1"' in said.stdout) == (0, True), said.stderr
+    assert "MILLRACE_GATEWAY_TOKEN" in stranger.stderr
+
+
+def test_a_certificate_without_its_key_is_named(runtime, tmp_path):
+    runtime.env = {"MILLRACE_TLS_CERT": str(tmp_path / "absent.crt")}
+    runtime.write(inference_service("1"))
+
+    done = runtime.local("up")
+
+    assert done.returncode == 1
+    assert "MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together" in done.stderr
 
 
 def answers(runtime: Runtime) -> bool:

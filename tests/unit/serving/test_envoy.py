@@ -520,26 +520,6 @@ def test_a_prediction_is_asked_again_when_its_server_hangs_up_and_a_load_is_not(
     assert len(server.seen) == 3
 
 
-def test_requests_wait_for_a_component_that_is_being_replaced(tmp_path, servers):
-    port = free_port()
-    transformer = Component("m-transformer-1", (port,), (free_port(),))
-    held = routed("m", 1, transformer=transformer.name, held=True, port=free_port())
-    held = type(held)(**{**_fields(held), "components": (*held.components, transformer), "timeout_s": 20.0})
-    with running(tmp_path, held) as plane:
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(plane.ask())) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        time.sleep(2)
-        waiting = list(answers)
-        servers("new", port)
-        for thread in threads:
-            thread.join()
-
-    assert waiting == []
-    assert [status for status, _ in answers] == [200] * 5
-
-
 def test_nobody_there_is_a_503_that_says_when_to_try_again(tmp_path):
     with running(tmp_path, routed("m", free_port())) as plane:
         status, headers, document = plane.answer()
@@ -657,10 +637,6 @@ def _answers(plane: Plane) -> bool:
         return plane.ask()[0] == 200
     except OSError:
         return False
-
-
-def _fields(service: Any) -> dict[str, Any]:
-    return {name: getattr(service, name) for name in service.__slots__}
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
