@@ -57,7 +57,7 @@ class StrictProtocol(HttpToolsProtocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._reading_since = self.loop.time()
         self._watch = self.loop.call_later(self.watch_s, self._look)
 
@@ -93,7 +93,6 @@ class StrictProtocol(HttpToolsProtocol):
     # uvicorn's
 
     def on_response_complete(self) -> None:
-        self.transport.flush()  # type: ignore[attr-defined]  # an answer to HEAD has no body
         super().on_response_complete()
         if self._refusal is not None and self.cycle.response_complete and not self.pipeline:
             self._end()
@@ -205,36 +204,6 @@ class StrictProtocol(HttpToolsProtocol):
             self._refuse(Refused(408, f"the request was not complete within {self.read_timeout_s:g} s"))
         self._watch = self.loop.call_later(self.watch_s, self._look)
         return None
-
-
-class _OneWrite:
-    """A transport that holds an answer's head back until its body: one system call, one wake-up of the client."""
-
-    __slots__ = ("_head", "_transport", "write_now")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-        self.write_now = transport.write
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
-            self._head = data
-            return
-        self.write_now(data)
-
-    def flush(self) -> None:
-        if self._head:
-            data, self._head = self._head, b""
-            self.write_now(data)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 def _refusal(refused: Refused) -> bytes:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from millrace.errors import Unavailable
 from millrace.events.log import engine
 from millrace.observe import otlp, tracing
 from millrace.observe.progress import REQUEST, LogLines
-from serving.connections import Connections
+from serving.calls import Calls
 from serving.local.ports import free_port
 from serving.local.traces import traces
 from serving.logged_rows import Bodies
@@ -83,12 +83,12 @@ def predictor_process(model: Any, name: str) -> Iterator[int]:
         process.wait(20)
 
 
-async def answering(port: int, path: bytes) -> None:
+async def answering(port: int, path: str) -> None:
     end = time.monotonic() + 40
-    with closing(Connections("127.0.0.1", port)) as connections:
+    async with Calls("127.0.0.1", port) as calls:
         while time.monotonic() < end:
             try:
-                if (await connections.request(b"GET", path)).status == 200:
+                if (await calls.request("GET", path)).status == 200:
                     return
             except Unavailable:
                 await asyncio.sleep(0.05)
@@ -115,7 +115,7 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
     model = tiny_model()
 
     async def scenario(port: int) -> None:
-        await answering(port, b"/v2/health/ready")
+        await answering(port, "/v2/health/ready")
         settings = options().model_copy(update={"history_length": 64})
         async with listening(prediction_log(settings)) as log:
             settings = settings.model_copy(update={"event_sinks": f"http://127.0.0.1:{log}/"})
