@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
+from grpc_interceptor.exceptions import GrpcException
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
@@ -88,23 +89,23 @@ class Service(InferenceServicer):
                 self._measure(status, started)
                 span.answered(status)
         if status != 200:
-            await context.abort(CODES.get(status, StatusCode.INTERNAL), text)
+            raise refused(status, text)
         return answer
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        await self._or_abort(require_version(self._model, request.version), context)
+        await _refusing(require_version(self._model, request.version))
         return await super().ModelReady(request, context)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        await self._or_abort(require_version(self._model, request.version), context)
+        await _refusing(require_version(self._model, request.version))
         return await super().ModelMetadata(request, context)
 
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        await self._or_abort(self._load(request.model_name), context)
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: ARG002
+        await _refusing(self._load(request.model_name))
         return pb.RepositoryModelLoadResponse(model_name=self._model.name, isLoaded=True)
 
-    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        await self._or_abort(self._unload(request.model_name), context)
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: ARG002
+        await _refusing(self._unload(request.model_name))
 
     async def _infer(self, request: Any, headers: Headers) -> Any:
         self._require(request.model_name)
@@ -126,13 +127,6 @@ class Service(InferenceServicer):
     async def _unload(self, name: str) -> None:
         self._require(name)
         raise InvalidInput(stays(self._model))
-
-    async def _or_abort(self, work: Awaitable[None], context: Any) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-            status, text = said(error)
-            await context.abort(CODES.get(status, StatusCode.INTERNAL), text)
 
     def _require(self, name: str) -> None:
         if name != self._model.name:
@@ -175,11 +169,23 @@ class Undecodable(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no t
 
         async def answer(request: Any, context: Any) -> Any:
             if isinstance(request, Exception):
-                await context.abort(StatusCode.INVALID_ARGUMENT, f"the message is not a request: {request}"[:200])
+                raise refused(400, f"the message is not a request: {request}"[:200])
             return await handler.unary_unary(request, context)
 
         serializer = handler.response_serializer
         return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=decode, response_serializer=serializer)
+
+
+def refused(status: int, text: str) -> GrpcException:
+    """What the SDK's interceptor makes a status of; ending the call here as well would be one end too many for it."""
+    return GrpcException(text, CODES.get(status, StatusCode.INTERNAL))
+
+
+async def _refusing(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        raise refused(*said(error)) from error
 
 
 def _headers(context: Any, version: str) -> dict[bytes, bytes]:

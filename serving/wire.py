@@ -49,8 +49,10 @@ class StrictProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._begun = self._in_body = self._has_host = False
         """What is read: a request, its body; whether its host is known."""
+        self._due = 0
+        """Answers that are not out yet, of requests whose head was read."""
         self._refusal: bytes | None = None
-        """Written when the answers before it are out."""
+        """Written when no answer is due before it."""
         self._lingering = False
         self._watch: asyncio.TimerHandle | None = None
 
@@ -78,14 +80,14 @@ class StrictProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Refused) else Refused(400, f"not HTTP/1.1: {cause or error}"))
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """A client may close its sending side and wait for the answers to what it sent."""
         if self._lingering or self.cycle is None:
             return False
         if self._begun:
             self._refuse(Refused(400, "the connection ended inside a request"))
             return True
-        if self.cycle.response_complete:
+        if not self._due:
             return False
         self.cycle.keep_alive = False
         return True
@@ -93,8 +95,9 @@ class StrictProtocol(HttpToolsProtocol):
     # uvicorn's
 
     def on_response_complete(self) -> None:
+        self._due -= 1
         super().on_response_complete()
-        if self._refusal is not None and self.cycle.response_complete and not self.pipeline:
+        if self._refusal is not None and not self._due:
             self._end()
 
     # httptools'
@@ -125,6 +128,7 @@ class StrictProtocol(HttpToolsProtocol):
         if not self._has_host and self.parser.get_http_version() == "1.1":
             raise Refused(400, "there is no host header")
         super().on_headers_complete()
+        self._due += 1
         self._in_body = True
 
     def on_message_complete(self) -> None:
@@ -165,22 +169,19 @@ class StrictProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._refusal = _refusal(refused)
-        cycle = self.cycle
-        waits = cycle is not None and not cycle.response_complete
-        if waits and self._in_body:
-            waits = self._abandon(cycle)
-        if not waits:
+        if self._in_body and not self.cycle.response_complete:
+            self._abandon(self.cycle)
+        if not self._due:
             self._end()
 
-    def _abandon(self, cycle: Any) -> bool:
-        """Keep the rest of a request from the application, and its answer from the client; True if others wait."""
+    def _abandon(self, cycle: Any) -> None:
+        """Keep the rest of a request from the application, and the application's answer from the client."""
+        self._due -= 1
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()
-            cycle.response_complete = True
-            return True
-        cycle.disconnected = True
-        cycle.message_event.set()
-        return False
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _end(self) -> None:
         if self._lingering or self.transport.is_closing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,8 +23,14 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def channel(tiny_model, tmp_path_factory) -> Iterator[grpc.Channel]:
-    model, folder = tiny_model("conforming", history_length=16, every_input=True), tmp_path_factory.mktemp("predictor")
+def log(tmp_path_factory) -> Path:
+    """What the predictor says."""
+    return tmp_path_factory.mktemp("predictor") / "serving.predictor.server.log"
+
+
+@pytest.fixture(scope="module")
+def channel(tiny_model, log) -> Iterator[grpc.Channel]:
+    model, folder = tiny_model("conforming", history_length=16, every_input=True), log.parent
     arguments = (f"--model_name={NAME}", f"--model_dir={model}")
     ready = f"/v2/models/{NAME}/ready"
     with (
@@ -114,6 +121,13 @@ def test_bytes_that_are_no_message_are_the_callers_fault(channel, data):
     code, details = refused(lambda: channel.unary_unary(INFER)(data, timeout=10))
 
     assert code == StatusCode.INVALID_ARGUMENT, details
+
+
+def test_a_refused_call_is_no_line_in_the_log(channel, log):
+    refused(lambda: GRPCInferenceServiceStub(channel).ModelInfer(request(model_name="other"), timeout=10))
+    refused(lambda: channel.unary_unary(INFER)(b"\xff", timeout=10))
+
+    assert "Traceback" not in log.read_text()
 
 
 def test_the_repository_is_answered(channel):
