@@ -27,6 +27,8 @@ import sqlalchemy as sa
 
 from fraud.features import FEATURE_NAMES
 from millrace.events.log import PREDICTIONS, engine, migrate, transaction
+from millrace.events.stream import PREDICTIONS as PREDICTED
+from millrace.events.stream import open_stream
 from millrace.lake.provenance import code_version, hardware
 from millrace.settings import Settings, settings
 
@@ -203,47 +205,29 @@ def _measure(server: Server, take: Callable[[], bytes | None], per_request: int)
 
 
 def into_database(home: Path, database: str, rows: int, batch: int = 3000) -> dict[str, float]:
-    """Rows a second from the journal through the writer into the database, in its own batches."""
-    from serving.logged_rows import Bodies
-    from serving.prediction_log.core import Events
-    from serving.prediction_log.journal import Journal
+    """Rows a second from the stream through the writer into the database, in its own batches."""
     from serving.prediction_log.writer import Writer
 
-    log = engine(Settings(home=home, prediction_log_url=database))
+    here = Settings(home=home, prediction_log_url=database)
+    log, stream = engine(here), open_stream(here)
     migrate(log)
     with transaction(log) as connection:
         connection.execute(sa.delete(PREDICTIONS))
-    journal = Journal(home / "bench-journal", 1 << 30)
-    kind, now = {b"content-type": b"application/cloudevents-batch+json"}, EVENT["time"]
-    lines, events = [], Events(Bodies("fraud", b"key"))
     for start in range(0, rows, batch):
-        body = orjson.dumps([event(n, "db") for n in range(start, start + batch)])
-        records = events.read(kind, body, _instant(now))
-        lines.append(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
-    asyncio.run(_append(journal, lines))
-    writer = Writer(log, journal, home / "rejected.jsonl")
+        events = [event(n, "db") for n in range(start, start + batch)]
+        stream.append(PREDICTED, [orjson.dumps(one) for one in events], [one["id"] for one in events])
+    writer = Writer(log, stream, "bench")
     start, cpu = time.perf_counter(), time.process_time()
     writer.start()
     writer.stop(DEADLINE_S)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     with log.connect() as connection:
         stored = int(connection.execute(sa.select(sa.func.count()).select_from(PREDICTIONS)).scalar_one())
-    journal.close()
+    stream.close()
     log.dispose()
     if stored != rows:
         raise RuntimeError(f"{stored} rows in the database; wanted {rows}")
     return {"database_rows_per_s": rows / seconds, "database_rows_per_cpu_s": rows / cpu}
-
-
-async def _append(journal: Any, groups: list[bytes]) -> None:
-    for lines in groups:
-        await journal.append(lines)
-
-
-def _instant(text: str) -> Any:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -24,18 +25,18 @@ import numpy as np
 
 from millrace.errors import Unavailable
 from millrace.events.prediction import CHAMPION
+from millrace.events.stream import open_stream
 from millrace.installed import load
 from millrace.registry.model_artifact import ModelArtifact
-from millrace.settings import settings
+from millrace.settings import Settings, settings
 from serving.calls import Calls
 from serving.local.ports import free_port
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
 from serving.transformer.core import Inputs, Part, Scored
-from serving.transformer.events import Record
+from serving.transformer.events import Events, Record
 from serving.transformer.in_process import InProcess
 from serving.transformer.predictor import PredictorClient
-from serving.transformer.sinks import Events
 
 WORKLOAD: Final = load("fraud")
 NAME: Final = WORKLOAD.model_name
@@ -113,20 +114,17 @@ async def measured(call: Call, calls: int, concurrency: int) -> tuple[float, flo
 
 
 async def watching(model: Path, calls: int) -> dict[str, Any]:
-    """CPU of the transformer for an unwatched request, and what an event adds: remembered, encoded, delivered."""
-    port, sink_port = free_port(), free_port()
+    """CPU of the transformer for a request, and what of it is the event: encoded, and appended to the stream."""
+    port = free_port()
     with process("predictor", port, f"--model_dir={model}"):
         await ready(port)
         path_us = min([await path_cpu_us(port, calls, turn) for turn in range(3)])
-    with subprocess.Popen([sys.executable, "-m", __spec__.name, "--sink", str(sink_port), str(model)]) as sink:
-        events_us = min([await event_cpu_us(sink_port, 20 * calls) for _ in range(3)])
-        sink.terminate()
-    share = round(events_us / path_us, 4)
-    return {"path_cpu_us": round(path_us), "event_cpu_us": round(events_us, 1), "share_of_the_path": share}
+    found = {f"event_{clients}": await event_cost(20 * calls, clients) for clients in (1, 16)}
+    return {"path_cpu_us": round(path_us)} | found
 
 
-async def event_cpu_us(sink_port: int, rows: int) -> float:
-    """Records of one-row requests, as they come, through `Events` to a sink in another process."""
+async def event_cost(rows: int, clients: int) -> dict[str, float]:
+    """CPU and waiting of one-row records, appended to a stream in a home of its own by so many clients at once."""
     door = Door(WORKLOAD)
     row = {"transaction_id": 1, "customer_id": "c", "terminal_id": "t", "amount": 12.5}
     requests = door.format.from_rows([row], 0)
@@ -135,18 +133,24 @@ async def event_cpu_us(sink_port: int, rows: int) -> float:
     scored = Scored({"score": np.float32([0.3])}, "1", 0.5, 64, ("full",))
     part = Part(range(1), scored, CHAMPION, NAME)
     context = Context.of({}, 5.0)
-    events = Events([f"http://127.0.0.1:{sink_port}"])
-    events.start()
-    before = time.process_time()
-    for start in range(0, rows, 1000):
-        for _ in range(min(1000, rows - start)):
-            at = datetime.now(UTC)
-            events.put(Record(door, context, at, context.elapsed_ms(), requests, keys, features, False, part))
-        while len(events):
-            await asyncio.sleep(0.01)
-    cpu = time.process_time() - before
-    await events.finish(1.0)
-    return cpu / rows * 1e6
+    waits: list[float] = []
+    left = iter(range(rows))
+
+    async def client() -> None:
+        for _ in left:
+            at, began = datetime.now(UTC), time.perf_counter()
+            record = Record(door, context, at, context.elapsed_ms(), requests, keys, features, False, part)
+            await events.append([record])
+            waits.append(time.perf_counter() - began)
+
+    with tempfile.TemporaryDirectory() as home:
+        events = Events(open_stream(Settings(home=Path(home))))
+        before = time.process_time()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        cpu = time.process_time() - before
+        await events.finish()
+    p50, p99 = np.percentile(waits, [50, 99]) * 1e3
+    return {"cpu_us": round(cpu / rows * 1e6, 1), "p50_ms": round(p50, 3), "p99_ms": round(p99, 3)}
 
 
 async def path_cpu_us(predictor_port: int, calls: int, turn: int) -> float:
@@ -176,7 +180,7 @@ async def serve_sink(port: int) -> None:
 
 
 async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A sink: 202 to everything."""
+    """202 to everything."""
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -219,7 +223,7 @@ def cpu_s(pid: int) -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("model", type=Path)
-    arguments.add_argument("--sink", type=int, help="Be a sink on this port; the script starts itself so.")
+    arguments.add_argument("--sink", type=int, help="Be a collector on this port; benchmarks.tracing starts one so.")
     arguments.add_argument("--calls", type=int, default=1000)
     arguments.add_argument("--only", choices=("hop", "watching"))
     options = arguments.parse_args()

@@ -1,8 +1,9 @@
 """What watching costs the serving path: two transformers with a predictor each, one pair watched, asked in turn.
 
 `python -m benchmarks.watching MODEL_DIR`, in a home (MILLRACE_HOME) whose online store is filled; it is copied.
-MODEL_DIR is a version in a model store, with its reference window. The watched pair's events go to a real prediction
-log and a real drift detector (make drift-env), which judge and write on the same cores. One JSON object on stdout.
+MODEL_DIR is a version in a model store, with its reference window. Both pairs append their events to a stream; that of
+the watched pair is read by a real prediction log and a real drift detector (make drift-env), which judge and write on
+the same cores. One JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -40,10 +41,6 @@ class Watcher:
     pid: int
     counted: str
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
     async def taken(self) -> int:
         async with Calls("127.0.0.1", self.port) as client:
             text = (await client.request("GET", "/metrics")).body.decode()
@@ -67,6 +64,11 @@ def watcher(python: Path, module: str, ready: str, counted: str, home: Path, **e
         started.wait(60)
 
 
+def stream_of(folder: Path) -> str:
+    """Where the watched pair and its watchers meet."""
+    return f"sqlite:///{folder / 'stream' / 'events.db'}"
+
+
 async def answering(port: int, path: str) -> None:
     async with asyncio.timeout(READY_S), Calls("127.0.0.1", port) as client:
         while True:
@@ -84,8 +86,8 @@ async def run(options: argparse.Namespace, folder: Path, watchers: list[Watcher]
     version = {"MODEL_VERSION": model.name}
     async with AsyncExitStack() as stack:
         plain = await stack.enter_async_context(pair(model, homes[0], **version))
-        sinks = {"MILLRACE_EVENT_SINKS": ",".join(one.url for one in watchers)}
-        watched = await stack.enter_async_context(pair(model, homes[1], **version, **sinks))
+        events_at = {"MILLRACE_STREAM_URL": stream_of(folder)}
+        watched = await stack.enter_async_context(pair(model, homes[1], **version, **events_at))
         before = [cpu_s(one.pid) for one in watchers]
         found = await compare(plain, watched, options.calls)
         events = await settled(watched, watchers)
@@ -126,8 +128,9 @@ def main() -> None:
         folder = Path(text)
         records = watcher(
             Path(sys.executable), "serving.prediction_log.server", "/readyz",
-            'millrace_log_records_total{outcome="accepted"}', folder / "log",
+            'millrace_log_rows_total{table="predictions"}', folder / "log", MILLRACE_STREAM_URL=stream_of(folder),
         )  # fmt: skip
+        store["MILLRACE_STREAM_URL"] = stream_of(folder)
         detector = watcher(
             DETECTOR, "serving.drift_detector.server", "/v2/health/ready", accepted, folder / "drift", **store
         )

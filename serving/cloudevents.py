@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, Discriminator, Field, TypeAdapter, Validatio
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
+from millrace.events.kinds import faults_of
 from millrace.events.prediction import STRICT, Name, Text
 from serving.logged import decode_logged
 from serving.protocol import BOM, JSON_LENGTH_HEADER, rewritten
@@ -23,9 +24,6 @@ STRUCTURED: Final = "application/cloudevents+json"
 LOGGED_REQUEST: Final = "org.kubeflow.serving.inference.request"
 MAX_EVENTS: Final = 10_000
 """Events of one batch."""
-SHOWN_FAULTS: Final = 3
-PRIVATE: Final = "keys"
-"""What is under this name is not repeated in a message: an id that should have been a pseudonym."""
 
 
 class LoggedEvent(TypedDict):
@@ -85,24 +83,7 @@ def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
     try:
         return adapter.validate_json(body.removeprefix(BOM))
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False)
-        if faults[0]["type"] == "too_long" and not faults[0]["loc"]:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "too_long" and not first["loc"]:
             raise TooLarge(f"more than {MAX_EVENTS} events in one batch. Send fewer at a time.") from error
-        shown = "; ".join(_fault(fault) for fault in faults[:SHOWN_FAULTS])
-        more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise InvalidInput(shown + more) from error
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    """`1.data.score: Input should be a valid number, got 'x'`."""
-    parts = [str(part) for part in fault["loc"] if not _is_kind(str(part))]
-    place = ".".join(parts) or "body"
-    if fault["type"] in ("missing", "json_invalid", "too_long") or PRIVATE in parts:
-        return f"{place}: {fault['msg']}"
-    got = repr(fault["input"])
-    return f"{place}: {fault['msg']}, got {got if len(got) <= 60 else got[:57] + '...'}"
-
-
-def _is_kind(part: str) -> bool:
-    """Whether a part of a fault's place is an event's type, which pydantic puts in between."""
-    return part.startswith(("io.millrace.", "org.kubeflow."))
+        raise InvalidInput(faults_of(error)) from error

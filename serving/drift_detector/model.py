@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -13,17 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from millrace.errors import InvalidInput
-from millrace.observe import telemetry
+from millrace.events.appender import Appender
+from millrace.events.kinds import encode
+from millrace.events.stream import PREDICTIONS
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import Span, Value, server_span
-from serving.drift_detector.alarms import deliver
-from serving.drift_detector.events import Events
 from serving.drift_detector.judgement import Judgement, Window, as_document
-from serving.drift_detector.service import DriftService, QueueFull
-from serving.lean import MAX_BODY_BYTES, Headers, Reply, error_reply
+from serving.drift_detector.service import DriftService
+from serving.lean import Headers, Reply, error_reply, read_body
+from serving.posted import Posted
 from serving.protocol import V2Answer, V2Request, decode_v1
 from serving.server import HotModel
-from serving.tensors import TensorSpec, TooLarge, kind, numbers, require_finite
+from serving.tensors import TensorSpec, kind, numbers, require_finite
 
 FLOAT32: Final = np.dtype(np.float32)
 EVENTS: Final[Mapping[str, Value]] = {"http.request.method": "POST", "http.route": "/"}
@@ -34,10 +36,13 @@ class DriftModel(HotModel):
 
     server = "drift_detector"
 
-    def __init__(self, name: str, service: DriftService, events: Events, width: int, sink: str) -> None:
+    def __init__(
+        self, name: str, service: DriftService, posted: Posted, appender: Appender, lag: Callable[[], int], width: int
+    ) -> None:
+        """`lag` counts events on the stream that are not judged."""
         super().__init__(name)
-        self._service, self._events, self._width, self._sink = service, events, width, sink
-        self._tasks: list[asyncio.Task[None]] = []
+        self._service, self._posted, self._appender, self._lag = service, posted, appender, lag
+        self._width = width
         self.inputs = (
             TensorSpec("features", "FP32", (-1, width)),
             TensorSpec("score", "FP32", (-1,), optional=True),
@@ -49,11 +54,6 @@ class DriftModel(HotModel):
             TensorSpec("feature", "BYTES", (-1,)),
         )
         self.ready = True
-
-    async def started(self) -> None:
-        self._tasks = [asyncio.create_task(self._service.run())]
-        if self._sink:
-            self._tasks.append(asyncio.create_task(deliver(self._service, self._sink, f"/millrace/{self.name}")))
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
         """`{"instances": [{"features": [F], "score"?: number}, …]}`: one window → one prediction."""
@@ -80,7 +80,7 @@ class DriftModel(HotModel):
         return V2Answer(outputs, judgement.model_version, parameters)
 
     async def events(self, request: Request) -> Response:
-        """`POST /`: CloudEvents; 202 when they are in the journal."""
+        """`POST /`: CloudEvents; 202 when they are on the stream."""
         headers = dict(request.scope["headers"])
         with server_span("POST /", headers, EVENTS) as span:
             REQUEST.set(span.headers(headers))
@@ -90,26 +90,24 @@ class DriftModel(HotModel):
 
     async def _take(self, request: Request, span: Span) -> Response:
         try:
-            rows, others = self._events.read(dict(request.scope["headers"]), await _body(request))
-            span.link(row.traceparent for row in rows)
-            counts = self._service.accept(rows, others)
-        except QueueFull as error:
-            return Response(
-                orjson.dumps({"error": str(error)}), 429, {"retry-after": "1"}, media_type="application/json"
-            )
+            headers = dict(request.scope["headers"])
+            events = self._posted.read(headers, await read_body(request.receive, headers), datetime.now(UTC))
+            span.link(event.get("traceparent") or "" for event in events)
+            ids = [event["id"] for event in events]
+            await self._appender.append(PREDICTIONS, [encode(event) for event in events], ids)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-            telemetry.DRIFT_EVENTS.labels("refused").inc()
             return _response(error_reply(error))
-        return Response(orjson.dumps(counts), 202, media_type="application/json")
+        return Response(b'{"accepted":%d}' % len(events), 202, media_type="application/json")
 
     async def alarms(self, request: Request) -> Response:  # noqa: ARG002
         """`GET /v1/alarms`: newest last."""
-        return Response(orjson.dumps(list(self._service.alarms)), media_type="application/json")
+        return Response(orjson.dumps(self._service.alarms), media_type="application/json")
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002
         """`GET /v1/drift`: what waits, and the last judgement of each kind of window."""
-        last = {item["window"]: item for item in self._service.history}
-        body = {"waiting": self._service.waiting, "judged": len(self._service.history), "last": last}
+        history = self._service.history
+        last = {item["window"]: item for item in history}
+        body = {"waiting": await asyncio.to_thread(self._lag), "judged": len(history), "last": last}
         return Response(orjson.dumps(body), media_type="application/json")
 
     async def _judge(self, features: NDArray[np.float32], scores: NDArray[np.float32] | None) -> Judgement:
@@ -126,16 +124,6 @@ class DriftModel(HotModel):
         # Without scores nothing is said about them.
         known = np.full(len(features), np.nan, np.float32) if scores is None else scores
         return self._service.judge(Window(features, known, reference.review(known)), version)
-
-
-async def _body(request: Request) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes. Send fewer events at a time.")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _response(reply: Reply) -> Response:

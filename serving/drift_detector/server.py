@@ -27,18 +27,23 @@ def main() -> int:
 
 
 def serve() -> None:
-    """Until SIGTERM; what was accepted is judged and saved before this returns."""
+    """Until SIGTERM; what was read from the stream is judged and saved before this returns."""
     os.nice(NICENESS)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from millrace.events.appender import Appender
+    from millrace.events.stream import open_stream
+    from millrace.events.watched import show_groups
     from millrace.installed import load
     from millrace.observe.tracing import configure
     from millrace.settings import settings
     from serving.drift_detector.backends import backend_of
+    from serving.drift_detector.consumer import Consumer, group_of
     from serving.drift_detector.events import Events
     from serving.drift_detector.references import ModelStore
     from serving.drift_detector.service import DriftService
     from serving.drift_detector.settings import drift_settings
-    from serving.logged_rows import Payloads
+    from serving.logged_rows import Bodies
+    from serving.posted import Posted
 
     chosen, shared = drift_settings(), settings()
     backend = backend_of(chosen.backend)  # before torch is left out of everything that follows
@@ -56,18 +61,26 @@ def serve() -> None:
     models = ModelStore(chosen.store_of(shared), shared.model_name, workload.name)
     service = DriftService(chosen, chosen.folder_of(shared), models, backend)
     service.restore()
-    payloads = Payloads(workload.name, shared.pseudonym_secret(), accept_pseudonyms=shared.accept_pseudonyms)
-    events = Events(shared.model_name, payloads, shared.future_tolerance_s)
+    bodies = Bodies(workload.name, shared.pseudonym_secret(), accept_pseudonyms=shared.accept_pseudonyms)
+    stream, group = open_stream(shared), group_of(shared.model_name)
+    show_groups(stream)
+    appender = Appender(stream)
+    events = Events(shared.model_name, workload.name, shared.future_tolerance_s)
+    consumer = Consumer(stream, group, events, service, f"/millrace/{options.model_name}")
     width = len(workload.features.FEATURE_NAMES)
-    model = DriftModel(options.model_name, service, events, width, shared.retraining_trigger_url)
+    posted = Posted(bodies, shared.model_name)
+    model = DriftModel(options.model_name, service, posted, appender, lambda: stream.lag(group).events, width)
     app.add_route("/", model.events, methods=["POST"])
     app.add_route("/v1/alarms", model.alarms, methods=["GET"])
     app.add_route("/v1/drift", model.status, methods=["GET"])
     log("drift_detector_ready", backend=backend.name, versions=service.models.versions(), port=options.http_port)
+    consumer.start()
     try:
         HotServer(model, options).serve()
     finally:
-        service.close()
+        consumer.stop()
+        appender.close()
+        stream.close()
 
 
 if __name__ == "__main__":

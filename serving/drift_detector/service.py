@@ -1,19 +1,16 @@
-"""The detector at work: accepted rows → windows of each model version → judgements, metrics and alarms.
+"""The detector at work: scored rows → windows of each model version → judgements, metrics and alarms.
 
-Accepting is quick and in order (journal, then the queue); judging happens in one thread beside it. Every model version
-has a watch of its own, so a new version is compared with its own reference from its first request on.
+Every model version has a watch of its own, so a new version is compared with its own reference from its first request
+on. Where rows come from, and when the state is saved, is `consumer.py`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -39,94 +36,97 @@ VERSIONS: Final = 4
 HISTORY: Final = 1_000
 """Judgements kept for the report."""
 ALARMS: Final = 500
-RETRY_S: Final = 1.0
-
-
-class QueueFull(MillraceError, RuntimeError):
-    """Rows come faster than they are judged (HTTP 429)."""
 
 
 class DriftService:
-    """State of one detector process. `accept` in the event loop; `work` in one thread."""
+    """State of one detector process. One thread takes rows and saves; other threads read what it found, and judge."""
 
     def __init__(self, settings: DriftSettings, folder: Path, models: ModelStore, backend: Backend) -> None:
         self.settings, self.models, self.backend = settings, models, backend
-        self.alarms: deque[dict[str, Any]] = deque(maxlen=ALARMS)
-        self.delivered: set[str] = set()
-        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
-        self.arrived = asyncio.Event()
+        self.unsaved = 0
+        """Rows taken since the state was saved."""
+        self.untold: list[dict[str, Any]] = []
+        """Alarms that nobody has been told of; they are told before the state that holds them is saved."""
         self._arms = frozenset(part.strip() for part in settings.arms.split(","))
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._queue: deque[Scored] = deque()
+        self._alarms: deque[dict[str, Any]] = deque(maxlen=ALARMS)
+        self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._watches: OrderedDict[str, Watch] = OrderedDict()
         self._detectors: OrderedDict[str, Detector] = OrderedDict()
         self._online: dict[str, Online] = {}
-        self._unsaved = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
-        self._in_work: tuple[list[Scored], Future[Outcome]] | None = None
         self._store = Store(folder)
         # Judging for the stream and for `:predict` takes turns: detectors are not for several threads.
         self._judging = threading.RLock()
+        self._showing = threading.Lock()
 
-    # In the event loop
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """Newest last."""
+        with self._showing:
+            return list(self._alarms)
 
-    def accept(self, rows: Sequence[Scored], others: int = 0) -> dict[str, int]:
-        """Take rows, each id once; journaled when this returns. Raises InvalidInput (nothing taken) and QueueFull.
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The last judgements, newest last."""
+        with self._showing:
+            return list(self._history)
 
-        `others`: events of other models that came with them, for the counts.
-        """
-        for version in {row.model_version for row in rows}:
-            self.models.require(version)
+    def require(self, row: Scored) -> None:
+        """Raise InvalidInput for a row that is watched and whose model version is not there."""
+        if row.arm in self._arms:
+            self.models.require(row.model_version)
+
+    def take(self, rows: Sequence[Scored], others: int = 0) -> dict[str, int]:
+        """Judge what the rows complete, each id once; what became of them. `others`: events of other models."""
         fresh: dict[str, Scored] = {}
-        ignored = 0
+        ignored = others
         for row in rows:
             if row.arm not in self._arms:
                 ignored += 1
             elif row.id not in self._ids:
                 fresh.setdefault(row.id, row)
-        if len(self._queue) + len(fresh) > self.settings.queue_rows:
-            raise QueueFull(f"{len(self._queue)} rows wait to be judged; wanted at most {self.settings.queue_rows}")
-        self._store.append(fresh.values())
-        self._enqueue(fresh.values())
-        counts = {"accepted": len(fresh), "duplicate": len(rows) - len(fresh) - ignored, "ignored": ignored + others}
+        counts = {"accepted": len(fresh), "duplicate": len(rows) + others - ignored - len(fresh), "ignored": ignored}
         for outcome, count in counts.items():
             telemetry.DRIFT_EVENTS.labels(outcome).inc(count)
+
+        if fresh:
+            new = list(fresh.values())
+            self._finish(new, self._judged(new))
+            self._ids |= dict.fromkeys(fresh)
+            while len(self._ids) > self.settings.event_ids:
+                self._ids.popitem(last=False)
         return counts
 
     def restore(self) -> None:
-        """Go on where the last process was: its state, then its journal."""
+        """Go on where the last process saved its state; the stream hands out again what came after."""
         found = self._store.read()
         if found is not None:
             document, arrays = found
             self._ids = OrderedDict.fromkeys(document["ids"])
-            self.alarms.extend(document["alarms"])
-            self.delivered = set(document["delivered"])
-            self.history.extend(document["history"])
+            self._alarms.extend(document["alarms"])
+            self._history.extend(document["history"])
             for version, state in document["watches"].items():
                 self._restore_watch(version, state, arrays)
-        again = [row for row in self._store.replay() if row.id not in self._ids]
-        self._enqueue({row.id: row for row in again}.values())
-        self._store.begin()
-        self._store.append(self._queue)
-        log("drift_restored", versions=list(self._watches), replayed=len(self._queue), alarms=len(self.alarms))
+        log("drift_restored", versions=list(self._watches), alarms=len(self._alarms))
 
-    def undelivered(self) -> list[dict[str, Any]]:
-        return [alarm for alarm in self.alarms if alarm["id"] not in self.delivered]
+    def save(self) -> None:
+        """Write the state; durable when it returns, and then what was taken may be acknowledged."""
+        watches: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
+        for version, watch in self._watches.items():
+            watches[version], own = watch.arrays()
+            arrays |= {f"{version}/{name}": array for name, array in own.items()}
+        document = {
+            "ids": list(self._ids),
+            "alarms": list(self._alarms),
+            "history": list(self._history),
+            "watches": watches,
+        }
+        self._store.save(document, arrays)
+        self.unsaved = 0
 
-    def _enqueue(self, rows: Iterable[Scored]) -> None:
-        for row in rows:
-            self._ids[row.id] = None
-            self._queue.append(row)
-        while len(self._ids) > self.settings.event_ids:
-            self._ids.popitem(last=False)
-        telemetry.DRIFT_QUEUE_ROWS.set(len(self._queue))
-        if self._queue:
-            self.arrived.set()
-
-    # In the working thread
-
-    def work(self, rows: Sequence[Scored]) -> Outcome:
-        """Judge what `rows`, the oldest of the queue, complete."""
+    def _judged(self, rows: Sequence[Scored]) -> Outcome:
+        """What judging the windows that `rows` complete found."""
         outcome = Outcome()
         with self._judging:
             for version in dict.fromkeys(row.model_version for row in rows):
@@ -203,92 +203,28 @@ class DriftService:
         watch.restore(state, own)
         self._watches[version] = watch
 
-    # Between the two
-
-    async def run(self) -> None:
-        """Judge what arrives, for as long as the process lives."""
-        while True:
-            await self.arrived.wait()
-            try:
-                await self._step()
-            except (OSError, MillraceError) as error:  # a disk that is full: the journal still holds what was accepted
-                log("drift_state_not_saved", error=str(error))
-                await asyncio.sleep(RETRY_S)
-
-    async def _step(self) -> None:
-        """Judge what waits now, and save when it is time."""
-        rows = list(itertools.islice(self._queue, self.settings.save_every_rows))
-        if rows:
-            self._in_work = rows, self._thread.submit(self.work, rows)
-            # A cancelled task leaves the thread at work; `close` then takes what it found.
-            await asyncio.wrap_future(self._in_work[1])
-            if self._take_result().alarms or self._unsaved >= self.settings.save_every_rows:
-                await asyncio.wrap_future(self._thread.submit(self._store.save, *self._snapshot()))
-        if not self._queue:
-            self.arrived.clear()
-
-    def close(self) -> None:
-        """Judge and save everything that was accepted; the end of the process."""
-        self._thread.shutdown(wait=True)
-        if self._in_work is not None and not self._in_work[1].cancelled():
-            self._take_result()
-        while self._queue:
-            rows = list(itertools.islice(self._queue, self.settings.save_every_rows))
-            self._finish(rows, self.work(rows))
-        self._store.save(*self._snapshot())
-        self._store.close()
-
-    def _take_result(self) -> Outcome:
-        assert self._in_work is not None
-        (rows, future), self._in_work = self._in_work, None
-        outcome = future.result()
-        self._finish(rows, outcome)
-        return outcome
-
     def _finish(self, rows: Sequence[Scored], outcome: Outcome) -> None:
-        for _ in rows:
-            self._queue.popleft()
-        self._unsaved += len(rows)
-        known = {alarm["id"] for alarm in self.alarms}
+        self.unsaved += len(rows)
+        known = {alarm["id"] for alarm in self._alarms}
         for alarm in outcome.alarms:
             if alarm.id not in known:
-                told = {"features": list(alarm.features), "model_name": self.models.model_name}  # as JSON gives it back
-                self.alarms.append(asdict(alarm) | told)
+                # As JSON gives it back.
+                said = asdict(alarm) | {"features": list(alarm.features), "model_name": self.models.model_name}
+                self.untold.append(said)
+                with self._showing:
+                    self._alarms.append(said)
                 telemetry.DRIFT_ALARMS.labels(alarm.kind).inc()
                 log("drift_alarm", kind=alarm.kind, reason=alarm.reason, version=alarm.model_version)
         for judged in outcome.judged:
-            self.history.append(_summary(judged))
+            with self._showing:
+                self._history.append(_summary(judged))
             telemetry.DRIFT_WINDOWS.labels(judged.window).inc()
             telemetry.DRIFT_OUTLIERS.inc(len(judged.judgement.outliers) if judged.window == "count" else 0)
             _show(judged.judgement)
         open_kinds = set().union(*(watch.open_kinds() for watch in self._watches.values()))
         for kind in KINDS:
             telemetry.DRIFT_DETECTED.labels(kind).set(kind in open_kinds)
-        telemetry.DRIFT_QUEUE_ROWS.set(len(self._queue))
         telemetry.DRIFT_LAST_EVENT.set(rows[-1].event_us / 1e6)
-
-    def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The state without what is in the queue, which begins a new journal. In the event loop, in one go."""
-        waiting = {row.id for row in self._queue}
-        watches: dict[str, Any] = {}
-        arrays: dict[str, Any] = {}
-        for version, watch in self._watches.items():
-            watches[version], own = watch.arrays()
-            arrays |= {f"{version}/{name}": array for name, array in own.items()}
-        document = {
-            "journal": self._store.begin(self._queue),
-            "ids": [id_ for id_ in self._ids if id_ not in waiting],
-            "alarms": list(self.alarms),
-            "delivered": sorted(self.delivered & {alarm["id"] for alarm in self.alarms}),
-            "history": list(self.history),
-            "watches": watches,
-        }
-        self._unsaved = 0
-        return document, arrays
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
 
 
 def _rows(scored: Sequence[Scored]) -> Rows:

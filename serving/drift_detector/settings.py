@@ -42,11 +42,8 @@ class DriftSettings(BaseSettings):
     event_ids: int = Field(default=200_000, ge=1_000)
     """Ids of events that are remembered, to count none twice."""
 
-    queue_rows: int = Field(default=50_000, ge=1_000)
-    """Accepted rows that may wait for judging; past it, events are answered 429."""
-
     save_every_rows: int = Field(default=5_000, ge=1)
-    """Rows between two writes of the state; the journal holds those in between."""
+    """Rows between two writes of the state; the stream keeps those in between."""
 
     online: bool = False
     """Also follow every request with an online detector (`online.py`), which signals on a metric."""

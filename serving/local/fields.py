@@ -53,8 +53,8 @@ CLUSTER_CONTAINER: Final = {
     "volumeMounts",
 }
 CLUSTER_PROGRAM_CONTAINER: Final = {"lifecycle"}
-CLUSTER_ENV: Final = {"HOME", "NUMBA_CACHE_DIR", "TMPDIR"}
-"""A container's file system is read-only; a laptop's is not."""
+CLUSTER_ENV: Final = {"HOME", "NUMBA_CACHE_DIR", "TMPDIR", "MILLRACE_STREAM_URL"}
+"""A container's file system is read-only; a laptop's is not. Events stay in the home."""
 USED_ENV: Final = {"name", "value", "valueFrom"}
 
 

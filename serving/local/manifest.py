@@ -48,10 +48,9 @@ ENVIRONMENTS: Final = {"serving.drift_detector": ".venv-drift"}
 LOCAL_ENV: Final = {
     "MILLRACE_ACCEPT_PSEUDONYMS": "true",  # to replay a snapshot, which holds pseudonyms only
     "MILLRACE_LOOKUP_TIMEOUT_S": "2",  # a laptop's cores are busy with other things too
-    "MILLRACE_EVENT_SINKS": "http://prediction-log:8080/,http://{name}-drift-events:8080/",  # those that run here
     "MILLRACE_RETRAINING_LAUNCHER": "local",  # there is no Kubeflow Pipelines here
 }
-"""Set for the servers unless the environment of `up` has them; `{name}` is the service's."""
+"""Set for the servers unless the environment of `up`, or the manifest, has them."""
 LOGGER_MODES: Final = ("all", "request", "response")
 PROGRAMS: Final = ("Deployment", "StatefulSet")
 
@@ -158,7 +157,7 @@ def component(role: str, document: Mapping[str, Any], home: Path, rewrite: Rewri
     found = document["spec"][role]
     refuse(found, USED_COMPONENT, CLUSTER_COMPONENT, where)
     container = _container(found, where)
-    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite, name)
+    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
     storage = env.pop("STORAGE_URI", None)
     words = _rewrite(role, _words(container), storage, f"{where}.containers[0]")
     return Command(role, tuple(words), env, _readiness(container, f"/v2/models/{name}/ready"))
@@ -172,8 +171,7 @@ def _program(document: Mapping[str, Any], home: Path, rewrite: Rewrite) -> Comma
     where = "spec.template.spec"
     refuse(pod, {"containers"}, CLUSTER_COMPONENT | CLUSTER_POD, where)
     container = _container(pod, where, CLUSTER_CONTAINER | CLUSTER_PROGRAM_CONTAINER)
-    name = document["metadata"]["name"]
-    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite, name)
+    env = _environment(container.get("env") or [], home, f"{where}.containers[0]", rewrite)
     words = _rewrite("program", _words(container), None, f"{where}.containers[0]")
     return Command("program", tuple(words), env, _readiness(container, "/healthz"))
 
@@ -254,9 +252,7 @@ def _storage_folder(uri: str | None, where: str) -> Path:
     return folder
 
 
-def _environment(
-    entries: Sequence[Mapping[str, Any]], home: Path, where: str, rewrite: Rewrite, service: str
-) -> dict[str, str]:
+def _environment(entries: Sequence[Mapping[str, Any]], home: Path, where: str, rewrite: Rewrite) -> dict[str, str]:
     """Values as they are; secrets and config maps' come from this process's environment, and are left out without."""
     env: dict[str, str] = {}
     for entry in entries:
@@ -268,8 +264,7 @@ def _environment(
                 env[name] = os.environ[name]
         elif name not in CLUSTER_ENV:
             env[name] = rewrite(str(entry.get("value", "")))
-    here = {name: value.format(name=service) for name, value in LOCAL_ENV.items()}
-    here = {name: rewrite(os.environ.get(name, env.get(name, value))) for name, value in here.items()}
+    here = {name: rewrite(os.environ.get(name, env.get(name, value))) for name, value in LOCAL_ENV.items()}
     return env | here | {"MILLRACE_HOME": str(home.resolve())}
 
 

@@ -1,7 +1,7 @@
 """The routes of the prediction log, as a bare ASGI application.
 
-`POST /` and `POST /v1/labels` answer 202 once the journal has what they brought; `GET /v1/predictions` and
-`/v1/feed` read the database. Checking events is `core.py`'s, the journal's promise is `journal.py`'s.
+`POST /` and `POST /v1/labels` answer 202 once the stream has what they brought; `GET /v1/predictions` and `/v1/feed`
+read the database. Checking events is `core.py`'s, writing them `writer.py`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import orjson
 import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from millrace.errors import InvalidInput, NotFound
+from millrace.errors import InvalidInput, NotFound, Unavailable
+from millrace.events.appender import Appender
+from millrace.events.kinds import encode
+from millrace.events.stream import LABELS, PREDICTIONS
 from millrace.events.table import find_predictions
 from millrace.installed import load, names
 from millrace.observe import telemetry
@@ -37,9 +40,9 @@ from serving.lean import (
     respond,
 )
 from serving.logged_rows import Bodies
-from serving.prediction_log.core import Events, decode_labels
+from serving.posted import Posted
+from serving.prediction_log.core import decode_labels
 from serving.prediction_log.feed import EVENT_TIMESTAMP, SCORED_AT, Feed
-from serving.prediction_log.journal import Journal, JournalFull
 from serving.prediction_log.labels import read_csv
 from serving.prediction_log.writer import Writer
 
@@ -59,9 +62,9 @@ Route = Callable[[dict[str, Any], Headers, Receive], Awaitable[Reply]]
 class App:
     """ASGI."""
 
-    def __init__(self, journal: Journal, writer: Writer, database: sa.Engine, bodies: Bodies) -> None:
-        self._journal, self._writer, self._database = journal, writer, database
-        self._events, self._workload = Events(bodies), bodies.default
+    def __init__(self, appender: Appender, writer: Writer, database: sa.Engine, bodies: Bodies) -> None:
+        self._appender, self._writer, self._database = appender, writer, database
+        self._posted, self._workload = Posted(bodies), bodies.default
         self._bodies_bytes = 0
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._looking = asyncio.Lock()
@@ -75,8 +78,6 @@ class App:
             ("GET", "/metrics"): self._metrics,
         }
         self._seconds = {path: telemetry.REQUEST_SECONDS.labels(SERVER, path) for _, path in self._routes}
-        telemetry.LOG_LAG_SECONDS.set_function(lambda: writer.lag_s)
-        telemetry.LOG_JOURNAL_BYTES.set_function(lambda: journal.size_bytes)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,12 +96,12 @@ class App:
         method, path = scope["method"], scope["path"]
         try:
             reply = await self._route(method, path)(scope, headers, receive)
-        except JournalFull as error:
+        except Busy as error:
             telemetry.LOG_RECORDS.labels("refused").inc()
             reply = _later(str(error))
         except Exception as error:  # noqa: BLE001 - the boundary: whatever happens becomes a status
-            if isinstance(error, InvalidInput) and method == "POST":
-                telemetry.LOG_RECORDS.labels("invalid").inc()
+            if method == "POST" and isinstance(error, InvalidInput | Unavailable):
+                telemetry.LOG_RECORDS.labels("invalid" if isinstance(error, InvalidInput) else "refused").inc()
             reply = error_reply(error)
         if path in self._seconds:
             telemetry.REQUESTS.labels(SERVER, path, reply.status).inc()
@@ -116,23 +117,21 @@ class App:
     async def _take(self, _: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):
             body = await read_body(receive, headers)
-            records = self._events.read(headers, body, datetime.now(UTC))
-            CURRENT.get().link(record["row"]["traceparent"] or "" for record in records if "row" in record)
-            return await self._keep(records)
+            events = self._posted.read(headers, body, datetime.now(UTC))
+            CURRENT.get().link(event.get("traceparent") or "" for event in events)
+            return await self._keep(PREDICTIONS, events)
 
     async def _labels(self, scope: dict[str, Any], headers: Headers, receive: Receive) -> Reply:
         async with _Budget(self, headers):
             body, now = await read_body(receive, headers), datetime.now(UTC)
             workload = _query(_text(scope), {"workload": _installed}).get("workload", self._workload)
             csv = headers.get(b"content-type", b"").lower().startswith(b"text/csv")
-            return await self._keep((read_csv if csv else decode_labels)(body, now, workload))
+            return await self._keep(LABELS, (read_csv if csv else decode_labels)(body, now, workload))
 
-    async def _keep(self, records: list[dict[str, Any]]) -> Reply:
-        if records:
-            lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
-            await self._journal.append(lines)
-            telemetry.LOG_RECORDS.labels("accepted").inc(len(records))
-        return Reply(b'{"accepted":%d}' % len(records), status=202)
+    async def _keep(self, topic: str, events: list[dict[str, Any]]) -> Reply:
+        await self._appender.append(topic, [encode(event) for event in events], [event["id"] for event in events])
+        telemetry.LOG_RECORDS.labels("accepted").inc(len(events))
+        return Reply(b'{"accepted":%d}' % len(events), status=202)
 
     async def _predictions(self, scope: dict[str, Any], _: Headers, __: Receive) -> Reply:
         text = _text(scope)
@@ -163,16 +162,19 @@ class App:
         return Reply(orjson.dumps({"writer": "alive" if alive else "ended"}), status=200 if alive else 500)
 
     async def _ready(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
-        """Ready to take events, which the database need not be: the journal spares it."""
-        state = {"journal_bytes": self._journal.size_bytes, "database": self._writer.failed or "ok"}
-        return Reply(orjson.dumps(state), status=503 if self._journal.full else 200)
+        """Ready to take events, which the database need not be: the stream keeps them for it."""
+        return Reply(orjson.dumps({"writer": self._writer.failed or "ok"}))
 
     async def _metrics(self, _: dict[str, Any], __: Headers, ___: Receive) -> Reply:
-        return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
+        return Reply(await asyncio.to_thread(generate_latest), content_type=CONTENT_TYPE_LATEST.encode())
+
+
+class Busy(Unavailable):
+    """More is on its way in than memory is to hold (HTTP 429)."""
 
 
 class _Budget:
-    """Room for one body among those in memory; raises JournalFull when there is none."""
+    """Room for one body among those in memory; raises Busy when there is none."""
 
     def __init__(self, app: App, headers: Headers) -> None:
         length = headers.get(b"content-length", b"")
@@ -180,7 +182,7 @@ class _Budget:
 
     async def __aenter__(self) -> None:
         if self._app._bodies_bytes + min(self._size, MAX_BODY_BYTES) > MAX_BODIES_BYTES:
-            raise JournalFull("too many events are on their way in at once. Try again later.")
+            raise Busy("too many events are on their way in at once. Try again later.")
         self._app._bodies_bytes += self._size
 
     async def __aexit__(self, *_: object) -> None:

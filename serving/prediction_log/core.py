@@ -1,7 +1,6 @@
-"""CloudEvents and labels into records for the journal; whatever is wrong is refused here, by name, whole.
+"""Labels that are posted into events for the stream, and predictions from the stream into rows; no I/O.
 
-A prediction event is `millrace.events.prediction`'s, how events arrive is `serving.cloudevents`'. A record is a JSON
-object with its `kind`; `writer.py` makes rows of it. Pure functions, no I/O.
+What travels on the stream is described by `millrace.events.prediction` and `millrace.events.kinds`.
 """
 
 from __future__ import annotations
@@ -13,90 +12,53 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, create_model
 
-from millrace.errors import InvalidInput
+from millrace.events.kinds import label_of
 from millrace.events.prediction import (
-    EVENT_TYPE,
     EventId,
     Number,
-    PredictionEvent,
-    check,
     plausible,
     request_of,
     told_of,
 )
 from millrace.installed import load
 from millrace.workload import Task
-from serving.cloudevents import LOGGED_REQUEST, Decoder, LoggedEvent, parse
-from serving.logged_rows import Bodies
-
-Headers = Mapping[bytes, bytes]
+from serving.cloudevents import parse
 
 
-class Events:
-    """Reads what is posted to the log."""
-
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
-        self._decoder = Decoder(PredictionEvent, LoggedEvent, tensors=bodies.tensors)
-
-    def read(self, headers: Headers, body: bytes, received: datetime) -> list[dict[str, Any]]:
-        """The records of a request, all or none; `received` stands for a time that an event lacks."""
-        records = []
-        for place, event in enumerate(self._decoder.read(headers, body)):
-            try:
-                records.append(self._record(event, received))
-            except InvalidInput as error:
-                raise InvalidInput(f"event {place} ({event['type']}): {error}") from error
-        return records
-
-    def _record(self, event: Mapping[str, Any], received: datetime) -> dict[str, Any]:
-        at = plausible("time", event.get("time") or received)
-        if event["type"] == EVENT_TYPE:
-            return {"kind": "prediction", "received": received, "row": _row(event, at)}
-
-        model_name = event.get("inferenceservicename") or event["source"].rstrip("/").rpartition("/")[2]
-        payloads = self._bodies.of(model_name)
-        half = "request" if event["type"] == LOGGED_REQUEST else "response"
-        rows = payloads.request(event["data"]) if half == "request" else payloads.response(event["data"])
-        about = {"request_id": event["id"], "at": at, "model_name": model_name, "workload": payloads.workload}
-        return {"kind": half, "received": received, **about, "rows": rows}
-
-
-def _row(event: Mapping[str, Any], at: datetime) -> dict[str, Any]:
+def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction event as a row of the log."""
-    data = event["data"]
-    check(data)
     return {
-        **data,
+        **event["data"],
         "prediction_id": event["id"],
         "request_id": request_of(event["id"]),
-        "scored_at": at,
+        "scored_at": event["time"],
         "traceparent": event.get("traceparent"),
     }
 
 
 def decode_labels(body: bytes, received: datetime, workload: str) -> list[dict[str, Any]]:
-    """`{"labels": [{<event id>, <label>, label_timestamp?}]}` → records; raises InvalidInput naming the label."""
+    """`{"labels": [{<event id>, <label>, label_timestamp?}]}` → events; raises InvalidInput naming the label."""
     told, label = told_of(workload), load(workload).schema.LABEL
     found = [label.model_dump() for label in parse(_labels(workload), body).labels]
     return [
-        label_record(workload, row[told.event_id], row[label.column], row["label_timestamp"], received) for row in found
+        label_event(workload, row[told.event_id], row[label.column], row["label_timestamp"], received) for row in found
     ]
 
 
-def label_record(
+def label_event(
     workload: str, event_id: int, value: float, known: datetime | None, received: datetime
 ) -> dict[str, Any]:
-    """A label as the journal keeps it; `dated` says whether its time was told or is that of its arrival."""
-    return {
-        "kind": "label",
-        "received": received,
-        "dated": known is not None,
-        "workload": workload,
-        "event_id": event_id,
-        "label_timestamp": plausible("label_timestamp", known or received),
-        "value": float(value),
-    }
+    """A label for the stream; without a time it is known from its arrival."""
+    at = plausible("label_timestamp", known or received)
+    return label_of(
+        {
+            "workload": workload,
+            "event_id": event_id,
+            "label_timestamp": at,
+            "dated": known is not None,
+            "value": float(value),
+        }
+    )
 
 
 @cache

@@ -53,11 +53,11 @@ def load(uri: str, log: sa.Engine, workload: str, now: datetime | None = None) -
 
 
 def read_csv(body: bytes, received: datetime, workload: str) -> list[dict[str, Any]]:
-    """A CSV body → records for the journal."""
-    from serving.prediction_log.core import label_record
+    """A CSV body → events for the stream."""
+    from serving.prediction_log.core import label_event
 
     rows = checked(_csv(io.BytesIO(body)), workload).to_pylist()
-    return [label_record(workload, row["event_id"], row["value"], row["label_timestamp"], received) for row in rows]
+    return [label_event(workload, row["event_id"], row["value"], row["label_timestamp"], received) for row in rows]
 
 
 def read(uri: str) -> pa.Table:

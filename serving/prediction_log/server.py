@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import signal
+import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import uvicorn
 
 from millrace.errors import MillraceError, Unavailable
+from millrace.events.appender import Appender
 from millrace.events.log import engine, require_ours
+from millrace.events.stream import open_stream
+from millrace.events.watched import show_groups
 from millrace.installed import names
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
@@ -19,35 +22,35 @@ from millrace.settings import Settings, settings
 from serving.logged_rows import Bodies
 from serving.prediction_log.app import App
 from serving.prediction_log.feed import Feed, FeedWatch
-from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
 from serving.wire import StrictProtocol
 
 DRAIN_S = 10.0
-"""What the end of the process waits for the database; the journal keeps what it did not take."""
+"""What the end of the process waits for the database; the stream keeps what it did not take."""
 SWITCH_INTERVAL_S = 0.0005
 """The writer's thread need not hold up a request for 5 ms (Python's default)."""
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Until SIGTERM or SIGINT; then requests are finished, the journal is drained, and it returns."""
+    """Until SIGTERM or SIGINT; then requests are finished, the stream is read to its end, and it returns."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     configure("millrace-prediction-log")
-    folder: Path = settings.prediction_log
     database = engine(settings)
-    with suppress(Unavailable):  # a database that is away is waited for; the journal takes what comes
+    with suppress(Unavailable):  # a database that is away is waited for; the stream takes what comes
         require_ours(database)
-    journal = Journal(folder / "journal", settings.prediction_log_journal_mb << 20)
-    writer = Writer(database, journal, folder / "rejected.jsonl", Retention(database, settings.log_retention_days))
+    stream = open_stream(settings)
+    show_groups(stream)
+    appender = Appender(stream)
+    writer = Writer(database, stream, socket.gethostname(), Retention(database, settings.log_retention_days))
     secret = settings.pseudonym_secret()
     bodies = Bodies(settings.workload, secret, accept_pseudonyms=settings.accept_pseudonyms)
-    app = App(journal, writer, database, bodies)
+    app = App(appender, writer, database, bodies)
     config = uvicorn.Config(
         app, host=host, port=port, loop="uvloop", http=StrictProtocol, ws="none", lifespan="off",
         log_level="warning", access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=20,
     )  # fmt: skip
-    # uvicorn ends on these and then raises them again; by default that would be the end before the journal is drained.
+    # uvicorn ends on these and then raises them again; by default that would be the end before the stream is read.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     watch = FeedWatch([Feed(database, workload) for workload in sorted({settings.workload, *names()})])
@@ -59,7 +62,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
     finally:
         watch.stop()
         writer.stop(DRAIN_S)
-        journal.close()
+        appender.close()
+        stream.close()
         database.dispose()
 
 

@@ -18,12 +18,15 @@ from typing import Any
 
 from millrace.direct import open_directly
 from millrace.errors import MillraceError, Unavailable
+from millrace.events.stream import open_stream
+from millrace.events.watched import show_groups
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.registry.retraining import DECLINED, PROMOTED
 from millrace.settings import Settings, settings
 from serving.retraining_trigger.events import ask
+from serving.retraining_trigger.listener import Listener
 from serving.retraining_trigger.service import Trigger, Triggers, launcher_of
 
 STATUS = {PROMOTED: 0, DECLINED: 4}
@@ -71,11 +74,17 @@ def serve(here: Settings, host: str, port: int) -> None:
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on these, and then raises them again
             signal.signal(number, lambda *_: None)
+        stream = open_stream(here)
+        show_groups(stream)
+        listener = Listener(stream, triggers)
         workers = triggers.run()
+        listener.start()
         log("retraining_trigger_ready", port=port, launcher=here.retraining_launcher)
         try:
             uvicorn.Server(config).run()
         finally:
+            listener.stop()
+            stream.close()
             triggers.stop()
             for worker in workers:
                 worker.join(10)

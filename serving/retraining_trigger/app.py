@@ -68,7 +68,7 @@ class App:
             case "GET /healthz":
                 return Reply(orjson.dumps({"trouble": self._triggers.trouble}))
             case "GET /metrics":
-                return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
+                return Reply(await asyncio.to_thread(generate_latest), content_type=CONTENT_TYPE_LATEST.encode())
             case _:
                 raise NotFound(f"no {route}; there are {', '.join(ROUTES)}")
         said = await asyncio.to_thread(self._take, asked)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 
-from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
+from millrace.events.kinds import Alarm
 from serving.cloudevents import Decoder, parse
 from serving.retraining_trigger.core import DRIFT, OUTCOME, PERSON, Request
 
 KINDS: Final = {"io.millrace.drift": DRIFT, "io.millrace.outcome": OUTCOME}
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class Alarm(TypedDict):
-    """`data.retrain` says whether a retraining may help; a drift alarm that does not say so asks for one."""
-
-    __pydantic_config__ = ConfigDict(strict=True, extra="ignore")  # type: ignore[misc]
-    specversion: Literal["1.0"]
-    type: Literal["io.millrace.drift", "io.millrace.outcome"]
-    id: Name
-    source: Name
-    time: NotRequired[AwareDatetime | None]
-    traceparent: NotRequired[Annotated[str, Field(max_length=256)] | None]
-    data: dict[str, Any]
 
 
 class Ask(TypedDict):
@@ -46,11 +34,16 @@ _ASK: Final[TypeAdapter[Ask]] = TypeAdapter(Ask)
 def alarms(
     headers: Mapping[bytes, bytes], body: bytes, models: Mapping[str, str], default: str
 ) -> list[tuple[str, Request]]:
-    """(workload, request) of each alarm of a POST, all or none; raises InvalidInput for what is no alarm.
+    """(workload, request) of each alarm of a POST, all or none; raises InvalidInput for what is no alarm."""
+    return [request_of(event, models, default) for event in _ALARMS.read(headers, body)]
+
+
+def request_of(event: Mapping[str, Any], models: Mapping[str, str], default: str) -> tuple[str, Request]:
+    """(workload, request) of an alarm; raises InvalidInput.
 
     `models`: model → workload; an alarm that names no model is of the workload `default`, one of another is refused.
     """
-    return [(_workload(event, models, default), _request(event)) for event in _ALARMS.read(headers, body)]
+    return _workload(event, models, default), _request(event)
 
 
 def ask(body: bytes, now: datetime) -> tuple[str, Request]:

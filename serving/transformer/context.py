@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from millrace.errors import InvalidInput, Unavailable
+from millrace.events.prediction import MAX_TEXT
 from serving.lean import Headers
 from serving.versions import VERSION
 
@@ -18,6 +20,7 @@ DRY_RUN: Final = b"x-millrace-dry-run"
 FORWARDED: Final = (REQUEST_ID, b"traceparent", b"tracestate", b"ce-id")
 """Headers of the client that go on to the predictor; the request id is made where there is none."""
 MAX_ID_LENGTH: Final = 128
+_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
 class DeadlineExceeded(Unavailable):
@@ -31,6 +34,7 @@ class Context:
     request_id: str
     headers: tuple[tuple[bytes, bytes], ...]
     traceparent: str | None
+    """As events repeat it; None for what is too long or holds other than visible characters."""
     started: float
     ends: float
     version: str | None = None
@@ -48,7 +52,7 @@ class Context:
         return cls(
             request_id,
             ((REQUEST_ID, request_id.encode()), *found),
-            trace.decode("latin-1") if trace else None,
+            trace.decode() if trace and len(trace) <= MAX_TEXT and _VISIBLE.fullmatch(trace) else None,
             now,
             now + min(deadline_s, _asked_s(headers)),
             version.decode() if version else None,

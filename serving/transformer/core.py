@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from millrace.appended.records import SLACK, Entry
 from millrace.errors import Unavailable
+from millrace.events.prediction import MAX_TEXT, STAGES
 from millrace.fields import View
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
@@ -149,6 +150,24 @@ def require_fit(workload: Workload, scored: Scored, history_length: int) -> None
             f"MILLRACE_HISTORY_LENGTH of the transformer is {history_length}; model version {scored.model_version} "
             f"was trained with {scored.history_length}. Start the transformer with that."
         )
+    _require_sayable(workload, scored)
+
+
+def _require_sayable(workload: Workload, scored: Scored) -> None:
+    """Raise Unavailable for what no prediction event may say (`millrace.events.prediction`)."""
+    version, outputs = scored.model_version, scored.outputs
+    if not 0 < len(version) <= MAX_TEXT or not version.isprintable():
+        raise Unavailable(f"the predictor's answer names version {version[:60]!r}; wanted a short text")
+    if not set(scored.stages) <= set(STAGES) or len(scored.stages) not in (0, len(scored.scores)):
+        raise Unavailable(f"the predictor names {len(scored.stages)} stages; wanted {', '.join(STAGES)} for every row")
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        raise Unavailable(f"model version {version} answers what is no finite number. Roll it back.")
+    if workload.task is Task.REGRESSION:
+        sound = (outputs["low"] <= outputs["high"]).all()
+    else:
+        sound = ((outputs["score"] >= 0) & (outputs["score"] <= 1)).all()
+    if not sound:
+        raise Unavailable(f"model version {version} answers what is no score of {workload.name!r}. Roll it back.")
 
 
 def require_rows(scored: Scored, rows: int) -> None:

@@ -1,20 +1,23 @@
-"""Prediction events: scored rows as CloudEvents (docs/architecture.md, "Around the serving path"); no I/O.
+"""Prediction events: scored rows as CloudEvents, on the stream before their answer goes out.
 
-The hot path hands over references only; what is here runs in the background, many rows at a time.
+What an event says is `millrace.events.prediction`'s; the stream is `millrace.events.stream`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from millrace.events.appender import Appender
+from millrace.events.kinds import encode
 from millrace.events.prediction import CHAMPION, PredictionData, event_of
+from millrace.events.stream import PREDICTIONS, Stream
 from millrace.inputs import Requests
 from millrace.instants import instant_of
 from millrace.requests import shown
@@ -22,9 +25,6 @@ from serving.transformer.answers import Door
 from serving.transformer.context import Context
 from serving.transformer.core import Part, decision
 from serving.transformer.refreshed import Keys
-
-CONTENT_TYPE: Final = b"application/cloudevents-batch+json"
-_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,17 +45,30 @@ class Record:
         return len(self.part.rows)
 
 
-def encode(records: Iterable[Record], most_rows: int) -> Iterator[tuple[bytes, int]]:
-    """Batches of at most so many events, as bodies, and how many each holds."""
-    events: list[dict[str, Any]] = []
-    for record in records:
-        for event in cloud_events(record):
-            events.append(event)
-            if len(events) == most_rows:
-                yield orjson.dumps(events, option=_OPTIONS), len(events)
-                events = []
-    if events:
-        yield orjson.dumps(events, option=_OPTIONS), len(events)
+class Events:
+    """Records in, events on the stream; those of concurrent requests share an append."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._appender = stream, Appender(stream)
+
+    def begin(self, records: Iterable[Record]) -> asyncio.Future[None]:
+        """A future that is done when the events are safe; where it fails, with Unavailable, no answer may go out.
+
+        Never cancel it: other requests wait for it too.
+        """
+        events = [event for record in records for event in cloud_events(record)]
+        ids = [event["id"] for event in events]
+        return self._appender.begin(PREDICTIONS, [encode(event) for event in events], ids)
+
+    async def append(self, records: Iterable[Record]) -> None:
+        """Return when the events are safe; raises Unavailable when they are not."""
+        await asyncio.shield(self.begin(records))
+
+    async def finish(self) -> None:
+        """The last append is over: release the stream."""
+        await self._appender.drained()
+        self._appender.close()
+        self._stream.close()
 
 
 def cloud_events(record: Record) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """KServe's model of the transformer: events in, answers out.
 
 It looks their entities up, computes the model's inputs with the code that trained it, has them scored, and remembers
-an event before it answers. Whoever watches is told after the answer, and never waited for.
+an event before it answers. What it says of an answer is on the stream before the answer goes out.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ from serving.transformer.answers import Door
 from serving.transformer.arms import Arms
 from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
-from serving.transformer.events import Record
+from serving.transformer.events import Events, Record
 from serving.transformer.identity import naming
 from serving.transformer.memory import Memory
 from serving.transformer.refreshed import Keys
 from serving.transformer.shadow import Shadow
-from serving.transformer.sinks import Events
 from serving.transformer.store import Lookups
 
 LOOKUP_SHARE: Final = 0.5
 """Of the time that is left, what the lookup may take: an answer from defaults needs the rest."""
-FLUSH_S: Final = 3.0
-"""What watching may delay the end of the process."""
+FLUSH_S: Final = 1.0
+"""What the shadow may delay the end of the process."""
 
 
 class Transformer(HotModel):
@@ -83,7 +82,6 @@ class Transformer(HotModel):
         self.ready = True
 
     async def started(self) -> None:
-        self._events.start()
         forever = [] if self._memory is None else self._memory.work()
         if self._shadow is not None:
             forever.append(self._shadow.run())
@@ -114,9 +112,12 @@ class Transformer(HotModel):
         except (TimeoutError, DeadlineExceeded) as error:
             DEADLINES_EXCEEDED.inc()
             raise context.exceeded() from error
+        records = self._records(requests, keys, prepared, parts, context)
+        safe = self._events.begin(records)
         why = await self._explain(requests, prepared, parts, context)
         rows = self._door.answers(requests, parts, why, prepared.degraded, prepared.unseen)
-        self._tell(requests, keys, prepared, parts, context)
+        await _until(safe, context)
+        self._tell(records, prepared, context)
         return rows
 
     async def _score(self, requests: Requests, keys: Keys, context: Context) -> tuple[core.Prepared, list[core.Part]]:
@@ -178,42 +179,54 @@ class Transformer(HotModel):
                 why |= core.explain(self._workload, part.scored.scores[some].tolist(), rows, variants)
         return why
 
-    def _tell(
+    def _records(
         self,
         requests: Requests,
         keys: Keys,
         prepared: core.Prepared,
         parts: list[core.Part],
         context: Context,
-    ) -> None:
-        """Metrics, prediction events, shadow: what is left of this runs after the answer."""
+    ) -> list[Record]:
         at, latency_ms = datetime.now(UTC), context.elapsed_ms()
         features, degraded = prepared.inputs[0], prepared.degraded
-        for part in parts:
-            record = Record(self._door, context, at, latency_ms, requests, keys, features, degraded, part)
-            self._events.put(record)
-            if not context.dry_run:
-                _count(part, degraded)
+        return [Record(self._door, context, at, latency_ms, requests, keys, features, degraded, part) for part in parts]
+
+    def _tell(self, records: list[Record], prepared: core.Prepared, context: Context) -> None:
+        """Metrics and the shadow, once the answer is sure; a trial changes neither."""
         if context.dry_run:
             return
 
+        for record in records:
+            _count(record.part, record.degraded)
         for entities in prepared.unseen:
             for entity in entities:
                 _bound(UNSEEN, entity).inc()
         if self._shadow is not None:
-            self._shadow.mirror(record, prepared.inputs)
+            self._shadow.mirror(records[-1], prepared.inputs)
 
     async def finished(self) -> None:
-        """The last request is answered: tell what is untold."""
+        """The last request is answered: let the shadow say what it has."""
         if self._shadow is not None:
-            await self._shadow.finish(FLUSH_S / 3)
-        await self._events.finish(FLUSH_S)
+            await self._shadow.finish(FLUSH_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._arms.close()
         if self._shadow is not None:
             await self._shadow.close()
+        await self._events.finish()
+
+
+async def _until(safe: asyncio.Future[None], context: Context) -> None:
+    """Wait for the events of an answer, within its deadline; raises Unavailable when the stream refuses them."""
+    try:
+        if not safe.done():
+            async with asyncio.timeout(context.left_s()):
+                await asyncio.shield(safe)
+    except (TimeoutError, DeadlineExceeded) as error:
+        DEADLINES_EXCEEDED.inc()
+        raise context.exceeded() from error
+    safe.result()
 
 
 def _count(part: core.Part, degraded: bool) -> None:

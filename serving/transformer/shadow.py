@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -38,10 +38,14 @@ class _Mirrored:
 
 
 class Shadow:
-    """`mirror` remembers, `run` asks; `put` gets a record of what the shadow said."""
+    """`mirror` remembers, `run` asks; `put` gets the records of what the shadow said."""
 
     def __init__(
-        self, predictor: Predictor, workload: Workload, history_length: int, put: Callable[[Record], None]
+        self,
+        predictor: Predictor,
+        workload: Workload,
+        history_length: int,
+        put: Callable[[list[Record]], Awaitable[None]],
     ) -> None:
         self._predictor, self._put = predictor, put
         self._workload, self._history_length = workload, history_length
@@ -100,10 +104,11 @@ class Shadow:
         scored = await self._predictor.score(joined([item.inputs for item in batch]), timeout_s=TIMEOUT_S)
         require_fit(self._workload, scored, self._history_length)
         took_ms = (time.perf_counter() - began) * 1e3
-        start = 0
+        start, records = 0, []
         for item in batch:
-            self._put(self._record(item, scored, slice(start, start + len(item)), took_ms))
+            records.append(self._record(item, scored, slice(start, start + len(item)), took_ms))
             start += len(item)
+        await self._put(records)
 
     def _record(self, item: _Mirrored, scored: Scored, place: slice, took_ms: float) -> Record:
         """The answered request's record, with what the shadow said; its latency is that of the shadow's call."""

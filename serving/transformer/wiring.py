@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 
 from millrace.errors import ConfigError
+from millrace.events.stream import open_stream
 from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.settings import Settings
 from serving.transformer.arms import Arms
+from serving.transformer.events import Events
 from serving.transformer.memory import Memory
 from serving.transformer.model import Transformer
 from serving.transformer.predictor import Predictor, PredictorClient
 from serving.transformer.refreshed import RefreshedCache
 from serving.transformer.shadow import Shadow
-from serving.transformer.sinks import Events
 from serving.transformer.store import Lookups, OnlineStore, Store
 
 
 def transformer(
     name: str, workload: Workload, champion: Predictor, store: OnlineStore, options: Settings
 ) -> Transformer:
-    """A transformer in front of `champion`; raises ConfigError for a setting that cannot be used."""
-    events = Events([url.strip() for url in options.event_sinks.split(",") if url.strip()])
+    """A transformer in front of `champion`; raises ConfigError for a bad setting, Unavailable for the stream's disk."""
+    events = Events(open_stream(options))
     arms, shadow = _arms(champion, name, workload, options), _shadow(name, workload, options, events)
     view = workload.recent
     memory = None if view is None else Memory(view.entity, store, options.history_length)
@@ -64,4 +65,4 @@ def _shadow(name: str, workload: Workload, options: Settings, events: Events) ->
     if not options.shadow_url:
         return None
     predictor = PredictorClient(options.shadow_url, name, attempts=1, measured=False)
-    return Shadow(predictor, workload, options.history_length, events.put)
+    return Shadow(predictor, workload, options.history_length, events.append)

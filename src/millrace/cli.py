@@ -18,6 +18,8 @@ from rich.table import Table
 
 from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
+from millrace.events.shown import add_options as add_event_options
+from millrace.events.shown import events
 from millrace.registry.lineage import FindVersion, trace, tree
 from millrace.registry.models import Registry, served
 from millrace.registry.version_store import ModelVersion
@@ -78,6 +80,11 @@ def show_audit(arguments: argparse.Namespace, here: Settings) -> None:
     _print(records, table, arguments.json)
 
 
+def show_events(arguments: argparse.Namespace, here: Settings) -> None:
+    found, view = events(arguments, here)
+    _print(found, view, arguments.json)
+
+
 def promote(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).make_champion(arguments.version, arguments.reason))
 
@@ -136,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         "lineage", show_lineage, "Print where a model version, artifact or prediction came from.", shows=True
     ).add_argument("name", metavar="ID", help="version number, alias, artifact id (or its start), or prediction id")
     command("audit", show_audit, "Print who promoted, rolled back or was refused, and why.", shows=True)
+    add_event_options(
+        command("events", show_events, "Show who reads the event stream, and what was refused.", shows=True)
+    )
     command("promote", promote, "Make a version the champion; the champion until now becomes `previous`.").add_argument(
         "version", metavar="VERSION", type=int, help="version number, see `millrace models`"
     )

@@ -50,9 +50,6 @@ class Settings(BaseSettings):
     lookup_timeout_s: float = Field(default=0.25, gt=0)
     """What an answer waits for the online store before it is made from defaults and marked degraded."""
 
-    event_sinks: str = ""
-    """URLs that get a record of every scored event, comma-separated: the prediction log, the drift detector."""
-
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
 
@@ -182,14 +179,11 @@ class Settings(BaseSettings):
     prediction_log_url: SecretStr = SecretStr("")
     """Database of the prediction log: postgresql://… or sqlite:///…; empty: SQLite under `home`."""
 
-    prediction_log_journal_mb: int = Field(default=1024, ge=1)
-    """What the prediction log keeps on disk for a database that is away, MiB; past it, it answers 429."""
-
     log_retention_days: int = Field(default=400, ge=0)
     """How long the prediction log keeps a prediction, and its labels with it; 0: for ever."""
 
     retraining_trigger_url: str = ""
-    """Where monitoring and the drift detector send alarms (CloudEvents); empty: nowhere."""
+    """Where monitoring sends alarms (CloudEvents), and people ask; empty: nowhere. The detector's are on the stream."""
 
     retraining_launcher: Literal["local", "kfp"] = "local"
     """Where a retraining runs: on this machine, or submitted to Kubeflow Pipelines."""
@@ -245,7 +239,7 @@ class Settings(BaseSettings):
 
     @property
     def prediction_log(self) -> Path:
-        """Folder of the prediction log: its journal, and the database where that is SQLite."""
+        """Folder of the prediction log's database where that is SQLite."""
         return self.home / "prediction_log"
 
     @property

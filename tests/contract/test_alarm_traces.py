@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import httpx
 import orjson
 import pytest
-import uvicorn
 from collector import Collector, collecting, tracing_to
 from logged import prediction_event
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from fraud.features import FEATURE_NAMES
+from millrace.events.appender import Appender
+from millrace.events.stream import Stream, open_stream
 from millrace.observe import tracing
 from millrace.settings import Settings
 from serving.cloudevents import BATCH
-from serving.drift_detector.alarms import deliver
-from serving.drift_detector.events import Events
+from serving.drift_detector.alarms import announce
+from serving.drift_detector.consumer import group_of
 from serving.drift_detector.model import DriftModel
-from serving.logged_rows import Payloads
-from serving.retraining_trigger.app import App
+from serving.logged_rows import Bodies
+from serving.posted import Posted
 from serving.retraining_trigger.launcher import Status
+from serving.retraining_trigger.listener import GROUP, Listener
 from serving.retraining_trigger.service import Trigger, Triggers
 
 TRACE, REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -56,25 +59,16 @@ class Launcher:
         pass
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def alarmed(triggers: Triggers) -> None:
-    """The alarm is delivered over a socket, as the detector does it."""
-    server = uvicorn.Server(uvicorn.Config(App(triggers), port=0, lifespan="off", log_config=None, ws="none"))
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    delivered: set[str] = set()
-    service = SimpleNamespace(delivered=delivered, undelivered=lambda: [] if delivered else [ALARM])
-    delivering = asyncio.create_task(deliver(service, url, "/millrace/drift-detector"))
-    await until(lambda: bool(delivered))
-    delivering.cancel()
-    server.should_exit = True
-    await serving
+def alarmed(stream: Stream, triggers: Triggers) -> None:
+    """The alarm goes over the stream, as the detector and the trigger do it."""
+    announce(stream, ALARM, "/millrace/drift-detector")
+    listener = Listener(stream, triggers)
+    listener.start()
+    deadline = time.monotonic() + 20
+    while triggers.of("fraud").state.waiting is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    listener.stop()
 
 
 def test_an_alarm_a_request_to_the_trigger_and_the_start_of_the_retraining_are_one_trace(
@@ -85,27 +79,29 @@ def test_an_alarm_a_request_to_the_trigger_and_the_start_of_the_retraining_are_o
     launcher = Launcher()
     triggers = Triggers(Settings(), lambda _: launcher)
 
-    asyncio.run(alarmed(triggers))
+    stream = open_stream(Settings())
+    alarmed(stream, triggers)
+    lag = stream.lag(GROUP)
+    stream.close()
     Trigger(Settings(), launcher).tick()  # another process, after a kill: what it reads is on disk
     tracing.stop()
 
-    alarm, taken, start = (collector.named(name) for name in ("drift.alarm", "POST /", "retraining.start"))
+    names = ("drift.alarm", "retraining.alarm", "retraining.start")
+    alarm, taken, start = (collector.named(name) for name in names)
+    assert (lag.events, lag.refused) == (0, 0)
     assert launcher.began == ["a1"]
     assert taken.span.parent_span_id == start.span.parent_span_id == alarm.span.span_id
     assert {item.span.trace_id for item in (alarm, taken, start)} == {alarm.span.trace_id}
     assert alarm.attributes["millrace.alarm.kind"].string_value == "features"
-    assert [link.span_id for link in taken.span.links] == [alarm.span.span_id]
-    assert taken.attributes["http.response.status_code"].int_value == 202
 
 
-def test_the_detectors_receive_links_to_the_requests_of_its_events(collector):
+def test_the_detectors_receive_links_to_the_requests_of_its_events(tmp_path, collector):
     event = prediction_event(1, features=[0.0] * len(FEATURE_NAMES))
     traces = [f"00-{TRACE}-{REQUEST}-01", None, "", f"00-{TRACE}-{REQUEST}-00", "nonsense"]
     sent = [event | {"id": str(n), "traceparent": trace} for n, trace in enumerate(traces)]
-    taken: list[str] = []
-    service = SimpleNamespace(accept=lambda rows, _: taken.extend(row.id for row in rows) or {"accepted": len(rows)})
-    events = Events("fraud-detector", Payloads("fraud", b"key"))
-    model = DriftModel("drift-detector", service, events, len(FEATURE_NAMES), "")
+    stream = open_stream(Settings(home=tmp_path))
+    appender, posted = Appender(stream), Posted(Bodies("fraud", b"key"))
+    model = DriftModel("drift-detector", SimpleNamespace(), posted, appender, lambda: 0, len(FEATURE_NAMES))
 
     async def scenario() -> list[int]:
         app = Starlette(routes=[Route("/", model.events, methods=["POST"])])
@@ -117,6 +113,9 @@ def test_the_detectors_receive_links_to_the_requests_of_its_events(collector):
     tracing.stop()
 
     received, refused = (item for item in collector.spans if item.name == "POST /")
-    assert taken == ["0", "1", "2", "3", "4"]
+    entries = stream.read(group_of("fraud-detector"), "test", 10, 0.0)
+    appender.close()
+    stream.close()
+    assert [entry.id for entry in entries] == ["0", "1", "2", "3", "4"]
     assert [(link.trace_id.hex(), link.span_id.hex()) for link in received.span.links] == [(TRACE, REQUEST)]
     assert refused.attributes["http.response.status_code"].int_value == 400

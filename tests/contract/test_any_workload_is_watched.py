@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from components.monitor.config import MonitorConfig
 from components.monitor.core import monitor
 from millrace.errors import InvalidInput
+from millrace.events.kinds import encode
 from millrace.events.log import engine, migrate, write_labels, write_predictions
 from millrace.events.prediction import event_of
 from millrace.events.table import read_predictions, schema_of
@@ -27,8 +28,9 @@ from serving.drift_detector.backends import Streaming
 from serving.drift_detector.core import fit
 from serving.drift_detector.events import Events as DetectorEvents
 from serving.drift_detector.judgement import Reference, Window
-from serving.logged_rows import Bodies, Payloads
-from serving.prediction_log.core import Events, decode_labels
+from serving.logged_rows import Bodies
+from serving.posted import Posted
+from serving.prediction_log.core import decode_labels, row_of
 from serving.prediction_log.labels import read_csv
 from serving.rollout.labels import LabelSource
 
@@ -51,7 +53,7 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def taken(*events: dict[str, Any]) -> list[dict[str, Any]]:
-    return Events(Bodies("fraud", b"key")).read(HEADERS, json.dumps(events).encode(), START)
+    return Posted(Bodies("fraud", b"key")).read(HEADERS, json.dumps(events).encode(), START)
 
 
 @pytest.fixture
@@ -98,10 +100,8 @@ def fill(log: sa.Engine, days: int, versions: tuple[tuple[str, str, float], ...]
 
 
 def test_an_event_of_a_quantity_is_logged_and_read_by_the_workloads_names(log: sa.Engine) -> None:
-    rows = [record["row"] for record in taken(event(1))]
-    told = {name: datetime.fromisoformat("2021-02-01T08:00:00+00:00") for name in ("scored_at", "event_timestamp")}
-    write_predictions(log, [rows[0] | told])
-    label = decode_labels(b'{"labels": [{"trip_id": 1, "duration_min": 12.25}]}', START, "trips")[0]
+    write_predictions(log, [row_of(record) for record in taken(event(1))])
+    label = decode_labels(b'{"labels": [{"trip_id": 1, "duration_min": 12.25}]}', START, "trips")[0]["data"]
     write_labels(log, [{name: label[name] for name in ("workload", "event_id", "value", "label_timestamp")}])
 
     (row,) = read_predictions(log, "trips", with_labels_known_at=datetime.now(UTC)).to_pylist()
@@ -128,7 +128,7 @@ def test_what_does_not_fit_the_workload_is_refused(changes: dict[str, Any], mess
 def test_labels_of_a_quantity_are_numbers() -> None:
     (record,) = read_csv(b"trip_id;duration_min\n7;12.5\n", START, "trips")
 
-    assert (record["event_id"], record["value"]) == (7, 12.5)
+    assert (record["data"]["event_id"], record["data"]["value"]) == (7, 12.5)
     with pytest.raises(InvalidInput, match="duration_min"):
         read_csv(b"trip_id,duration_min\n7,inf\n", START, "trips")
 
@@ -142,15 +142,15 @@ def test_the_detector_judges_scores_of_any_range_and_knows_no_decisions() -> Non
     reference = Reference("1", NAMES, features[:2_000], minutes[:2_000], None, TRIPS.watch)
     detector = fit(reference, Streaming())
 
-    rows, others = DetectorEvents(TRIPS.model_name, Payloads("trips", b"key")).read(
-        HEADERS, json.dumps([event(1), event(2, model_name="another")]).encode()
-    )
+    reader = DetectorEvents(TRIPS.model_name, "trips")
+    rows, others = (reader.read(encode(one)) for one in (event(1), event(2, model_name="another")))
     same, slower = (
         detector.judge(Window(features[2_000:], minutes[2_000:] * factor, np.zeros(1_000, bool)))
         for factor in (1.0, 1.6)
     )
 
-    assert (len(rows), rows[0].score, others) == (1, 14.5, 1)
+    assert rows is not None
+    assert (len(rows), rows[0].score, others) == (1, 14.5, None)
     assert "decision" not in [item.name for item in same.comparisons]
     assert not same.drifted
     assert [finding.kind for finding in slower.findings][:1] == ["score"]

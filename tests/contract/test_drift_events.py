@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-import orjson
 import pytest
 from logged import prediction_event
 
 from fraud.features import FEATURE_NAMES
-from millrace.events.prediction import EVENT_TYPE as PREDICTION
-from serving.cloudevents import BATCH, STRUCTURED
+from millrace.events.kinds import encode, read_alarm
 from serving.drift_detector.alarms import TYPE, cloud_event
 from serving.drift_detector.events import Events
 from serving.drift_detector.watch import Alarm
-from serving.logged_rows import Payloads
-from serving.retraining_trigger.events import alarms
-from serving.transformer.events import CONTENT_TYPE
+from serving.retraining_trigger.events import request_of
 
 
 def alarm(kind: str, *, retrain: bool) -> dict[str, object]:
@@ -27,18 +23,13 @@ def alarm(kind: str, *, retrain: bool) -> dict[str, object]:
     )
 
 
-def test_the_two_sides_call_a_batch_the_same():
-    assert CONTENT_TYPE.decode() == BATCH
-
-
 def test_an_event_as_orjson_writes_it_is_read_with_its_gaps():
     said = {"event_timestamp": "2018-09-30T12:00:00.123456+00:00", "decision": "review", "stage": "cache"}
     event = prediction_event(1, model_version="1", features=[None] * len(FEATURE_NAMES), **said) | {"id": "a:0"}
-    events = Events("fraud-detector", Payloads("fraud", b"key"))
 
-    rows, others = events.read({b"content-type": BATCH.encode()}, orjson.dumps([event]))
+    rows = Events("fraud-detector", "fraud").read(encode(event))
 
-    assert (event["type"], others) == (PREDICTION, 0)
+    assert rows is not None
     assert [(row.id, row.model_version, row.review) for row in rows] == [("a:0", "1", True)]
     assert rows[0].event_us == 1_538_308_800_123_456
 
@@ -54,19 +45,16 @@ def test_trials_and_events_of_the_future_end_no_day_and_cost_their_neighbours_no
     ]
     batch = [prediction_event(number, features=[None] * len(FEATURE_NAMES), **data) for number, data in enumerate(said)]
 
-    rows, left_out = Events("fraud-detector", Payloads("fraud", b"key")).read(
-        {b"content-type": BATCH.encode()}, orjson.dumps(batch)
-    )
+    found = [Events("fraud-detector", "fraud").read(encode(event)) for event in batch]
 
-    assert [row.id for row in rows] == ["request-0:0", "request-4:0"]
-    assert left_out == 3
+    assert [rows and rows[0].id for rows in found] == ["request-0:0", None, None, None, "request-4:0"]
 
 
 @pytest.mark.parametrize(("kind", "retrain"), [("features", True), ("missing", False)])
 def test_the_trigger_takes_an_alarm_and_knows_whether_to_retrain(kind, retrain):
     event = cloud_event(alarm(kind, retrain=retrain), "/millrace/drift-detector")
 
-    found = alarms({b"content-type": STRUCTURED.encode()}, orjson.dumps(event), {"fraud-detector": "fraud"}, "fraud")
+    workload, request = request_of(read_alarm(encode(event)), {"fraud-detector": "fraud"}, "fraud")
 
     assert event["type"] == TYPE
-    assert [(request.id, request.wanted) for _, request in found] == [("0a1b", retrain)]
+    assert (workload, request.id, request.wanted) == ("fraud", "0a1b", retrain)

@@ -36,7 +36,6 @@ def addresses(tiny_model, tmp_path_factory) -> Iterator[list[str]]:
             named,
             f"--predictor_host=127.0.0.1:{model.port}",
             **environment,
-            MILLRACE_EVENT_SINKS=f"http://127.0.0.1:{log.port}/",
         ) as path,
     ):
         yield [

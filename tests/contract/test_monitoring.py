@@ -56,6 +56,7 @@ def exported() -> set[str]:
     for metric in prometheus_client.REGISTRY.collect():
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
         names |= {metric.name + suffix for suffix in suffixes}
+    names |= {name for name, _ in telemetry.STREAM_FIGURES.values()}
     for prefix, path in SOURCES_OF_OTHERS.items():
         assert path.is_file(), path
         found = set(re.findall(rf"\"({prefix}\w+)\"", path.read_text()))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import orjson
 import pytest
 
 from benchmarks.drift import inflated
 from millrace.errors import NotFound
-from serving.cloudevents import BATCH
+from millrace.events.kinds import encode
 from serving.drift_detector.backends import Streaming
 from serving.drift_detector.events import Events
 from serving.drift_detector.references import ModelStore
 from serving.drift_detector.report import drift_report
 from serving.drift_detector.service import DriftService
 from serving.drift_detector.settings import DriftSettings
-from serving.logged_rows import Payloads
 
 
 def test_the_page_shows_p_values_histograms_and_alarms(tmp_path, model_store, stream, prediction):
@@ -25,10 +21,9 @@ def test_the_page_shows_p_values_histograms_and_alarms(tmp_path, model_store, st
     service.restore()
     features = inflated(stream.features[stream.first : stream.first + 2_500], 1.3)
     batch = [prediction(stream.first + row, vector=values) for row, values in enumerate(features)]
-    events = Events("fraud-detector", Payloads("fraud", b"key"))
-    service.accept(*events.read({b"content-type": BATCH.encode()}, orjson.dumps(batch)))
-    asyncio.run(service._step())
-    service.close()
+    events = Events("fraud-detector", "fraud")
+    service.take([row for event in batch for row in events.read(encode(event)) or ()])
+    service.save()
 
     html = drift_report(tmp_path / "state" / "state.npz", models).html()
 

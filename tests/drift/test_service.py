@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,23 @@ import pytest
 from benchmarks.drift import inflated
 from fraud.features import FEATURE_NAMES
 from millrace.errors import InvalidInput
+from millrace.events.kinds import encode
+from millrace.events.stream import ALARMS, PREDICTIONS, Group, Stream, open_stream
+from millrace.settings import Settings
 from serving.cloudevents import BATCH
 from serving.drift_detector.backends import Streaming
+from serving.drift_detector.consumer import Consumer, group_of
 from serving.drift_detector.events import Events, Scored
 from serving.drift_detector.references import ModelStore
-from serving.drift_detector.service import DriftService, QueueFull
+from serving.drift_detector.service import DriftService
 from serving.drift_detector.settings import DriftSettings
-from serving.logged_rows import Payloads
+from serving.logged_rows import Bodies
+from serving.posted import Posted
 from serving.protocol import V2Answer, V2Request, encode_v2, encode_v2_request
 from serving.tensors import TooLarge
 
+NOON = datetime(2018, 9, 30, 12, tzinfo=UTC)
+GROUP = group_of("fraud-detector")
 LOGGED = {
     "ce-specversion": "1.0",
     "ce-source": "http://localhost:9081/",
@@ -33,95 +42,163 @@ LOGGED = {
 
 
 def detector_events() -> Events:
-    return Events("fraud-detector", Payloads("fraud", b"key"))
+    return Events("fraud-detector", "fraud")
 
 
 def read(events: Events, body: Any, headers: dict[str, str] | None = None) -> list[Scored]:
-    """The rows of a POST; a body that is no bytes is sent as JSON."""
+    """The rows of a POST to the detector, by way of the stream; a body that is no bytes is sent as JSON."""
     sent = {name.encode(): value.encode() for name, value in (headers or {"content-type": BATCH}).items()}
-    return events.read(sent, body if isinstance(body, bytes) else orjson.dumps(body))[0]
+    posted = Posted(Bodies("fraud", b"key"), "fraud-detector")
+    taken = posted.read(sent, body if isinstance(body, bytes) else orjson.dumps(body), NOON)
+    return [row for event in taken for row in events.read(encode(event)) or ()]
 
 
 @pytest.fixture
-def service(tmp_path: Path, model_store: Callable[..., Path]) -> Iterator[Callable[..., DriftService]]:
+def service(tmp_path: Path, model_store: Callable[..., Path]) -> Callable[..., DriftService]:
     """`service(**settings)`: a restored one over the same state folder, as a new process has it."""
     store = model_store("1", "2")
-    started = []
 
     def start(**settings: Any) -> DriftService:
         chosen = DriftSettings(period_s=0, **settings)
         made = DriftService(chosen, tmp_path / "state", ModelStore(store, "fraud-detector", "fraud"), Streaming())
-        started.append(made)
         made.restore()
         return made
 
-    yield start
-    for made in started:
-        made._thread.shutdown()
-        made._store.close()
+    return start
 
 
 @pytest.fixture
-def rows(stream, prediction) -> Callable[..., list[Scored]]:
-    def build(first: int, count: int, factor: float = 1.0, **data: Any) -> list[Scored]:
+def stream_of_events(tmp_path: Path) -> Iterator[Stream]:
+    opened = open_stream(Settings(home=tmp_path))
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def consuming(stream: Stream, service: DriftService) -> Iterator[Consumer]:
+    """The detector's thread; on leaving it ends as the process does."""
+    consumer = Consumer(stream, GROUP, detector_events(), service, "/millrace/drift-detector")
+    consumer.start()
+    try:
+        yield consumer
+    finally:
+        consumer.stop()
+
+
+def append(stream: Stream, events: list[dict[str, Any]]) -> None:
+    stream.append(PREDICTIONS, [encode(event) for event in events], [event["id"] for event in events])
+
+
+def until(condition: Callable[[], object]) -> None:
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def scored(stream, prediction) -> Callable[..., list[dict[str, Any]]]:
+    """`scored(first, count, factor)` → prediction events, their features inflated by the factor."""
+
+    def build(first: int, count: int, factor: float = 1.0, **data: Any) -> list[dict[str, Any]]:
         start = stream.first + first
         values = inflated(stream.features[start : start + count], factor)
-        batch = [prediction(start + i, vector=values[i], **data) for i in range(count)]
-        return read(detector_events(), batch)
+        return [prediction(start + i, vector=values[i], **data) for i in range(count)]
 
     return build
 
 
-async def judged(service: DriftService) -> None:
-    while service.waiting:
-        await service._step()
+@pytest.fixture
+def rows(scored) -> Callable[..., list[Scored]]:
+    def build(*span: Any, **data: Any) -> list[Scored]:
+        return read(detector_events(), scored(*span, **data))
+
+    return build
 
 
 def test_an_event_counts_once_however_often_it_comes(service, rows):
     watching = service()
 
-    first = watching.accept(rows(0, 300))
-    again = watching.accept(rows(200, 200))
+    first = watching.take(rows(0, 300))
+    again = watching.take(rows(200, 200))
+    watching.save()
 
     assert (first["accepted"], again["accepted"], again["duplicate"]) == (300, 100, 100)
-    watching.close()
-    assert service().accept(rows(0, 400))["duplicate"] == 400
+    assert service().take(rows(0, 400))["duplicate"] == 400
 
 
-def test_a_killed_process_loses_nothing_that_it_accepted(service, rows):
+def test_a_killed_process_finds_in_the_stream_what_its_state_does_not_hold(service, scored, stream_of_events, tmp_path):
+    append(stream_of_events, scored(0, 1_200))
     watching = service(save_every_rows=1_000)
-    watching.accept(rows(0, 1_200))
-    asyncio.run(judged(watching))
-    watching.accept(rows(1_200, 700))  # accepted, not judged, then killed: no close
+    killed = Consumer(stream_of_events, GROUP, detector_events(), watching, "/millrace/drift-detector")
+    killed._step()  # 1,000 events, saved and acknowledged
+    killed._step()  # 200 events, judged; then killed
 
-    after = service()
-    asyncio.run(judged(after))
+    after, stream = service(), open_stream(Settings(home=tmp_path))
+    with consuming(stream, after):
+        append(stream_of_events, scored(1_200, 700))
+        until(lambda: after._watches["1"].seen == 1_900)
+    stream.close()
 
-    assert after._watches["1"].seen == 1_900
-    assert after.accept(rows(0, 1_900))["accepted"] == 0
+    assert stream_of_events.lag(GROUP).events == 0
+    assert after.take([row for event in scored(0, 1_900) for row in detector_events().read(encode(event))]) == {
+        "accepted": 0,
+        "duplicate": 1_900,
+        "ignored": 0,
+    }
 
 
-def test_an_alarm_has_one_id_before_and_after_a_restart(service, rows):
+def test_an_alarm_is_on_the_stream_once_told_before_its_state_is_saved(service, rows, scored, stream_of_events):
+    append(stream_of_events, [*scored(0, 1_000), *scored(1_000, 2_000, 1.2)])
     watching = service()
-    watching.accept(rows(0, 1_000))
-    watching.accept(rows(1_000, 2_000, 1.2))
-    asyncio.run(judged(watching))
-    before = list(watching.alarms)
+    with consuming(stream_of_events, watching):
+        until(lambda: stream_of_events.lag(GROUP).events == 0)
 
-    after = service()
-    asyncio.run(judged(after))
+    told = stream_of_events.read(Group(ALARMS, "test"), "test", 100, 0.0)
+    alarms = [orjson.loads(entry.body)["data"] for entry in told]
+    assert alarms == watching.alarms == service().alarms
+    assert [alarm["kind"] for alarm in alarms].count("features") == 1
+    assert "customer_amount_ratio" in alarms[0]["features"]
 
-    assert [alarm["kind"] for alarm in before].count("features") == 1
-    assert list(after.alarms) == before
-    assert "customer_amount_ratio" in before[0]["features"]
+
+def test_a_refused_event_is_set_aside_alone(service, scored, stream_of_events):
+    events = scored(0, 20)
+    events[3]["data"]["features"] = [1.0]
+    events[7]["data"]["model_version"] = "9"
+    events[9]["data"]["score"] = 7
+    append(stream_of_events, events)
+    watching = service()
+
+    with consuming(stream_of_events, watching):
+        until(lambda: stream_of_events.lag(GROUP).refused == 3)
+
+    reasons = [refused.reason for refused in stream_of_events.refused()]
+    assert watching._watches["1"].seen == 17
+    assert "features are 1 values" in reasons[0]
+    assert "model version '9'" in reasons[1]
+    assert "score is 7" in reasons[2]
+
+
+def test_a_state_that_cannot_be_written_acknowledges_nothing(service, scored, stream_of_events, monkeypatch):
+    watching = service()
+    append(stream_of_events, scored(0, 50))
+    with monkeypatch.context() as patched:
+        patched.setattr(watching._store, "save", full_disk)
+        with consuming(stream_of_events, watching):
+            until(lambda: "1" in watching._watches and watching._watches["1"].seen == 50)
+
+    assert stream_of_events.lag(GROUP).events == 50
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_every_model_version_is_compared_with_its_own_reference(service, rows):
     watching = service()
 
-    watching.accept(rows(0, 1_000))
-    watching.accept(rows(1_000, 1_000, model_version="2"))
-    asyncio.run(judged(watching))
+    watching.take(rows(0, 1_000))
+    watching.take(rows(1_000, 1_000, model_version="2"))
 
     assert {item["model_version"] for item in watching.history} == {"1", "2"}
     assert watching.current_version() == "2"
@@ -130,8 +207,7 @@ def test_every_model_version_is_compared_with_its_own_reference(service, rows):
 def test_the_online_companion_follows_every_request_where_it_is_on(service, rows):
     watching = service(online=True)
 
-    watching.accept(rows(0, 600))
-    asyncio.run(judged(watching))
+    watching.take(rows(0, 600))
 
     assert watching._watches["1"].seen == 600
     assert watching._online.keys() == {"1"}
@@ -140,40 +216,19 @@ def test_the_online_companion_follows_every_request_where_it_is_on(service, rows
 def test_degraded_answers_and_shadows_are_not_the_worlds_features(service, rows):
     watching = service()
 
-    counts = watching.accept([*rows(0, 50, arm="shadow"), *rows(50, 50, degraded=True)])
-    asyncio.run(judged(watching))
+    counts = watching.take([*rows(0, 50, arm="shadow"), *rows(50, 50, degraded=True)])
 
     assert counts["ignored"] == 50
     assert watching._watches["1"].seen == 0
 
 
-def test_a_version_that_is_not_in_the_store_is_refused_and_nothing_of_its_batch_is_kept(service, rows):
-    watching = service()
-
-    with pytest.raises(InvalidInput, match="model version '9'"):
-        watching.accept([*rows(0, 10), *rows(10, 1, model_version="9")])
-
-    assert watching.waiting == 0
-    assert watching.accept(rows(0, 10))["accepted"] == 10
-
-
-def test_more_than_can_be_judged_is_refused_whole(service, rows):
-    watching = service(queue_rows=1_000)
-    watching.accept(rows(0, 900))
-
-    with pytest.raises(QueueFull):
-        watching.accept(rows(900, 200))
-
-    assert watching.waiting == 900
-
-
 def test_a_state_that_cannot_be_read_is_put_aside_and_said(service, rows, tmp_path, capsys):
-    service().close()
+    service().save()
     (tmp_path / "state" / "state.npz").write_bytes(b"not a state")
 
     watching = service()
 
-    assert watching.accept(rows(0, 10))["accepted"] == 10
+    assert watching.take(rows(0, 10))["accepted"] == 10
     assert "drift_state_unreadable" in capsys.readouterr().err
 
 
@@ -216,11 +271,9 @@ def test_what_is_not_an_event_is_refused(body, headers):
 
 
 def test_events_of_another_model_are_left_out_and_counted(service, prediction):
-    rows, others = detector_events().read(
-        {b"content-type": BATCH.encode()}, orjson.dumps([prediction(1), prediction(2, model_name="another")])
-    )
+    events = [detector_events().read(encode(event)) for event in (prediction(1), prediction(2, model_name="another"))]
 
-    counts = service().accept(rows, others)
+    counts = service().take(events[0], others=events.count(None))
 
     assert counts == {"accepted": 1, "duplicate": 0, "ignored": 1}
 
@@ -283,17 +336,3 @@ def test_a_logged_v1_exchange_makes_rows_and_a_response_alone_makes_none(stream)
 
     assert alone == []
     assert [(row.model_version, row.review) for row in rows] == [("1", True)]
-
-
-def test_unknown_values_survive_the_journal(rows, stream):
-    row = rows(0, 1)[0]
-    gap = Scored.of_line(
-        Scored(*[*row_fields(row)][:4], (float("nan"), *row.features[1:]), *[*row_fields(row)][5:]).line()
-    )
-
-    assert gap.features[0] != gap.features[0]
-    assert gap.features[1:] == row.features[1:]
-
-
-def row_fields(row: Scored) -> list[Any]:
-    return [getattr(row, name) for name in Scored.__slots__]

@@ -40,8 +40,12 @@ class Appender:
 
     async def append(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> None:
         """Return when the events are durable; raises Unavailable when they are not, and nothing may be acknowledged."""
-        if not events:
-            return
+        if events:
+            # Shielded: one client that goes away must not cancel what the others of its batch wait for.
+            await asyncio.shield(self.begin(topic, events, ids))
+
+    def begin(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> asyncio.Future[None]:
+        """A future that is done when the events are durable. Others wait for it too: shield it, never cancel it."""
         size = sum(map(len, events))
         if self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise Unavailable(
@@ -56,8 +60,7 @@ class Appender:
         if not self._working:
             self._working = True
             asyncio.get_running_loop().call_soon(self._begin)
-        # Shielded: one client that goes away must not cancel what the others of its batch wait for.
-        await asyncio.shield(batch.done)
+        return batch.done
 
     async def drained(self) -> None:
         """Return when nothing waits any more."""

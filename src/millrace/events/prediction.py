@@ -26,6 +26,8 @@ EVENT_TYPE: Final = "io.millrace.prediction"
 CHAMPION, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
 REVIEW, APPROVE = "review", "approve"
 """Decisions: at or above the model's threshold, and below it."""
+STAGES: Final = ("full", "cheap", "cache")
+"""Who gave a score: the model, the cheap first one of a cascade, or the predictor's memory."""
 MAX_TEXT: Final = 256
 MAX_FIELDS: Final = 256
 MAX_FEATURES: Final = 1024
@@ -36,7 +38,7 @@ PSEUDONYM: Final = re.compile("[0-9a-f]{16}")
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\x00]*$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Feature = Annotated[float, Field(allow_inf_nan=False, ge=-3.4e38, le=3.4e38)]
+Feature = Annotated[float, Field(allow_inf_nan=False, ge=-3.4028235e38, le=3.4028235e38)]  # float32
 EventId = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 STRICT: Final = ConfigDict(strict=True, extra="ignore")

@@ -1,7 +1,7 @@
 """The stream of a cluster: Redis Streams in the online store's Redis, which keeps an append-only file.
 
-A topic is a stream of Redis, a group its consumer group. What was set aside is in a stream of its own. Redis writes its
-file before it answers and syncs it every second (`appendfsync everysec`).
+A topic is a stream of Redis, a group its consumer group. What a group set aside is a stream of its own. Redis writes
+its file before it answers and syncs it every second (`appendfsync everysec`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ CLAIM_EVERY_S: Final = 5.0
 TRIM_EVERY_S: Final = 1.0
 TRIM_ROWS: Final = 5000
 PREFIX: Final = "millrace:stream:"
-REFUSED: Final = f"{PREFIX}refused"
 
 
 class RedisStream:
@@ -67,24 +66,26 @@ class RedisStream:
                 self._trim(group.topic)
 
     def set_aside(self, group: Group, entry: Entry, reason: str) -> None:
-        about = {"topic": group.topic, "name": group.name, "id": entry.id, "reason": reason, "body": entry.body}
+        about = {"id": entry.id, "reason": reason, "body": entry.body}
         with self._ours(), self._redis.pipeline(transaction=True) as together:
-            together.xadd(REFUSED, about)
+            together.xadd(_refused_key(group), about)
             together.xack(_key(group.topic), group.name, entry.position)
             together.execute()
 
     def refused(self, limit: int = 1000) -> list[Refused]:
         with self._ours():
-            return [refused for _, refused in self._set_aside(limit)]
+            found = [refused for group in self.groups() for _, refused in self._set_aside(group, limit)]
+        return sorted(found, key=lambda refused: refused.refused_at)[:limit]
 
     def send_again(self, ids: Collection[str] = ()) -> int:
         with self._ours():
-            chosen = [found for found in self._set_aside(None) if not ids or found[1].id in ids]
+            kept = [found for group in self.groups() for found in self._set_aside(group, None)]
+            chosen = [found for found in kept if not ids or found[1].id in ids]
             for place, refused in chosen:
                 values = {"id": refused.id, "addressee": refused.group.name, "body": refused.body}
                 with self._redis.pipeline(transaction=True) as together:
                     together.xadd(_key(refused.group.topic), values)
-                    together.xdel(REFUSED, place)
+                    together.xdel(_refused_key(refused.group), place)
                     together.execute()
         return len(chosen)
 
@@ -95,18 +96,18 @@ class RedisStream:
     def lag(self, group: Group) -> Lag:
         with self._ours():
             found = next((item for item in self._groups_of(group.topic) if _text(item["name"]) == group.name), None)
+            refused = int(self._redis.xlen(_refused_key(group)))
             if found is None:
-                return Lag(int(self._redis.xlen(_key(group.topic))), self._age_s(self._first_after(group.topic, "-")))
+                new = int(self._redis.xlen(_key(group.topic)))
+                return Lag(new, self._age_s(self._first_after(group.topic, "-")), refused)
             pending = self._redis.xpending(_key(group.topic), group.name)["min"]
             oldest = pending or self._first_after(group.topic, f"({_text(found['last-delivered-id'])}")
-            return Lag(int(found["pending"]) + int(found.get("lag") or 0), self._age_s(oldest))
+            return Lag(int(found["pending"]) + int(found.get("lag") or 0), self._age_s(oldest), refused)
 
     def forget(self, group: Group) -> None:
         with self._ours():
             self._redis.xgroup_destroy(_key(group.topic), group.name)
-            for place, refused in self._set_aside(None):
-                if refused.group == group:
-                    self._redis.xdel(REFUSED, place)
+            self._redis.delete(_refused_key(group))
 
     def close(self) -> None:
         self._redis.close()
@@ -173,12 +174,10 @@ class RedisStream:
         found = self._redis.xrange(key, count=min(surplus, TRIM_ROWS))
         return _after(_order(_text(found[-1][0]))) if found else (0, 0)
 
-    def _set_aside(self, limit: int | None) -> Iterator[tuple[bytes, Refused]]:
-        for place, values in self._redis.xrange(REFUSED, count=limit):
-            about = {name.decode(): value for name, value in values.items()}
-            group = Group(_text(about["topic"]), _text(about["name"]))
+    def _set_aside(self, group: Group, limit: int | None) -> Iterator[tuple[bytes, Refused]]:
+        for place, values in self._redis.xrange(_refused_key(group), count=limit):
             at = _order(_text(place))[0] / 1000
-            yield place, Refused(group, _text(about["id"]), _text(about["reason"]), at, about["body"])
+            yield place, Refused(group, _text(values[b"id"]), _text(values[b"reason"]), at, values[b"body"])
 
     def _groups_of(self, topic: str) -> list[Any]:
         try:
@@ -210,6 +209,10 @@ class RedisStream:
 
 def _key(topic: str) -> str:
     return f"{PREFIX}{topic}"
+
+
+def _refused_key(group: Group) -> str:
+    return f"{PREFIX}{group.topic}:{group.name}:refused"
 
 
 def _text(value: Any) -> str:

@@ -111,12 +111,12 @@ class SqliteStream:
                 f"SELECT count(*), min(position) FROM handed WHERE {OF_GROUP}", group
             ).fetchone()
             new = self._entries.execute(
-                "SELECT count(*), min(position) FROM entries WHERE topic = ? AND position > ? AND addressee IN ('', ?)",
-                (group.topic, cursor, group.name),
+                "SELECT count(*), min(position) FROM entries WHERE topic = ? AND position > ?", (group.topic, cursor)
             ).fetchone()
             oldest = min((position for position in (handed[1], new[1]) if position is not None), default=None)
             at = self._entries.execute("SELECT at FROM entries WHERE position = ?", (oldest,)).fetchone()
-        return Lag(handed[0] + new[0], max(0.0, time.time() - at[0]) if at else 0.0)
+            refused = self._groups.execute(f"SELECT count(*) FROM refused WHERE {OF_GROUP}", group).fetchone()[0]
+        return Lag(handed[0] + new[0], max(0.0, time.time() - at[0]) if at else 0.0, refused)
 
     def forget(self, group: Group) -> None:
         with self._writing(self._groups) as connection:

@@ -58,10 +58,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What a group has not acknowledged: how many events, and the age of the oldest in seconds."""
+    """What a group has not acknowledged: how many events, the age of the oldest in seconds, how many are set aside."""
 
     events: int
     oldest_s: float
+    refused: int
 
 
 class Stream(Protocol):

@@ -63,7 +63,6 @@ PREDICTOR_FAILURES = Counter("millrace_predictor_failures", "Calls of the predic
 LOOKUP_SECONDS = Histogram("millrace_lookup_seconds", "Online store lookups", buckets=LATENCY_BUCKETS_S)
 LOOKUP_FAILURES = Counter("millrace_lookup_failures", "Lookups that the online store did not answer in time")
 BREAKER_OPEN = Gauge("millrace_breaker_open", "1 while the online store is not asked, after repeated failures")
-EVENTS_DROPPED = Counter("millrace_events_dropped", "Prediction records that a sink could not take", ["sink"])
 UNPUSHED = Gauge(
     "millrace_unpushed_entities",
     "Entities with scored events that Feast's own lookups do not give yet, of all replicas",
@@ -76,18 +75,19 @@ CHALLENGER_FALLBACKS = Counter(
 DEADLINES_EXCEEDED = Counter("millrace_deadlines_exceeded", "Requests that were not answered within their deadline")
 
 # Prediction log
+STREAM_FIGURES: Final = {
+    "oldest_s": ("millrace_stream_lag_seconds", "Age of the oldest event that a group has not taken; 0: none waits"),
+    "events": ("millrace_stream_lag_events", "Events that a group has not taken"),
+    "refused": ("millrace_stream_refused_events", "Events that a group has set aside"),
+}
+"""Gauges by topic and group, made when they are asked for (`millrace.events.watched`)."""
 LOG_RECORDS = Counter(
     "millrace_log_records", "Events and labels: accepted, invalid, refused for lack of room", ["outcome"]
 )
 LOG_ROWS = Counter("millrace_log_rows", "New rows in the database; an event that came twice counts once", ["table"])
 LOG_PRUNED = Counter("millrace_log_pruned", "Rows that went because they were too old", ["table"])
-LOG_REJECTED = Counter("millrace_log_rejected", "Accepted records that the database refused; kept in rejected.jsonl")
 LOG_HALVES_EXPIRED = Counter("millrace_log_halves_expired", "Logged requests whose response never came")
 LOG_WRITE_FAILURES = Counter("millrace_log_write_failures", "Writes that the database did not take; they are retried")
-LOG_LAG_SECONDS = Gauge(
-    "millrace_log_lag_seconds", "Age of the oldest record that is not in the database; 0: none waits"
-)
-LOG_JOURNAL_BYTES = Gauge("millrace_log_journal_bytes", "Size of the prediction log's journal")
 LOG_WRITE_SECONDS = Histogram("millrace_log_write_seconds", "One batch into the database", buckets=LATENCY_BUCKETS_S)
 FEED_SILENT = Gauge("millrace_feed_silent_windows", "Windows of a range of ids that bring too little now", ["workload"])
 FEED_WATCHED = Gauge("millrace_feed_watched", "1 where the feed has a usual volume to be compared with", ["workload"])
@@ -98,11 +98,9 @@ DRIFT_STATISTIC = Gauge("millrace_drift_statistic", "Distance of the last window
 DRIFT_JOINT_P_VALUE = Gauge("millrace_drift_joint_p_value", "Of the last multivariate test")
 DRIFT_DETECTED = Gauge("millrace_drift_detected", "1 while an episode of this kind lasts", ["kind"])
 DRIFT_ALARMS = Counter("millrace_drift_alarms", "Episodes of drift that began", ["kind"])
-DRIFT_ALARM_FAILURES = Counter("millrace_drift_alarm_failures", "Deliveries of an alarm that failed; they are retried")
 DRIFT_WINDOWS = Counter("millrace_drift_windows", "Windows judged, by count or by time", ["window"])
 DRIFT_EVENTS = Counter("millrace_drift_events", "Events: accepted, duplicate, ignored, refused", ["outcome"])
 DRIFT_OUTLIERS = Counter("millrace_drift_outliers", "Requests that are outlying for the reference")
 DRIFT_ONLINE_SIGNALS = Counter("millrace_drift_online_signals", "Signals of the online detector, where it is on")
 DRIFT_JUDGE_SECONDS = Histogram("millrace_drift_judge_seconds", "Judging one window", buckets=LATENCY_BUCKETS_S)
-DRIFT_QUEUE_ROWS = Gauge("millrace_drift_queue_rows", "Accepted rows that are not in a window yet")
 DRIFT_LAST_EVENT = Gauge("millrace_drift_last_event_timestamp_seconds", "Event time of the newest row seen")

@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
             connection = HTTPConnection(host, int(port), timeout=10)
             connection.request("POST", self.path, body)
             answer = connection.getresponse()
-            self.say(answer.status, json.loads(answer.read()) | {"sinks": os.environ.get("MILLRACE_EVENT_SINKS")})
+            self.say(answer.status, json.loads(answer.read()) | {"neighbours": os.environ.get("NEIGHBOURS")})
             connection.close()
         else:
             self.say(200, {"version": os.environ.get("MODEL_VERSION")})

@@ -258,7 +258,7 @@ def test_a_manifest_that_is_wrong_changes_nothing_until_it_is_right(runtime):
 
 def test_what_lies_beside_the_manifest_runs_too_and_is_found_by_its_cluster_name(runtime):
     main = inference_service("1")
-    address = {"name": "MILLRACE_EVENT_SINKS", "value": "http://sink.millrace.svc.cluster.local:8080/,http://none:1/"}
+    address = {"name": "NEIGHBOURS", "value": "http://sink.millrace.svc.cluster.local:8080/,http://none:1/"}
     main["spec"]["transformer"]["containers"][0]["env"] = [address]
     main["spec"]["transformer"]["logger"] = {"url": "http://sink.millrace.svc.cluster.local", "mode": "all"}
     runtime.write(main)
@@ -270,7 +270,7 @@ def test_what_lies_beside_the_manifest_runs_too_and_is_found_by_its_cluster_name
     _, shadow = runtime.ask("shadow")
 
     port = runtime.state.find("sink").port
-    assert answer["sinks"] == f"http://127.0.0.1:{port}/"
+    assert answer["neighbours"] == f"http://127.0.0.1:{port}/"
     assert shadow["version"] == "7"
     wait("two events", lambda: len(call(port, "GET", "/received")[1]) >= 2)
     events = {item["type"]: item for item in call(port, "GET", "/received")[1]}

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.errors import InvalidInput
+from millrace.events.kinds import encode, read_label, read_scored
 from millrace.pseudonyms import pseudonym
 from serving.logged_rows import Bodies
-from serving.prediction_log.core import Events, decode_labels
+from serving.posted import Posted
+from serving.prediction_log.core import decode_labels, row_of
 from serving.protocol import V2Answer, V2Request, encode_v2, encode_v2_request
 
 NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
@@ -27,8 +29,8 @@ Event = Callable[..., dict[str, Any]]
 
 
 def decode(headers: dict[bytes, bytes], body: bytes, bodies: Bodies = BODIES) -> list[dict[str, Any]]:
-    """The records of a POST."""
-    return Events(bodies).read(headers, body, NOW)
+    """The events of a POST."""
+    return Posted(bodies).read(headers, body, NOW)
 
 
 def logged(kind: str, body: object, bodies: Bodies = BODIES, **more: str) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def logged(kind: str, body: object, bodies: Bodies = BODIES, **more: str) -> dic
 
 
 def sent(kind: str, body: bytes, bodies: Bodies = BODIES, **more: str) -> dict[str, Any]:
-    """The record of one event of KServe's logger."""
+    """What the stream says of one event of KServe's logger."""
     headers = {
         b"ce-specversion": b"1.0",
         b"ce-id": b"abc",
@@ -45,15 +47,15 @@ def sent(kind: str, body: bytes, bodies: Bodies = BODIES, **more: str) -> dict[s
         b"ce-inferenceservicename": b"fraud-detector",
         b"content-type": b"application/json",
     } | {f"ce-{name}".encode(): value.encode() for name, value in more.items()}
-    (record,) = decode(headers, body, bodies)
-    return record
+    (event,) = decode(headers, body, bodies)
+    return read_scored(encode(event))["data"]
 
 
 def test_a_batch_becomes_one_record_per_event(event: Event) -> None:
     records = decode(BATCH, json.dumps([event(1), event(2)]).encode())
 
-    row = records[0]["row"]
-    assert [record["row"]["event_id"] for record in records] == [1, 2]
+    row = row_of(records[0])
+    assert [record["data"]["event_id"] for record in records] == [1, 2]
     assert (row["prediction_id"], row["request_id"], row["features"]) == ("request-1:0", "request-1", [1.5, None, 0.25])
     assert row["scored_at"].isoformat() == "2018-09-30T12:00:00.123000+00:00"
 
@@ -240,7 +242,7 @@ def test_labels_are_checked_and_undated_ones_are_dated_by_their_arrival() -> Non
     body = b'{"labels": [{"transaction_id": 1, "is_fraud": 1, "label_timestamp": "2018-10-07T00:00:00Z"},' \
            b'{"transaction_id": 2, "is_fraud": false}]}'  # fmt: skip
 
-    told, undated = decode_labels(body, NOW, "fraud")
+    told, undated = (read_label(encode(event)) for event in decode_labels(body, NOW, "fraud"))
 
     assert (told["dated"], told["event_id"], told["value"]) == (True, 1, 1.0)
     assert (undated["dated"], undated["value"], undated["label_timestamp"]) == (False, 0.0, NOW)

@@ -102,4 +102,4 @@ def test_an_empty_file_has_no_labels() -> None:
 def test_what_ingest_reads_as_a_label_is_read(text: str) -> None:
     (record,) = read_csv(text.encode(), NOW, "fraud")
 
-    assert (record["event_id"], record["value"]) == (1, 0.0)
+    assert (record["data"]["event_id"], record["data"]["value"]) == (1, 0.0)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from millrace.events.kinds import encode
 from millrace.events.log import write_predictions
+from millrace.events.stream import PREDICTIONS, open_stream
 from millrace.events.table import read_predictions
 from millrace.settings import Settings
-from serving.logged_rows import Bodies
 from serving.prediction_log import retention
-from serving.prediction_log.core import Events
-from serving.prediction_log.journal import Journal
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.writer import Writer
 
 NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
-BATCH = {b"content-type": b"application/cloudevents-batch+json"}
 Event = Callable[..., dict[str, Any]]
 
 
@@ -85,19 +80,18 @@ def test_a_database_that_is_away_is_left_for_later(tmp_path: Path, capsys: pytes
 
 def test_the_writer_lets_the_old_go_while_it_writes(log: sa.Engine, tmp_path: Path, event: Event) -> None:
     scored(log, *(40 + number / 1000 for number in range(300)))
-    journal = Journal(tmp_path / "journal", 1 << 20)
-    writer = Writer(log, journal, tmp_path / "rejected.jsonl", Retention(log, 30, clock=lambda: NOW))
-    body = json.dumps([event(number) for number in range(50)]).encode()
-    records = Events(Bodies("fraud", b"key")).read(BATCH, body, NOW)
+    stream = open_stream(Settings(home=tmp_path))
+    writer = Writer(log, stream, "test", Retention(log, 30, clock=lambda: NOW))
 
     writer.start()
-    asyncio.run(journal.append(b"".join(orjson.dumps(record) + b"\n" for record in records)))
+    bodies = [encode(event(number)) for number in range(50)]
+    stream.append(PREDICTIONS, bodies, [str(number) for number in range(50)])
     deadline = time.monotonic() + 30
     while len(kept(log)) != 50:
         assert time.monotonic() < deadline, kept(log)
         time.sleep(0.02)
     writer.stop(30)
-    journal.close()
+    stream.close()
 
     assert set(kept(log)) == {f"request-{number}:0" for number in range(50)}
 

@@ -13,7 +13,7 @@ from millrace.errors import ConfigError, NotFound
 from millrace.installed import load
 from millrace.rollout import service as templates
 from serving.local.addresses import rewritten
-from serving.local.manifest import LOCAL_ENV, Logger, Service, read_service
+from serving.local.manifest import Logger, Service, read_service
 from serving.local.revisions import Revisions
 
 Change = Callable[[dict[str, Any]], None]
@@ -191,14 +191,6 @@ def test_what_a_deployment_has_beyond_a_command_is_refused_by_name(tmp_path):
 )
 def test_cluster_names_become_local_addresses_and_those_that_nobody_has_are_left_out(value, here):
     assert rewritten(value, {"prediction-log": 7, "fraud-detector-shadow-predictor": 9}) == here
-
-
-def test_sinks_that_do_not_run_here_are_not_called(read):
-    service = read(lambda _: None)
-
-    sinks = LOCAL_ENV["MILLRACE_EVENT_SINKS"].format(name="fraud-detector")
-    assert sinks == service.transformer.env["MILLRACE_EVENT_SINKS"]
-    assert rewritten(sinks, {}) == ""
 
 
 def test_a_change_of_what_runs_makes_a_revision_and_a_change_of_traffic_does_not(read):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pytest
 
 from fraud.features import VIEWS
 from millrace.appended.records import SLACK, Entry, folded
+from millrace.events.stream import PREDICTIONS, Group, open_stream
 from millrace.fields import View
 from millrace.inputs import RecentEvents
 from millrace.installed import load
@@ -100,15 +102,14 @@ def scores_for(asked: Asked, version: str, score: float, history_length: int = N
     return orjson.dumps({"model_version": version, "parameters": parameters, "outputs": [output]})
 
 
-def sink(status: int = 200) -> HTTPServer:
-    async def answer(_: Asked) -> tuple[int, bytes]:
-        return status, b""
-
-    return HTTPServer(answer)
-
-
-def events_of(server: HTTPServer) -> list[dict[str, Any]]:
-    return [event for asked in server.asked for event in orjson.loads(asked.body)]
+def told(settings: Settings) -> list[dict[str, Any]]:
+    """Every prediction event on the stream of a home so far."""
+    stream = open_stream(settings)
+    try:
+        entries = stream.read(Group(PREDICTIONS, f"test {time.monotonic_ns()}"), "test", 100_000, 0.0)
+    finally:
+        stream.close()
+    return [orjson.loads(entry.body) for entry in entries]
 
 
 @dataclass
@@ -200,7 +201,7 @@ def transaction(id_: int = 1, customer: str = "c", **changes: Any) -> dict[str, 
 
 @pytest.fixture
 def options(tmp_path: Path) -> Callable[..., Settings]:
-    """`options(event_sinks=…)`: settings of a home of its own."""
+    """`options(deadline_ms=…)`: settings of a home of its own."""
 
     def make(**changes: Any) -> Settings:
         usual = {"history_length": N, "pseudonym_key": "key", "lookup_timeout_s": 30.0, "deadline_ms": 60_000}
@@ -239,7 +240,7 @@ def metric(name: str, **labels: str) -> float:
 @pytest.fixture
 def lab() -> SimpleNamespace:
     """The servers and helpers above, for tests that cannot import a conftest."""
-    names = ("NAME", "N", "HTTPServer", "MemoryStore", "predictor", "sink", "scores_for", "events_of")
+    names = ("NAME", "N", "HTTPServer", "MemoryStore", "predictor", "scores_for", "told")
     more = ("serving", "transaction", "until", "metric")
     return SimpleNamespace(**{name: globals()[name] for name in (*names, *more)})
 

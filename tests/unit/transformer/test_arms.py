@@ -50,18 +50,15 @@ def test_each_row_is_scored_by_its_customers_arm_and_the_events_say_which(lab, o
         async with (
             lab.predictor("1", 0.1).running() as champion,
             lab.predictor("2", 0.9).running() as challenger,
-            lab.sink().running() as sink,
         ):
             settings = options(
                 ab_host=f"http://{challenger.address}/v2/models/other/infer",
                 ab_percent=50,
-                event_sinks=f"http://{sink.address}",
             )
             async with lab.serving(champion.address, settings) as path:
                 rows = [lab.transaction(number, customer=f"c{number}") for number in range(40)]
                 replies = [await path.predict(*rows), await path.predict(*rows)]
-                await lab.until("events", lambda: len(lab.events_of(sink)) == 80)
-        return [reply.document["predictions"] for reply in replies], lab.events_of(sink), challenger
+        return [reply.document["predictions"] for reply in replies], lab.told(settings), challenger
 
     (first, again), events, challenger = run(scenario())
 
@@ -104,14 +101,12 @@ def test_the_shadow_scores_what_the_champion_scored_and_decides_nothing(lab, opt
         async with (
             lab.predictor("1", 0.1).running() as champion,
             lab.predictor("2", 0.9).running() as other,
-            lab.sink().running() as sink,
         ):
-            url = f"http://{other.address}/v1/models/next:predict"
-            settings = options(shadow_url=url, event_sinks=f"http://{sink.address}")
+            settings = options(shadow_url=f"http://{other.address}/v1/models/next:predict")
             async with lab.serving(champion.address, settings) as path:
                 replies = [await path.predict(lab.transaction(number), x_request_id=f"r{number}") for number in (1, 2)]
-                await lab.until("events", lambda: len(lab.events_of(sink)) == 4)
-        return replies, lab.events_of(sink), other
+                await lab.until("events", lambda: len(lab.told(settings)) == 4)
+        return replies, lab.told(settings), other
 
     replies, events, other = run(scenario())
 

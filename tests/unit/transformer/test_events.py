@@ -1,9 +1,9 @@
-"""Prediction events: what they say, and that whoever watches never slows or fails an answer."""
+"""Prediction events: what they say, and that an answer is given when its events are safe."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -12,11 +12,12 @@ import pytest
 from kserve import InferInput, InferRequest
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE
-from millrace.errors import ConfigError
+from millrace.errors import Unavailable
+from millrace.events.sqlite_stream import SqliteStream
+from millrace.installed import load
 from millrace.pseudonyms import pseudonym
 from serving.rpc import Service
-from serving.transformer import sinks
-from serving.transformer.sinks import Address
+from serving.transformer.core import Scored, require_fit
 
 
 def run(scenario):
@@ -25,21 +26,15 @@ def run(scenario):
 
 def test_every_scored_row_becomes_an_event_as_the_contract_says(lab, options):
     async def scenario():
-        async with lab.predictor("7", 0.75).running() as model, lab.sink().running() as sink:
-            settings = options(event_sinks=f"http://{sink.address}/events?x=1")
-            async with lab.serving(model.address, settings) as path:
-                rows = [lab.transaction(1), lab.transaction(2, customer="d")]
-                await path.predict(*rows, x_request_id="abc", traceparent="00-1-2-01")
-        return sink
+        async with lab.predictor("7", 0.75).running() as model, lab.serving(model.address, options()) as path:
+            rows = [lab.transaction(1), lab.transaction(2, customer="d")]
+            await path.predict(*rows, x_request_id="abc", traceparent="00-1-2-01")
 
-    sink = run(scenario())
+    run(scenario())
 
-    (asked,) = sink.asked
-    first, second = lab.events_of(sink)
+    first, second = lab.told(options())
     data = first.pop("data")
     when = datetime.fromisoformat(first.pop("time"))
-    assert asked.path == "/events?x=1"
-    assert asked.headers["content-type"] == "application/cloudevents-batch+json"
     assert first == {
         "specversion": "1.0",
         "type": "io.millrace.prediction",
@@ -83,17 +78,14 @@ def test_what_comes_over_grpc_is_told_as_what_comes_over_rest(lab, options):
         tensors[-1].set_data_from_numpy(np.array([first[name], second[name]], dtype))
 
     async def scenario():
-        async with lab.predictor("7", 0.75).running() as model, lab.sink().running() as sink:
-            settings = options(event_sinks=f"http://{sink.address}/")
-            async with lab.serving(model.address, settings) as path:
-                request = InferRequest(lab.NAME, tensors).to_grpc()
-                metadata = SimpleNamespace(invocation_metadata=lambda: (("x-request-id", "call"), ("x-bin", b"\0\xff")))
-                answer = await Service(path.model, None, None).ModelInfer(request, metadata)
-        return sink, answer
+        async with lab.predictor("7", 0.75).running() as model, lab.serving(model.address, options()) as path:
+            request = InferRequest(lab.NAME, tensors).to_grpc()
+            metadata = SimpleNamespace(invocation_metadata=lambda: (("x-request-id", "call"), ("x-bin", b"\0\xff")))
+            return await Service(path.model, None, None).ModelInfer(request, metadata)
 
-    sink, answer = run(scenario())
+    answer = run(scenario())
 
-    told = {event["id"]: event["data"] for event in lab.events_of(sink)}
+    told = {event["id"]: event["data"] for event in lab.told(options())}
     assert (answer.model_name, answer.model_version) == (lab.NAME, "7")
     assert {id_: (row["event_id"], row["score"]) for id_, row in told.items()} == {
         "call:0": (1, 0.75),
@@ -113,14 +105,9 @@ def test_what_comes_over_grpc_is_told_as_what_comes_over_rest(lab, options):
 )
 def test_the_request_id_is_the_clients_or_made_and_said_in_answer_predictor_and_event(lab, options, headers, wanted):
     async def scenario():
-        async with (
-            lab.predictor().running() as model,
-            lab.sink().running() as sink,
-            lab.serving(model.address, options(event_sinks=f"http://{sink.address}")) as path,
-        ):
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
             reply = await path.predict(lab.transaction(), tracestate="a=1", **headers)
-            await lab.until("delivery", lambda: sink.asked)
-        return reply, model.asked[0].headers, lab.events_of(sink)[0]
+        return reply, model.asked[0].headers, lab.told(options())[0]
 
     reply, asked, event = run(scenario())
 
@@ -132,111 +119,99 @@ def test_the_request_id_is_the_clients_or_made_and_said_in_answer_predictor_and_
     assert "traceparent" not in event
 
 
-def test_every_sink_gets_every_event_whatever_ails_the_others(lab, options, monkeypatch):
-    monkeypatch.setattr("serving.transformer.model.FLUSH_S", 0.05)
+@pytest.mark.parametrize("trace", ["0" * 300, "not visible"])
+def test_a_traceparent_that_no_event_may_say_costs_the_event_nothing_else(lab, options, trace):
+    async def scenario():
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
+            return await path.predict(lab.transaction(1), traceparent=trace)
 
-    async def hangs(_):
-        await asyncio.sleep(3600)
+    reply = run(scenario())
+
+    (event,) = lab.told(options())
+    assert reply.status == 200
+    assert event["data"]["event_id"] == 1
+    assert "traceparent" not in event
+
+
+def test_an_event_is_on_the_stream_when_its_answer_is_given(lab, options):
+    async def scenario():
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
+            for number in range(1, 4):
+                await path.predict(lab.transaction(number))
+                assert len(lab.told(options())) == number
+
+    run(scenario())
+
+
+def test_requests_at_once_share_an_append_and_each_has_its_events(lab, options, monkeypatch):
+    appends = []
+    real = SqliteStream.append
+
+    def append(self, topic, events, ids):
+        appends.append(len(events))
+        real(self, topic, events, ids)
+
+    monkeypatch.setattr(SqliteStream, "append", append)
 
     async def scenario():
-        servers = [lab.sink(), lab.sink(422), lab.HTTPServer(hangs)]
-        async with AsyncExitStack() as stack:
-            for server in servers:
-                await stack.enter_async_context(server.running())
-            model = await stack.enter_async_context(lab.predictor().running())
-            urls = ",".join(f"http://{server.address}" for server in servers)
-            path = await stack.enter_async_context(lab.serving(model.address, options(event_sinks=urls)))
-            for number in range(5):
-                assert (await path.predict(lab.transaction(number))).status == 200
-            await lab.until("delivery", lambda: len(lab.events_of(servers[0])) == 5)
-        return servers
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
+            customers = (lab.transaction(number, customer=f"c{number}") for number in range(200))
+            replies = await asyncio.gather(*(path.predict(one) for one in customers))
+            return [reply.status for reply in replies]
 
-    refused = run(scenario())[1]
-
-    assert lab.metric("millrace_events_dropped_total", sink=refused.address) == 5
+    assert run(scenario()) == [200] * 200
+    assert len(lab.told(options())) == sum(appends) == 200
+    assert len(appends) < 200
 
 
-def test_a_sink_that_comes_back_gets_what_it_missed_in_order(lab, options):
+def test_no_answer_goes_out_while_the_streams_disk_refuses(lab, options, monkeypatch):
     async def scenario():
-        statuses = [503, 429, 200]
+        async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
+            with monkeypatch.context() as patched:
+                patched.setattr(SqliteStream, "append", refuse)
+                refused = await path.predict(lab.transaction(1))
+            return refused, await path.predict(lab.transaction(1))
 
-        async def answer(_):
-            return statuses.pop(0) if len(statuses) > 1 else statuses[0], b""
+    def refuse(*_):
+        raise Unavailable("the event stream in /full cannot be used: disk full. Look at that folder.")
 
-        server = lab.HTTPServer(answer)
-        async with lab.predictor().running() as model:
-            async with server.running():
-                pass  # a port that nobody listens on now
-            async with lab.serving(model.address, options(event_sinks=f"http://{server.address}")) as path:
-                for number in range(3):
-                    await path.predict(lab.transaction(number))
-                await asyncio.sleep(sinks.GATHER_S * 2)
-                async with server.running(server.port):
-                    await lab.until("delivery", lambda: len(path.model._events) == 0)
-        return server
+    refused, answered = run(scenario())
 
-    server = run(scenario())
-
-    assert len(server.asked) == 3
-    assert server.asked[0].body == server.asked[1].body == server.asked[2].body
-    assert lab.metric("millrace_events_dropped_total", sink=server.address) == 0
+    assert refused.status == 503
+    assert refused.document == {"error": "the event stream in /full cannot be used: disk full. Look at that folder."}
+    assert answered.status == 200
+    assert [event["data"]["event_id"] for event in lab.told(options())] == [1]
 
 
-def test_memory_is_bounded_and_what_does_not_fit_is_counted(lab, options, monkeypatch):
-    monkeypatch.setattr(sinks, "MAX_WAITING_ROWS", 10)
-    monkeypatch.setattr("serving.transformer.model.FLUSH_S", 0.05)
-
-    async def scenario():
-        away = lab.sink()
-        async with away.running():
-            pass
-        urls = f"http://{away.address}"
-        async with (
-            lab.predictor().running() as model,
-            lab.serving(model.address, options(event_sinks=urls)) as path,
-        ):
-            for number in range(25):
-                assert (await path.predict(lab.transaction(number))).status == 200
-            most = len(path.model._events)
-        return most, away.address
-
-    most, name = run(scenario())
-
-    assert most <= 20
-    assert lab.metric("millrace_events_dropped_total", sink=name) == 25
-
-
-def test_a_record_that_cannot_be_encoded_stops_neither_the_next_one_nor_the_count(lab, options, monkeypatch, capsys):
-    results = [ValueError("odd"), None]
-    real = sinks.encode
-
-    def once_broken(*arguments):
-        if (error := results.pop(0)) is not None:
-            raise error
-        return real(*arguments)
-
-    monkeypatch.setattr(sinks, "encode", once_broken)
+def test_an_answer_waits_for_the_stream_no_longer_than_its_deadline(lab, options, monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(SqliteStream, "append", lambda *_: go.wait(30))
 
     async def scenario():
         async with (
             lab.predictor().running() as model,
-            lab.sink().running() as sink,
-            lab.serving(model.address, options(event_sinks=f"http://{sink.address}")) as path,
+            lab.serving(model.address, options(deadline_ms=300)) as path,
         ):
-            await path.predict(lab.transaction(1))
-            await lab.until("the first", lambda: len(results) == 1)
-            await path.predict(lab.transaction(2))
-            await lab.until("the second", lambda: sink.asked)
-        return sink
+            reply = await path.predict(lab.transaction(1))
+            go.set()
+            return reply
 
-    sink = run(scenario())
-
-    assert [event["subject"] for event in lab.events_of(sink)] == ["2"]
-    assert lab.metric("millrace_events_dropped_total", sink=sink.address) == 1
-    assert "events_not_encoded" in capsys.readouterr().err
+    assert run(scenario()).status == 504
 
 
-@pytest.mark.parametrize("url", ["https://sink", "sink:80", "http://", "file:///tmp/x"])
-def test_a_sink_that_is_no_http_url_stops_the_start(url):
-    with pytest.raises(ConfigError, match="MILLRACE_EVENT_SINKS has"):
-        Address.of(url)
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"score": [1.5]}, "no score of 'fraud'"),
+        ({"score": [float("nan")]}, "no finite number"),
+        ({"stage": ["memory"]}, "stages; wanted full, cheap, cache"),
+        ({"stage": ["full", "full"]}, "2 stages"),
+        ({"version": "3" * 300}, "wanted a short text"),
+    ],
+)
+def test_an_answer_of_the_predictor_that_no_event_may_say_is_refused(said, fault):
+    outputs = {"score": np.float32(said.get("score", [0.5]))}
+    scored = Scored(outputs, said.get("version", "3"), 0.5, 4, tuple(said.get("stage", ())))
+
+    with pytest.raises(Unavailable, match=fault):
+        require_fit(load("fraud"), scored, 4)

@@ -47,11 +47,11 @@ def predictor(lab: Any, version: str = "1", outputs: tuple[str, ...] = ("score",
 def served(lab: Any, options: Any, *rows: dict[str, Any], model: Any = None, **settings: Any) -> tuple[Any, list[Any]]:
     async def scenario() -> tuple[Any, list[Any]]:
         store = lab.MemoryStore(views=TRIPS.features.VIEWS)
-        async with (model or predictor(lab)).running() as champion, lab.sink().running() as sink:
-            chosen = options(event_sinks=f"http://{sink.address}/", **settings)
+        async with (model or predictor(lab)).running() as champion:
+            chosen = options(**settings)
             async with lab.serving(champion.address, chosen, store, "trips") as path:
                 reply = await path.predict(*rows)
-        return reply, lab.events_of(sink)
+        return reply, lab.told(chosen)
 
     return asyncio.run(scenario())
 

@@ -26,14 +26,12 @@ from kserve import InferInput, InferRequest
 
 from millrace.errors import Unavailable
 from millrace.events.log import engine
+from millrace.events.stream import open_stream
 from millrace.observe import otlp, tracing
 from millrace.observe.progress import REQUEST, LogLines
 from serving.calls import Calls
 from serving.local.ports import free_port
 from serving.local.traces import traces
-from serving.logged_rows import Bodies
-from serving.prediction_log.app import App
-from serving.prediction_log.journal import Journal
 from serving.prediction_log.writer import Writer
 from serving.protocol import V2Answer
 from serving.rpc import Service
@@ -95,9 +93,16 @@ async def answering(port: int, path: str) -> None:
     raise AssertionError(f"nothing answers at port {port}")
 
 
-def prediction_log(home: Any) -> App:
-    database, journal = engine(home), Journal(home.home / "log-journal", 1 << 20)
-    return App(journal, Writer(database, journal, home.home / "rejected.jsonl"), database, Bodies("fraud", b"key"))
+@contextmanager
+def prediction_log(settings: Any) -> Iterator[None]:
+    """The log's writer, as its process has it; ended when the stream is read."""
+    database, stream = engine(settings), open_stream(settings)
+    writer = Writer(database, stream, "test")
+    writer.start()
+    yield
+    writer.stop(20)
+    stream.close()
+    database.dispose()
 
 
 async def ask(home: Path, collector: Collector, port: int, body: bytes, **headers: str) -> None:
@@ -117,8 +122,7 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
     async def scenario(port: int) -> None:
         await answering(port, "/v2/health/ready")
         settings = options().model_copy(update={"history_length": 64})
-        async with listening(prediction_log(settings)) as log:
-            settings = settings.model_copy(update={"event_sinks": f"http://127.0.0.1:{log}/"})
+        with prediction_log(settings):
             champion = PredictorClient(f"127.0.0.1:{port}", lab.NAME)
             async with lab.serving(champion, settings) as path, listening(path.app) as transformer:
                 body = json.dumps({"instances": [lab.transaction(1)]}).encode()
@@ -132,7 +136,7 @@ def test_one_trace_goes_from_the_gateway_to_the_prediction_log(lab, options, col
     gate, there = collector.named("gateway"), collector.named("POST /v1/models/fraud-detector:predict")
     lookup, call = collector.named("store.lookup"), collector.named("POST /v2/models/fraud-detector/infer")
     answered = next(s for s in collector.spans if s.name == call.name and s.about["service.name"] == "the-predictor")
-    run, received = collector.named("graph.run"), collector.named("POST /")
+    run, received = collector.named("graph.run"), collector.named("prediction_log.write")
     call = next(s for s in collector.spans if s.name == call.name and s is not answered)
     assert gate.span.parent_span_id.hex() == CALLER
     assert gate.about["service.name"] == "millrace-gateway"
