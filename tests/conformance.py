@@ -22,7 +22,7 @@ CLOSE: Final = "close"
 """Instead of bytes: the client closes its sending side."""
 WAIT: Final = "wait"
 """Instead of bytes: the client waits for an interim answer."""
-OK: Final = (200,)
+OK: Final = (200, 202)
 REFUSED: Final = (400,)
 ANY: Final = tuple(range(200, 500))
 

@@ -94,6 +94,12 @@ def v2_features(number: int, features: int, history: tuple[int, int]) -> bytes:
     return json.dumps({"id": str(number), "inputs": inputs}).encode()
 
 
+def labels(number: int) -> bytes:
+    """A request for the prediction log of so many labels, whose answer says how many it took."""
+    rows = [{"transaction_id": place, "is_fraud": 0} for place in range(number)]
+    return json.dumps({"labels": rows}).encode()
+
+
 def v1_transaction(number: int) -> bytes:
     """A request for the transformer of one event, whose answer repeats the number as the event's id."""
     row = {"transaction_id": number, "event_timestamp": "2018-05-11T12:00:00Z", "customer_id": str(number % 40)}

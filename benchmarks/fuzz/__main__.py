@@ -12,10 +12,11 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import Request as Call
 
 from rich.console import Console
 
@@ -30,6 +31,8 @@ from millrace.lake.atomic import write_text
 from millrace.settings import Settings, settings
 from serving.local.commands import require_running
 from serving.local.state import Place
+
+READY_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,26 @@ def _running(here: Settings) -> Servers:
 
 def _described(servers: Servers) -> Servers:
     """With the tensors that the servers' metadata tells; raises Unavailable."""
-    from dataclasses import replace
-
+    if servers.log is not None:
+        _wait_for(f"http://{servers.log}/readyz")
     tensors = _inputs(servers.predictor, servers) if servers.predictor else ()
     return replace(servers, event_inputs=_inputs(servers.events, servers), tensor_inputs=tensors)
 
 
-def _inputs(address: Address, servers: Servers) -> tuple[dict[str, Any], ...]:
-    from urllib.request import Request as Call
+def _wait_for(url: str) -> None:
+    """A runtime is up before what watches it is."""
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            open_directly(url, 5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{url} does not answer within {READY_S:g} s: {error}") from error
+        time.sleep(0.2)
 
+
+def _inputs(address: Address, servers: Servers) -> tuple[dict[str, Any], ...]:
     url = f"http://{address}/v2/models/{servers.model}"
     try:
         with open_directly(Call(url, headers=dict(servers.headers)), 10) as answer:

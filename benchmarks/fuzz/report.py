@@ -17,7 +17,7 @@ from benchmarks.fuzz.requests import Request
 from millrace.lake.atomic import write_text
 
 KEPT: Final = 200
-"""Failing requests that are written down."""
+"""Failing requests of each kind of fault that are written down."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Report:
         self.statuses[kind][status] += 1
         if fault:
             self.faults[kind, fault] += 1
-            if len(self.failures) < KEPT:
+            if self.total(fault) <= KEPT:
                 self.failures.append({"kind": kind, "fault": fault, "status": status, **(about or {})})
 
     def total(self, fault: str) -> int:

@@ -80,6 +80,8 @@ class _Client:
         self._maker, self._report, self._timeout_s = maker, report, timeout_s
         self._kinds = sorted(maker.kinds)
         self._open: dict[Address, Connection] = {}
+        self._answered = 0
+        """Requests of the exchange under way that have their answer."""
 
     def close(self) -> None:
         for connection in self._open.values():
@@ -105,17 +107,17 @@ class _Client:
 
     async def _exchange(self, requests: list[Request]) -> None:
         address = requests[0].address
+        self._answered = 0
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = self._open.pop(address, None)
                 if connection is None or connection.reader.at_eof():
                     connection = await Connection.to(address)
                 kept = await self._talk(connection, requests)
-        except TimeoutError:
-            self._add(requests[0], "none", HANG, f"no answer within {self._timeout_s:g} s")
-            return
-        except OSError as error:
-            self._add(requests[0], "none", HANG, f"no connection: {error}")
+        except (TimeoutError, OSError) as error:
+            why = str(error) or f"no answer within {self._timeout_s:g} s"
+            for request in requests[self._answered :]:
+                self._add(request, "none", HANG, why)
             return
         if kept:
             self._open[address] = connection
@@ -139,6 +141,7 @@ class _Client:
                 self._add(request, "none", WRONG, str(error))
                 return False
             fault, why = judged(request, answer)
+            self._answered = place + 1
             self._add(request, str(answer.status), fault, why)
             if _closes(answer):
                 self._dropped(requests[place + 1 :])

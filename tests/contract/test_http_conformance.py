@@ -64,6 +64,37 @@ def at_transformer(transformer) -> Target:
     )
 
 
+@pytest.fixture(scope="module")
+def at_log(tmp_path_factory) -> Iterator[Target]:
+    home = tmp_path_factory.mktemp("log")
+    with servers.running("serving.prediction_log.server", "/readyz", home, MILLRACE_HOME=str(home)) as server:
+        yield Target(server.port, "/v1/labels", servers.labels, lambda document: int(document["accepted"]), NAME)
+
+
+@pytest.mark.parametrize("case", [*conformance.FRAMING, *conformance.BODIES], ids=lambda case: case.name)
+def test_the_prediction_log_conforms(at_log, case: Case):
+    conformance.check(case, at_log)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_the_prediction_log_answers_head_at_once(at_log, path):
+    with conformance.Client(at_log) as client:
+        client.send([at_log.head(method="HEAD", path=path), at_log.ask(3)])
+
+        assert client.read("HEAD").status == 200
+        assert client.read("POST").document == {"accepted": 3}
+
+
+def test_no_server_listens_with_another_protocol():
+    """The trigger, the log, the SDK's servers: whoever makes a uvicorn configuration names the strict protocol."""
+    sources = {path: path.read_text() for path in (servers.ROOT / "serving").rglob("*.py")}
+    makers = {str(path.relative_to(servers.ROOT)) for path, text in sources.items() if "uvicorn.Config(" in text}
+    strict = {str(path.relative_to(servers.ROOT)) for path, text in sources.items() if "http=StrictProtocol" in text}
+
+    assert makers == strict != set()
+    assert "config.http = StrictProtocol" in sources[servers.ROOT / "serving" / "server.py"]
+
+
 @pytest.mark.parametrize("case", conformance.CASES, ids=lambda case: case.name)
 def test_the_predictor_conforms(at_predictor, case: Case):
     conformance.check(case, at_predictor)
