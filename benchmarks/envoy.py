@@ -23,8 +23,9 @@ import numpy as np
 import uvloop
 
 from serving.local.data_plane import DataPlane
-from serving.local.envoy import Component, Entrance, Routed
+from serving.local.entrance import Entrance
 from serving.local.ports import Ports, free_port
+from serving.local.routed import Component, Routed
 from serving.local.state import Place
 
 ROUNDS: Final = 20

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.local.data_plane import DataPlane
-from serving.local.envoy import Component, Entrance, Routed
+from serving.local.entrance import Entrance
 from serving.local.ports import Ports, free_port
+from serving.local.routed import Component, Routed
 from serving.local.state import Place
 
 PATH = "/v1/models/m:predict"

@@ -25,10 +25,10 @@ from yarl import URL
 from millrace.errors import InvalidInput, MillraceError, NotFound, Unavailable
 from millrace.observe.progress import log
 from serving.local.data_plane import Admin
-from serving.local.envoy import SERVICE_HEADER
 from serving.local.graph import Graph, Step
 from serving.local.logger import EventLogger
 from serving.local.manifest import LOOPBACK, Logger
+from serving.local.routes import SERVICE_HEADER
 from serving.local.statistics import WANTED, knative
 
 HOP_BY_HOP: Final = frozenset(

@@ -23,10 +23,13 @@ import aiohttp
 from millrace.errors import NotFound, Unavailable
 from millrace.observe.progress import log
 from serving.local import envoy
-from serving.local.envoy import GRPC, Entrance, Files, Routed
+from serving.local.entrance import Entrance
+from serving.local.envoy import Files
 from serving.local.manifest import Command
 from serving.local.ports import Ports
 from serving.local.processes import ServerProcess, Watched
+from serving.local.routed import Routed
+from serving.local.routes import GRPC
 from serving.local.state import GATEWAY, Place
 
 PORTS_TRIED: Final = 100

@@ -3,13 +3,13 @@
 -- KServe's protocol has the name in the message: field 1 of every request that has one, which libraries write first. After
 -- the frame's head (5 bytes) come the tag 0x0a, the length as a varint, the name. It becomes a header to route by.
 local MODEL = "x-millrace-model"
-local MAX_BODY_BYTES = 8388608
+local HOPELESS_BYTES = 67108864  -- below it the body is read to the limit, so that a client that is sending hears the refusal
 
 local function refused(headers)
   local method, length = headers:get(":method"), tonumber(headers:get("content-length") or "0")
   if method == "CONNECT" or method == "TRACE" then return "405", method .. " is not answered here" end
   if (headers:get(":authority") or ""):find(",", 1, true) then return "400", "the request has two hosts" end
-  if length ~= nil and length > MAX_BODY_BYTES then return "413", "" end
+  if length ~= nil and length > HOPELESS_BYTES then return "413", "" end
 end
 
 local function model_name(body)

@@ -15,11 +15,12 @@ from typing import Any, Final
 from millrace.lake.atomic import sha256_text
 from millrace.observe.progress import log
 from serving.local.data_plane import DataPlane
-from serving.local.envoy import Component, Routed
 from serving.local.manifest import LOOPBACK, Command, Logger, Rewrite, Service, component
 from serving.local.ports import Ports
-from serving.local.processes import ServerProcess, Watched
+from serving.local.processes import ServerProcess
+from serving.local.replicas import Replicas
 from serving.local.revisions import Revision, Revisions
+from serving.local.routed import Routed
 from serving.local.state import Place, ProcessState, RevisionState, ServiceState
 
 DRAIN_S: Final = 30.0
@@ -37,59 +38,6 @@ class Around:
     transformers: int = 1
     """How many processes of a transformer run."""
     predictors: int = 1
-
-
-class Replicas:
-    """Processes that run one command, each on ports of its own; to Envoy one cluster."""
-
-    def __init__(self, name: str, processes: list[ServerProcess]) -> None:
-        self.name = name
-        self._processes = processes
-        self._watched = [Watched(process) for process in processes]
-
-    @property
-    def command(self) -> Command:
-        return self._processes[0].command
-
-    @property
-    def ready(self) -> bool:
-        """Somebody answers now."""
-        return any(process.ready.is_set() for process in self._processes)
-
-    @property
-    def was_ready(self) -> bool:
-        return any(process.was_ready for process in self._processes)
-
-    @property
-    def all_ready(self) -> bool:
-        return all(process.ready.is_set() for process in self._processes)
-
-    @property
-    def failed_starts(self) -> int:
-        """How often a process has died while none has ever been ready."""
-        return 0 if self.was_ready else max(process.state.restarts for process in self._processes)
-
-    @property
-    def states(self) -> list[ProcessState]:
-        return [process.state for process in self._processes]
-
-    @property
-    def records(self) -> list[str]:
-        """Names of their records."""
-        return [process.record.stem for process in self._processes]
-
-    @property
-    def component(self) -> Component:
-        """Those that answer; where none does all of them, so that a request can wait for one."""
-        answering = [process.state for process in self._processes if process.ready.is_set()] or self.states
-        return Component(self.name, tuple(s.http_port for s in answering), tuple(s.grpc_port for s in answering))
-
-    def begin(self, predictor: str = "") -> None:
-        for watched in self._watched:
-            watched.begin(predictor)
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(watched.stop() for watched in self._watched))
 
 
 class RunningService:

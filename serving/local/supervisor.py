@@ -18,14 +18,14 @@ from typing import Final
 
 import uvloop
 
-from millrace.errors import ConfigError, MillraceError, NotFound
+from millrace.errors import MillraceError
 from millrace.lake.atomic import write_text
 from millrace.observe.progress import log
 from millrace.settings import Settings, settings
 from serving.local.addresses import rewritten
 from serving.local.agent import described
 from serving.local.data_plane import DataPlane, admin_socket
-from serving.local.envoy import Entrance, Routed
+from serving.local.entrance import entrance
 from serving.local.graph import Graph, is_graph, read_graph
 from serving.local.manifest import PROGRAMS, Command, Service, read_service
 from serving.local.objects import Source, sources, stamp
@@ -33,9 +33,9 @@ from serving.local.ports import Ports
 from serving.local.processes import ServerProcess, Watched
 from serving.local.programs import RunningProgram
 from serving.local.records import Record, end_all
+from serving.local.routed import Routed
 from serving.local.services import Around, RunningService
 from serving.local.state import AGENT, GATEWAY, LocalState, Place, ServiceState
-from serving.local.traces import traces
 
 GRACE_S: Final = 30.0
 """For what is under way when it ends."""
@@ -73,8 +73,8 @@ class Supervisor:
         envoy = Record.read(place.running / "envoy.json")
         ports = Ports(place.ports, held=envoy is not None and envoy.runs())
         agent = self._agent_process()
-        entrance = _entrance(configured, place, service.name, agent.state.http_port)
-        self._data_plane = DataPlane(place, entrance, ports, self._changed)
+        found = entrance(configured, place, service.name, agent.state.http_port)
+        self._data_plane = DataPlane(place, found, ports, self._changed)
         self._agent = Watched(agent)
         replicas = configured.transformer_replicas, configured.predictor_replicas
         self._around = Around(place, ports, self._data_plane, self._changed, *replicas)
@@ -221,34 +221,14 @@ class Supervisor:
     def _write(self) -> None:
         services = [running.state() for running in self._running.values()]
         own = [self._data_plane.process.state, self._agent.process.state]
-        entrance = self._data_plane.entrance
-        self._state.gateway_port, self._state.grpc_port = entrance.port, entrance.grpc_port
+        now = self._data_plane.entrance
+        self._state.gateway_port, self._state.grpc_port = now.port, now.grpc_port
         self._state.services = [*services, *self._skipped.values()]
         self._state.processes = [state for running in self._running.values() for state in running.processes()] + own
         main = self._state.find(self._main)
         answers = all(state.state == "ready" for state in own)
         self._state.state = main.state if main is not None and main.state != "skipped" and answers else "starting"
         self._place.write(self._state)
-
-
-def _entrance(configured: Settings, place: Place, main: str, agent_port: int) -> Entrance:
-    if (configured.tls_cert is None) != (configured.tls_key is None):
-        raise ConfigError("MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together: one of them is not set")
-    for path in (configured.tls_cert, configured.tls_key):
-        if path is not None and not path.is_file():
-            raise NotFound(f"no file at {path}, which MILLRACE_TLS_CERT or MILLRACE_TLS_KEY names")
-    return Entrance(
-        port=configured.gateway_port,
-        grpc_port=0,
-        main=main,
-        agent_port=agent_port,
-        access_log=place.logs / "access.jsonl",
-        authorization=configured.gateway_headers.get("authorization", ""),
-        certificate=configured.tls_cert,
-        key=configured.tls_key,
-        rate_per_s=configured.gateway_rate_limit,
-        traces=traces(),
-    )
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ import pytest
 from envoy_plane import PATH, Server, wait
 
 from serving.local.agent import described
-from serving.local.envoy import SERVICE_HEADER
 from serving.local.graph import Graph, Step
 from serving.local.manifest import Logger
 from serving.local.ports import free_port
+from serving.local.routes import SERVICE_HEADER
 
 ROOT = Path(__file__).parents[3]
 

@@ -28,8 +28,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from millrace.errors import NotFound
 from serving.local import data_plane
-from serving.local.envoy import Component
 from serving.local.ports import free_port
+from serving.local.routed import Component
 from serving.rollout.local import observed, parsed
 
 MIB = 1 << 20
@@ -221,8 +221,8 @@ def test_an_unusual_request_is_answered(echo, request_):
         (_post(b"zz\r\n", CHUNKED, length=False), 400),
         (_post(b"{}", path="/v1/models%2Fm:predict"), 400),
         (_post(b"{}", b"x: " + b"y" * 70_000), 431),
-        (_post(b"", b"content-length: 9000000", length=False), 413),
-        (_post(b"", b"expect: 100-continue", b"content-length: 9000000", length=False), 413),
+        (_post(b"", b"content-length: 900000000", length=False), 413),
+        (_post(b"", b"expect: 100-continue", b"content-length: 900000000", length=False), 413),
         (_post(b"800001\r\n" + b"x" * (8 * MIB + 1) + b"\r\n0\r\n\r\n", CHUNKED, length=False), 413),
         (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", 405),
         (b"TRACE / HTTP/1.1\r\nhost: x\r\n\r\n", 405),
