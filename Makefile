@@ -168,6 +168,10 @@ bench: setup ## Features, training and a whole run, as ratios from interleaved r
 bench-serving: setup ## Requests a second and latency beside bare ASGI, stock KServe, MLServer, BentoML, LitServe [ARGS='--help'].
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
+.PHONY: bench-envoy
+bench-envoy: setup ## What Envoy adds to a call, at the gateway and at a predictor's port: p50 and CPU [ARGS='--clients 16'].
+	$(BIN)/python -m benchmarks.envoy $(ARGS)
+
 .PHONY: bench-log
 bench-log: setup ## Events a second into the prediction log, rows a second into its database.
 	$(BIN)/python -m benchmarks.prediction_log $(ARGS)

@@ -118,7 +118,7 @@ def status(place: Place, console: Console) -> bool:
             shares.get(item.revision, ""),
             item.state + (f" after {item.ready_after_s:.1f} s" if item.state == "ready" else ""),
             str(item.pid),
-            str(item.http_port),
+            str(item.http_port or ""),
             _since(item),
             str(item.restarts),
             name,
