@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import conformance
 import pytest
 import servers
 from conformance import Case, Target
+from envoy_plane import routed, running
 
 from fraud.features import FEATURE_NAMES
 
@@ -93,6 +95,30 @@ def test_no_server_listens_with_another_protocol():
 
     assert makers == strict != set()
     assert "config.http = StrictProtocol" in sources[servers.ROOT / "serving" / "server.py"]
+
+
+@pytest.fixture(scope="module")
+def at_gateway(predictor, at_predictor, tmp_path_factory) -> Iterator[Target]:
+    service = routed(NAME, predictor.port, grpc_ports=(predictor.grpc_port,), timeout_s=20.0)
+    with running(tmp_path_factory.mktemp("gateway"), service) as plane:
+        yield replace(at_predictor, port=plane.port)
+
+
+PROXYS_OWN = {
+    "half-closed": "to Envoy a client that closes its sending side is gone",
+    "half-closed, pipelined": "the same",
+    "half-closed in a body": "the same",
+    "speaks HTTP/2 at once": "Envoy does, too",
+    "folded header": "a proxy may put the lines together (RFC 9112, 5.2), and asks on",
+    "too large, and waits for 100": "Envoy says 100 itself, and 413 once the limit has been read",
+}
+"""Cases that the proxy answers in its own way, and why."""
+BEHIND_ENVOY = [case for case in conformance.CASES if case.name not in PROXYS_OWN]
+
+
+@pytest.mark.parametrize("case", BEHIND_ENVOY, ids=lambda case: case.name)
+def test_envoy_with_the_predictor_behind_it_conforms(at_gateway, case: Case):
+    conformance.check(case, at_gateway, proxied=True)
 
 
 @pytest.mark.parametrize("case", conformance.CASES, ids=lambda case: case.name)
