@@ -1,4 +1,4 @@
-"""gRPC at the servers alone: metadata in bytes, versions, absurd tensors, bytes that are no message."""
+"""gRPC at a server alone and behind Envoy: metadata in bytes, versions, absurd tensors, bytes that are no message."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import servers
+from envoy_plane import Plane, routed, running
 from grpc import StatusCode
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -29,14 +30,28 @@ def log(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def channel(tiny_model, log) -> Iterator[grpc.Channel]:
+def predictor(tiny_model, log) -> Iterator[servers.Server]:
     model, folder = tiny_model("conforming", history_length=16, every_input=True), log.parent
     arguments = (f"--model_name={NAME}", f"--model_dir={model}")
     ready = f"/v2/models/{NAME}/ready"
-    with (
-        servers.running("serving.predictor.server", ready, folder, *arguments, MODEL_VERSION="1") as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.enable_http_proxy", 0)]) as made,
-    ):
+    with servers.running("serving.predictor.server", ready, folder, *arguments, MODEL_VERSION="1") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(predictor, tmp_path_factory) -> Iterator[Plane]:
+    service = routed(NAME, predictor.port, grpc_ports=(predictor.grpc_port,), timeout_s=30.0)
+    with running(tmp_path_factory.mktemp("gateway"), service) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module", params=["alone", "behind Envoy"])
+def channel(request) -> Iterator[grpc.Channel]:
+    if request.param == "alone":
+        port = request.getfixturevalue("predictor").grpc_port
+    else:
+        port = request.getfixturevalue("gateway").data_plane.entrance.grpc_port
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as made:
         yield made
 
 
