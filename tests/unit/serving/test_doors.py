@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from types import SimpleNamespace
 
@@ -124,3 +125,24 @@ def test_an_event_in_structured_mode_is_answered_with_one_and_its_id_is_the_requ
 def test_an_event_that_lacks_something_is_refused(change):
     with pytest.raises(InvalidInput, match=next(iter(change))):
         asyncio.run(events_too(echo, "m")(json.dumps(EVENT | change).encode(), STRUCTURED))
+
+
+async def reading(scope, receive, send):
+    """What stands behind and takes bodies, as the drift detector's route for events does."""
+    message = await receive()
+    told = sorted(name.decode() for name, _ in scope["headers"])
+    body = json.dumps({"got": message["body"].decode(), "more": message["more_body"], "headers": told}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def test_a_body_reaches_what_stands_behind_as_it_was_before_it_was_compressed():
+    app = LeanRoutes({}, behind=reading)
+
+    plain = asked(app, "POST", "/", gzip.compress(b"[1]"), ((b"content-encoding", b"gzip"), (b"x-one", b"1")))
+    unknown = asked(app, "POST", "/", b"[1]", ((b"content-encoding", b"br"),))
+    large = asked(app, "POST", "/", gzip.compress(b" " * (9 << 20)), ((b"content-encoding", b"gzip"),))
+
+    assert plain == (200, {"got": "[1]", "more": False, "headers": ["content-length", "x-one"]})
+    assert (unknown[0], "'br'" in unknown[1]["error"]) == (415, True)
+    assert large[0] == 413
