@@ -97,23 +97,21 @@ def test_who_an_entity_is_that_was_never_seen_follows_from_all_its_views():
 
 
 def test_a_trial_is_scored_told_as_such_and_changes_nothing(lab, options):
-    store, watch = lab.MemoryStore(), lab.sink()
+    store, settings = lab.MemoryStore(), options()
     labels = {"model_name": lab.NAME, "model_version": "trial", "decision": "approve", "degraded": "False"}
 
     async def scenario():
-        async with watch.running(), lab.predictor("trial").running() as model:
-            settings = options(event_sinks=f"http://{watch.address}")
-            async with lab.serving(model.address, settings, store) as path:
-                trial = await path.predict(lab.transaction(1), x_millrace_dry_run="true ")
-                real = await path.predict(lab.transaction(1), x_millrace_dry_run="False")
-                return trial, real
+        async with lab.predictor("trial").running() as model, lab.serving(model.address, settings, store) as path:
+            trial = await path.predict(lab.transaction(1), x_millrace_dry_run="true ")
+            real = await path.predict(lab.transaction(1), x_millrace_dry_run="False")
+            return trial, real
 
     trial, real = run(scenario())
 
     assert (trial.status, real.status) == (200, 200)
     assert trial.document["predictions"][0]["score"] == real.document["predictions"][0]["score"]
     assert [entry.event_id for entry in store.appended] == [1]
-    assert [event["data"].get("dry_run", False) for event in lab.events_of(watch)] == [True, False]
+    assert [event["data"].get("dry_run", False) for event in lab.told(settings)] == [True, False]
     assert lab.metric("millrace_predictions_total", **labels) == 1
 
 
