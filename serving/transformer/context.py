@@ -10,6 +10,7 @@ from typing import Final
 
 from millrace.errors import InvalidInput, Unavailable
 from millrace.events.prediction import MAX_TEXT
+from millrace.observe.tracing import CURRENT, OFF
 from serving.lean import Headers
 from serving.versions import VERSION
 
@@ -40,6 +41,8 @@ class Context:
     version: str | None = None
     """The model version that the client asked for by name."""
     dry_run: bool = False
+    alone: bool = False
+    """Asked for something of its own, so that it is not scored together with others."""
 
     @classmethod
     def of(cls, headers: Headers, deadline_s: float) -> Context:
@@ -48,15 +51,17 @@ class Context:
         request_id = request_id_of(headers)
         found = [(name, headers[name]) for name in FORWARDED[1:] if name in headers]
         trace = headers.get(b"traceparent")
-        version = headers.get(VERSION)
+        version, dry_run, asked_s = headers.get(VERSION), _dry_run(headers), _asked_s(headers)
+        alone = bool(found) or version is not None or dry_run or asked_s < deadline_s
         return cls(
             request_id,
             ((REQUEST_ID, request_id.encode()), *found),
             trace.decode() if trace and len(trace) <= MAX_TEXT and _VISIBLE.fullmatch(trace) else None,
             now,
-            now + min(deadline_s, _asked_s(headers)),
+            now + min(deadline_s, asked_s),
             version.decode() if version else None,
-            _dry_run(headers),
+            dry_run,
+            alone or CURRENT.get() is not OFF,
         )
 
     def left_s(self) -> float:

@@ -5,6 +5,7 @@ Rows of one request are taken in their order: an entity's second row sees the fi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -137,6 +138,39 @@ def _newest(
         if after[key] is not state:
             entries.append(Entry(ids[row], key, event_us[row], remembered[row]))
     return states, entries
+
+
+def apart(prepared: Prepared, parts: Sequence[Part], sizes: Sequence[int]) -> list[tuple[Prepared, list[Part]]]:
+    """What came of several requests that were scored together, request by request; `sizes` are their rows."""
+    found = []
+    start = 0
+    for size in sizes:
+        end = start + size
+        theirs = [mine for part in parts if (mine := _rows_of(part, start, end)) is not None]
+        found.append((_prepared_of(prepared, start, end), theirs))
+        start = end
+    return found
+
+
+def _prepared_of(prepared: Prepared, start: int, end: int) -> Prepared:
+    features, history = prepared.inputs
+    inputs = features[start:end], None if history is None else history[start:end]
+    return Prepared(inputs, prepared.states.part(start, end), [], prepared.degraded, prepared.unseen[start:end])
+
+
+def _rows_of(part: Part, start: int, end: int) -> Part | None:
+    """The part's rows of one request, counted from its first; None where it has none of them."""
+    places = [place for place, row in enumerate(part.rows) if start <= row < end]
+    if not places:
+        return None
+
+    scored = part.scored
+    mine = dataclasses.replace(
+        scored,
+        outputs={name: values[places] for name, values in scored.outputs.items()},
+        stages=[scored.stages[place] for place in places] if scored.stages else (),
+    )
+    return dataclasses.replace(part, rows=[part.rows[place] - start for place in places], scored=mine)
 
 
 def require_fit(workload: Workload, scored: Scored, history_length: int) -> None:

@@ -37,6 +37,7 @@ from serving.transformer.arms import Arms
 from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
 from serving.transformer.events import Events, Record
+from serving.transformer.gather import Gather
 from serving.transformer.identity import naming
 from serving.transformer.memory import Memory
 from serving.transformer.refreshed import Keys
@@ -71,6 +72,7 @@ class Transformer(HotModel):
         self._arms, self._events, self._shadow = arms, events, shadow
         self._lookups, self._breaker = lookups, Breaker()
         self._memory = memory
+        self._gather = Gather(self._score)
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length
@@ -108,7 +110,7 @@ class Transformer(HotModel):
         keys = self._door.format.keys(requests, naming(headers, self._key, accept=self._accept_pseudonyms))
         try:
             async with asyncio.timeout(context.left_s()):
-                prepared, parts = await self._score(requests, keys, context)
+                prepared, parts = await self._gather.score(requests, keys, context)
         except (TimeoutError, DeadlineExceeded) as error:
             DEADLINES_EXCEEDED.inc()
             raise context.exceeded() from error

@@ -37,6 +37,17 @@ class Requests:
             {name: values[start:end] for name, values in self.values.items()},
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Requests]) -> Requests:
+        """The rows of several, one after the other."""
+        first = parts[0]
+        return cls(
+            np.concatenate([part.event_id for part in parts]),
+            np.concatenate([part.event_us for part in parts]),
+            {name: [id_ for part in parts for id_ in part.keys[name]] for name in first.keys},
+            {name: np.concatenate([part.values[name] for part in parts]) for name in first.values},
+        )
+
     def repeated(self, times: int) -> Requests:
         """One row → the same row so many times, in arrays of their own."""
         return Requests(

@@ -130,6 +130,22 @@ def test_rows_of_two_models_are_answered_in_the_order_of_the_request():
     assert [row["decision"] for row in rows] == ["approve", "approve", "review"]
 
 
+def test_rows_of_two_models_that_were_scored_together_go_back_to_their_requests():
+    prepared = prepare(requests(1, 2, 3), unknown(3))
+    other = core.Scored({"score": np.float32([0.6])}, "8", 0.7, N, ("cheap",))
+    mine = core.Scored({"score": np.float32([0.2, 0.9])}, "7", 0.5, N, ("full", "cheap"))
+    parts = [core.Part([1], other, CHALLENGER, "b"), core.Part([0, 2], mine, CHAMPION, "a")]
+
+    (first, of_first), (second, of_second) = core.apart(prepared, parts, [2, 1])
+
+    assert [(part.arm, part.rows) for part in of_first] == [(CHALLENGER, [1]), (CHAMPION, [0])]
+    assert [part.scored.scores.tolist() for part in of_first] == [[pytest.approx(0.6)], [pytest.approx(0.2)]]
+    assert [(part.arm, part.rows, part.scored.stages) for part in of_second] == [(CHAMPION, [0], ["cheap"])]
+    assert of_second[0].scored.scores.tolist() == pytest.approx([0.9])
+    assert [len(found.inputs[0]) for found in (first, second)] == [2, 1]
+    assert counted(second) == [2]
+
+
 def test_reasons_compare_each_flagged_row_with_its_own_variants():
     found = requests(1, 2, amount=10.0)
     prepared = prepare(found, unknown(2))
