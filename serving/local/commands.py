@@ -94,6 +94,7 @@ def down(place: Place) -> bool:
             )
         time.sleep(0.05)
     left = end_all(place.running)
+    place.forget_envoy()
     place.file.unlink(missing_ok=True)
     place.ports.unlink(missing_ok=True)
     return bool(pids or left)

@@ -6,11 +6,9 @@ Files are written aside and renamed into place; Envoy follows each by itself. `a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -38,8 +36,6 @@ APPLIED_S: Final = 10.0
 LOOK_S: Final = 0.02
 SETTLED_S: Final = 0.5
 """Envoy says that it has a route before the thread that answers goes by it; on a busy machine that takes a moment."""
-SOCKET_PATH: Final = 90
-"""Bytes; a socket's path may have 103 on macOS."""
 MAX_ACCESS_LOG_BYTES: Final = 50 << 20
 
 
@@ -76,16 +72,16 @@ class DataPlane:
     """Runs Envoy for a home. `route` brings it to the services that run."""
 
     def __init__(self, place: Place, entrance: Entrance, ports: Ports, changed: Callable[[], None]) -> None:
-        self._folder = place.envoy
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
+        self._place, self._folder = place, place.envoy
+        _private(place.envoy)
+        _private(place.admin.parent)
         self._entrance, self._ports, self._changed = entrance, ports, changed
         self._tried = range(entrance.port, entrance.port + PORTS_TRIED)
         self._take_ports(ports.take)
         self._services: tuple[Routed, ...] = ()
         self._files = Files({})
         self._written: dict[str, str] = {}
-        self.admin = Admin(admin_socket(self._folder))
+        self.admin = Admin(place.admin)
         self._write("bootstrap.json", envoy.bootstrap(self._folder, self.admin.path))
         log_file = place.logs / "envoy.log"
         command = Command("envoy", tuple(_words(self._folder)), {}, "/ready")
@@ -139,8 +135,7 @@ class DataPlane:
                 await asyncio.sleep(LOOK_S)
         await self._watched.stop()
         await self.admin.close()
-        for folder in {self._folder, self.admin.path.parent}:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._place.forget_envoy()
 
     async def trim_access_log(self) -> None:
         """A log that has grown long goes aside, and a new one begins."""
@@ -224,18 +219,12 @@ def program() -> str:
     return found
 
 
-def admin_socket(folder: Path) -> Path:
-    """In the folder, or where that is too long for a socket in a folder that is the user's alone."""
-    path = folder / "admin.sock"
-    if len(str(path)) <= SOCKET_PATH:
-        return path
-    named = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    short = Path(tempfile.gettempdir()) / f"millrace-{os.getuid()}-{named}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    if short.stat().st_uid != os.getuid():
-        raise Unavailable(f"{short} belongs to somebody else; set TMPDIR to a folder of your own")
-    short.chmod(0o700)
-    return short / "admin.sock"
+def _private(folder: Path) -> None:
+    """Make a folder that is the user's alone; raises Unavailable where it is somebody else's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise Unavailable(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
 
 
 def _words(folder: Path) -> list[str]:

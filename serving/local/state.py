@@ -6,14 +6,19 @@ Whether a runtime lives is told by its lock, never by a process id in a file: a 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from millrace.lake.atomic import write_text
 
+SOCKET_PATH = 90
+"""Bytes; a socket's path may have 103 on macOS."""
 GATEWAY = "gateway"
 """What the processes belong to that every request passes through, or may."""
 AGENT = "agent"
@@ -140,6 +145,22 @@ class Place:
     def envoy(self) -> Path:
         """What Envoy follows, its owner's alone."""
         return self.folder / "envoy"
+
+    @property
+    def admin(self) -> Path:
+        """Socket of Envoy's administration; elsewhere, in a folder that is the user's alone, where the home's path is
+        too long for one.
+        """
+        path = self.envoy / "admin.sock"
+        if len(str(path)) <= SOCKET_PATH:
+            return path
+        named = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"millrace-{os.getuid()}-{named}" / "admin.sock"
+
+    def forget_envoy(self) -> None:
+        """Remove what only a running Envoy needs; the token is in it."""
+        for folder in {self.envoy, self.admin.parent}:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def agent(self) -> Path:

@@ -24,7 +24,7 @@ from millrace.observe.progress import log
 from millrace.settings import Settings, settings
 from serving.local.addresses import rewritten
 from serving.local.agent import described
-from serving.local.data_plane import DataPlane, admin_socket
+from serving.local.data_plane import DataPlane
 from serving.local.entrance import entrance
 from serving.local.graph import Graph, is_graph, read_graph
 from serving.local.manifest import PROGRAMS, Command, Service, read_service
@@ -200,7 +200,7 @@ class Supervisor:
     def _agent_process(self) -> ServerProcess:
         place = self._place
         words = [sys.executable, "-m", "serving.local.agent", f"--file={place.agent}", "--http_port={http_port}"]
-        command = Command(AGENT, (*words, f"--admin={admin_socket(place.envoy)}"), {}, "/healthz")
+        command = Command(AGENT, (*words, f"--admin={place.admin}"), {}, "/healthz")
         paths = place.running / "agent.json", place.logs / "agent.log"
         return ServerProcess(command, *paths, self._changed, service=GATEWAY)
 

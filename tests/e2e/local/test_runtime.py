@@ -357,6 +357,7 @@ def test_what_outlives_watch_and_supervisor_is_taken_over_by_up_and_ended_by_dow
     assert taken_over == [process.pid for process in before.processes]
     assert done.stdout == "stopped\n"
     assert {command_line(process.pid) for process in before.processes} == {""}
+    assert not any(folder.exists() for folder in (runtime.place.envoy, runtime.place.admin.parent))
 
 
 def test_no_client_notices_when_one_of_two_processes_is_killed(runtime):
