@@ -17,7 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 << 10
-"""Request line, headers or trailers that come in more pieces than one and are longer: 431."""
+TOO_MANY: Final = f"the headers have more than {MAX_HEAD_BYTES} bytes"
 LINGER_S: Final = 2.0
 """How long a refused client may go on sending before the connection is cut, so that it can read why."""
 OFFERS: Final = frozenset({b"upgrade", b"http2-settings", b"connection"})
@@ -46,7 +46,8 @@ class StrictProtocol(HttpToolsProtocol):
         """When the request began that is not complete yet; None between requests."""
         self._stuck_since: float | None = None
         """When the client was first seen not to read its answers."""
-        self._head_bytes = 0
+        self._heads = self._head_bytes = self._later_bytes = 0
+        """Heads that were begun; of the last one the headers' bytes, and what came after the piece that it began in."""
         self._begun = self._in_body = self._has_host = False
         """What is read: a request, its body; whether its host is known."""
         self._due = 0
@@ -105,12 +106,16 @@ class StrictProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._reading_since = self.loop.time()
-        self._head_bytes = 0
+        self._heads += 1
+        self._head_bytes = self._later_bytes = 0
         self._begun, self._in_body, self._has_host = True, False, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             return  # a trailer: nobody here has asked for one
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise Refused(431, TOO_MANY)
         name, value = name.lower(), value.strip(b" \t")
         if name == b"host":
             if self._has_host:
@@ -141,6 +146,7 @@ class StrictProtocol(HttpToolsProtocol):
     # ours
 
     def _feed(self, data: bytes) -> None:
+        heads, length = self._heads, len(data)
         while data:
             try:
                 self.parser.feed_data(data)
@@ -148,10 +154,10 @@ class StrictProtocol(HttpToolsProtocol):
                 data = self._head_without_offer() + data[offer.args[0] :]
             else:
                 break
-        if self._begun and not self._in_body:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(Refused(431, f"the headers have more than {MAX_HEAD_BYTES} bytes"))
+        if self._begun and not self._in_body and self._heads == heads:
+            self._later_bytes += length  # one header may have no end
+            if self._later_bytes > MAX_HEAD_BYTES:
+                self._refuse(Refused(431, TOO_MANY))
 
     def _head_without_offer(self) -> bytes:
         """The head that was just parsed, without its offer of another protocol (RFC 9110, 7.8: it may be ignored)."""

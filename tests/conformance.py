@@ -242,6 +242,12 @@ FRAMING: Final = (
     Case("half-closed", lambda t: [t.ask(16), CLOSE], numbers=[16], ends=True),
     Case("half-closed, pipelined", lambda t: [t.ask(17) + t.ask(18), CLOSE], (OK, OK), [17, 18], True),
     Case("half-closed in a body", lambda t: [t.ask(19)[:-5], CLOSE], (REFUSED,), ends=True),
+    Case(
+        "large, and half a head behind it",
+        lambda t: [t.head("content-length: 200000") + b" " * 200_000 + t.ask(66)[:40], t.ask(66)[40:]],
+        (REFUSED, OK),
+        [None, 66],
+    ),
     Case("blank lines before", lambda t: [b"\r\n\r\n" + t.ask(20)], numbers=[20]),
     Case("expects 100", lambda t: [t.ask(21, "expect: 100-continue")], numbers=[21]),
     Case(
@@ -283,6 +289,7 @@ FRAMING: Final = (
     Case("two hosts", lambda t: [t.ask(1, "host: elsewhere")], (REFUSED,), ends=True),
     Case("no host", lambda t: [b"GET / HTTP/1.1\r\n\r\n"], (REFUSED,), ends=True),
     Case("no end of headers", lambda t: [t.head()[:-2], *[b"x: %s\r\n" % (b"y" * 8000)] * 20], ((431,),), ends=True),
+    Case("no end of a header", lambda t: [t.head()[:-2] + b"x: ", *[b"y" * 8000] * 60], ((431,),), ends=True),
     Case("not HTTP", lambda t: [b"\x16\x03\x01\x00\xf4" * 20 + b"\r\n\r\n"], (REFUSED,), ends=True),
 )
 """How a request is cut and framed."""

@@ -151,7 +151,9 @@ class _Client:
     def _ended(self, requests: list[Request], why: str, *, fresh: bool) -> None:
         """The connection ended without an answer: a fault if the request was right and the connection new."""
         first, *others = requests
-        fault = WRONG if is_kept(first) and not first.ends and fresh and all(map(is_kept, others)) else RIGHT
+        # A proxy takes a client that closes its sending side for gone, and drops what is on its way.
+        due = fresh and all(is_kept(request) and not request.ends for request in requests)
+        fault = WRONG if due else RIGHT
         self._add(first, "ended", fault, f"no answer to a request that is right: {why}")
         self._dropped(others)
 

@@ -108,6 +108,7 @@ PROXYS_OWN = {
     "half-closed": "to Envoy a client that closes its sending side is gone",
     "half-closed, pipelined": "the same",
     "half-closed in a body": "the same",
+    "pipelined twice, then half-closed in a body": "the same",
     "speaks HTTP/2 at once": "Envoy does, too",
     "folded header": "a proxy may put the lines together (RFC 9112, 5.2), and asks on",
     "too large, and waits for 100": "Envoy says 100 itself, and 413 once the limit has been read",
