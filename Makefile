@@ -180,6 +180,10 @@ bench-log: setup ## Events a second into the prediction log, rows a second into 
 fuzz: setup ## Requests of every kind, valid and mutated, at the running home: no 500, no other's answer, no hang [ARGS='--requests 100000'].
 	$(BIN)/python -m benchmarks.fuzz $(CHOICE) $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## kill -9 of everything that runs, under load: what was acknowledged is logged once, and remembered [ARGS='--kills 30 --minutes 10'].
+	$(BIN)/python -m benchmarks.chaos $(CHOICE) $(ARGS)
+
 ##@ On a cluster
 
 .PHONY: check-cluster

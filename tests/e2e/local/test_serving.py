@@ -344,6 +344,27 @@ def test_a_killed_supervisor_costs_no_answer_and_the_next_one_goes_on(world):
     assert [process.pid for process in world.state().processes] == pids
 
 
+def test_nothing_acknowledged_is_lost_while_everything_is_killed(world):
+    kinds = ("envoy", "transformer", "predictor", "prediction-log", "supervisor")
+    options = ("--seed=1", "--kills=1", "--apart", "0.5", "1.5", "--rate=40", "--only", *kinds)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos", *options],
+        env=world.env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((world.place.home / "bench" / "chaos.json").read_text())
+    assert report["kills"] == len(kinds)
+    assert (report["missing"], report["twice"], report["states_wrong"]) == (0, 0, 0)
+    assert report["acknowledged"] > 100
+    assert report["states"] == 50
+    assert report["by_kind"]["supervisor"]["failures"] == 0
+
+
 def test_without_a_server_the_commands_say_what_to_do(tmp_path):
     place = Place(tmp_path)
 
