@@ -55,7 +55,8 @@ def up(place: Place, manifest: Path) -> LocalState:
         before = running.find(service.name)
         if before is not None and before.manifest_hash != service.hash:
             log("following", old_version=before.model_version, new_version=service.model_version)
-        os.kill(running.pid, signal.SIGHUP)
+        with suppress(ProcessLookupError):  # it is being started again, and looks then
+            os.kill(running.pid, signal.SIGHUP)
         return _wait_ready(place, None, service)
     if place.alive():
         log("restarting", manifest=manifest)
