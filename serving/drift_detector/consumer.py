@@ -61,6 +61,10 @@ class Consumer(threading.Thread):
         self._stopping.set()
         self.join()
 
+    def waiting(self) -> int:
+        """Events on the stream that are not judged; those that wait for the next save of the state are."""
+        return max(0, self._stream.lag(self._group).events - len(self._held))
+
     def _step(self) -> None:
         self._settle()
         entries = self._stream.read(self._group, self._group.name, BATCH_EVENTS, WAIT_S)
@@ -73,6 +77,7 @@ class Consumer(threading.Thread):
 
     def _take(self, entries: list[Entry]) -> None:
         rows: list[Scored] = []
+        understood: list[str] = []
         others = 0
         for entry in entries:
             try:
@@ -82,12 +87,13 @@ class Consumer(threading.Thread):
             except InvalidInput as error:
                 self._bad.append((entry, str(error)))
                 continue
-            self._held.append(entry.position)
+            understood.append(entry.position)
             others += found is None
             rows += found or ()
         with server_span("drift.judge", {}) as span:
             span.link(row.traceparent for row in rows)
             self._service.take(rows, others)
+        self._held += understood
 
     def _settle(self) -> None:
         """Set aside what could not be read, tell what was found, and save what told it."""

@@ -37,11 +37,17 @@ class DriftModel(HotModel):
     server = "drift_detector"
 
     def __init__(
-        self, name: str, service: DriftService, posted: Posted, appender: Appender, lag: Callable[[], int], width: int
+        self,
+        name: str,
+        service: DriftService,
+        posted: Posted,
+        appender: Appender,
+        waiting: Callable[[], int],
+        width: int,
     ) -> None:
-        """`lag` counts events on the stream that are not judged."""
+        """`waiting` counts events on the stream that are not judged."""
         super().__init__(name)
-        self._service, self._posted, self._appender, self._lag = service, posted, appender, lag
+        self._service, self._posted, self._appender, self._waiting = service, posted, appender, waiting
         self._width = width
         self.inputs = (
             TensorSpec("features", "FP32", (-1, width)),
@@ -107,7 +113,7 @@ class DriftModel(HotModel):
         """`GET /v1/drift`: what waits, and the last judgement of each kind of window."""
         history = self._service.history
         last = {item["window"]: item for item in history}
-        body = {"waiting": await asyncio.to_thread(self._lag), "judged": len(history), "last": last}
+        body = {"waiting": await asyncio.to_thread(self._waiting), "judged": len(history), "last": last}
         return Response(orjson.dumps(body), media_type="application/json")
 
     async def _judge(self, features: NDArray[np.float32], scores: NDArray[np.float32] | None) -> Judgement:

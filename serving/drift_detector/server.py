@@ -69,7 +69,7 @@ def serve() -> None:
     consumer = Consumer(stream, group, events, service, f"/millrace/{options.model_name}")
     width = len(workload.features.FEATURE_NAMES)
     posted = Posted(bodies, shared.model_name)
-    model = DriftModel(options.model_name, service, posted, appender, lambda: stream.lag(group).events, width)
+    model = DriftModel(options.model_name, service, posted, appender, consumer.waiting, width)
     app.add_route("/", model.events, methods=["POST"])
     app.add_route("/v1/alarms", model.alarms, methods=["GET"])
     app.add_route("/v1/drift", model.status, methods=["GET"])
