@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     seed = time.time_ns() % 2**32 if found.seed is None else found.seed
     print(f"seed {seed}", file=sys.stderr)
     clients = Clients(found.clients, found.rate, found.entities, found.timeout_s)
-    plan = Plan(found.only, found.kills, found.minutes, tuple(found.apart), seed)
+    plan = Plan(found.only, found.kills, found.minutes, tuple(found.apart), seed, found.alone)
     try:
         report = run(here, clients, plan, found.deadline_s)
     except MillraceError as error:
@@ -84,7 +84,7 @@ async def _kill(here: Settings, clients: Clients, plan: Plan) -> tuple[Load, Kil
     rollout = Rollout(here)
     victims = Victims(place, here.model_name, rollout)
     kinds = plan.kinds or victims.kinds()
-    kills = Kills(Plan(kinds, plan.kills, plan.minutes, plan.apart, plan.seed), asking, victims, rollout)
+    kills = Kills(replace(plan, kinds=kinds), asking, victims, rollout)
     async with asking, rollout:
         await kills.run()
     return asking, kills
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--apart", type=float, nargs=2, default=[1.0, 8.0], metavar="S", help="between kills (default 1 8)"
     )
+    parser.add_argument("--alone", action="store_true", help="kill only when everything that answers is there again")
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="such as envoy transformer supervisor")
     parser.add_argument("--seed", type=int, help="the same one kills at the same moments (default: by the clock)")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second (default 100)")

@@ -28,6 +28,8 @@ from millrace.settings import Settings
 from serving.transformer.store import open_store
 
 LOOK_S: Final = 0.5
+STALLED_S: Final = 30.0
+"""A group that takes nothing for so long is not there: a server that comes back after a kill takes less."""
 IDS_PER_QUERY: Final = 500
 SCORE_TOLERANCE: Final = 1e-6
 
@@ -83,16 +85,19 @@ def judge(here: Settings, workload: Workload, asked: Sequence[Asked], deadline_s
 
 
 def catch_up(here: Settings, found: Findings, deadline_s: float) -> None:
-    """Wait until no group of the event stream is behind."""
-    began = time.monotonic()
+    """Wait until no group of the event stream is behind; for one that takes nothing any more, not to the deadline."""
+    began = moved = time.monotonic()
     stream = open_stream(here)
     try:
         while True:
             lags: dict[str, Lag] = {f"{group.name}/{group.topic}": stream.lag(group) for group in stream.groups()}
-            found.behind = {name: lag.events for name, lag in lags.items() if lag.events}
+            behind = {name: lag.events for name, lag in lags.items() if lag.events}
+            now = time.monotonic()
+            if behind != found.behind:
+                moved = now
+            found.behind, found.caught_up_s = behind, now - began
             found.refused = sum(lag.refused for lag in lags.values())
-            found.caught_up_s = time.monotonic() - began
-            if not found.behind or found.caught_up_s > deadline_s:
+            if not behind or now - moved > STALLED_S or now - began > deadline_s:
                 return
             time.sleep(LOOK_S)
     finally:

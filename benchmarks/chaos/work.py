@@ -34,6 +34,8 @@ class Plan:
     apart: tuple[float, float]
     """Seconds between two kills: at least, at most."""
     seed: int
+    alone: bool = False
+    """Each kill waits until everything that answers is there again."""
 
 
 @dataclass
@@ -69,6 +71,8 @@ class Kills:
         self.kills[name] += 0
         while goes_on():
             await asyncio.sleep(random.uniform(*self.plan.apart))
+            if self.plan.alone:
+                await self.victims.settled()
             await self.victims.kill(random.choice(kinds), random)
             self.kills[name] += 1
             tell(name)
