@@ -70,9 +70,9 @@ class Kills:
         self.rollout.move(wanted=ROLLOUT in kinds)
         self.kills[name] += 0
         while goes_on():
-            await asyncio.sleep(random.uniform(*self.plan.apart))
             if self.plan.alone:
                 await self.victims.settled()
+            await asyncio.sleep(random.uniform(*self.plan.apart))
             await self.victims.kill(random.choice(kinds), random)
             self.kills[name] += 1
             tell(name)

@@ -176,7 +176,8 @@ class RunningService:
     def _start_predictor(self, revision: Revision, command: Command) -> None:
         log("revision_starts", service=self.name, revision=revision.name, model_version=revision.model_version)
         about = {"revision": revision.name, "model_version": revision.model_version}
-        replicas = self._replicas(revision.name, revision.name, command, self._around.predictors, self.look, about)
+        number = self._number("predictor", self._around.predictors)
+        replicas = self._replicas(revision.name, revision.name, command, number, self.look, about)
         self._predictors[revision.number] = replicas
         replicas.begin()
 
@@ -209,7 +210,8 @@ class RunningService:
         name, log_name = f"{self.name}-transformer-{named}", f"{self.name}-transformer"
         if name in [item.name for item in self._leaving]:
             return  # wanted again while it leaves: once it has
-        new = self._replicas(name, log_name, command, self._around.transformers, self.look, {})
+        number = self._number("transformer", self._around.transformers)
+        new = self._replicas(name, log_name, command, number, self.look, {})
         new.begin(f"{LOOPBACK}:{self._predictor_port}")
         if self._transformer is None:
             self._transformer = new
@@ -218,6 +220,11 @@ class RunningService:
             self._next = new
 
     # Both
+
+    def _number(self, role: str, wanted: int) -> int:
+        """How many processes of a role run: as many as are wanted, and no more than its maxReplicas."""
+        most = self.service.document["spec"][role].get("maxReplicas")
+        return min(wanted, most) if most else wanted
 
     def _parts(self) -> list[Replicas]:
         """Everything that runs, what is on its way out included."""

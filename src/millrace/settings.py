@@ -114,10 +114,11 @@ class Settings(BaseSettings):
     """Private key of `tls_cert`."""
 
     transformer_replicas: int = Field(default=1, ge=1, le=16)
-    """Processes of a transformer that the local runtime starts; on a cluster the autoscaler decides."""
+    """Processes of a transformer that the local runtime starts, up to its manifest's `maxReplicas`; on a cluster the
+    autoscaler decides."""
 
     predictor_replicas: int = Field(default=1, ge=1, le=16)
-    """Processes of each revision of a predictor that the local runtime starts."""
+    """Processes of each revision of a predictor that the local runtime starts, likewise."""
 
     companions: str = "prediction-log,drift-detector"
     """What the local runtime starts beside the served model, comma-separated folders of manifests/base/serving."""

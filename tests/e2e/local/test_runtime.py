@@ -375,6 +375,19 @@ def test_no_client_notices_when_one_of_two_processes_is_killed(runtime):
     assert len([one for one in runtime.state.processes if one.role == "transformer"]) == 2
 
 
+def test_no_more_processes_run_than_a_manifest_allows(runtime):
+    runtime.env = {"MILLRACE_TRANSFORMER_REPLICAS": "2", "MILLRACE_PREDICTOR_REPLICAS": "2"}
+    document = inference_service("1")
+    document["spec"]["predictor"]["maxReplicas"] = 1
+    document["spec"]["transformer"]["maxReplicas"] = 4
+    runtime.write(document)
+    runtime.up()
+
+    roles = [process.role for process in runtime.state.processes]
+
+    assert (roles.count("predictor"), roles.count("transformer")) == (1, 2)
+
+
 def test_a_killed_envoy_is_back_within_two_seconds(runtime):
     runtime.write(inference_service("1"))
     runtime.up()
