@@ -325,9 +325,9 @@ def test_a_push_that_was_overtaken_changes_nothing(cluster: Cluster, monkeypatch
     """It read, stalled past its lease, and writes when another replica has pushed something newer."""
     monkeypatch.setattr("millrace.appended.redis.LEASE_MS", 1)
     slow, quick = networked(cluster), networked(cluster)
-    until(lambda: pushed_by(slow) == 0 and slow.unpushed() == 0)
+    view, events = slow._of_recent()
+    until(lambda: events.leads() and pushed_by(slow) == 0 and slow.unpushed() == 0)
     slow.append(entries("overtaken", 1))
-    view = slow._of_recent()[0]
     encoded = view.rows.encoded
 
     def stalls(states: Any) -> Any:
