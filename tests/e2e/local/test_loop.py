@@ -30,6 +30,7 @@ from riders import Riders, answers, arrive, trips_of
 from components.promote.render import inference_service
 from fraud.simulator import SimulationConfig, write
 from millrace.events.log import engine
+from millrace.events.stream import open_stream
 from millrace.events.table import read_predictions
 from millrace.installed import load
 from millrace.lake.feast_home import filled_with
@@ -38,6 +39,7 @@ from millrace.registry.models import Registry
 from millrace.registry.retraining import outcome_of
 from millrace.rollout import service as templates
 from millrace.settings import Settings
+from serving.retraining_trigger.listener import GROUP
 from trips.world import WorldConfig
 from trips.world import write as write_trips
 
@@ -437,6 +439,7 @@ def trigger(home: Path, folder: Path) -> Iterator[str]:
         "MILLRACE_RETRAINING_DEBOUNCE_S": "0",
         "PYTHONWARNINGS": "ignore",
     }
+    forget_alarms(home)  # of the tests before: each would be a retraining of its own
     command = [sys.executable, "-m", "serving.retraining_trigger", f"--http_port={port}", "--host=127.0.0.1"]
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
         try:
@@ -444,6 +447,14 @@ def trigger(home: Path, folder: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+
+
+def forget_alarms(home: Path) -> None:
+    """Take all alarms that the stream of a home holds, as if a trigger had dealt with them."""
+    stream = open_stream(settings_of(home))
+    while alarms := stream.read(GROUP, "a test", 100, 0):
+        stream.acknowledge(GROUP, [alarm.position for alarm in alarms])
+    stream.close()
 
 
 def healthy(port: int) -> bool:
