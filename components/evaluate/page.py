@@ -13,8 +13,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from components.evaluate.evidence import Evidence
+from components.evaluate.training_curve import read_curve, training_plot
 from components.evaluate.words import Words
 from millrace.judge.gates import Verdict
+from millrace.lake.manifest import Manifest
 from millrace.report.page import Page
 
 Plot = tuple[Figure, str]
@@ -31,29 +33,44 @@ class Section:
     rows: Sequence[Sequence[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a task shows beside verdict and figures."""
+
+    facts: Mapping[str, Any]
+    plots: Sequence[Sequence[Plot]]
+    """Plots that stand side by side, row by row."""
+    sections: Sequence[Section]
+
+
 def write(
     path: Path,
-    title: str,
+    model: Manifest,
+    days: str,
     words: Words,
     verdict: Verdict,
     evidence: Evidence[Any, Any, Any],
-    *,
-    facts: Mapping[str, Any],
-    plots: Sequence[Sequence[Plot]],
-    sections: Sequence[Section],
+    shown: Shown,
 ) -> None:
-    """One HTML page at `path`; `plots` stand side by side in their rows, a section without rows is left out."""
-    page = Page("Model evaluation", title)
-    page.facts(dict(facts))
+    """One HTML page at `path`, titled by the model and the `days` that it was judged on.
+
+    The plot of its training ends the last row of plots; a section without rows is left out.
+    """
+    page = Page("Model evaluation", f"Model {model.id} on the {days}")
+    page.facts(dict(shown.facts))
     page.heading("Verdict", "Every rule with its measured value and its limit; one failure keeps the model out.")
     page.verdict(verdict)
 
     lead = f"On the judged rows of the {words.window}; intervals are 95 %, from resampled {words.units}."
     figures = [(words.titled(name), f.value, f.low, f.high) for name, f in evidence.figures.items()]
     page.heading("Figures", lead).table(["figure", "value", "low", "high"], figures)
-    for row in plots:
+
+    *rows, last = shown.plots
+    curve = read_curve(model)
+    learned = [training_plot(curve)] if curve else []
+    for row in (*rows, [*last, *learned]):
         page.figures(*row)
-    for section in sections:
+    for section in shown.sections:
         if section.rows:
             page.heading(section.title, section.lead).table(section.columns, section.rows)
     page.write(path)

@@ -76,9 +76,8 @@ def _write_page(
     curves: Mapping[str, Floats],
     path: Path,
 ) -> None:
-    from components.evaluate.classes import page  # matplotlib: not for those who only want the figures
-    from components.evaluate.training_curve import read_curve
+    from components.evaluate import page  # matplotlib: not for those who only want the figures
+    from components.evaluate.classes.page import show
 
-    model = case.artifact.manifest
-    title = f"Model {model.id} on the week from {window.start}"
-    page.write(path, title, words, verdict, evidence, window.judged, curves, read_curve(model))
+    shown = show(evidence, words, window.judged, curves)
+    page.write(path, case.artifact.manifest, f"week from {window.start}", words, verdict, evidence, shown)

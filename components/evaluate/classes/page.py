@@ -6,20 +6,16 @@ Words for units and positives are the workload's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from components.evaluate import page
 from components.evaluate.classes.curves import curve
 from components.evaluate.classes.evidence import Evidence
 from components.evaluate.classes.words import Words
-from components.evaluate.page import Plot, Section
-from components.evaluate.training_curve import Curve, training_plot
+from components.evaluate.page import Plot, Section, Shown, latency
 from components.evaluate.words import spaced, span
 from millrace.judge.calibration import reliability
-from millrace.judge.gates import Verdict
 from millrace.judge.ranking import Judged
 from millrace.judge.rows import Floats
 from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
@@ -27,29 +23,14 @@ from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
 PLOT_POINTS: Final = 600
 
 
-def write(
-    path: Path,
-    title: str,
-    words: Words,
-    verdict: Verdict,
-    evidence: Evidence,
-    rows: Judged,
-    scores: Mapping[str, Floats],
-    training_curve: Curve,
-) -> None:
-    """One HTML page at `path`; `scores` holds the model's under "model" and the others' under their names, [J] each."""
+def show(evidence: Evidence, words: Words, rows: Judged, scores: Mapping[str, Floats]) -> Shown:
+    """`scores` holds the model's under "model" and the others' under their names, [J] each."""
     own = scores["model"]
-    learned = [training_plot(training_curve)] if training_curve else []
-    page.write(
-        path,
-        title,
-        words,
-        verdict,
-        evidence,
+    return Shown(
         facts=_facts(evidence, words),
         plots=[
             [_precision_recall(evidence, rows, scores, words), _calibration(rows, own, words)],
-            [_histogram(evidence, rows, own, words), *learned],
+            [_histogram(evidence, rows, own, words)],
         ],
         sections=[
             _others(evidence, words),
@@ -74,7 +55,7 @@ def _facts(e: Evidence, words: Words) -> dict[str, Any]:
             "flagged a day": f"{at.flagged_units_per_day:.0f} {words.units}",
             "precision, recall there": f"{at.precision:.3f}, {at.recall:.3f}",
         }
-    facts |= page.latency(e)
+    facts |= latency(e)
     if e.cascade is not None:
         gain = e.cascade.gain
         facts["answered by the cheap first model"] = f"{e.cascade.saved_share:.1%} of the rows"

@@ -56,9 +56,8 @@ def _write_page(
     others: Mapping[str, Predictions],
     path: Path,
 ) -> None:
-    from components.evaluate.quantity import page  # matplotlib: not for those who only want the figures
-    from components.evaluate.training_curve import read_curve
+    from components.evaluate import page  # matplotlib: not for those who only want the figures
+    from components.evaluate.quantity.page import show
 
-    model = case.artifact.manifest
-    title = f"Model {model.id} on the days from {window.start}"
-    page.write(path, title, words, verdict, evidence, window.judged, own, others, read_curve(model))
+    shown = show(evidence, words, window.judged, own, others)
+    page.write(path, case.artifact.manifest, f"days from {window.start}", words, verdict, evidence, shown)

@@ -6,18 +6,14 @@ Words for units and label are the workload's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from components.evaluate import page
-from components.evaluate.page import Plot, Section
+from components.evaluate.page import Plot, Section, Shown, latency
 from components.evaluate.quantity.evidence import Evidence
 from components.evaluate.quantity.words import Words
-from components.evaluate.training_curve import Curve, training_plot
 from components.evaluate.words import spaced, span
-from millrace.judge.gates import Verdict
 from millrace.judge.regression import Measured, Predictions
 from millrace.report.page import BAD, COLOURS, MUTED, figure, legend
 
@@ -26,30 +22,16 @@ BINS: Final = 12
 PLOT_ROWS: Final = 3000
 
 
-def write(
-    path: Path,
-    title: str,
-    words: Words,
-    verdict: Verdict,
-    evidence: Evidence,
-    rows: Measured,
-    own: Predictions,
-    others: Mapping[str, Predictions],
-    training_curve: Curve,
-) -> None:
-    """One HTML page at `path`; own[J] are the model's predictions, `others` those of the baselines by name."""
+def show(
+    evidence: Evidence, words: Words, rows: Measured, own: Predictions, others: Mapping[str, Predictions]
+) -> Shown:
+    """own[J] are the model's predictions, `others` those of the baselines by name."""
     covered = [_coverage(evidence, rows, own, words)] if own.bounded else []
-    learned = [training_plot(training_curve)] if training_curve else []
-    page.write(
-        path,
-        title,
-        words,
-        verdict,
-        evidence,
+    return Shown(
         facts=_facts(evidence, words),
         plots=[
             [_truth(rows, own, words), _errors(rows, own, others, words)],
-            [_by_prediction(rows, own, words), *covered, *learned],
+            [_by_prediction(rows, own, words), *covered],
         ],
         sections=[_others(evidence, words), _slices(evidence), _stresses(evidence)],
     )
@@ -65,7 +47,7 @@ def _facts(e: Evidence, words: Words) -> dict[str, Any]:
     if "coverage" in e.figures:
         facts["truth within the interval"] = f"{e.figures['coverage'].value:.1%}"
         facts[words.titled("interval_width")] = e.figures["interval_width"].value
-    return facts | page.latency(e)
+    return facts | latency(e)
 
 
 def _others(e: Evidence, words: Words) -> Section:
