@@ -39,6 +39,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 TRAIN_DAYS = 24
 VALIDATION_DAYS = 4
+OWN = ("stream_url", "prediction_log_url", "mlflow_tracking_uri")
+"""Settings that may name a service which others share; a drill has its own of each, in its home."""
 QUICK = {"resamples": 20, "estimate_draws": 20}
 
 
@@ -60,12 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     """Run it; the servers are stopped at the end, whatever happens.
 
-    Raises ConfigError where the lake has a remote, which would take the drill's simulated days for the home's own.
+    Raises ConfigError where the lake has a remote, or the home's online store is another's: both would take the drill's
+    simulated days for the home's own.
     """
-    if outer.lake_remote:
-        raise ConfigError(
-            f"MILLRACE_LAKE_REMOTE is {outer.lake_remote!r}; a drill keeps its days to itself. Unset it for the drill."
-        )
+    for name in ("lake_remote", "feature_store"):
+        value = getattr(outer, name)
+        if value:
+            raise ConfigError(
+                f"MILLRACE_{name.upper()} is '{value}'; a drill keeps its days to itself. Unset it for the drill."
+            )
     began = time.perf_counter()
     servers.require(ROOT)
     part = load(outer.workload).drill
@@ -116,6 +121,7 @@ def changes(home: Path, raw: Path, workload: str) -> dict[str, Any]:
         "rollout_policy": str(HERE / "rollout.yaml"),
         "workload": workload,
         "model_name": load(workload).model_name,
+        **dict.fromkeys(OWN, ""),
         **load(workload).drill.SETTINGS,
     }
 

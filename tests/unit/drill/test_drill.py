@@ -121,9 +121,26 @@ def test_the_drill_and_its_servers_have_the_same_settings_and_the_process_keeps_
     assert settings() == here
 
 
-def test_a_lake_that_others_share_does_not_get_the_drills_days(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="s3://lake"):
-        drill(SMALL, Settings(home=tmp_path, lake_remote="s3://lake"), chaos=False)
+@pytest.mark.parametrize(("name", "value"), [("lake_remote", "s3://lake"), ("feature_store", "/etc/store.yaml")])
+def test_a_lake_or_store_that_others_share_does_not_get_the_drills_days(name: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"MILLRACE_{name.upper()} is '{value}'"):
+        drill(SMALL, Settings(home=tmp_path, **{name: value}), chaos=False)
+
+
+def test_events_labels_and_versions_of_the_drill_go_to_no_service_that_others_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_STREAM_URL", "redis://shared/0")
+    monkeypatch.setenv("MILLRACE_PREDICTION_LOG_URL", "postgresql://shared/log")
+    monkeypatch.setenv("MILLRACE_MLFLOW_TRACKING_URI", "http://shared")
+
+    inner = changes(tmp_path / "drill", tmp_path / "drill" / "raw", "fraud")
+    here, told = Settings(**inner), environment(inner)
+
+    assert not here.stream_url.get_secret_value()
+    assert not here.prediction_log_url.get_secret_value()
+    assert here.tracking_uri.startswith(f"sqlite:///{tmp_path / 'drill'}")
+    assert not [name for name, value in told.items() if name.startswith("MILLRACE_") and "shared" in value]
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
