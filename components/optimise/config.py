@@ -35,7 +35,7 @@ class OptimiseConfig:
     calibration_rows: int = 1024
     """Training rows that fix the ranges of int8."""
     seed: int = 0
-    """Rows of the sample in the reference window."""
+    """Seed of the sample in the reference window."""
     boosting: BoostConfig | None = None
     """Trees that are served beside the network, where validation rows say so; None: the workload's."""
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     """Let a request say that its ids are pseudonyms already; the local runtime sets it, to replay a day."""
 
     lookup_timeout_s: float = Field(default=0.25, gt=0)
-    """What an answer waits for the online store before it is made from defaults and marked degraded."""
+    """Longest wait for the online store, in seconds. After it the answer is made from defaults and marked degraded."""
 
     deadline_ms: int = Field(default=5000, ge=1)
     """What a whole answer may take; a request's `x-deadline-ms` may shorten it."""
