@@ -1,6 +1,6 @@
 """Request and response bodies of the V1 and V2 (Open Inference) protocols over REST; no I/O.
 
-A V2 body may be JSON, or JSON followed by binary tensors, the JSON part's length in a header. gRPC is the SDK's.
+A V2 body may be JSON, or JSON followed by binary tensors, the JSON part's length in a header. gRPC is `rpc.py`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
-from serving.tensors import TensorSpec, kind, read_tensor, require_rows, require_tensors, to_binary
+from serving.tensors import TensorSpec, kind, read_tensor, require_rows, require_tensors, spec_of, to_binary
 
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 BOM: Final = b"\xef\xbb\xbf"
@@ -76,7 +76,8 @@ def decode_v2(body: bytes, json_length: str | None, specs: Sequence[TensorSpec],
     by_name = {spec.name: spec for spec in specs}
     rest = memoryview(body)[length:]
     for item in inputs:
-        spec = _spec_of(item, by_name, tensors)
+        name, datatype = (item.get("name"), item.get("datatype")) if isinstance(item, dict) else (None, None)
+        spec = spec_of(name, datatype, by_name, tensors)
         tensors[spec.name], rest = read_tensor(item, spec, rest)
     if len(rest):
         raise InvalidInput(f"{len(rest)} bytes follow the last tensor; wanted none")
@@ -86,6 +87,12 @@ def decode_v2(body: bytes, json_length: str | None, specs: Sequence[TensorSpec],
     if not isinstance(request_id, str):
         raise InvalidInput(f"'id' is a {kind(request_id)}; wanted a string")
     return V2Request(tensors, request_id, binary, names)
+
+
+def require_output(name: Any, known: Sequence[str]) -> None:
+    """Raise InvalidInput for an output that the model does not have."""
+    if name not in known:
+        raise InvalidInput(f"unknown output {name!r}; wanted {', '.join(known)}")
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -139,16 +146,6 @@ def _json_length(header: str | None, total: int) -> int:
     return int(header)
 
 
-def _spec_of(item: Any, specs: Mapping[str, TensorSpec], seen: Mapping[str, Any]) -> TensorSpec:
-    name = item.get("name") if isinstance(item, dict) else None
-    if not isinstance(name, str) or name not in specs:
-        raise InvalidInput(f"unknown tensor {name!r}; wanted {', '.join(specs)}")
-    if name in seen:
-        raise InvalidInput(f"tensor {name!r} is there twice; wanted it once")
-    specs[name].require(item.get("datatype"))
-    return specs[name]
-
-
 def _requested_outputs(document: dict[str, Any], known: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     everywhere = _flag(document.get("parameters"), "binary_data_output", default=False)
     wanted = document.get("outputs") or []
@@ -157,8 +154,7 @@ def _requested_outputs(document: dict[str, Any], known: Sequence[str]) -> tuple[
     names, binary = [], set(known) if everywhere else set()
     for item in wanted:
         name = item.get("name")
-        if name not in known:
-            raise InvalidInput(f"unknown output {name!r}; wanted {', '.join(known)}")
+        require_output(name, known)
         names.append(name)
         binary.discard(name)
         if _flag(item.get("parameters"), "binary_data", default=everywhere):

@@ -24,9 +24,9 @@ from millrace.errors import InvalidInput, NotFound
 from millrace.observe.progress import REQUEST
 from millrace.observe.tracing import Value, server_span
 from serving.lean import MAX_BODY_BYTES, Headers, Measure, said
-from serving.protocol import V2Answer, V2Request
+from serving.protocol import V2Answer, V2Request, require_output
 from serving.repository import stays
-from serving.tensors import TensorSpec, from_binary, from_values, require_tensors, to_binary
+from serving.tensors import TensorSpec, from_binary, from_values, require_tensors, spec_of, to_binary
 from serving.versions import VERSION, require_answered_by, require_version
 
 CODES: Final = {
@@ -112,9 +112,8 @@ class Service(InferenceServicer):
         tensors = _tensors(request, self._model.inputs)
         outputs = [spec.name for spec in self._model.outputs]
         wanted = tuple(output.name for output in request.outputs)
-        unknown = [name for name in wanted if name not in outputs]
-        if unknown:
-            raise InvalidInput(f"unknown output {unknown[0]!r}; wanted {', '.join(outputs)}")
+        for name in wanted:
+            require_output(name, outputs)
         asked = V2Request(tensors, request.id, outputs=wanted)
         answer = await self._model.answer_v2(asked, headers)
         require_answered_by(headers, answer.model_version)
@@ -206,14 +205,9 @@ def _tensors(request: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     by_name = {spec.name: spec for spec in specs}
     tensors: dict[str, Any] = {}
     for place, item in enumerate(request.inputs):
-        spec = by_name.get(item.name)
-        if spec is None:
-            raise InvalidInput(f"unknown tensor {item.name[:80]!r}; wanted {', '.join(by_name)}")
-        if item.name in tensors:
-            raise InvalidInput(f"tensor {item.name!r} is there twice; wanted it once")
+        spec = spec_of(item.name, item.datatype, by_name, tensors)
         if raw and item.HasField("contents"):
             raise InvalidInput(f"tensor {item.name!r} has contents and raw_input_contents; wanted one of them")
-        spec.require(item.datatype)
         shape = spec.fit(list(item.shape))
         if raw:
             tensors[spec.name] = from_binary(raw[place], spec, shape)

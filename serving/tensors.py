@@ -66,6 +66,16 @@ class TensorSpec:
         return f"{self.datatype} [{', '.join('B' if size < 0 else str(size) for size in self.shape)}]"
 
 
+def spec_of(name: Any, datatype: Any, specs: Mapping[str, TensorSpec], seen: Mapping[str, Any]) -> TensorSpec:
+    """The spec that a request's tensor is of; raises InvalidInput for one that is unknown, of another type, or seen."""
+    if not isinstance(name, str) or name not in specs:
+        raise InvalidInput(f"unknown tensor {name!r}; wanted {', '.join(specs)}")
+    if name in seen:
+        raise InvalidInput(f"tensor {name!r} is there twice; wanted it once")
+    specs[name].require(datatype)
+    return specs[name]
+
+
 def read_tensor(item: dict[str, Any], spec: TensorSpec, rest: memoryview) -> tuple[NDArray[Any], memoryview]:
     shape = spec.fit(item.get("shape"))
     parameters = item.get("parameters") or {}

@@ -206,9 +206,10 @@ class StrictProtocol(HttpToolsProtocol):
         if self._stuck_since is not None and now - self._stuck_since > self.read_timeout_s:
             return self.transport.abort()
         if self._reading_since is not None and now - self._reading_since > self.read_timeout_s:
-            if not self._begun:
+            if self._begun:
+                self._refuse(Refused(408, f"the request was not complete within {self.read_timeout_s:g} s"))
+            elif not self._due:
                 return self.transport.close()
-            self._refuse(Refused(408, f"the request was not complete within {self.read_timeout_s:g} s"))
         self._watch = self.loop.call_later(self.watch_s, self._look)
         return None
 

@@ -7,13 +7,17 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import uvicorn
+
+from millrace.direct import open_directly
 
 ROOT = Path(__file__).parents[1]
 READY_S = 90
@@ -30,6 +34,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def listening(application: Any, protocol: type) -> Iterator[int]:
+    """The port of an ASGI application that uvicorn serves by `protocol`, in a thread of this process."""
+    port = free_port()
+    config = uvicorn.Config(application, port=port, http=protocol, ws="none", lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 @contextmanager
@@ -54,12 +77,11 @@ def running(module: str, ready: str, folder: Path, *arguments: str, **environmen
 
 
 def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            with opener.open(url, timeout=2):
+            with open_directly(url, 2):
                 return
         except OSError:
             time.sleep(0.1)

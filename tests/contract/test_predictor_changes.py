@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from servers import free_port
 
 from fraud.features import FEATURE_NAMES
 from millrace.lake.manifest import Manifest
@@ -83,12 +84,6 @@ def body(amount: float = 50.0, past: float = 0.0) -> bytes:
     features = [0.0] * F
     features[FEATURE_NAMES.index("amount")] = amount
     return json.dumps({"instances": [{"features": features, "history": [[past, 0.0, 0.0, 0.0]] * L}]}).encode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servers import free_port
 
 from fraud.features import FEATURE_NAMES
 from millrace.registry.model_artifact import ModelArtifact
@@ -53,12 +54,6 @@ class Server:
     def v2(self, document: Any) -> tuple[int, dict[str, Any]]:
         status, _, body = self.call("POST", f"/v2/models/{NAME}/infer", json.dumps(document).encode())
         return status, json.loads(body)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

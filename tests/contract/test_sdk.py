@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.rest.server import RESTServer
 from kserve.utils.utils import to_headers
-from servers import free_port
+from servers import listening
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.rpc import Service
@@ -94,15 +92,6 @@ async def length(scope, receive, send):
 @pytest.fixture(params=[HttpToolsProtocol, StrictProtocol], ids=["uvicorn's", "ours"])
 def ask(request) -> Iterator:
     """(protocol, what it answers to some bytes)."""
-    port = free_port()
-    config = uvicorn.Config(length, port=port, http=request.param, ws="none", lifespan="off", log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
     def conversation(data: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", port), 10) as client:
@@ -110,9 +99,8 @@ def ask(request) -> Iterator:
             client.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: client.recv(4096), b""))
 
-    yield request.param is StrictProtocol, conversation
-    server.should_exit = True
-    thread.join(20)
+    with listening(length, request.param) as port:
+        yield request.param is StrictProtocol, conversation
 
 
 def test_uvicorn_still_loses_the_body_behind_an_offer_of_another_protocol(ask):
