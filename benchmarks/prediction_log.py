@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,12 +24,14 @@ import orjson
 import psutil
 import sqlalchemy as sa
 
+from benchmarks.processes import answering
 from fraud.features import FEATURE_NAMES
 from millrace.events.log import PREDICTIONS, engine, migrate, transaction
 from millrace.events.stream import PREDICTIONS as PREDICTED
 from millrace.events.stream import open_stream
 from millrace.lake.provenance import code_version, hardware
 from millrace.settings import Settings, settings
+from serving.local.ports import free_port
 
 CONNECTIONS: Final = 32
 BATCH_EVENTS: Final = 500
@@ -115,9 +116,7 @@ class Server:
 
     def __init__(self, home: Path, database: str, core: int) -> None:
         self.settings = Settings(home=home, prediction_log_url=database)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         environment = os.environ | {"MILLRACE_HOME": str(home), "MILLRACE_PREDICTION_LOG_URL": database}
         environment["MILLRACE_LOG_RETENTION_DAYS"] = "0"  # events are of 2018
         command = [
@@ -129,7 +128,7 @@ class Server:
         ]
         self._process = subprocess.Popen(command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
         self._seen = psutil.Process(self._process.pid)
-        until(self._listens)
+        asyncio.run(answering(self.port, "/readyz"))
 
     def cpu_s(self) -> float:
         times = self._seen.cpu_times()
@@ -149,10 +148,6 @@ class Server:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(30)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def until(condition: Callable[[], bool]) -> None:

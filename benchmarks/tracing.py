@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.transformer import NAME, cpu_s, measured, process, ready
+from benchmarks.processes import cpu_s
+from benchmarks.transformer import NAME, measured, process, ready
 from millrace.settings import settings
 from serving.calls import Calls
 from serving.local.ports import free_port
@@ -126,7 +127,7 @@ async def run(options: argparse.Namespace, folder: Path, sink_port: int) -> dict
 
 
 def copied(home: Path) -> Path:
-    """A home with an online store and a journal of its own."""
+    """A home with an online store of its own."""
     given = settings().home.resolve()
     home.mkdir()
     shutil.copytree(given / "feast", home / "feast")

@@ -1,4 +1,4 @@
-"""What the transformer's hop to the model costs by topology, and what watching costs the path.
+"""What the transformer's hop to the model costs by topology, and what a prediction's event costs the path.
 
 `python -m benchmarks.transformer MODEL_DIR`, in a home (MILLRACE_HOME) whose online store is filled. One JSON object on
 stdout. CPU is of the process that calls, which is what a busy machine distorts least; rounds are interleaved.
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from millrace.errors import Unavailable
+from benchmarks.processes import answering, cpu_s
 from millrace.events.prediction import CHAMPION
 from millrace.events.stream import open_stream
 from millrace.installed import load
@@ -205,19 +205,7 @@ def process(role: str, port: int, *arguments: str, **environment: str) -> Iterat
 
 
 async def ready(port: int) -> None:
-    async with asyncio.timeout(120), Calls("127.0.0.1", port) as client:
-        while True:
-            try:
-                if (await client.request("GET", f"/v2/models/{NAME}/ready", timeout_s=2)).status == 200:
-                    return
-            except Unavailable:
-                pass
-            await asyncio.sleep(0.1)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    await answering(port, f"/v2/models/{NAME}/ready")
 
 
 def main() -> None:

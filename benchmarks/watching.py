@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.processes import answering, cpu_s
 from benchmarks.tracing import Pair, compare, copied, pair
-from benchmarks.transformer import cpu_s
-from millrace.errors import NotFound, Unavailable
+from millrace.errors import NotFound
 from serving.calls import Calls
 from serving.local.ports import free_port
 
 DETECTOR: Final = Path(__file__).parents[1] / ".venv-drift" / "bin" / "python"
 NICENESS: Final = 10
-READY_S: Final = 120
 SETTLE_S: Final = 60
 
 
@@ -48,12 +47,15 @@ class Watcher:
 
 
 @contextmanager
-def watcher(python: Path, module: str, ready: str, counted: str, home: Path, **environment: str) -> Iterator[Watcher]:
+def watcher(
+    command: list[str], ready: str, counted: str, home: Path, stream_url: str, **environment: str
+) -> Iterator[Watcher]:
     port = free_port()
-    command = [str(python), "-m", module, f"--http_port={port}", "--host=127.0.0.1"]
+    here = {"MILLRACE_HOME": str(home), "MILLRACE_STREAM_URL": stream_url}
     # Niced as the local runtime does it: what watches gives way to what answers.
     started = subprocess.Popen(
-        ["nice", "-n", str(NICENESS), *command], env=os.environ | {"MILLRACE_HOME": str(home)} | environment
+        ["nice", "-n", str(NICENESS), *command, f"--http_port={port}", "--host=127.0.0.1"],
+        env=os.environ | here | environment,
     )
     try:
         found = Watcher(port, started.pid, counted)
@@ -67,17 +69,6 @@ def watcher(python: Path, module: str, ready: str, counted: str, home: Path, **e
 def stream_of(folder: Path) -> str:
     """Where the watched pair and its watchers meet."""
     return f"sqlite:///{folder / 'stream' / 'events.db'}"
-
-
-async def answering(port: int, path: str) -> None:
-    async with asyncio.timeout(READY_S), Calls("127.0.0.1", port) as client:
-        while True:
-            try:
-                if (await client.request("GET", path, timeout_s=2)).status == 200:
-                    return
-            except Unavailable:
-                pass
-            await asyncio.sleep(0.1)
 
 
 async def run(options: argparse.Namespace, folder: Path, watchers: list[Watcher]) -> dict[str, Any]:
@@ -122,17 +113,22 @@ def main() -> None:
     options = arguments.parse_args()
     if not DETECTOR.exists():
         raise NotFound(f"no {DETECTOR}: make drift-env")
-    store = {"MILLRACE_DRIFT_MODEL_STORE": str(options.model.resolve().parent)}
-    accepted = 'millrace_drift_events_total{outcome="accepted"}'
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         records = watcher(
-            Path(sys.executable), "serving.prediction_log.server", "/readyz",
-            'millrace_log_rows_total{table="predictions"}', folder / "log", MILLRACE_STREAM_URL=stream_of(folder),
-        )  # fmt: skip
-        store["MILLRACE_STREAM_URL"] = stream_of(folder)
+            [sys.executable, "-m", "serving.prediction_log.server"],
+            "/readyz",
+            'millrace_log_rows_total{table="predictions"}',
+            folder / "log",
+            stream_of(folder),
+        )
         detector = watcher(
-            DETECTOR, "serving.drift_detector.server", "/v2/health/ready", accepted, folder / "drift", **store
+            [str(DETECTOR), "-m", "serving.drift_detector.server", "--enable_grpc=false"],
+            "/v2/health/ready",
+            'millrace_drift_events_total{outcome="accepted"}',
+            folder / "drift",
+            stream_of(folder),
+            MILLRACE_DRIFT_MODEL_STORE=str(options.model.resolve().parent),
         )
         with records as one, detector as two:
             found = asyncio.run(run(options, folder, [one, two]))

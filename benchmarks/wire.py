@@ -9,19 +9,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from millrace.errors import Unavailable
+from benchmarks.processes import answering, cpu_s
 from serving.calls import Calls
 from serving.local.ports import free_port
 from serving.wire import StrictProtocol
@@ -30,8 +28,6 @@ ROUNDS: Final = 7
 ANSWER: Final = b"x" * 300
 REQUEST: Final = b"x" * 9000
 """A row with a whole history in binary tensors."""
-
-
 PROTOCOLS: Final[dict[str, type[HttpToolsProtocol]]] = {"strict": StrictProtocol, "uvicorn": HttpToolsProtocol}
 
 
@@ -79,28 +75,13 @@ async def compare(ports: dict[str, tuple[int, int]], calls: int) -> dict[str, An
     }
 
 
-async def ready(port: int) -> None:
-    async with asyncio.timeout(30), Calls("127.0.0.1", port) as client:
-        while True:
-            try:
-                await client.request("GET", "/", timeout_s=1)
-                return
-            except Unavailable:
-                await asyncio.sleep(0.05)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def run(calls: int) -> dict[str, Any]:
     ports, started = {}, []
     try:
         for name in PROTOCOLS:
             port = free_port()
             started.append(subprocess.Popen([sys.executable, "-O", "-m", __spec__.name, name, str(port)]))
-            await ready(port)
+            await answering(port, "/")
             ports[name] = port, started[-1].pid
         return await compare(ports, calls)
     finally:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -78,10 +78,6 @@ class Load:
         self._event_id = self.workload.schema.EVENT_ID
         self._keys = _keys(self.workload)
         self._stop = asyncio.Event()
-
-    @property
-    def acknowledged(self) -> Iterator[Asked]:
-        return (one for one in self.asked if one.answered_at is not None)
 
     async def __aenter__(self) -> Load:
         self._tasks = [asyncio.create_task(self._client(number)) for number in range(self.clients)]

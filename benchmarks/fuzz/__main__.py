@@ -91,9 +91,9 @@ def _named(found: argparse.Namespace, here: Settings) -> Servers:
 def _running(here: Settings) -> Servers:
     """Those of the home's local runtime; raises Unavailable when none runs."""
     state = require_running(Place(here.home))
-    ports = {process.service or process.role: process.http_port for process in state.processes if process.http_port}
-    predictor = next((one.http_port for one in state.processes if one.role == "predictor" and one.http_port), 0)
-    log = ports.get("prediction-log", 0)
+    ports = {(process.service, process.role): process.http_port for process in state.processes}
+    predictor = ports.get((here.model_name, "predictor"), 0)
+    log = next((port for (service, _), port in ports.items() if service == "prediction-log"), 0)
     return Servers(
         here.model_name,
         Address("127.0.0.1", state.gateway_port),

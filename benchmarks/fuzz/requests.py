@@ -37,7 +37,6 @@ class Request:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     method: str = "POST"
-    version: str = "1.1"
     rows: int = 1
     mutation: str = ""
     """What was done to it; empty: it is valid."""
@@ -48,15 +47,11 @@ class Request:
     ends: bool = False
     """The client closes its sending side behind it."""
 
-    @property
-    def mark(self) -> str:
-        return f"fuzz-{self.number}"
-
     def with_header(self, name: str, value: str) -> Request:
         return replace(self, headers=(*self.headers, (name, value)))
 
     def head(self, *framing: tuple[str, str]) -> bytes:
-        lines = [f"{self.method} {self.path} HTTP/{self.version}", f"host: {self.address}"]
+        lines = [f"{self.method} {self.path} HTTP/1.1", f"host: {self.address}"]
         lines += [f"{name}: {value}" for name, value in (*self.headers, *framing)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1", errors="replace")
 
