@@ -13,17 +13,18 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from millrace.errors import MillraceError
+from millrace.errors import AlreadyRunning, MillraceError
 from millrace.installed import load
 from millrace.judge.refusals import Refusal, refusal_of
-from millrace.lake.atomic import exclusive, sha256_text
+from millrace.lake.atomic import exclusive, sha256_text, waiting
 from millrace.lake.manifest import Manifest
+from millrace.observe.progress import log
 from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
 from millrace.uris import redacted
@@ -62,19 +63,21 @@ class LocalRun:
     log_path: Path
 
 
-def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings) -> LocalRun:
+def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings, *, patient: bool = False) -> LocalRun:
     """Run a pipeline; raises PipelineBlocked, PipelineFailed, or AlreadyRunning for a second run at once.
+
+    With `patient` it waits for its turn instead: what nobody watches has nobody who would start it again.
 
     Its steps' image, which is part of kfp's cache key, is named by the hash of code and settings as they are now, so
     that a change of either is never answered from the cache.
     """
     runs = settings.home / "runs"
-    with exclusive(runs / "lock", f"a pipeline run in {settings.home}"):
+    with _turn(settings.home, patient):
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
         adapted = _adapted(pipeline, settings, run)
         log_path = runs / f"{run}.log"
-        with log_path.open("w") as log, _quiet_kfp(runs):
-            view = StepView(sys.stdout, log)
+        with log_path.open("w") as whole_log, _quiet_kfp(runs):
+            view = StepView(sys.stdout, whole_log)
             try:
                 with redirect_stdout(view):  # type: ignore[type-var]
                     outputs = adapted(**arguments).outputs
@@ -84,6 +87,21 @@ def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings) -
                     raise PipelineBlocked(step, refusal, log_path) from error
                 raise PipelineFailed(step, view.failure(), log_path) from error
         return LocalRun({name: Manifest.read(Path(out.path)) for name, out in outputs.items()}, view.seconds, log_path)
+
+
+@contextmanager
+def _turn(home: Path, patient: bool) -> Iterator[None]:
+    """Hold the home's pipeline lock."""
+    lock = home / "runs" / "lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(lock, f"a pipeline run in {home}"))
+        except AlreadyRunning as error:
+            if not patient:
+                raise
+            log("run_waits", reason=str(error))
+            stack.enter_context(waiting(lock))
+        yield
 
 
 def state_of_code(settings: Settings, root: Path | None = None) -> str:

@@ -40,6 +40,8 @@ STATUS: Final = {PROMOTED: 0, DECLINED: 4, FAILED: 1}
 def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any]) -> Outcome:
     """Run one retraining to its end and record it. One at a time: raises AlreadyRunning for a second one.
 
+    Another pipeline run in the home is waited for: a monitoring run, as a rule, whose alarm it follows.
+
     Raises NotFound when nothing is served: there is no champion to beat, and the first model is `make run`'s.
     """
     with exclusive(lock_path(here.home), f"a retraining in {here.home}"):
@@ -79,7 +81,7 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
 def _run(arguments: dict[str, Any], here: Settings) -> tuple[str, str, int | None]:
     """(outcome, detail, the challenger's version)."""
     try:
-        done: LocalRun = run_local(retraining, arguments, here)
+        done: LocalRun = run_local(retraining, arguments, here, patient=True)
     except PipelineBlocked as blocked:
         return DECLINED, blocked.refusal.sentence, None
     except PipelineFailed as failed:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from millrace.errors import AlreadyRunning
 
@@ -79,15 +80,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
+            holder = _holder(stream)
             raise AlreadyRunning(
                 f"{what} is already running (process {holder}, lock {path}). Wait for it, or stop that process."
             ) from error
 
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+        _sign(stream)
         yield
 
 
@@ -97,7 +95,20 @@ def waiting(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
+        _sign(stream)
         yield
+
+
+def _holder(stream: TextIO) -> str:
+    stream.seek(0)
+    return stream.read().strip() or "unknown"
+
+
+def _sign(stream: TextIO) -> None:
+    """Write which process holds the lock."""
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,6 +157,25 @@ class TestRunLocal:
             pytest.raises(AlreadyRunning, match="already running"),
         ):
             run()
+
+    def test_a_patient_run_waits_until_the_one_before_has_ended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, said = ExitStack(), []
+        before.enter_context(exclusive(tmp_path / "runs" / "lock", "a pipeline run"))
+
+        def hears(event: str, **fields: str) -> None:
+            said.append((event, fields["reason"]))
+            before.close()
+
+        monkeypatch.setattr("run.local.log", hears)
+
+        done = run_local(two_steps(), {"number": 7}, Settings(home=tmp_path), patient=True)
+
+        assert done.outputs["second"].id == "7"
+        ((event, reason),) = said
+        assert event == "run_waits"
+        assert f"process {os.getpid()}" in reason
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

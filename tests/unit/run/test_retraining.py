@@ -103,7 +103,7 @@ def test_a_gate_that_said_no_is_a_decline_with_its_verdict_and_any_other_end_a_f
     refusal = Refusal(run="r", message="", verdicts=(Verdict("challenger", (Rule("gain", -0.01, ">", 0),)),))
     ends = [PipelineBlocked("gate-challenger", refusal, Path("a.log")), PipelineFailed("train", "x\nno", Path("a.log"))]
 
-    def run_local(*_: object) -> None:
+    def run_local(*_: object, patient: bool) -> None:
         raise ends.pop(0)
 
     monkeypatch.setattr(program, "run_local", run_local)
