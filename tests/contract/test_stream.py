@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 from stores import redis_server
 
 from millrace.errors import ConfigError, Unavailable
@@ -133,6 +135,33 @@ def test_a_living_consumer_is_not_handed_what_it_holds(stream):
     assert read(stream) == ["b"]
 
 
+def test_what_a_failed_read_was_handed_comes_again(stream, monkeypatch):
+    append(stream, "a")
+    assert read(stream) == ["a"]
+    append(stream, "b")
+    with monkeypatch.context() as patched:
+        if isinstance(stream, sqlite_stream.SqliteStream):
+            patched.setattr(sqlite_stream, "_hand", lost(sqlite_stream._hand, sqlite3.OperationalError("disk full")))
+        else:
+            patched.setattr(stream._redis, "xreadgroup", lost(stream._redis.xreadgroup, redis.TimeoutError("slow")))
+        with pytest.raises(Unavailable):
+            read(stream)
+
+    again = [*read(stream), *read(stream)]
+
+    assert again == ["a", "b"]
+
+
+def lost(call: Callable[..., object], error: Exception) -> Callable[..., object]:
+    """The call, which is made and whose answer is lost."""
+
+    def made(*arguments: object, **named: object) -> object:
+        call(*arguments, **named)
+        raise error
+
+    return made
+
+
 def test_what_a_dead_consumer_left_goes_to_another_one(stream, monkeypatch):
     append(stream, "a")
     read(stream, consumer="dead")
@@ -216,6 +245,7 @@ def test_what_every_group_has_taken_goes_when_it_is_too_old(store, monkeypatch):
     monkeypatch.setattr(redis_stream, "TRIM_EVERY_S", 0.0)
     few = Store(store.settings.model_copy(update={"stream_keep_events": 10, "stream_keep_hours": 1.0})).open()
     number = 0
+    kept: list[str] = []
 
     def trimmed() -> bool:
         nonlocal number
@@ -224,11 +254,14 @@ def test_what_every_group_has_taken_goes_when_it_is_too_old(store, monkeypatch):
         while take(few, LOG, limit=1000):
             pass
         newcomer = Group(PREDICTIONS, f"newcomer {number}")
-        found = read(few, newcomer, limit=100_000)
+        kept[:] = read(few, newcomer, limit=100_000)
         few.forget(newcomer)
-        return "0" not in found and f"{number - 1}" in found
+        return "0" not in kept
 
     until(trimmed)
+
+    assert kept == [f"{place}" for place in range(number - len(kept), number)]
+    assert 10 <= len(kept) < number
     few.close()
 
 
@@ -361,14 +394,20 @@ def test_a_redis_that_is_away_is_named_without_its_password(tmp_path):
 def test_a_redis_without_memory_takes_nothing_and_recovers(tmp_path):
     with redis_server(tmp_path, "--maxmemory", "4mb", "--maxmemory-policy", "noeviction") as server:
         stream = open_stream(
-            Settings(home=tmp_path, stream_url=f"redis://:{server.PASSWORD}@127.0.0.1:{server.port}/0")
+            Settings(
+                home=tmp_path,
+                stream_url=f"redis://:{server.PASSWORD}@127.0.0.1:{server.port}/0",
+                stream_keep_events=0,
+            )
         )
         with pytest.raises(Unavailable, match="Check that Redis is up and has memory and disk left"):
             for number in range(100):
                 stream.append(PREDICTIONS, [b"x" * 100_000], [str(number)])
 
-        while take(stream):
-            pass
+        assert take(stream)[0] == "0"
+
+        append(stream, "room again")
+        assert take(stream)[-1] == "room again"
         stream.close()
 
 
@@ -418,4 +457,31 @@ def test_the_log_of_a_home_does_not_grow_with_what_was_appended(tmp_path, monkey
         stream.append(PREDICTIONS, [b"x" * 20_000], [str(number)])
 
     until(lambda: (append(stream, "small"), wal.stat().st_size < 1 << 20)[-1])
+
+    assert wal.stat().st_size < sqlite_upkeep.WAL_BYTES < 300 * 20_000
     stream.close()
+
+
+def test_what_was_appended_last_is_brought_to_the_disk_before_the_end(tmp_path, monkeypatch):
+    from millrace.events import sqlite_upkeep
+
+    syncs: list[int] = []
+    goes_on = threading.Event()
+
+    def slow_disk(file: int) -> None:
+        syncs.append(file)
+        assert goes_on.wait(PATIENCE_S)
+
+    monkeypatch.setattr(sqlite_upkeep.os, "fsync", slow_disk)
+    stream = sqlite_stream.SqliteStream(tmp_path / "events.db", Keep(10, 3600.0))
+    append(stream, "first")
+    until(lambda: len(syncs) == 1)
+    append(stream, "last")
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    until(stream._upkeep._stopping.is_set)
+
+    goes_on.set()
+    closing.join()
+
+    assert len(syncs) == 2

@@ -46,15 +46,12 @@ class RedisStream:
             together.execute()
 
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
-        with self._ours():
-            try:
-                found = self._next(group, consumer, limit, wait_s)
-            except redis.ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                self._redis.xgroup_create(_key(group.topic), group.name, id="0", mkstream=True)
-                found = self._next(group, consumer, limit, wait_s)
-            return self._mine(group, found)
+        try:
+            with self._ours():
+                return self._mine(group, self._found(group, consumer, limit, wait_s))
+        except Unavailable:
+            self._begun.pop((group, consumer), None)  # Redis may have handed out what did not arrive here
+            raise
 
     def acknowledge(self, group: Group, positions: Collection[str]) -> None:
         if not positions:
@@ -111,6 +108,16 @@ class RedisStream:
 
     def close(self) -> None:
         self._redis.close()
+
+    def _found(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Any]:
+        """What is next for this consumer; makes the group where there is none."""
+        try:
+            return self._next(group, consumer, limit, wait_s)
+        except redis.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+        self._redis.xgroup_create(_key(group.topic), group.name, id="0", mkstream=True)
+        return self._next(group, consumer, limit, wait_s)
 
     def _next(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Any]:
         """What this consumer had before, then what a dead one left, then what is new."""

@@ -67,10 +67,14 @@ class SqliteStream:
 
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
         ends = time.monotonic() + wait_s
-        found = self._take(group, consumer, limit)
-        while not found and time.monotonic() < ends:
-            time.sleep(POLL_S)
+        try:
             found = self._take(group, consumer, limit)
+            while not found and time.monotonic() < ends:
+                time.sleep(POLL_S)
+                found = self._take(group, consumer, limit)
+        except Unavailable:
+            self._begun.pop((group, consumer), None)
+            raise
         return found
 
     def acknowledge(self, group: Group, positions: Collection[str]) -> None:

@@ -47,9 +47,10 @@ class Upkeep(threading.Thread):
         connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
         connection.execute("PRAGMA synchronous=NORMAL")
         try:
-            while not self._stopping.is_set():
+            stopping = False
+            while not stopping:
                 self._appended.wait()
-                self._stopping.wait(SYNC_INTERVAL_S)
+                stopping = self._stopping.wait(SYNC_INTERVAL_S)
                 self._appended.clear()
                 self._look_after(connection)
         finally:

@@ -74,8 +74,8 @@ class Stream(Protocol):
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
         """At most `limit` events, oldest first; waits `wait_s` at most for the first.
 
-        The first calls of a consumer hand out again what it had not acknowledged when it was last here. A new group
-        begins with the oldest event that is kept.
+        The first calls of a consumer hand out again what it had not acknowledged when it was last here, and so do the
+        calls after one that failed. A new group begins with the oldest event that is kept.
         """
 
     def acknowledge(self, group: Group, positions: Collection[str]) -> None:
