@@ -127,7 +127,7 @@ async def run(options: argparse.Namespace, folder: Path, sink_port: int) -> dict
 
 
 def copied(home: Path) -> Path:
-    """A home with an online store of its own."""
+    """A home with an online store and an event stream of its own."""
     given = settings().home.resolve()
     home.mkdir()
     shutil.copytree(given / "feast", home / "feast")

@@ -10,11 +10,10 @@ from collections.abc import Container, Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import AwareDatetime, Discriminator, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
 from millrace.events.kinds import faults_of
-from millrace.events.prediction import STRICT, Name, Text
+from millrace.events.prediction import CloudEvent, Name, Text
 from serving.logged import decode_logged
 from serving.protocol import BOM, JSON_LENGTH_HEADER, rewritten
 from serving.tensors import TooLarge
@@ -26,14 +25,11 @@ MAX_EVENTS: Final = 10_000
 """Events of one batch."""
 
 
-class LoggedEvent(TypedDict):
+class LoggedEvent(CloudEvent):
     """What KServe's logger sends; `data` is a V1 or V2 body."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
-    specversion: Literal["1.0"]
     type: Literal["org.kubeflow.serving.inference.request", "org.kubeflow.serving.inference.response"]
     id: Name
-    source: Name
     time: NotRequired[AwareDatetime | None]
     inferenceservicename: NotRequired[Text | None]
     data: dict[str, Any]

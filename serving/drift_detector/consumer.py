@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from millrace.errors import InvalidInput, MillraceError
-from millrace.events.stream import PREDICTIONS, Entry, Group, Stream
+from millrace.events.stream import PREDICTIONS, Entry, Group, Stream, refuse
 from millrace.observe import telemetry
 from millrace.observe.progress import log
 from millrace.observe.tracing import server_span
@@ -99,8 +99,7 @@ class Consumer(threading.Thread):
         """Set aside what could not be read, tell what was found, and save what told it."""
         while self._bad:
             entry, reason = self._bad[0]
-            log("event_refused", id=entry.id, topic=self._group.topic, reason=reason)
-            self._stream.set_aside(self._group, entry, reason)
+            refuse(self._stream, self._group, entry, reason)
             telemetry.DRIFT_EVENTS.labels("refused").inc()
             del self._bad[0]
         told = bool(self._service.untold)

@@ -1,6 +1,7 @@
 """The drift detector: `python -m serving.drift_detector.server --model_name=drift-detector --http_port=8080`.
 
-KServe's model server, fed by CloudEvents. Runs in the environment of requirements/drift-detector.txt.
+KServe's model server, and a thread that reads the event stream. Runs in the environment of
+requirements/drift-detector.txt.
 """
 
 from __future__ import annotations

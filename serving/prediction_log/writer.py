@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from millrace.errors import InvalidInput, Unavailable
 from millrace.events.kinds import LOGGED, read_label, read_scored
 from millrace.events.log import insert_labels, insert_predictions, migrate, news, transaction
-from millrace.events.stream import LABELS, PREDICTIONS, Entry, Group, Stream
+from millrace.events.stream import LABELS, PREDICTIONS, Entry, Group, Stream, refuse
 from millrace.observe import telemetry
 from millrace.observe.progress import log
 from millrace.observe.tracing import server_span
@@ -171,8 +171,7 @@ class Writer(threading.Thread):
                 return done
 
     def _set_aside(self, group: Group, entry: Entry, reason: str) -> None:
-        log("event_refused", id=entry.id, topic=group.topic, reason=reason)
-        self._try(lambda: self._stream.set_aside(group, entry, reason))
+        self._try(lambda: refuse(self._stream, group, entry, reason))
 
 
 class _GivenUp(Exception):

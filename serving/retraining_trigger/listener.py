@@ -7,7 +7,7 @@ from typing import Final
 
 from millrace.errors import InvalidInput, MillraceError
 from millrace.events.kinds import read_alarm
-from millrace.events.stream import ALARMS, Entry, Group, Stream
+from millrace.events.stream import ALARMS, Entry, Group, Stream, refuse
 from millrace.observe.progress import log
 from millrace.observe.tracing import work_span
 from serving.retraining_trigger.events import request_of
@@ -51,8 +51,7 @@ class Listener(threading.Thread):
             event = read_alarm(entry.body)
             workload, request = request_of(event, self._triggers.models, self._triggers.default)
         except InvalidInput as error:
-            log("event_refused", id=entry.id, topic=GROUP.topic, reason=str(error))
-            self._stream.set_aside(GROUP, entry, str(error))
+            refuse(self._stream, GROUP, entry, str(error))
             return
 
         with work_span("retraining.alarm", request.traceparent):

@@ -1,7 +1,7 @@
-"""`millrace`: what is served, where it came from, and changing it.
+"""`millrace`: what is served, where it came from, and changing it; who reads the events; a workload of one's own.
 
-What a command does lives in `millrace.registry.models` and `millrace.registry.lineage`. An error raised on purpose is
-one message on stderr, without a traceback: status 2 for wrong input, 1 for everything else.
+What a command does lives in `millrace.registry` (`models`, `lineage`), `millrace.events.shown` and `millrace.scaffold`.
+An error raised on purpose is one message on stderr, without a traceback: status 2 for wrong input, 1 for the rest.
 """
 
 from __future__ import annotations

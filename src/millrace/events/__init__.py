@@ -1,1 +1,1 @@
-"""The prediction log: its tables, their history, and how they are read."""
+"""Events: what they say, the durable stream that they travel on, and the prediction log's tables that keep them."""

@@ -14,7 +14,18 @@ from pydantic import AwareDatetime, Discriminator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import InvalidInput
-from millrace.events.prediction import STRICT, EventId, Name, Number, PredictionEvent, Text, check, plausible, told_of
+from millrace.events.prediction import (
+    STRICT,
+    CloudEvent,
+    EventId,
+    Name,
+    Number,
+    PredictionEvent,
+    Text,
+    check,
+    plausible,
+    told_of,
+)
 
 LOGGED: Final = "io.millrace.logged"
 LABEL: Final = "io.millrace.label"
@@ -38,14 +49,11 @@ class HalfData(TypedDict):
     """By the workload's names, as far as the body says them; ids of pseudonymised entities are pseudonyms."""
 
 
-class LoggedHalf(TypedDict):
+class LoggedHalf(CloudEvent):
     """A `HalfData` as a CloudEvent."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
-    specversion: Literal["1.0"]
     type: Literal["io.millrace.logged"]
     id: str
-    source: Name
     data: HalfData
 
 
@@ -61,25 +69,19 @@ class LabelData(TypedDict):
     value: Number
 
 
-class LabelEvent(TypedDict):
+class LabelEvent(CloudEvent):
     """A `LabelData` as a CloudEvent."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
-    specversion: Literal["1.0"]
     type: Literal["io.millrace.label"]
     id: str
-    source: Name
     data: LabelData
 
 
-class Alarm(TypedDict):
+class Alarm(CloudEvent):
     """A reason to retrain. `data.retrain` says whether that may help; an alarm that does not say so asks for it."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
-    specversion: Literal["1.0"]
     type: Literal["io.millrace.drift", "io.millrace.outcome"]
     id: Name
-    source: Name
     time: NotRequired[AwareDatetime | None]
     traceparent: NotRequired[Text | None]
     data: dict[str, Any]
@@ -108,7 +110,7 @@ def encode(event: Mapping[str, Any]) -> bytes:
 
 def read_scored(body: bytes) -> dict[str, Any]:
     """A scored event, or a half of one, from the topic of predictions; raises InvalidInput with every fault."""
-    event: dict[str, Any] = parsed(_SCORED, body)
+    event: dict[str, Any] = _parsed(_SCORED, body)
     if event["type"] != LOGGED:
         check(event["data"])
         plausible("time", event["time"])
@@ -117,7 +119,7 @@ def read_scored(body: bytes) -> dict[str, Any]:
 
 def read_label(body: bytes) -> LabelData:
     """A label from its topic; raises InvalidInput with every fault."""
-    data: LabelData = parsed(_LABEL, body)["data"]
+    data: LabelData = _parsed(_LABEL, body)["data"]
     told_of(data["workload"])
     plausible("label_timestamp", data["label_timestamp"])
     return data
@@ -125,11 +127,11 @@ def read_label(body: bytes) -> LabelData:
 
 def read_alarm(body: bytes) -> Alarm:
     """An alarm from its topic; raises InvalidInput with every fault."""
-    alarm: Alarm = parsed(_ALARM, body)
+    alarm: Alarm = _parsed(_ALARM, body)
     return alarm
 
 
-def parsed(adapter: TypeAdapter[Any], body: bytes) -> Any:
+def _parsed(adapter: TypeAdapter[Any], body: bytes) -> Any:
     """The body, checked; raises InvalidInput with every fault's place, what it got and what was wanted."""
     try:
         return adapter.validate_json(body)

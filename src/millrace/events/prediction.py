@@ -75,14 +75,19 @@ class PredictionData(TypedDict):
     """A trial: scored and kept, and no part of any figure."""
 
 
-class PredictionEvent(TypedDict):
-    """A CloudEvent in structured form; `id` is `<request id>:<row>`, and `:shadow` behind it for a shadow's score."""
+class CloudEvent(TypedDict):
+    """What an event of any type says of itself; `type` tells them apart, `data` is the type's own."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     specversion: Literal["1.0"]
+    source: Name
+
+
+class PredictionEvent(CloudEvent):
+    """A `PredictionData` as an event; `id` is `<request id>:<row>`, and `:shadow` behind it for a shadow's score."""
+
     type: Literal["io.millrace.prediction"]
     id: Name
-    source: Name
     time: AwareDatetime
     traceparent: NotRequired[Text | None]
     data: PredictionData

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from millrace.errors import ConfigError
+from millrace.observe.progress import log
 from millrace.settings import Settings
 
 PREDICTIONS: Final = "predictions"
@@ -101,6 +102,12 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Release files and connections; what was appended stays."""
+
+
+def refuse(stream: Stream, group: Group, entry: Entry, reason: str) -> None:
+    """Set aside an event that the group cannot take, and say so; raises Unavailable as the stream does."""
+    stream.set_aside(group, entry, reason)
+    log("event_refused", id=entry.id, topic=group.topic, reason=reason)
 
 
 def open_stream(settings: Settings) -> Stream:

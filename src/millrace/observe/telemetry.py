@@ -87,7 +87,9 @@ LOG_RECORDS = Counter(
 LOG_ROWS = Counter("millrace_log_rows", "New rows in the database; an event that came twice counts once", ["table"])
 LOG_PRUNED = Counter("millrace_log_pruned", "Rows that went because they were too old", ["table"])
 LOG_HALVES_EXPIRED = Counter("millrace_log_halves_expired", "Logged requests whose response never came")
-LOG_WRITE_FAILURES = Counter("millrace_log_write_failures", "Writes that the database did not take; they are retried")
+LOG_WRITE_FAILURES = Counter(
+    "millrace_log_write_failures", "Tries of the writer that the database or the stream did not take"
+)
 LOG_WRITE_SECONDS = Histogram("millrace_log_write_seconds", "One batch into the database", buckets=LATENCY_BUCKETS_S)
 FEED_SILENT = Gauge("millrace_feed_silent_windows", "Windows of a range of ids that bring too little now", ["workload"])
 FEED_WATCHED = Gauge("millrace_feed_watched", "1 where the feed has a usual volume to be compared with", ["workload"])

@@ -114,7 +114,7 @@ def test_a_raw_customer_id_is_refused_and_not_repeated(event: Event) -> None:
         (
             {b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"},
             b"{}",
-            "id: Field required; source",
+            "source: Field required; id: Field required",
         ),
         ({b"ce-specversion": b"1.0", b"ce-type": b"io.millrace.prediction"}, b"", "not JSON"),
     ],
