@@ -45,7 +45,7 @@ class SkewConfig:
     tolerance: float = 1e-5
     """Largest difference allowed, relative to the larger of the two values and 1."""
     compared_share: float = 0.5
-    """Share of the probes that must be comparable: those of entities with events pushed since `as_of` are not."""
+    """Share of the probes that must be comparable: those of entities with events scored since `as_of` are not."""
     served_share: float = 0.01
     """Share of the states in a store that serves which may differ: it has seen what came late in another order."""
 
@@ -134,8 +134,8 @@ def _rules(
     """Every way in which the paths may disagree, each with a limit."""
     fresh = _fresh(inputs["online"], microseconds(as_of))
     least = int(np.ceil(config.compared_share * len(sample)))
-    detail = f"of {len(sample)}; {int((~fresh).sum())} have events pushed since the store was filled"
-    if fresh.sum() < least:  # the same store is never filled twice, so that what was pushed stays
+    detail = f"of {len(sample)}; {int((~fresh).sum())} have events scored since the store was filled"
+    if fresh.sum() < least:  # the same store is never filled twice, and what was appended stays
         detail += (
             ". Ingest those and run with a later as_of, or remove the workload's folder in the home's folder feast"
         )
@@ -161,7 +161,7 @@ def _rules(
 
 
 def _fresh(online: Inputs, as_of_us: int) -> NDArray[np.bool_]:
-    """[P] whether nothing was pushed to the probe's entity since the store was filled; so where nothing is pushed."""
+    """[P] whether no event of the probe's entity was scored since the store was filled; all where no view is recent."""
     if online.newest_us is None:
         return np.ones(len(online.features), bool)
     return online.newest_us < as_of_us

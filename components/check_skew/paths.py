@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -58,20 +58,6 @@ class Inputs:
     """View → [P] whether this path has no state of the probe's entity."""
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """Of each of P probes what was appended for its entity."""
-
-    records: Records
-    held: list[bytes]
-
-    def served(self, states: States) -> States:
-        """Feast's states with it, as they are served."""
-        view = self.records.view.name
-        pairs = zip(states.recent[view], self.held, strict=True)
-        return States({view: [self.records.served(row, held) for row, held in pairs]}, states.refreshed)
-
-
 def open_store(home: Path, workload: str) -> FeatureStore:
     """The Feast store that materialise made; raises NotFound when it has not run in this home."""
     folder = repository(home, workload)
@@ -91,7 +77,8 @@ def offline(store: FeatureStore, workload: Workload, probes: Probes, history_len
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")  # its calls to DuckDB 2
         joined = store.get_historical_features(entity_df=pa.table(columns).to_pandas(), features=service).to_arrow()
-    return _from_states(joined.sort_by(event_id).to_pydict(), workload, probes, history_length)
+    answer = joined.sort_by(event_id).to_pydict()
+    return _from_states(states_of(answer, workload.features.VIEWS), answer, workload, probes, history_length)
 
 
 def online_store(store: FeatureStore, workload: Workload, home: Path, probes: Probes, history_length: int) -> Inputs:
@@ -99,18 +86,23 @@ def online_store(store: FeatureStore, workload: Workload, home: Path, probes: Pr
     service = store.get_feature_service(workload.features.FEATURE_SERVICE)
     rows = entity_rows(workload, probes.keys)
     answer = store.get_online_features(features=service, entity_rows=rows).to_dict()
-    return _from_states(answer, workload, probes, history_length, _appended(workload, home, probes, history_length))
+    states = _served(states_of(answer, workload.features.VIEWS), workload, home, probes, history_length)
+    return _from_states(states, answer, workload, probes, history_length)
 
 
-def _appended(workload: Workload, home: Path, probes: Probes, history_length: int) -> Appended | None:
-    """What scored events left in the home's store since it was filled; None where nothing is appended."""
+def _served(states: States, workload: Workload, home: Path, probes: Probes, history_length: int) -> States:
+    """Feast's states with what scored events left beside them in the home's store."""
+    view = workload.recent
     file = repository(home, workload.name) / FILE
-    if workload.recent is None or not file.is_file():
-        return None
-    keys = probes.keys[workload.recent.entity]
-    with closing(SQLiteEvents(file, Records(workload.recent, history_length))) as events:
+    if view is None or not file.is_file():
+        return states
+
+    keys = probes.keys[view.entity]
+    records = Records(view, history_length)
+    with closing(SQLiteEvents(file, records)) as events:
         held = events.held(sorted(set(keys)))
-    return Appended(events.records, [held.get(key, b"") for key in keys])
+    pairs = zip(states.recent[view.name], keys, strict=True)
+    return replace(states, recent={view.name: [records.served(row, held.get(key, b"")) for row, key in pairs]})
 
 
 def entity_rows(workload: Workload, keys: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -119,13 +111,8 @@ def entity_rows(workload: Workload, keys: Mapping[str, list[str]]) -> dict[str, 
     return {entity.key: keys[name] for name, entity in entities.items()}
 
 
-def _from_states(
-    answer: Response, workload: Workload, probes: Probes, history_length: int, appended: Appended | None = None
-) -> Inputs:
+def _from_states(states: States, answer: Response, workload: Workload, probes: Probes, history_length: int) -> Inputs:
     views = workload.features.VIEWS
-    states = states_of(answer, views)
-    if appended is not None:
-        states = appended.served(states)
     features, history = workload.online.model_inputs(
         probes.requests, states, history_length=history_length, sequence_length=history_length
     )

@@ -77,7 +77,7 @@ def sources_of(
     """The `online_store` artifact of a feature set and an instant: made, or found where it was made before."""
     workload = load(feature_set.workload)
     as_of = as_of.astimezone(UTC)
-    # What it imports and no more: a new id replaces the store, and what was pushed to it is gone.
+    # What it imports and no more: a new id replaces the store as a whole, and what was scored since goes in again.
     code = code_of(Path(__file__).parent, *workload.files("features", "schema"))
     identity = content_id({"feature_set": feature_set.id, "as_of": as_of, "code": code})
     parents = feature_set.as_parents()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from millrace.appended.records import Entry
+from serving.transformer.greedy import take
 
 MAX_ENTRIES: Final = 256
 """Of a transaction; one request may bring more."""
@@ -46,7 +47,7 @@ class Appends:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while batch := self._take():
+        while batch := take(self._waiting, lambda item: len(item.entries), MAX_ENTRIES):
             entries = [entry for item in batch for entry in item.entries]
             error: Exception | None = None
             try:
@@ -55,14 +56,6 @@ class Appends:
                 error = raised
             for item in batch:
                 _finish(item, error)
-
-    def _take(self) -> list[_Waiting]:
-        count = 0
-        batch: list[_Waiting] = []
-        while self._waiting and (not batch or count + len(self._waiting[0].entries) <= MAX_ENTRIES):
-            batch.append(self._waiting.pop(0))
-            count += len(batch[-1].entries)
-        return batch
 
 
 def _finish(item: _Waiting, error: Exception | None) -> None:

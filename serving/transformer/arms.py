@@ -20,7 +20,8 @@ from millrace.observe.progress import log
 from millrace.observe.telemetry import CHALLENGER_FALLBACKS
 from serving.transformer.assignment import challenged
 from serving.transformer.context import Context
-from serving.transformer.core import Inputs, Part, chosen, require_fit
+from serving.transformer.core import Inputs, Part, chosen
+from serving.transformer.fit import require_fit
 from serving.transformer.predictor import Predictor
 from serving.transformer.refreshed import Keys
 

@@ -5,7 +5,6 @@ Rows of one request are taken in their order: an entity's second row sees the fi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from millrace.appended.records import SLACK, Entry
 from millrace.errors import Unavailable
-from millrace.events.prediction import MAX_TEXT, STAGES
 from millrace.fields import View
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
@@ -138,77 +136,6 @@ def _newest(
         if after[key] is not state:
             entries.append(Entry(ids[row], key, event_us[row], remembered[row]))
     return states, entries
-
-
-def apart(prepared: Prepared, parts: Sequence[Part], sizes: Sequence[int]) -> list[tuple[Prepared, list[Part]]]:
-    """What came of several requests that were scored together, request by request; `sizes` are their rows."""
-    found = []
-    start = 0
-    for size in sizes:
-        end = start + size
-        theirs = [mine for part in parts if (mine := _rows_of(part, start, end)) is not None]
-        found.append((_prepared_of(prepared, start, end), theirs))
-        start = end
-    return found
-
-
-def _prepared_of(prepared: Prepared, start: int, end: int) -> Prepared:
-    features, history = prepared.inputs
-    inputs = features[start:end], None if history is None else history[start:end]
-    return Prepared(inputs, prepared.states.part(start, end), [], prepared.degraded, prepared.unseen[start:end])
-
-
-def _rows_of(part: Part, start: int, end: int) -> Part | None:
-    """The part's rows of one request, counted from its first; None where it has none of them."""
-    places = [place for place, row in enumerate(part.rows) if start <= row < end]
-    if not places:
-        return None
-
-    scored = part.scored
-    mine = dataclasses.replace(
-        scored,
-        outputs={name: values[places] for name, values in scored.outputs.items()},
-        stages=[scored.stages[place] for place in places] if scored.stages else (),
-    )
-    return dataclasses.replace(part, rows=[part.rows[place] - start for place in places], scored=mine)
-
-
-def require_fit(workload: Workload, scored: Scored, history_length: int) -> None:
-    """Raise Unavailable when the model gives other figures than are answered, or wants features of another length."""
-    missing = sorted(workload.exchange.ANSWER.keys() - scored.outputs.keys())
-    if missing or (workload.task is Task.RANKING and scored.decision_threshold is None):
-        what = missing[0] if missing else "decision_threshold"
-        raise Unavailable(f"the predictor's answer is not a score of {workload.name!r}: it has no {what}")
-    if workload.recent is not None and scored.history_length != history_length:
-        raise Unavailable(
-            f"MILLRACE_HISTORY_LENGTH of the transformer is {history_length}; model version {scored.model_version} "
-            f"was trained with {scored.history_length}. Start the transformer with that."
-        )
-    _require_sayable(workload, scored)
-
-
-def _require_sayable(workload: Workload, scored: Scored) -> None:
-    """Raise Unavailable for what no prediction event may say (`millrace.events.prediction`)."""
-    version, outputs = scored.model_version, scored.outputs
-    if not 0 < len(version) <= MAX_TEXT or not version.isprintable():
-        raise Unavailable(f"the predictor's answer names version {version[:60]!r}; wanted a short text")
-    if not set(scored.stages) <= set(STAGES) or len(scored.stages) not in (0, len(scored.scores)):
-        raise Unavailable(f"the predictor names {len(scored.stages)} stages; wanted {', '.join(STAGES)} for every row")
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        raise Unavailable(f"model version {version} answers what is no finite number. Roll it back.")
-    if workload.task is Task.REGRESSION:
-        sound = (outputs["low"] <= outputs["high"]).all()
-    else:
-        sound = ((outputs["score"] >= 0) & (outputs["score"] <= 1)).all()
-    if not sound:
-        raise Unavailable(f"model version {version} answers what is no score of {workload.name!r}. Roll it back.")
-
-
-def require_rows(scored: Scored, rows: int) -> None:
-    """Raise Unavailable when the predictor gave another number of scores than it got rows."""
-    for name, values in scored.outputs.items():
-        if values.shape != (rows,):
-            raise Unavailable(f"the predictor gave {name} of shape {list(values.shape)} for {rows} rows")
 
 
 def explained_rows(scored: Scored) -> list[int]:

@@ -63,12 +63,8 @@ class EmbeddedStore:
     def read_refreshed(self, view: View, keys: Sequence[str]) -> list[Row]:
         return self._rows[view.name].read_refreshed(keys)
 
-    def fill(self) -> str | None:
-        """What the store was filled from."""
-        return self._fill.current()
-
-    def contents(self) -> str | None:
-        """Like `fill`, and to which refresh the refreshed views were renewed since."""
+    def contents(self) -> str:
+        """What the store was filled from, and to which refresh the refreshed views were renewed since."""
         return self._fill.contents()
 
     def append(self, entries: Sequence[Entry]) -> None:

@@ -16,22 +16,17 @@ class Fill:
     """Of the store in a repository (`millrace.lake.feast_home.repository`); threads may share it."""
 
     def __init__(self, repository: Path) -> None:
-        path = repository / DATABASE
-        self._connection = sqlite3.connect(path, check_same_thread=False) if path.is_file() else None
+        self._connection = sqlite3.connect(repository / DATABASE, check_same_thread=False)
 
-    def current(self) -> str | None:
-        """The id of the `online_store` artifact, NEVER_FILLED, or None for a store that cannot tell (not SQLite)."""
-        row = self._row()
-        return None if row is None else row[0]
+    def current(self) -> str:
+        """The id of the `online_store` artifact, or NEVER_FILLED."""
+        return self._row()[0]
 
-    def contents(self) -> str | None:
+    def contents(self) -> str:
         """Like `current`, plus the refresh that views were renewed to since. Changes after either."""
-        row = self._row()
-        return None if row is None else _RENEWED.join(filter(None, row))
+        return _RENEWED.join(filter(None, self._row()))
 
-    def _row(self) -> tuple[str, ...] | None:
-        if self._connection is None:
-            return None
+    def _row(self) -> tuple[str, ...]:
         try:
             row = self._connection.execute("SELECT * FROM filled_with").fetchone()
         except sqlite3.OperationalError as error:

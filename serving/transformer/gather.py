@@ -14,8 +14,9 @@ from typing import Final
 
 from millrace.inputs import Requests
 from millrace.observe.progress import log
-from serving.transformer import core
 from serving.transformer.context import Context
+from serving.transformer.core import Part, Prepared
+from serving.transformer.greedy import take
 from serving.transformer.refreshed import Keys
 
 IN_FLIGHT: Final = 2
@@ -23,7 +24,7 @@ IN_FLIGHT: Final = 2
 MAX_ROWS: Final = 64
 """Of requests that go together: what the predictor scores in one run."""
 
-Answer = tuple[core.Prepared, list[core.Part]]
+Answer = tuple[Prepared, list[Part]]
 Score = Callable[[Requests, Keys, Context], Awaitable[Answer]]
 
 
@@ -70,7 +71,8 @@ class Gather:
     def _next(self) -> None:
         while self._waiting and self._under_way < IN_FLIGHT:
             self._under_way += 1
-            task = asyncio.create_task(self._together(self._take()))
+            batch = take(self._waiting, lambda item: len(item.requests), MAX_ROWS)
+            task = asyncio.create_task(self._together(batch))
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
@@ -78,14 +80,6 @@ class Gather:
         self._tasks.discard(task)
         self._under_way -= 1
         self._next()
-
-    def _take(self) -> list[_Waiting]:
-        rows = 0
-        batch: list[_Waiting] = []
-        while self._waiting and (not batch or rows + len(self._waiting[0].requests) <= MAX_ROWS):
-            batch.append(self._waiting.pop(0))
-            rows += len(batch[-1].requests)
-        return batch
 
     async def _together(self, batch: Sequence[_Waiting]) -> None:
         try:
@@ -112,4 +106,37 @@ class Gather:
         context = dataclasses.replace(first.context, ends=max(item.context.ends for item in batch))
         async with asyncio.timeout(context.left_s()):
             prepared, parts = await self._score(requests, keys, context)
-        return core.apart(prepared, parts, [len(item.requests) for item in batch])
+        return apart(prepared, parts, [len(item.requests) for item in batch])
+
+
+def apart(prepared: Prepared, parts: Sequence[Part], sizes: Sequence[int]) -> list[Answer]:
+    """What came of several requests that were scored together, request by request; `sizes` are their rows."""
+    found = []
+    start = 0
+    for size in sizes:
+        end = start + size
+        theirs = [mine for part in parts if (mine := _rows_of(part, start, end)) is not None]
+        found.append((_prepared_of(prepared, start, end), theirs))
+        start = end
+    return found
+
+
+def _prepared_of(prepared: Prepared, start: int, end: int) -> Prepared:
+    features, history = prepared.inputs
+    inputs = features[start:end], None if history is None else history[start:end]
+    return Prepared(inputs, prepared.states.part(start, end), [], prepared.degraded, prepared.unseen[start:end])
+
+
+def _rows_of(part: Part, start: int, end: int) -> Part | None:
+    """The part's rows of one request, counted from its first; None where it has none of them."""
+    places = [place for place, row in enumerate(part.rows) if start <= row < end]
+    if not places:
+        return None
+
+    scored = part.scored
+    mine = dataclasses.replace(
+        scored,
+        outputs={name: values[places] for name, values in scored.outputs.items()},
+        stages=[scored.stages[place] for place in places] if scored.stages else (),
+    )
+    return dataclasses.replace(part, rows=[part.rows[place] - start for place in places], scored=mine)

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from millrace.appended.records import SLACK, Entry
+from millrace.appended.records import Entry
 from serving.transformer.appends import Appends
 from serving.transformer.pusher import Pusher
 from serving.transformer.store import OnlineStore
@@ -20,9 +20,8 @@ from serving.transformer.turns import Turns
 class Memory:
     """The recent events of `entity`."""
 
-    def __init__(self, entity: str, store: OnlineStore, history_length: int) -> None:
+    def __init__(self, entity: str, store: OnlineStore) -> None:
         self.entity = entity
-        self.capacity = history_length + SLACK
         self.turns = Turns()
         self._appends = Appends(store.append)
         self._pusher = Pusher(store)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -108,17 +109,16 @@ class Transformer(HotModel):
     ) -> list[dict[str, Any]]:
         self._door.format.require_past(requests, now_us, self._future_tolerance_s)
         keys = self._door.format.keys(requests, naming(headers, self._key, accept=self._accept_pseudonyms))
-        try:
-            async with asyncio.timeout(context.left_s()):
-                prepared, parts = await self._gather.score(requests, keys, context)
-        except (TimeoutError, DeadlineExceeded) as error:
-            DEADLINES_EXCEEDED.inc()
-            raise context.exceeded() from error
+        async with _in_time(context):
+            prepared, parts = await self._gather.score(requests, keys, context)
         records = self._records(requests, keys, prepared, parts, context)
         safe = self._events.begin(records)
         why = await self._explain(requests, prepared, parts, context)
         rows = self._door.answers(requests, parts, why, prepared.degraded, prepared.unseen)
-        await _until(safe, context)
+        if not safe.done():
+            async with _in_time(context):
+                await asyncio.shield(safe)
+        safe.result()  # raises Unavailable where the stream refuses the events: no answer then
         self._tell(records, prepared, context)
         return rows
 
@@ -126,16 +126,17 @@ class Transformer(HotModel):
         """Lookup, inputs, scores; the events are remembered when this returns, but those of a trial."""
         memory = self._memory
         if memory is None or context.dry_run:
-            found = await self._lookup(keys, len(requests), context)
-            prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
-            return prepared, await self._arms.score(prepared.inputs, requests, keys, context)
-        mine = keys[memory.entity]
-        async with memory.in_order(mine):
-            found = await self._lookup(keys, len(requests), context)
-            prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
-            parts = await self._arms.score(prepared.inputs, requests, keys, context)
+            return await self._scored(requests, keys, context)
+
+        async with memory.in_order(keys[memory.entity]):
+            prepared, parts = await self._scored(requests, keys, context)
             await memory.remember(prepared.entries)
         return prepared, parts
+
+    async def _scored(self, requests: Requests, keys: Keys, context: Context) -> tuple[core.Prepared, list[core.Part]]:
+        found = await self._lookup(keys, len(requests), context)
+        prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
+        return prepared, await self._arms.score(prepared.inputs, requests, keys, context)
 
     async def _lookup(self, keys: Keys, rows: int, context: Context) -> States | None:
         """The store's answer, or None when it has none in time: the request is then answered from defaults."""
@@ -219,16 +220,15 @@ class Transformer(HotModel):
         await self._events.finish()
 
 
-async def _until(safe: asyncio.Future[None], context: Context) -> None:
-    """Wait for the events of an answer, within its deadline; raises Unavailable when the stream refuses them."""
+@asynccontextmanager
+async def _in_time(context: Context) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded when what is done here takes longer than the answer may."""
     try:
-        if not safe.done():
-            async with asyncio.timeout(context.left_s()):
-                await asyncio.shield(safe)
+        async with asyncio.timeout(context.left_s()):
+            yield
     except (TimeoutError, DeadlineExceeded) as error:
         DEADLINES_EXCEEDED.inc()
         raise context.exceeded() from error
-    safe.result()
 
 
 def _count(part: core.Part, degraded: bool) -> None:

@@ -68,11 +68,8 @@ class NetworkedStore:
     def read_refreshed(self, view: View, keys: Sequence[str]) -> list[Row]:
         return self._views[view.name].rows.read_refreshed(keys)
 
-    def fill(self) -> str | None:
-        """None: Redis does not say what it was filled from."""
-        return None
-
     def contents(self) -> str | None:
+        """None: Redis does not say what it was filled from."""
         return None
 
     def append(self, entries: Sequence[Entry]) -> None:

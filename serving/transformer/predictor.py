@@ -17,7 +17,8 @@ from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from millrace.observe.tracing import span
 from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
-from serving.transformer.core import Inputs, Scored, require_rows, scored_from
+from serving.transformer.core import Inputs, Scored, scored_from
+from serving.transformer.fit import require_rows
 
 ATTEMPTS: Final = 2
 PREVIOUS_REVISION: Final = (b"Knative-Serving-Tag", b"prev")

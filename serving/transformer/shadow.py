@@ -18,8 +18,10 @@ from millrace.events.prediction import SHADOW
 from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.observe.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
-from serving.transformer.core import Inputs, Part, Scored, joined, require_fit
+from serving.transformer.core import Inputs, Part, Scored, joined
 from serving.transformer.events import Record
+from serving.transformer.fit import require_fit
+from serving.transformer.greedy import take
 from serving.transformer.predictor import Predictor
 
 MAX_WAITING_ROWS: Final = 4096
@@ -72,7 +74,7 @@ class Shadow:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while batch := self._take():
+            while batch := take(self._waiting, len, BATCH_ROWS):
                 try:
                     await self._ask(batch)
                 except Exception as error:  # noqa: BLE001 - whatever ails the shadow, the answers are out already
@@ -90,14 +92,6 @@ class Shadow:
     async def close(self) -> None:
         """`run` is cancelled."""
         await self._predictor.close()
-
-    def _take(self) -> list[_Mirrored]:
-        rows = 0
-        batch: list[_Mirrored] = []
-        while self._waiting and (not batch or rows + len(self._waiting[0]) <= BATCH_ROWS):
-            batch.append(self._waiting.popleft())
-            rows += len(batch[-1])
-        return batch
 
     async def _ask(self, batch: list[_Mirrored]) -> None:
         began = time.perf_counter()

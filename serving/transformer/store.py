@@ -22,6 +22,7 @@ from millrace.appended.records import Entry, Records
 from millrace.errors import ConfigError
 from millrace.inputs import States
 from millrace.installed import Workload
+from serving.transformer.greedy import take
 from serving.transformer.refreshed import DividedStore, Keys
 
 MAX_LOOKUP_ROWS: Final = 256
@@ -46,7 +47,6 @@ class OnlineStore(DividedStore, Protocol):
     embedded: bool
     """Whether it is a file of this machine."""
 
-    def fill(self) -> str | None: ...
     def append(self, entries: Sequence[Entry]) -> None: ...
     def push(self) -> int: ...
     def unpushed(self) -> int: ...
@@ -95,7 +95,7 @@ class _Waiting:
 class Lookups:
     """Greedy batching: a lookup alone goes at once; those that arrive meanwhile go together.
 
-    `embedded` says that the store is a file here, as the journal is, which the loop writes too.
+    `embedded` says that the store is a file of this machine, which the loop may read itself.
     """
 
     def __init__(self, store: Store, *, embedded: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -147,12 +147,7 @@ class Lookups:
     def _take(self) -> list[_Waiting]:
         """The next lookups that somebody still waits for, up to MAX_LOOKUP_ROWS."""
         self._waiting = [item for item in self._waiting if not item.answer.done()]
-        rows = 0
-        batch: list[_Waiting] = []
-        while self._waiting and (not batch or rows + self._waiting[0].rows <= MAX_LOOKUP_ROWS):
-            batch.append(self._waiting.pop(0))
-            rows += batch[-1].rows
-        return batch
+        return take(self._waiting, lambda item: item.rows, MAX_LOOKUP_ROWS)
 
 
 def _together(batch: Sequence[_Waiting]) -> Keys:

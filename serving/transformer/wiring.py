@@ -26,7 +26,7 @@ def transformer(
     events = Events(open_stream(options))
     arms, shadow = _arms(champion, name, workload, options), _shadow(name, workload, options, events)
     view = workload.recent
-    memory = None if view is None else Memory(view.entity, store, options.history_length)
+    memory = None if view is None else Memory(view.entity, store)
     lookups = Lookups(_cached(store, workload, options.state_cache_ttl_s), embedded=store.embedded)
     return Transformer(name, workload, lookups, options, arms, events, shadow, memory)
 
@@ -35,7 +35,7 @@ def _cached(store: OnlineStore, workload: Workload, ttl_s: float) -> Store:
     """Memory in front of refreshed views, where the store says when it was refilled; elsewhere that is not safe."""
     if not ttl_s:
         return store
-    if store.fill() is None:
+    if store.contents() is None:
         log("state_cache_off", reason="this online store does not say what it was filled from")
         return store
     return RefreshedCache(store, workload, ttl_s)

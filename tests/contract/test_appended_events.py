@@ -134,6 +134,20 @@ def test_appends_of_one_entity_at_the_same_moment_lose_nothing(place: Place) -> 
     assert ids(place.opened(), "shared") == list(range(16))
 
 
+def test_a_push_into_rows_that_were_replaced_meanwhile_does_not_count_for_the_new_ones(tmp_path: Path) -> None:
+    """Whoever pushed may say so only after another process has seen the refill."""
+    slow, quick = SQLiteEvents(tmp_path / FILE, RECORDS), SQLiteEvents(tmp_path / FILE, RECORDS)
+    slow.append([entry(1)])
+    into_former_rows = slow.unpushed(32)
+
+    quick.refilled("new", as_of_us=0)
+    slow.pushed(into_former_rows)
+
+    assert [one.key for one in quick.unpushed(32)] == ["a"]
+    quick.pushed(quick.unpushed(32))
+    assert slow.unpushed_count() == 0
+
+
 def day(seed: int) -> list[Entry]:
     """Events of a day in order, some at one instant and some asked about twice."""
     draw = random.Random(seed)

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from feast.errors import FeatureServiceNotFoundException
+from folding import folded
 from rows import readings
 from stores import RedisServer, free_port, postgres_server, redis_server
 
@@ -39,7 +40,7 @@ from components.build_features.core import build_features
 from components.check_skew import served
 from components.materialize.refresh import refresh
 from fraud.features import FEATURE_SERVICE, VIEWS
-from millrace.appended.records import Entry, folded
+from millrace.appended.records import Entry
 from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.inputs import RecentEvents, States
 from millrace.installed import Workload, load

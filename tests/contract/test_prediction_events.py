@@ -24,8 +24,9 @@ from serving.drift_detector.events import Events as DetectorEvents
 from serving.prediction_log.core import row_of
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
-from serving.transformer.core import Part, Scored, require_fit
+from serving.transformer.core import Part, Scored
 from serving.transformer.events import Record, cloud_events
+from serving.transformer.fit import require_fit
 
 NOW = datetime(2018, 9, 30, 12, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -7,7 +7,7 @@ keeps records in order. The values that the view remembers follow. All of it is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -123,13 +123,6 @@ def merged(row: RecentEvents, appended: RecentEvents, capacity: int) -> RecentEv
         order = np.lexsort((both[0], both[1]))
         both = [values[order] for values in both]
     return recent(*(values[-capacity:] for values in both))
-
-
-def folded(state: RecentEvents, entries: Sequence[Entry], capacity: int) -> RecentEvents:
-    """The state with these entries in it."""
-    for entry in entries:
-        state = state.append(entry.event_id, entry.event_us, entry.values, capacity)
-    return state
 
 
 def _signed(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -122,7 +122,3 @@ class RedisEvents:
     def leads(self) -> bool:
         """Whether this object may push now; for LEASE_MS nobody else may then."""
         return bool(self._lease_script([self._lease], [self._token, LEASE_MS]))
-
-    def steps_back(self) -> None:
-        """Let another one push, if this one did."""
-        self._lease_script([self._lease], [self._token, 1])

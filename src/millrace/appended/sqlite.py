@@ -101,6 +101,8 @@ class SQLiteEvents:
         if self._pushed_into() == fill:
             return 0
 
+        with self._writing():  # a push into the former rows that is on its way must not count for these
+            self._connection.execute(f"UPDATE {self._table} SET version = version + 1 WHERE version > pushed")
         count, after = 0, ""
         while True:
             with self._writing():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from folding import folded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud.features import VIEWS
-from millrace.appended.records import SLACK, Entry, Records, folded, merged
+from millrace.appended.records import SLACK, Entry, Records, merged
 from millrace.inputs import RecentEvents
 from millrace.lookup import empty
 

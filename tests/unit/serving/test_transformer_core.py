@@ -8,9 +8,10 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from folding import folded
 
 from fraud.features import FEATURE_NAMES, VIEWS
-from millrace.appended.records import SLACK, Records, folded
+from millrace.appended.records import SLACK, Records
 from millrace.errors import ConfigError, Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import States
@@ -20,6 +21,8 @@ from millrace.lake.manifest import Manifest
 from millrace.lookup import empty, recent_of, unknown_states
 from serving.transformer import core
 from serving.transformer.answers import Door
+from serving.transformer.fit import require_fit
+from serving.transformer.gather import apart
 from serving.transformer.server import require_history_length
 
 N = 4
@@ -136,7 +139,7 @@ def test_rows_of_two_models_that_were_scored_together_go_back_to_their_requests(
     mine = core.Scored({"score": np.float32([0.2, 0.9])}, "7", 0.5, N, ("full", "cheap"))
     parts = [core.Part([1], other, CHALLENGER, "b"), core.Part([0, 2], mine, CHAMPION, "a")]
 
-    (first, of_first), (second, of_second) = core.apart(prepared, parts, [2, 1])
+    (first, of_first), (second, of_second) = apart(prepared, parts, [2, 1])
 
     assert [(part.arm, part.rows) for part in of_first] == [(CHALLENGER, [1]), (CHAMPION, [0])]
     assert [part.scored.scores.tolist() for part in of_first] == [[pytest.approx(0.6)], [pytest.approx(0.2)]]
@@ -195,10 +198,10 @@ def test_a_model_that_decides_nothing_and_reads_no_history_sends_no_parameters()
 
 
 def test_features_of_another_length_than_the_models_are_refused():
-    core.require_fit(FRAUD, SCORED, N)
+    require_fit(FRAUD, SCORED, N)
 
     with pytest.raises(Unavailable, match="is 5; model version 7 was trained with 4"):
-        core.require_fit(FRAUD, SCORED, N + 1)
+        require_fit(FRAUD, SCORED, N + 1)
 
 
 def test_an_online_store_of_another_length_stops_the_start(tmp_path):

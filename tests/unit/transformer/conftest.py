@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 import pytest
+from folding import folded
 
 from fraud.features import VIEWS
-from millrace.appended.records import SLACK, Entry, folded
+from millrace.appended.records import SLACK, Entry
 from millrace.events.stream import PREDICTIONS, Group, open_stream
 from millrace.fields import View
 from millrace.inputs import RecentEvents
@@ -137,7 +138,7 @@ class MemoryStore:
                 found.recent[view.name][:] = known
         return found
 
-    def fill(self):
+    def contents(self):
         return None
 
     def append(self, entries):

@@ -17,7 +17,8 @@ from millrace.events.sqlite_stream import SqliteStream
 from millrace.installed import load
 from millrace.pseudonyms import pseudonym
 from serving.rpc import Service
-from serving.transformer.core import Scored, require_fit
+from serving.transformer.core import Scored
+from serving.transformer.fit import require_fit
 
 
 def run(scenario):

@@ -11,7 +11,8 @@ import pytest
 
 from millrace.installed import load
 from serving.protocol import decode_json
-from serving.transformer.core import Scored, require_fit
+from serving.transformer.core import Scored
+from serving.transformer.fit import require_fit
 
 TRIPS = load("trips")
 FIGURES = tuple(TRIPS.exchange.ANSWER.values())
