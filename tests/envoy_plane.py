@@ -21,6 +21,7 @@ from serving.local.routed import Component, Routed
 from serving.local.state import Place
 
 PATH = "/v1/models/m:predict"
+MIB = 1 << 20
 
 
 class Server:
@@ -91,7 +92,6 @@ class Plane:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._agent_port = entrance.agent_port
         place.logs.mkdir(parents=True, exist_ok=True)
         self.place = place
         self.data_plane = self.call(self._made(place, entrance))
@@ -106,14 +106,14 @@ class Plane:
         """As the supervisor does it; returns when Envoy has it."""
 
         async def change() -> None:
-            self.data_plane.route(services, self._agent_port)
+            self.data_plane.route(services, self.data_plane.entrance.agent_port)
             await self.data_plane.applied()
 
         self.call(change())
 
     def begin(self, *services: Routed) -> None:
         async def change() -> None:
-            self.data_plane.route(services, self._agent_port)
+            self.data_plane.route(services, self.data_plane.entrance.agent_port)
             self.data_plane.begin()
             await self.data_plane.process.ready.wait()
 
@@ -163,6 +163,38 @@ def running(home: Path, *services: Routed, **entrance: Any) -> Iterator[Plane]:
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def asking(plane: Plane) -> Iterator[list[tuple[int, Any]]]:
+    """Requests without pause while the body runs; their answers."""
+    stop, answers = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(plane.ask())
+
+    asked = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in asked:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in asked:
+            thread.join()
+
+
+def more(answers: list[Any], number: int) -> None:
+    """Wait until so many more answers have come."""
+    wanted = len(answers) + number
+    wait(f"{number} answers", lambda: len(answers) > wanted)
+
+
+def post(body: bytes, *lines: bytes, path: str = PATH, length: bool = True) -> bytes:
+    """A request as it travels."""
+    head = [f"POST {path} HTTP/1.1".encode(), b"host: x", *lines]
+    return b"\r\n".join([*head, *([b"content-length: %d" % len(body)] if length else []), b"", body])
 
 
 def raw(port: int, data: bytes, *more: bytes, timeout_s: float = 5.0) -> bytes:
