@@ -1,4 +1,4 @@
-"""The whole path, live: transformer, lookup, splitter and predictor of a local runtime on two cores, one row a request.
+"""The whole path, live: transformer, lookup, Envoy and predictor of a local runtime on two cores, one row a request.
 
 Transactions are new ones of customers that the store knows.
 """

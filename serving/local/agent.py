@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,13 +23,15 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from millrace.errors import InvalidInput, MillraceError, NotFound, Unavailable
+from millrace.errors import MillraceError, NotFound, Unavailable
 from millrace.observe.progress import log
+from serving.lean import error_reply
 from serving.local.data_plane import Admin
 from serving.local.graph import Graph, Step
 from serving.local.logger import EventLogger
-from serving.local.manifest import LOOPBACK, Logger
+from serving.local.manifest import LOOPBACK, Command, Logger
 from serving.local.routes import SERVICE_HEADER
+from serving.local.state import AGENT
 from serving.local.statistics import WANTED, knative
 
 HOP_BY_HOP: Final = frozenset(
@@ -37,7 +40,6 @@ HOP_BY_HOP: Final = frozenset(
 MAX_BODY_BYTES: Final = 16 << 20
 TIMEOUT_S: Final = 600.0
 """Envoy's limits are stricter, and a service's own."""
-STATUS: Final = ((InvalidInput, 400), (NotFound, 404), (Unavailable, 503))
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -154,15 +156,20 @@ def described(loggers: Mapping[str, tuple[Logger, int]], graphs: Mapping[str, Gr
     return json.dumps(found)
 
 
+def command(file: Path, admin: Path) -> Command:
+    """What runs an agent that follows a file."""
+    words = (sys.executable, "-m", "serving.local.agent", f"--file={file}", f"--admin={admin}")
+    return Command(AGENT, (*words, "--http_port={http_port}"), {}, "/healthz")
+
+
 def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in HOP_BY_HOP)
 
 
 def _refused(error: MillraceError) -> web.Response:
-    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
-    return web.json_response(
-        {"error": str(error)}, status=status, headers={"retry-after": "1"} if status == 503 else {}
-    )
+    reply = error_reply(error)
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return web.Response(body=reply.body, status=reply.status, headers=headers, content_type="application/json")
 
 
 def main() -> None:

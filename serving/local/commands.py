@@ -109,7 +109,7 @@ def status(place: Place, console: Console) -> bool:
         return False
     table = Table("service", "process", "model", "traffic", "state", "pid", "port", "since (UTC)", "restarts", "log")
     ports = f"{state.gateway_port}" + (f", gRPC {state.grpc_port}" if state.grpc_port else "")
-    table.add_row("gateway", "", "", "", state.state, str(state.pid), ports, _since(state), "", "")
+    table.add_row("gateway", "supervisor", "", "", state.state, str(state.pid), ports, _since(state), "", "")
     shares = {r.name: f"{r.percent} %" for service in state.services for r in service.revisions}
     for item in state.processes:
         name = str(Path(item.log).relative_to(place.home)) if item.log else ""

@@ -75,7 +75,7 @@ class DataPlane:
         self._place, self._folder = place, place.envoy
         _private(place.envoy)
         _private(place.admin.parent)
-        self._entrance, self._ports, self._changed = entrance, ports, changed
+        self._entrance, self._ports = entrance, ports
         self._tried = range(entrance.port, entrance.port + PORTS_TRIED)
         self._take_ports(ports.take)
         self._services: tuple[Routed, ...] = ()
@@ -151,7 +151,6 @@ class DataPlane:
         """Ready: it has everything. A port that was taken by somebody else meanwhile is given up for the next one."""
         with suppress(Unavailable, ValueError, KeyError):
             if await self._has_all():
-                self._changed()
                 return True
             refused = await self.admin.statistics(r"^listener_manager\.(lds\.update_rejected|listener_create_failure)$")
             if any(refused.values()) and not await self._gateway_listens():

@@ -91,7 +91,7 @@ class Service:
     predictor: Command
     transformer: Command | None
     timeout_s: float
-    """What the gateway waits for an answer."""
+    """Longest wait of the gateway for an answer, in seconds."""
     canary_percent: int | None = None
     """Traffic of the newest revision; None: all of it, as soon as it is ready."""
     logger: Logger | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,11 @@ def taken(port: int) -> bool:
     return False
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
+def free_port(but: Collection[int] = ()) -> int:
+    """A port that nobody listens on now, `but` none of some."""
     for _ in range(TRIES):
         port = random.choice(RANGE)
-        if not taken(port):
+        if port not in but and not taken(port):
             return port
     raise Unavailable(f"no free port found from {RANGE.start} to {RANGE.stop - 1} in {TRIES} tries")
 
@@ -62,7 +63,7 @@ class Ports:
         before = self._kept.pop(name, 0)
         others = set(self._kept.values()) | {before}
         if among is None:
-            port = free_port()
+            port = free_port(but=others)
         else:
             port = next((port for port in among if port < 65536 and port not in others and not taken(port)), 0)
         self._kept[name] = port

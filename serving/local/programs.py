@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from serving.local.around import Around
 from serving.local.manifest import Rewrite, Service
 from serving.local.processes import ServerProcess, Watched
-from serving.local.services import Around
 from serving.local.state import ProcessState, ServiceState
 
 

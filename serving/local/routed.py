@@ -20,7 +20,7 @@ class Routed:
 
     name: str
     port: int
-    """Where the service is asked by those that know its port; the predictor's own is `predictor_port`."""
+    """Where the service is asked by those that know its port; the predictor's own where there is no transformer."""
     predictor_port: int
     timeout_s: float
     stable: str

@@ -8,36 +8,20 @@ drained afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator
 from typing import Any, Final
 
 from millrace.lake.atomic import sha256_text
 from millrace.observe.progress import log
-from serving.local.data_plane import DataPlane
+from serving.local.around import Around
 from serving.local.manifest import LOOPBACK, Command, Logger, Rewrite, Service, component
-from serving.local.ports import Ports
 from serving.local.processes import ServerProcess
 from serving.local.replicas import Replicas
 from serving.local.revisions import Revision, Revisions
 from serving.local.routed import Routed
-from serving.local.state import Place, ProcessState, RevisionState, ServiceState
+from serving.local.state import ProcessState, RevisionState, ServiceState
 
 DRAIN_S: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What the services of a runtime share."""
-
-    place: Place
-    ports: Ports
-    data_plane: DataPlane
-    changed: Callable[[], None]
-    """Called when a state has changed: routes and the state's file follow."""
-    transformers: int = 1
-    """How many processes of a transformer run."""
-    predictors: int = 1
 
 
 class RunningService:
@@ -55,12 +39,12 @@ class RunningService:
         self._leaving: list[Replicas] = []
         self._background: set[asyncio.Task[None]] = set()
         self._predictor_port = around.ports.take(f"{self.name}-predictor")
-        self._port = around.ports.take(self.name) if service.transformer else self._predictor_port
-        self._logged_port = around.ports.take(f"{self.name}-logged") if service.logger else 0
+        self._port, self._logged_port = self._predictor_port, 0
+        self._take_ports(service)
 
     @property
     def ports(self) -> dict[str, int]:
-        """DNS name → port, of the service as a whole and of its predictor; they stay as long as it runs."""
+        """DNS name → port, of the service as a whole and of its predictor."""
         return {self.name: self._port, f"{self.name}-predictor": self._predictor_port}
 
     @property
@@ -83,7 +67,7 @@ class RunningService:
         transformer = self._transformer
         return Routed(
             name=self.name,
-            port=self._port,
+            port=self._port if transformer else self._predictor_port,
             predictor_port=self._predictor_port,
             timeout_s=self.service.timeout_s,
             stable=stable.name,
@@ -104,8 +88,7 @@ class RunningService:
             for number, revision in wanted.items()
         }
         revisions.write(path)
-        if service.logger is not None and not self._logged_port:
-            self._logged_port = self._around.ports.take(f"{self.name}-logged")
+        self._take_ports(service)
         self.service, self._revisions = service, revisions
         for number, command in commands.items():
             self._start_predictor(wanted[number], command)
@@ -176,8 +159,7 @@ class RunningService:
     def _start_predictor(self, revision: Revision, command: Command) -> None:
         log("revision_starts", service=self.name, revision=revision.name, model_version=revision.model_version)
         about = {"revision": revision.name, "model_version": revision.model_version}
-        number = self._number("predictor", self._around.predictors)
-        replicas = self._replicas(revision.name, revision.name, command, number, self.look, about)
+        replicas = self._replicas(revision.name, revision.name, command, about)
         self._predictors[revision.number] = replicas
         replicas.begin()
 
@@ -210,10 +192,10 @@ class RunningService:
         name, log_name = f"{self.name}-transformer-{named}", f"{self.name}-transformer"
         if name in [item.name for item in self._leaving]:
             return  # wanted again while it leaves: once it has
-        number = self._number("transformer", self._around.transformers)
-        new = self._replicas(name, log_name, command, number, self.look, {})
+        new = self._replicas(name, log_name, command, {})
         new.begin(f"{LOOPBACK}:{self._predictor_port}")
-        if self._transformer is None:
+        answers_without = any(item.was_ready for item in self._predictors.values())
+        if self._transformer is None and not answers_without:
             self._transformer = new
         else:
             log("transformer_replaced", service=self.name)
@@ -221,31 +203,29 @@ class RunningService:
 
     # Both
 
-    def _number(self, role: str, wanted: int) -> int:
-        """How many processes of a role run: as many as are wanted, and no more than its maxReplicas."""
-        most = self.service.document["spec"][role].get("maxReplicas")
-        return min(wanted, most) if most else wanted
+    def _take_ports(self, service: Service) -> None:
+        """One for the transformer and one for the logger, where it has them; they stay as long as the service runs."""
+        if service.transformer is not None and self._port == self._predictor_port:
+            self._port = self._around.ports.take(self.name)
+        if service.logger is not None and not self._logged_port:
+            self._logged_port = self._around.ports.take(f"{self.name}-logged")
 
     def _parts(self) -> list[Replicas]:
         """Everything that runs, what is on its way out included."""
         return [*self._predictors.values(), *self._transformers(), *self._leaving]
 
-    def _replicas(
-        self,
-        name: str,
-        log_name: str,
-        command: Command,
-        number: int,
-        changed: Callable[[], None],
-        about: dict[str, Any],
-    ) -> Replicas:
+    def _replicas(self, name: str, log_name: str, command: Command, about: dict[str, Any]) -> Replicas:
+        """As many processes as are wanted of the command's role, and no more than its maxReplicas."""
         place = self._around.place
+        wanted = self._around.replicas.get(command.role, 1)
+        number = min(wanted, self.service.document["spec"][command.role].get("maxReplicas") or wanted)
+
         processes = []
         for replica in range(1, number + 1):
             suffix = f"-{replica}" if replica > 1 else ""
             paths = place.running / f"{name}{suffix}.json", place.logs / f"{log_name}{suffix}.log"
-            about = about | {"service": self.name, "replica": replica}
-            processes.append(ServerProcess(command, *paths, changed, nice=self._nice, **about))
+            own = about | {"service": self.name, "replica": replica}
+            processes.append(ServerProcess(command, *paths, self.look, nice=self._nice, **own))
         return Replicas(name, processes)
 
     def _leave(self, replicas: Replicas | None) -> None:

@@ -24,8 +24,8 @@ SAMPLE: Final = re.compile(r"envoy_cluster_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?
 LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 OF_A_REVISION: Final = re.compile(REVISION)
 FAILED: Final = ("upstream_rq_retry", "upstream_rq_tx_reset", "upstream_cx_destroy_local_with_active_rq")
-GRPC_CLASS: Final = {"1": "5xx", "3": "4xx", "4": "5xx", "5": "4xx", "14": "5xx"}
-"""A gRPC status → what HTTP would have answered; others are 5xx."""
+CALLERS_FAULT: Final = ("grpc_3", "grpc_5")
+"""INVALID_ARGUMENT and NOT_FOUND, where HTTP would have answered 4xx; every other failure is 5xx."""
 
 Key = tuple[str, str]
 """Service, revision."""
@@ -44,7 +44,7 @@ def knative(text: str) -> str:
             classes[key]["5xx"] -= value  # it is among those that Envoy closed, and was answered with 504
         elif name.startswith("grpc_") and name != "grpc_0":
             classes[key]["2xx"] -= value
-            classes[key][GRPC_CLASS.get(name.removeprefix("grpc_"), "5xx")] += value
+            classes[key]["4xx" if name in CALLERS_FAULT else "5xx"] += value
         elif name.startswith("upstream_rq_time_"):
             latency[key][labels.get("le", name.rpartition("_")[2])] += value
     return "\n".join([*_counts(classes), *_histograms(latency)]) + "\n"

@@ -22,20 +22,21 @@ from millrace.errors import MillraceError
 from millrace.lake.atomic import write_text
 from millrace.observe.progress import log
 from millrace.settings import Settings, settings
+from serving.local import agent
 from serving.local.addresses import rewritten
-from serving.local.agent import described
+from serving.local.around import Around
 from serving.local.data_plane import DataPlane
 from serving.local.entrance import entrance
 from serving.local.graph import Graph, is_graph, read_graph
-from serving.local.manifest import PROGRAMS, Command, Service, read_service
+from serving.local.manifest import PROGRAMS, Service, read_service
 from serving.local.objects import Source, sources, stamp
 from serving.local.ports import Ports
 from serving.local.processes import ServerProcess, Watched
 from serving.local.programs import RunningProgram
 from serving.local.records import Record, end_all
 from serving.local.routed import Routed
-from serving.local.services import Around, RunningService
-from serving.local.state import AGENT, GATEWAY, LocalState, Place, ServiceState
+from serving.local.services import RunningService
+from serving.local.state import GATEWAY, LocalState, Place, ServiceState
 
 GRACE_S: Final = 30.0
 """For what is under way when it ends."""
@@ -57,11 +58,8 @@ class Supervisor:
         self._place = place
         self._companions = [name for name in configured.companions.split(",") if name]
         place.logs.mkdir(parents=True, exist_ok=True)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._state = LocalState(
-            os.getpid(), str(self._manifest), service.hash, service.name, service.model_version, started_at=now
-        )
-        self._main = service.name
+        self._state = LocalState(os.getpid(), str(self._manifest), service.hash, service.name, service.model_version)
+        self._state.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
         self._skipped: dict[str, ServiceState] = {}
@@ -69,15 +67,15 @@ class Supervisor:
         self._seen: dict[Path, tuple[int, int]] = {}
         self._look = asyncio.Event()
         self._followed = False
+        self._described = ""
 
         envoy = Record.read(place.running / "envoy.json")
         ports = Ports(place.ports, held=envoy is not None and envoy.runs())
-        agent = self._agent_process()
-        found = entrance(configured, place, service.name, agent.state.http_port)
+        self._agent = Watched(self._agent_process())
+        found = entrance(configured, place, service.name, self._agent.process.state.http_port)
         self._data_plane = DataPlane(place, found, ports, self._changed)
-        self._agent = Watched(agent)
-        replicas = configured.transformer_replicas, configured.predictor_replicas
-        self._around = Around(place, ports, self._data_plane, self._changed, *replicas)
+        replicas = {"transformer": configured.transformer_replicas, "predictor": configured.predictor_replicas}
+        self._around = Around(place, ports, self._data_plane, self._changed, replicas)
         self._state.scheme = "https" if configured.tls_cert else "http"
 
     async def run(self) -> None:
@@ -176,7 +174,7 @@ class Supervisor:
             running.error = str(error)
             self._refuse(source, error)
             return
-        if source.name == self._main:
+        if source.name == self._state.service:
             self._state.manifest_hash, self._state.model_version = service.hash, service.model_version
 
     def _refuse(self, source: Source, error: Exception) -> None:
@@ -199,24 +197,20 @@ class Supervisor:
 
     def _agent_process(self) -> ServerProcess:
         place = self._place
-        words = [sys.executable, "-m", "serving.local.agent", f"--file={place.agent}", "--http_port={http_port}"]
-        command = Command(AGENT, (*words, f"--admin={place.admin}"), {}, "/healthz")
         paths = place.running / "agent.json", place.logs / "agent.log"
-        return ServerProcess(command, *paths, self._changed, service=GATEWAY)
+        return ServerProcess(agent.command(place.agent, place.admin), *paths, self._changed, service=GATEWAY)
 
     def _changed(self) -> None:
         """Envoy, the agent and the state's file follow what runs."""
         if not self._followed or self._state.state == "stopping":
             return
         loggers = {name: r.logger for name, r in self._running.items() if r.logger is not None}
-        text = described(loggers, self._graphs)
+        text = agent.described(loggers, self._graphs)
         if text != self._described:
             write_text(self._place.agent, text)
             self._described = text
         self._data_plane.route(self._routes(), self._agent.process.state.http_port)
         self._write()
-
-    _described = ""
 
     def _write(self) -> None:
         services = [running.state() for running in self._running.values()]
@@ -225,7 +219,7 @@ class Supervisor:
         self._state.gateway_port, self._state.grpc_port = now.port, now.grpc_port
         self._state.services = [*services, *self._skipped.values()]
         self._state.processes = [state for running in self._running.values() for state in running.processes()] + own
-        main = self._state.find(self._main)
+        main = self._state.find(self._state.service)
         answers = all(state.state == "ready" for state in own)
         self._state.state = main.state if main is not None and main.state != "skipped" and answers else "starting"
         self._place.write(self._state)
@@ -243,20 +237,12 @@ def main() -> None:
     try:
         service = read_service(options.manifest, place.home)
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        asyncio.run(_run(service, options.manifest, place, configured))
+        asyncio.run(Supervisor(service, options.manifest, place, configured).run())
     except MillraceError as error:
-        _report_failure(place, options.manifest, error)
+        place.write(LocalState(os.getpid(), str(options.manifest), "", "", "", state="failed", error=str(error)))
         print(error, file=sys.stderr)
         raise SystemExit(REFUSED) from error
     place.file.unlink(missing_ok=True)
-
-
-async def _run(service: Service, manifest: Path, place: Place, configured: Settings) -> None:
-    await Supervisor(service, manifest, place, configured).run()
-
-
-def _report_failure(place: Place, manifest: Path, error: Exception) -> None:
-    place.write(LocalState(os.getpid(), str(manifest), "", "", "", state="failed", error=str(error)))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Watch:
             command = [*self._command, f"--lock={self._lock.fileno()}"]
             self._supervisor = subprocess.Popen(command, pass_fds=[self._lock.fileno()])
             self._write()
+            if self._stopping:  # asked to end while it was being started
+                self._supervisor.terminate()
             status = self._supervisor.wait()
             if status in ENDED or self._stopping:
                 return status

@@ -98,11 +98,8 @@ def _error_rate(canary: Observed, policy: RolloutPolicy) -> Check:
 
 
 def _error_rate_above_stable(stable: Observed, canary: Observed, policy: RolloutPolicy) -> Check:
-    low, _ = wilson(canary.errors, canary.requests)
-    _, high = wilson(stable.errors, stable.requests)
-    above = canary.errors / canary.requests - stable.errors / stable.requests
-    limit = policy.max_error_rate_above_stable
-    return Check("error rate above stable", above, limit, low - high > limit)
+    larger, smaller = (canary.errors, canary.requests), (stable.errors, stable.requests)
+    return _difference("error rate above stable", larger, smaller, policy.max_error_rate_above_stable)
 
 
 def _latency(stable: Histogram, canary: Histogram, policy: RolloutPolicy) -> Check:
@@ -145,11 +142,16 @@ def _decision_rate(reviewed: tuple[float, float], scored: tuple[float, float], p
 
 
 def _alert_precision(stable: Alerts, canary: Alerts, policy: RolloutPolicy) -> Check:
-    low, _ = wilson(stable.true, stable.labelled)
-    _, high = wilson(canary.true, canary.labelled)
-    drop = stable.true / stable.labelled - canary.true / canary.labelled
-    limit = policy.max_alert_precision_drop
-    return Check("alert precision drop", drop, limit, low - high > limit)
+    larger, smaller = (stable.true, stable.labelled), (canary.true, canary.labelled)
+    return _difference("alert precision drop", larger, smaller, policy.max_alert_precision_drop)
+
+
+def _difference(name: str, larger: tuple[float, float], smaller: tuple[float, float], limit: float) -> Check:
+    """How far one share, (hits, total), lies above another; breached where their intervals are that far apart."""
+    low, _ = wilson(*larger)
+    _, high = wilson(*smaller)
+    above = larger[0] / larger[1] - smaller[0] / smaller[1]
+    return Check(name, above, limit, low - high > limit)
 
 
 def _error_growth(stable: Errors, canary: Errors, policy: RolloutPolicy) -> Check:

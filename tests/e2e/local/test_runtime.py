@@ -226,6 +226,22 @@ def test_a_changed_transformer_starts_beside_the_old_one_which_answers_what_it_h
     assert runtime.state.processes[1].restarts == 0
 
 
+def test_a_service_that_gets_a_transformer_later_answers_through_it(runtime):
+    runtime.write(inference_service("1", transformer=False))
+    runtime.up()
+    port = runtime.state.services[0].port
+
+    with Asking(runtime) as users:
+        runtime.write(inference_service("1"))
+        runtime.up()
+
+    service = runtime.state.services[0]
+    assert users.failures == []
+    assert [process.role for process in runtime.state.processes[:2]] == ["predictor", "transformer"]
+    assert service.port != port
+    assert call(service.port, "POST", "/v1/models/m:predict")[0] == 200
+
+
 def test_a_revision_that_cannot_start_is_reported_and_the_old_one_goes_on(runtime):
     runtime.write(inference_service("1"))
     runtime.up()

@@ -80,6 +80,28 @@ def test_a_supervisor_that_ends_by_itself_is_left_alone(place, watching, status)
     assert len(watch.pids) == 1
 
 
+def test_a_supervisor_that_is_being_started_when_the_watch_is_asked_to_end_ends_too(place):
+    """The signal comes when the process exists and nobody has its id yet."""
+    script = f"""
+import os, signal, subprocess, sys
+from pathlib import Path
+from serving.local import watch
+
+class Popen(subprocess.Popen):
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+watch.subprocess.Popen = Popen
+words = [sys.executable, "-c", "import time; time.sleep(60)"]
+raise SystemExit(watch.Watch(Path({str(place.lock)!r}), words).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        process.wait(10)
+
+    assert not place.alive()
+
+
 def test_one_that_fails_again_and_again_is_given_up(place, watching):
     watch = watching("sys.exit(1)")
 
@@ -138,3 +160,12 @@ def test_a_name_keeps_its_port_unless_somebody_took_it(tmp_path):
         assert Ports(tmp_path / "ports.json", held=True).take("m") == first
         assert again.take("m") != first
     assert again.take_another("gateway", range(among, among + 50)) != among
+
+
+def test_no_two_names_have_one_port(tmp_path, monkeypatch):
+    """Also while nobody listens on them yet."""
+    first = free_port()
+    monkeypatch.setattr("serving.local.ports.RANGE", [first, free_port(but=[first])])
+    ports = Ports(tmp_path / "ports.json", held=True)
+
+    assert ports.take("m") != ports.take("m-predictor")
