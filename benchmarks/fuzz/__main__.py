@@ -71,7 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     show(report, Console())
     write_text(out, json.dumps(report.document(), indent=2) + "\n")
-    report.write_failures(out.with_suffix(".jsonl"))
     return int(report.found_something)
 
 

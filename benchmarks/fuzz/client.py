@@ -40,6 +40,8 @@ class Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     used: int = field(default=0)
+    received: bytearray = field(default_factory=bytearray)
+    """What came since the last request was sent, as it came."""
 
     @classmethod
     async def to(cls, address: Address) -> Connection:
@@ -71,7 +73,10 @@ class Connection:
             if method == "HEAD" or status in (204, 304):
                 return Answer(status, headers, b"")
             return Answer(status, headers, await self._body(headers))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except asyncio.IncompleteReadError as error:
+            self.received += error.partial
+            raise Ended(str(error)) from error
+        except ConnectionError as error:
             raise Ended(str(error)) from error
 
     async def rest(self) -> bytes:
@@ -85,7 +90,7 @@ class Connection:
         self.writer.close()
 
     async def _head(self) -> tuple[int, dict[str, str]]:
-        head = (await self.reader.readuntil(HEAD_END)).decode("latin-1")
+        head = (await self._until(HEAD_END)).decode("latin-1")
         first, *lines = head[:-4].split("\r\n")
         version, _, status = first.partition(" ")
         if not version.startswith("HTTP/1.") or not status[:3].isdigit():
@@ -96,11 +101,23 @@ class Connection:
     async def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() == "chunked":
             parts = []
-            while size := int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                parts.append(await self.reader.readexactly(size))
-                await self.reader.readexactly(2)
-            await self.reader.readuntil(b"\r\n")
+            while size := int((await self._until(b"\r\n")).split(b";")[0], 16):
+                parts.append(await self._exactly(size))
+                await self._exactly(2)
+            await self._until(b"\r\n")
             return b"".join(parts)
         if "content-length" in headers:
-            return await self.reader.readexactly(int(headers["content-length"]))
-        return await self.reader.read(LIMIT)
+            return await self._exactly(int(headers["content-length"]))
+        rest = await self.reader.read(LIMIT)
+        self.received += rest
+        return rest
+
+    async def _until(self, end: bytes) -> bytes:
+        return self._kept(await self.reader.readuntil(end))
+
+    async def _exactly(self, size: int) -> bytes:
+        return self._kept(await self.reader.readexactly(size))
+
+    def _kept(self, data: bytes) -> bytes:
+        self.received += data
+        return data

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -14,7 +13,6 @@ from rich.table import Table
 
 from benchmarks.fuzz.judge import FAULTS
 from benchmarks.fuzz.requests import Request
-from millrace.lake.atomic import write_text
 
 KEPT: Final = 200
 """Failing requests of each kind of fault that are written down."""
@@ -60,26 +58,29 @@ class Report:
                 }
                 for kind, count in sorted(self.requests.items())
             },
+            "findings": self.failures,
         }
 
-    def write_failures(self, path: Path) -> None:
-        """One a line, with what was sent, in base64; no file where there are none."""
-        path.unlink(missing_ok=True)
-        if self.failures:
-            write_text(path, "".join(json.dumps(failure) + "\n" for failure in self.failures))
 
+def about(request: Request, why: str, exchange: Sequence[Request], received: bytes) -> dict[str, Any]:
+    """A failing request, for whoever wants to send it again.
 
-def about(request: Request, why: str) -> dict[str, Any]:
-    """A failing request, for whoever wants to send it again."""
-    sent = b"".join(request.written())
+    `sent` is the request itself, `exchange` all that was sent in one go with it, `received` what came back to that.
+    """
     return {
         "number": request.number,
         "mutation": request.mutation,
         "why": why,
         "address": str(request.address),
         "ends": request.ends,
-        "sent": base64.b64encode(sent).decode(),
+        "sent": encoded(b"".join(request.written())),
+        "exchange": [encoded(b"".join(item.written())) for item in exchange],
+        "received": encoded(received),
     }
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def show(report: Report, console: Console) -> None:

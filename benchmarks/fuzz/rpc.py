@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from grpc import StatusCode, aio
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from benchmarks.fuzz.judge import HANG, RIGHT, STATUS_500, WRONG
+from benchmarks.fuzz.report import encoded
 from benchmarks.fuzz.requests import Maker, length_prefixed, owner_of
 
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
@@ -30,6 +32,15 @@ METADATA: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What came of one call."""
+
+    status: str
+    fault: str
+    about: dict[str, Any]
+
+
 class Caller:
     """Calls of ModelInfer at one address, as bytes."""
 
@@ -42,8 +53,8 @@ class Caller:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def ask(self, number: int, *, valid: bool) -> tuple[str, str, str, str]:
-        """(mutation, fault, why, status) of one call."""
+    async def ask(self, number: int, *, valid: bool) -> Called:
+        """One call, and what came of it."""
         random = self._maker.random
         message = self._message(number)
         metadata: list[tuple[str, Any]] = [("x-request-id", f"fuzz-{number}"), *self._maker.servers.headers]
@@ -57,11 +68,12 @@ class Caller:
             async with asyncio.timeout(self._timeout_s + 5):
                 answer = await self._call(data, metadata=metadata, timeout=self._timeout_s)
         except aio.AioRpcError as error:
-            return mutation, *_failed(error, valid=valid), error.code().name
+            return _called(number, mutation, *_failed(error, valid=valid), error.code().name, data)
         except TimeoutError:
-            return mutation, HANG, "no answer, and no end by its deadline", "none"
+            return _called(number, mutation, HANG, "no answer, and no end by its deadline", "none", data)
         made = mutation in ("flipped", "raw")  # another id, perhaps
-        return mutation, *(_answered(answer, number) if not made else (RIGHT, "")), "OK"
+        judged = (RIGHT, "") if made else _answered(answer, number)
+        return _called(number, mutation, *judged, "OK", data, answer)
 
     def _message(self, number: int) -> Any:
         rows = int(self._maker.random.integers(1, 5))
@@ -80,6 +92,15 @@ class Caller:
             else:
                 message.raw_input_contents.append(np.array(data, DTYPES[column["datatype"]]).tobytes())
         return message
+
+
+def _called(
+    number: int, mutation: str, fault: str, why: str, status: str, sent: bytes, received: bytes = b""
+) -> Called:
+    about: dict[str, Any] = {"number": number, "mutation": mutation, "why": why}
+    if fault:
+        about |= {"sent": encoded(sent), "received": encoded(received)}
+    return Called(status, fault, about)
 
 
 def _failed(error: aio.AioRpcError, *, valid: bool) -> tuple[str, str]:

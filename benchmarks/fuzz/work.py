@@ -60,8 +60,8 @@ class Fuzz:
             for number in numbers:
                 maker.random = np.random.default_rng([self.seed, number])
                 if caller is not None and maker.random.random() < GRPC_SHARE:
-                    mutation, fault, why, status = await caller.ask(number, valid=client.valid)
-                    report.add("grpc", status, fault, {"number": number, "mutation": mutation, "why": why})
+                    called = await caller.ask(number, valid=client.valid)
+                    report.add("grpc", called.status, called.fault, called.about)
                 else:
                     await client.ask(number, numbers)
                 if number % 100 < 2:
@@ -80,8 +80,11 @@ class _Client:
         self._maker, self._report, self._timeout_s = maker, report, timeout_s
         self._kinds = sorted(maker.kinds)
         self._open: dict[Address, Connection] = {}
+        self._exchanged: list[Request] = []
+        """The requests of the exchange under way."""
         self._answered = 0
-        """Requests of the exchange under way that have their answer."""
+        """How many of them have their answer."""
+        self._connection: Connection | None = None
 
     def close(self) -> None:
         for connection in self._open.values():
@@ -107,17 +110,20 @@ class _Client:
 
     async def _exchange(self, requests: list[Request]) -> None:
         address = requests[0].address
-        self._answered = 0
+        self._exchanged, self._answered, self._connection = requests, 0, None
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = self._open.pop(address, None)
                 if connection is None or connection.reader.at_eof():
                     connection = await Connection.to(address)
+                self._connection = connection
                 kept = await self._talk(connection, requests)
         except (TimeoutError, OSError) as error:
             why = str(error) or f"no answer within {self._timeout_s:g} s"
             for request in requests[self._answered :]:
                 self._add(request, "none", HANG, why)
+            if self._connection is not None:
+                self._connection.close()
             return
         if kept:
             self._open[address] = connection
@@ -127,6 +133,7 @@ class _Client:
     async def _talk(self, connection: Connection, requests: list[Request]) -> bool:
         """Send, read an answer to each, judge it; True when the connection can be used again."""
         fresh = connection.used == 0
+        connection.received.clear()
         for request in requests:
             await connection.send(request.written(), pause_s=PAUSE_S)
             if request.ends:
@@ -163,7 +170,11 @@ class _Client:
             self._add(request, "ended")
 
     def _add(self, request: Request, status: str, fault: str = RIGHT, why: str = "") -> None:
-        self._report.add(request.kind, status, fault, about(request, why) if fault else None)
+        if not fault:
+            self._report.add(request.kind, status)
+            return
+        received = bytes(self._connection.received) if self._connection is not None else b""
+        self._report.add(request.kind, status, fault, about(request, why, self._exchanged, received))
 
 
 def _closes(answer: Answer) -> bool:
