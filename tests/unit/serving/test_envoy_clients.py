@@ -134,6 +134,27 @@ def test_pipelined_requests_get_their_answers_in_order(echo):
     assert order == sorted(order)
 
 
+def test_envoy_ends_a_connection_whose_answers_pile_up_and_gives_nobody_anothers(echo):
+    """Envoy's own limit: with two answers that wait to be written it takes no request more that came in the same go."""
+    plane, _ = echo
+    first, own, last = (
+        post(b"{}", b"x-id: 1"),
+        b"GET /elsewhere HTTP/1.1\r\nhost: x\r\n\r\n",
+        post(b"{}", b"x-id: 3"),
+    )
+
+    received = b""
+    with socket.create_connection(("127.0.0.1", plane.port), timeout=5) as connection:
+        connection.sendall(first + own + last)
+        while got := connection.recv(65536):
+            received += got
+
+    statuses = [answer[:3] for answer in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200", b"404"]
+    assert b'"x-id": "3"' not in received
+    assert plane.ask()[0] == 200
+
+
 def test_a_client_cannot_say_how_long_envoy_waits_nor_whom_it_asks(echo):
     plane, server = echo
     headers = {"x_envoy_upstream_rq_timeout_ms": "1", "x_millrace_service": "x", "x_millrace_model": "x"}
