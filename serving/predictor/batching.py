@@ -158,20 +158,34 @@ class Batcher:
 
     def _run(self, batch: Sequence[Inputs]) -> list[Answer | Exception]:
         """What each request gets. A run that fails is repeated one by one, so that only the guilty fails."""
+        rows = sum(len(one[0]) for one in batch)
         try:
             outputs, stages = self.scorer.run(*_joined(batch))
         except Exception as error:  # noqa: BLE001 - handed to whoever asked
-            return [error] if len(batch) == 1 else [answer for one in batch for answer in self._run([one])]
+            return [error] if len(batch) == 1 else self._apart(batch)
+        if len(batch) > 1 and any(len(values) != rows for values in outputs.values()):
+            return self._apart(batch)  # nobody can say whose is which
+
         self._count(stages)
         if len(batch) == 1:
-            return [_checked(outputs, stages)]
+            return [self._checked(outputs, stages, rows)]
         answers: list[Answer | Exception] = []
         end = 0
         for one in batch:
             begin, end = end, end + len(one[0])
             own = {name: values[begin:end] for name, values in outputs.items()}
-            answers.append(_checked(own, stages[begin:end]))
+            answers.append(self._checked(own, stages[begin:end], end - begin))
         return answers
+
+    def _apart(self, batch: Sequence[Inputs]) -> list[Answer | Exception]:
+        return [answer for one in batch for answer in self._run([one])]
+
+    def _checked(self, outputs: Outputs, stages: NDArray[np.uint8], rows: int) -> Answer | Exception:
+        """The answer; ModelFault (HTTP 500) where it is none, so that it counts as the model's failure."""
+        fault = self.scorer.fault(outputs, rows)
+        if fault:
+            return ModelFault(f"the model answers {fault}. Roll it back, and look at its inputs.")
+        return outputs, stages
 
     def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[Answer | Exception], began_ns: int) -> None:
         _trace(batch, began_ns)
@@ -217,14 +231,6 @@ def _joined(batch: Sequence[Inputs]) -> Inputs:
     if len(batch) == 1:
         return batch[0]
     return tuple(map(np.concatenate, zip(*batch, strict=True)))
-
-
-def _checked(outputs: Outputs, stages: NDArray[np.uint8]) -> Answer | Exception:
-    """The answer; ModelFault (HTTP 500) where it is not finite, so that it counts as the model's failure."""
-    for name, values in outputs.items():
-        if not np.isfinite(values).all():
-            return ModelFault(f"the model answers {name} that is not finite. Roll it back, and look at its inputs.")
-    return outputs, stages
 
 
 def _seconds(work: Callable[..., Any], *arguments: Any) -> float:

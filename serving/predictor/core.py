@@ -63,6 +63,21 @@ class Scorer:
         features, *history = inputs
         return self.artifact.run(features, *map(np.ascontiguousarray, history))
 
+    def fault(self, outputs: Outputs, rows: int) -> str:
+        """What keeps the outputs of so many rows from being scores; empty where nothing does."""
+        for name, values in outputs.items():
+            if values.shape != (rows,):
+                return f"{name} of shape {list(values.shape)} for {rows} rows"
+            if not np.isfinite(values).all():
+                return f"{name} that is not finite"
+
+        score = outputs["score"]
+        if self.artifact.spec.decides and not ((score >= 0) & (score <= 1)).all():
+            return "score outside [0, 1]"
+        if self._ends and not (outputs["low"] <= outputs["high"]).all():
+            return "low above high"
+        return ""
+
     def score(self, *inputs: Floats) -> Answer:
         """`prepare`, then `run`, for a caller without a batcher; raises InvalidInput."""
         outputs, stages = self.run(*self.prepare(*inputs))

@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from millrace.errors import ModelFault
+from millrace.observe.telemetry import MODEL_FAULTS
 from serving.lean import Headers
+from serving.predictor.batching import Batcher
+from serving.predictor.core import Answer, Inputs
 from serving.predictor.live import LiveModel, ReloadFailed
 from serving.protocol import V2Answer, V2Request
 from serving.server import HotModel
@@ -36,11 +40,19 @@ class Predictor(HotModel):
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
         batcher = self._live.batcher
-        return batcher.scorer.answer_v1(*await batcher.score(*batcher.scorer.tensors_v1(document)))
+        return batcher.scorer.answer_v1(*await self._score(batcher, batcher.scorer.tensors_v1(document)))
 
     async def answer_v2(self, request: V2Request, headers: Headers) -> V2Answer:  # noqa: ARG002
         batcher = self._live.batcher
-        return batcher.scorer.answer_v2(*await batcher.score(*batcher.scorer.tensors_v2(request)))
+        return batcher.scorer.answer_v2(*await self._score(batcher, batcher.scorer.tensors_v2(request)))
+
+    async def _score(self, batcher: Batcher, inputs: Inputs) -> Answer:
+        """The batcher's answer; one that is none is counted as a fault of the version."""
+        try:
+            return await batcher.score(*inputs)
+        except ModelFault:
+            MODEL_FAULTS.labels(self.name, batcher.scorer.version).inc()
+            raise
 
     async def started(self) -> None:
         """SIGHUP loads the model again."""

@@ -20,7 +20,7 @@ from millrace.observe.progress import log
 from millrace.observe.telemetry import CHALLENGER_FALLBACKS
 from serving.transformer.assignment import challenged
 from serving.transformer.context import Context
-from serving.transformer.core import Inputs, Part, chosen
+from serving.transformer.core import Inputs, Part, Scored, chosen
 from serving.transformer.fit import require_fit
 from serving.transformer.predictor import Predictor
 from serving.transformer.refreshed import Keys
@@ -104,8 +104,11 @@ class Arms:
     ) -> Part:
         if len(rows) < len(inputs[0]):
             inputs = chosen(inputs, rows)
-        scored = await predictor.score(inputs, context.headers, timeout_s=share * context.left_s())
+        left_s = share * context.left_s()
+        scored = await predictor.score(inputs, context.headers, timeout_s=left_s, check=self._require_fit)
         if context.version is not None and scored.model_version != context.version:
             raise NotFound(f"version {scored.model_version} answers; {context.version[:80]!r} was asked for")
-        require_fit(self._workload, scored, self._history_length)
         return Part(rows, scored, arm, predictor.model_name)
+
+    def _require_fit(self, scored: Scored) -> None:
+        require_fit(self._workload, scored, self._history_length)

@@ -19,6 +19,7 @@ from serving.calls import Header
 from serving.predictor.batching import Batcher
 from serving.predictor.live import LiveModel
 from serving.transformer.core import Inputs, Scored
+from serving.transformer.predictor import Check
 
 
 class InProcess:
@@ -38,8 +39,9 @@ class InProcess:
         headers: Iterable[Header] = (),  # noqa: ARG002 - there is nobody to forward them to
         *,
         timeout_s: float = 5.0,
+        check: Check | None = None,
     ) -> Scored:
-        """As `PredictorClient.score`."""
+        """As `PredictorClient.score`; nobody else can be asked."""
         began = time.perf_counter()
         batcher = self._live.batcher
         try:
@@ -49,7 +51,10 @@ class InProcess:
             PREDICTOR_FAILURES.inc()
             raise Unavailable(f"the model in this process gave no score: {error!r}") from error
         PREDICTOR_SECONDS.labels(batcher.scorer.version).observe(time.perf_counter() - began)
-        return _scored(batcher, outputs, stages)
+        scored = _scored(batcher, outputs, stages)
+        if check is not None:
+            check(scored)
+        return scored
 
     async def close(self) -> None:
         """Nothing is open."""

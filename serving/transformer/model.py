@@ -7,7 +7,6 @@ an event before it answers. What it says of an answer is on the stream before th
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,10 +21,6 @@ from millrace.observe.telemetry import (
     DEADLINES_EXCEEDED,
     LOOKUP_FAILURES,
     LOOKUP_SECONDS,
-    PREDICTIONS,
-    QUANTITIES,
-    SCORES,
-    UNSEEN,
 )
 from millrace.observe.tracing import span
 from millrace.settings import Settings
@@ -38,6 +33,7 @@ from serving.transformer.arms import Arms
 from serving.transformer.breaker import Breaker
 from serving.transformer.context import Context, DeadlineExceeded
 from serving.transformer.events import Events, Record
+from serving.transformer.figures import Figures
 from serving.transformer.gather import Gather
 from serving.transformer.identity import naming
 from serving.transformer.memory import Memory
@@ -73,7 +69,7 @@ class Transformer(HotModel):
         self._arms, self._events, self._shadow = arms, events, shadow
         self._lookups, self._breaker = lookups, Breaker()
         self._memory = memory
-        self._gather = Gather(self._score)
+        self._gather, self._figures = Gather(self._score), Figures()
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
         self._history_length = options.history_length
@@ -200,10 +196,8 @@ class Transformer(HotModel):
             return
 
         for record in records:
-            _count(record.part, record.degraded)
-        for entities in prepared.unseen:
-            for entity in entities:
-                _bound(UNSEEN, entity).inc()
+            self._figures.scored(record.part, record.degraded)
+        self._figures.unseen(prepared.unseen)
         if self._shadow is not None:
             self._shadow.mirror(records[-1], prepared.inputs)
 
@@ -229,21 +223,6 @@ async def _in_time(context: Context) -> AsyncIterator[None]:
     except (TimeoutError, DeadlineExceeded) as error:
         DEADLINES_EXCEEDED.inc()
         raise context.exceeded() from error
-
-
-def _count(part: core.Part, degraded: bool) -> None:
-    scored = part.scored
-    model = part.model_name, scored.model_version
-    seen = QUANTITIES if "low" in scored.outputs else SCORES
-    for score in scored.scores.tolist():
-        _bound(seen, *model).observe(score)
-        _bound(PREDICTIONS, *model, core.decision(score, scored) or "none", degraded).inc()
-
-
-@functools.lru_cache(256)
-def _bound(metric: Any, *labels: Any) -> Any:
-    """`metric.labels(…)`, which takes a lock and makes text of the labels each time."""
-    return metric.labels(*labels)
 
 
 def _now_us() -> int:

@@ -1,19 +1,20 @@
 """The call of the predictor: one V2 request with binary tensors on a kept-open connection, and what it says.
 
-A call that fails is made once more, marked so that Envoy, or Knative, takes the revision that was rolled out before: a
-canary that fails costs no answer.
+A call that fails, or whose answer is none, is made once more, marked so that Envoy, or Knative, takes the revision that
+was rolled out before: a canary that fails costs no answer.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 from urllib.parse import quote
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
-from millrace.observe.telemetry import PREDICTOR_FAILURES, PREDICTOR_SECONDS
+from millrace.events.prediction import MAX_TEXT
+from millrace.observe.telemetry import MODEL_FAULTS, PREDICTOR_FAILURES, PREDICTOR_SECONDS
 from millrace.observe.tracing import span
 from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
@@ -27,12 +28,18 @@ _ADDRESS: Final = re.compile(
 )
 
 
+Check = Callable[[Scored], None]
+"""Raises Unavailable for an answer that is none."""
+
+
 class Predictor(Protocol):
     """Whoever scores model inputs: a predictor behind a socket, or a model in this process."""
 
     model_name: str
 
-    async def score(self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0) -> Scored: ...
+    async def score(
+        self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0, check: Check | None = None
+    ) -> Scored: ...
 
     async def serves(self, version: str) -> bool: ...
 
@@ -54,8 +61,13 @@ class PredictorClient:
         self._attempts = attempts
         self._measured = measured
 
-    async def score(self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0) -> Scored:
-        """features[B, F], and history[B, N, C] where there is one → what the model says of them; raises Unavailable."""
+    async def score(
+        self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0, check: Check | None = None
+    ) -> Scored:
+        """features[B, F], and history[B, N, C] where there is one → what the model says of them; raises Unavailable.
+
+        What `check` refuses is no answer: the revision that was rolled out before is asked then.
+        """
         features, history = inputs
         tensors = {"features": ("FP32", features)}
         if history is not None:
@@ -68,17 +80,27 @@ class PredictorClient:
             try:
                 # What hangs must leave time for another try.
                 scored = await self._ask(body, head, left / (self._attempts - attempt))
-            except Unavailable as error:
+                self._require(scored, len(features), check)
+            except Unavailable:
                 PREDICTOR_FAILURES.inc(self._measured)
-                if isinstance(error, _Refused) or attempt + 1 == self._attempts:
+                if attempt + 1 == self._attempts:
                     raise
                 head.append(PREVIOUS_REVISION)
             else:
                 break
-        require_rows(scored, len(features))
         if self._measured:
             PREDICTOR_SECONDS.labels(scored.model_version).observe(time.perf_counter() - began)
         return scored
+
+    def _require(self, scored: Scored, rows: int, check: Check | None) -> None:
+        """Raise Unavailable for an answer that is none, and count it as a fault of the version that gave it."""
+        try:
+            require_rows(scored, rows)
+            if check is not None:
+                check(scored)
+        except Unavailable:
+            MODEL_FAULTS.labels(self.model_name, scored.model_version[:MAX_TEXT]).inc(self._measured)
+            raise
 
     async def serves(self, version: str) -> bool:
         """Whether a revision behind the address says that it is this version; raises Unavailable."""
@@ -95,14 +117,9 @@ class PredictorClient:
         await self._calls.close()
 
 
-class _Refused(Unavailable):
-    """The predictor would refuse the same request again."""
-
-
 def _scored(answer: Response) -> Scored:
     if answer.status != 200:
-        kind = _Refused if 400 <= answer.status < 500 and answer.status != 429 else Unavailable
-        raise kind(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
+        raise Unavailable(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
     try:
         return scored_from(decode_json(answer.body))
     except InvalidInput as error:

@@ -44,11 +44,21 @@ QUEUE_ROWS = Gauge("millrace_queue_rows", "Rows that wait for the graph")
 PREDICTOR_ROWS = Counter("millrace_predictor_rows", "Scored rows, by the stage that answered", ["stage"])
 MODEL_RELOADS = Counter("millrace_model_reloads", "Times the model was loaded again", ["result"])
 
+# Predictor, and the transformer, which also knows what its workload wants of an answer
+MODEL_FAULTS = Counter(
+    "millrace_model_faults",
+    "Answers of a model that were no scores: not finite, out of range, of another shape, for other features",
+    ["model_name", "model_version"],
+)
+
 # Transformer
 PREDICTIONS = Counter("millrace_predictions", "Scored events", ["model_name", "model_version", "decision", "degraded"])
 SCORES = Histogram("millrace_score", "Scores given", ["model_name", "model_version"], buckets=SCORE_BUCKETS)
 QUANTITIES = Histogram(
     "millrace_quantity", "Quantities predicted", ["model_name", "model_version"], buckets=QUANTITY_BUCKETS
+)
+SCORES_REPEATED = Counter(
+    "millrace_scores_repeated", "Scores equal to the one before of the same version", ["model_name", "model_version"]
 )
 UNSEEN = Counter(
     "millrace_unseen", "Answers about an entity that no event was known of; of all: millrace_predictions", ["entity"]

@@ -58,7 +58,8 @@ class ModelArtifact:
         """Load the model in `folder`; `served_file` names another of its graphs, which then scores alone.
 
         `cascade` says whether its cheap first model is used, where it has one (default: MILLRACE_CASCADE). Raises
-        NotFound, ArtifactCorrupt (a file differs from the manifest) and SchemaMismatch (other features).
+        NotFound, ArtifactCorrupt (a file differs from the manifest) and SchemaMismatch (other features, not one figure
+        a row).
         """
         folder = Path(folder)
         # The folder may be a copy (a promoted version, /mnt/models): the place it is in counts, not the recorded one.
@@ -149,11 +150,18 @@ class ModelArtifact:
         return features, np.zeros((rows, spec.sequence_length, len(spec.history_channels)), np.float32)
 
     def warm_up(self) -> None:
-        """Run blank rows, one and a few, so that the first real request does not pay for allocation."""
+        """Run blank rows, one and a few, so that the first real request does not pay for allocation.
+
+        Raises SchemaMismatch for a graph that does not give one figure a row.
+        """
         for rows in (1, 8):
             inputs = self.blank(rows)
+            outputs = self.run_full(*inputs)  # the cascade may stop before it
+            for name, values in outputs.items():
+                if values.shape != (rows,):
+                    got = f"{name} of shape {list(values.shape)} for {rows} rows"
+                    raise SchemaMismatch(f"model {self.id} gives {got}; wanted [{rows}]. Export it with optimise.")
             self.run(*inputs)
-            self.run_full(*inputs)  # the cascade may have stopped before it
 
     def _run(self, *inputs: Floats) -> tuple[Outputs, NDArray[np.uint8]]:
         features = inputs[0]

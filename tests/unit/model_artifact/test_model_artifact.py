@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
@@ -161,6 +162,20 @@ def test_a_file_that_is_no_graph_is_named(make_model: Make):
 def test_a_graph_with_other_inputs_is_refused(make_model: Make):
     with pytest.raises(SchemaMismatch, match=r"inputs \['history', 'x'\]"):
         ModelArtifact.open(make_model(graph=lambda path: write_graph(path, features="x")))
+
+
+def test_a_graph_that_gives_other_than_one_figure_a_row_is_refused(make_model):
+    def twice(path: Path) -> None:
+        write_graph(path)
+        model = onnx.load(path)
+        model.graph.node[-1].output[0] = "plain"
+        model.graph.node.append(onnx.helper.make_node("Concat", ["plain", "plain"], ["score"], axis=0))
+        onnx.save(model, path)
+
+    folder = make_model(twice)
+
+    with pytest.raises(SchemaMismatch, match=r"score of shape \[2\] for 1 rows; wanted \[1\]"):
+        ModelArtifact.open(folder)
 
 
 def test_scoring_needs_no_torch(make_model: Make):

@@ -141,18 +141,34 @@ def test_a_request_that_fails_the_graph_fails_alone(scorer):
     assert scorer.runs == [3, 1, 1, 1]
 
 
-def test_a_score_that_is_not_a_number_fails_its_request_alone_and_counts_against_the_model(tiny_model):
+@pytest.mark.parametrize(("score", "fault"), [(np.nan, "not finite"), (np.inf, "not finite"), (1.5, "outside [0, 1]")])
+def test_a_score_that_is_none_fails_its_request_alone_and_counts_against_the_model(tiny_model, score, fault):
     class Overflowing(Scorer):
         def run(self, features, history):
             outputs, stages = super().run(features, history)
-            outputs["score"][features[:, 0] == 13.0] = np.nan
+            outputs["score"][features[:, 0] == 13.0] = score
             return outputs, stages
 
     good, bad = together(Batcher(Overflowing(ModelArtifact.open(tiny_model()), "1")), row(1.0), row(13.0))
 
     assert np.isfinite(good[0]["score"]).all()
     assert isinstance(bad, ModelFault)
+    assert fault in str(bad)
     assert error_reply(bad).status == 500
+
+
+def test_scores_of_another_number_than_rows_are_nobodys_and_are_told_apart_one_by_one(tiny_model):
+    class Misshapen(Scorer):
+        def run(self, features, history):
+            outputs, stages = super().run(features, history)
+            more = np.concatenate([outputs["score"], np.float32([0.5])])
+            return {"score": more if 13.0 in features[:, 0] else outputs["score"]}, stages
+
+    good, bad = together(Batcher(Misshapen(ModelArtifact.open(tiny_model()), "1")), row(1.0), row(13.0))
+
+    assert good[0]["score"].shape == (1,)
+    assert isinstance(bad, ModelFault)
+    assert "score of shape [2] for 1 rows" in str(bad)
 
 
 def test_batches_are_bounded_in_rows_and_a_large_request_is_a_batch_of_its_own(scorer):

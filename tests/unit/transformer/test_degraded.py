@@ -254,8 +254,39 @@ def test_a_predictor_that_hangs_is_asked_again_within_the_deadline(lab, options)
     assert run(scenario()).status == 200
 
 
-@pytest.mark.parametrize(("status", "calls"), [(500, 2), (503, 2), (429, 2), (400, 1), (404, 1)])
-def test_a_predictor_that_stays_away_is_503_and_only_what_may_change_is_asked_again(lab, options, status, calls):
+def faults(lab, version: str) -> float:
+    return lab.metric("millrace_model_faults_total", model_name=lab.NAME, model_version=version)
+
+
+UNSOUND = {
+    "rows": lambda asked, lab: lab.scores_for(asked, "2", 0.1).replace(b"[0.1]", b"[0.1,0.2]"),
+    "range": lambda asked, lab: lab.scores_for(asked, "2", 1.5),
+    "features": lambda asked, lab: lab.scores_for(asked, "2", 0.1, history_length=lab.N + 1),
+    "outputs": lambda asked, lab: lab.scores_for(asked, "2", 0.1).replace(b'"decision_threshold":0.5,', b""),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_an_answer_that_is_none_is_asked_for_again_and_counts_against_the_version_that_gave_it(lab, options, kind):
+    async def answer(asked):
+        if asked.headers.get("knative-serving-tag") == "prev":
+            return 200, lab.scores_for(asked, "1", 0.1)
+        return 200, UNSOUND[kind](asked, lab)
+
+    async def scenario():
+        async with lab.HTTPServer(answer).running() as model, lab.serving(model.address, options()) as path:
+            return await path.predict(lab.transaction())
+
+    before = {version: faults(lab, version) for version in "12"}
+    reply = run(scenario())
+
+    assert (reply.status, reply.document["predictions"][0]["model_version"]) == (200, "1")
+    assert faults(lab, "2") - before["2"] == 1
+    assert faults(lab, "1") == before["1"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 400, 404])
+def test_a_predictor_that_stays_away_is_503_after_a_second_try(lab, options, status):
     async def answer(_):
         return status, b"no"
 
@@ -265,7 +296,7 @@ def test_a_predictor_that_stays_away_is_503_and_only_what_may_change_is_asked_ag
 
     reply, asked = run(scenario())
 
-    assert (reply.status, asked) == (503, calls)
+    assert (reply.status, asked) == (503, 2)
     assert reply.headers["retry-after"] == "1"
 
 
