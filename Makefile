@@ -12,10 +12,12 @@ UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
-CHOICE = --workload '$(WORKLOAD)'
+CHOICE = --workload '$(or $(NAMED),$(WORKLOAD))'
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
-# Which workload is meant, everywhere below: make run WORKLOAD=name.
+# Which workload is meant, everywhere below: make run WORKLOAD=name. NAME is a model of its own that begins from it.
 WORKLOAD ?= $(or $(MILLRACE_WORKLOAD),fraud)
+# Some systems export a NAME of their own: one that was not typed is none.
+NAMED = $(if $(filter command,$(origin NAME)),$(NAME))
 STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
@@ -28,8 +30,8 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
-run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri]; without DATA on simulated data.
-	$(BIN)/python -m run $(if $(DATA),--data "$$DATA") $(CHOICE) $(ARGS)
+run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri] [NAME=own]; without DATA on simulated data.
+	$(BIN)/python -m run $(if $(DATA),--data "$$DATA") --workload '$(WORKLOAD)' $(if $(NAMED),--name '$(NAMED)') $(ARGS)
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
@@ -84,11 +86,11 @@ mlflow: setup ## Open MLflow's UI on the local runs and registry.
 
 .PHONY: feast
 feast: setup ## Open Feast's UI on the local registry.
-	$(BIN)/feast -c $(HOME_DIR)/feast/$(WORKLOAD) ui --port $(or $(PORT),8888)
+	$(BIN)/feast -c $(HOME_DIR)/feast/$(or $(NAMED),$(WORKLOAD)) ui --port $(or $(PORT),8888)
 
 .PHONY: feature-server
 feature-server: setup ## Serve feature lookups over HTTP from the local store [PORT=6566]; feature_repo/README.md shows how to ask.
-	$(BIN)/feast -c $(HOME_DIR)/feast/$(WORKLOAD) serve --port $(or $(PORT),6566) --max-requests 1000000 --no-access-log $(ARGS)
+	$(BIN)/feast -c $(HOME_DIR)/feast/$(or $(NAMED),$(WORKLOAD)) serve --port $(or $(PORT),6566) --max-requests 1000000 --no-access-log $(ARGS)
 
 .PHONY: observe
 observe: setup ## Watch the local servers with a real Prometheus and the cluster's alerts [PORT=9090].

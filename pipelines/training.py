@@ -51,6 +51,7 @@ def compose(
     validate_overrides: Parameter,
     train_overrides: Parameter,
     evaluate_overrides: Parameter,
+    variant: Parameter | None = None,
     challenge: Parameter | None = None,
     canary_percent: Parameter | None = None,
 ) -> Outputs:
@@ -60,7 +61,12 @@ def compose(
     `canary_percent` is the traffic that the model gets at once.
     """
     ingested = ingest(
-        source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
+        source=source,
+        source_version=source_version,
+        column_map=column_map,
+        timezone=timezone,
+        workload=workload,
+        **({} if variant is None else {"variant": variant}),
     )
     snapshot = ingested.outputs["snapshot"]
 
@@ -127,6 +133,7 @@ def training(
     column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
     timezone: str = "UTC",
     workload: str = "",
+    variant: dict = {},  # noqa: B006
     as_of: str = "",
     train_days: int = 28,
     champion: str = "",
@@ -142,6 +149,7 @@ def training(
         column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
         timezone: of timestamps that carry no offset.
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
+        variant: the document of that workload where it is a variant: its base, and columns of its own.
         as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
         train_days: length of the training window, days.
         champion: artifact id of the model that serves now; empty for none.
@@ -155,6 +163,7 @@ def training(
         column_map=column_map,
         timezone=timezone,
         workload=workload,
+        variant=variant,
         as_of=as_of,
         train_days=train_days,
         champion=champion,

@@ -113,7 +113,7 @@ def state_of_code(settings: Settings, root: Path | None = None) -> str:
     folders = [*(root / name for name in SOURCES), load(settings.workload).folder]  # which may lie anywhere
     code = [part for folder in folders for part in _sources(folder)]
     plain = settings.model_dump_json(exclude={"pseudonym_key", "gateway_port", "gateway_token"})
-    return sha256_text(*code, plain, fingerprint(settings.pseudonym_secret()))[:12]
+    return sha256_text(*code, load(settings.workload).document, plain, fingerprint(settings.pseudonym_secret()))[:12]
 
 
 def _sources(folder: Path) -> Iterator[str]:

@@ -20,10 +20,10 @@ from components.ingest.core import source_version
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.observe.progress import log
 from millrace.registry.models import Registry, served
-from millrace.settings import Settings, settings
+from millrace.settings import Settings
 from millrace.uris import redacted
 from run.local import LocalRun, run_local
-from run.source import IngestOptions, absolute, simulated
+from run.source import IngestOptions, absolute, add_name, document_of, named, simulated
 from run.summary import Summary
 
 
@@ -48,6 +48,7 @@ def run_pipeline(source: str, arguments: Mapping[str, Any], settings: Settings) 
         "source_version": source_version(source),
         "champion": champion.artifact_id if champion else "",
         "workload": settings.workload,
+        "variant": document_of(settings),
     }
     log("training pipeline", **decided | {"source": redacted(source)})
     return run_local(training, decided | dict(arguments), settings)
@@ -97,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; a MillraceError becomes one message and status 1."""
     options = _parser().parse_args(argv)
     try:
-        summary = run(options.data, _arguments(options), settings(options.workload), live=not options.no_serve)
+        summary = run(
+            options.data, _arguments(options), named(options.workload, options.name), live=not options.no_serve
+        )
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML with validate, train and evaluate: keys of their files to change, e.g. limits for small data",
     )
     IngestOptions.add_to(parser)
+    add_name(parser)
     return parser
 
 

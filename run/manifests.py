@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from millrace.errors import MillraceError
-from millrace.installed import load, names
+from millrace.installed import load, package_names
 from millrace.lake.atomic import write_text
 from millrace.rollout.service import objects
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
     options = parser.parse_args(argv)
     try:
-        chosen = options.names or names()
+        chosen = options.names or package_names()
         if options.check:
             return _check(chosen)
         for name in chosen:

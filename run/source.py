@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.ingest.config import IngestConfig
 from components.ingest.core import parse_column_map
-from millrace.installed import load
-from millrace.settings import Settings
+from millrace.installed import Workload, declare, load
+from millrace.settings import Settings, settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,39 @@ class IngestOptions:
 def add_workload(parser: argparse.ArgumentParser) -> None:
     """`--workload NAME`, for `millrace.settings.settings`."""
     parser.add_argument("--workload", default="", help="what is modelled, by name (default: MILLRACE_WORKLOAD)")
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """`--name NAME`, for `named`."""
+    parser.add_argument(
+        "--name",
+        default="",
+        help="a model of its own, beside the workload's: its champion, service and online store are called so",
+    )
+
+
+def named(workload: str, name: str) -> Settings:
+    """Settings of a workload, or of its variant that is called `name`, which is declared in the home for good.
+
+    Raises ConfigError for a name that no variant can have.
+    """
+    here = settings(workload)
+    if not name:
+        return here
+    declare({"name": name, "base": _base(load(here.workload))}, here.home)
+    return settings(name)
+
+
+def document_of(here: Settings) -> dict[str, Any]:
+    """The document of a variant, for the steps of a pipeline that runs where no home has it; empty of others."""
+    document: dict[str, Any] = json.loads(load(here.workload).document or "{}")
+    return document
+
+
+def _base(workload: Workload) -> str:
+    """The name of the package that a workload is made of."""
+    base: str = json.loads(workload.document)["base"] if workload.document else workload.name
+    return base
 
 
 def simulated(settings: Settings) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
 from fraud.simulator import SimulationConfig, simulate
-from millrace import installed
+from millrace import installed, packaged
 from millrace.installed import Workload
 from millrace.lake.atomic import sha256_file
 from millrace.lake.manifest import Manifest, content_id, hash_files
@@ -122,10 +122,10 @@ def write_cheap_graph(path: Path) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str) -> Workload:
     """The workload in `tests/<name>` as one that is installed."""
-    usual = installed.entry_points
-    more = EntryPoint(name, name, installed.GROUP)
+    usual = packaged.entry_points
+    more = EntryPoint(name, name, packaged.GROUP)
     monkeypatch.setattr(
-        installed, "entry_points", lambda group: [*usual(group=group), *([more] if group == installed.GROUP else [])]
+        packaged, "entry_points", lambda group: [*usual(group=group), *([more] if group == packaged.GROUP else [])]
     )
     return installed.load(name)
 

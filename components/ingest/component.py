@@ -13,6 +13,7 @@ def ingest(
     column_map: dict = {},  # noqa: B006  KFP reads defaults from the signature
     timezone: str = "UTC",
     workload: str = "",
+    variant: dict = {},  # noqa: B006
 ) -> None:
     """The snapshot of what lies at `source`.
 
@@ -23,13 +24,18 @@ def ingest(
         column_map: raw name to our name, for columns that are neither ours nor the public ones.
         timezone: of timestamps without an offset.
         workload: name of the workload whose events they are; empty for MILLRACE_WORKLOAD's.
+        variant: the document of that workload where it is a variant, kept in the home for the steps that follow.
     """
     from pathlib import Path
 
     from components.ingest.config import IngestConfig
     from components.ingest.core import ingest
+    from millrace.installed import declare
     from millrace.settings import settings
+    from millrace.variants.document import home
 
+    if variant:
+        declare(variant, home())
     here = settings(workload)
     config = IngestConfig(
         workload=here.workload,

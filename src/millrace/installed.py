@@ -1,222 +1,53 @@
-"""The workloads that are installed: each by its name, its parts by theirs.
+"""The workloads there are, by name: installed packages, and variants of them that a home declares.
 
-A workload is a package that an entry point of the group `millrace.workloads` names. A part of it is imported when it is
-first asked for, and is refused then if it lacks what `millrace.workload` wants of it.
+`packaged.py` is what a workload is, `variants` another one made of it by a document.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
-from collections.abc import Set
-from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import entry_points
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final, cast
+from typing import Any
 
 from millrace.errors import ConfigError
-from millrace.fields import Entity, View
-from millrace.workload import (
-    Batch,
-    Drill,
-    Exchange,
-    Explain,
-    Features,
-    Judging,
-    Model,
-    Online,
-    Package,
-    Ranked,
-    Schema,
-    Task,
-    Watch,
-    World,
-)
+from millrace.packaged import Workload, default_name, package_names, packaged, packages
+from millrace.variants.document import home as home_of_environment
+from millrace.variants.document import names_in
+from millrace.variants.variant import declare, found, variant_of
 
-GROUP: Final = "millrace.workloads"
-"""Entry point group: name of a workload → its package."""
-DEFAULT_GROUP: Final = "millrace.default_workload"
-"""Entry point group with one name: the workload where nothing names one."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A workload by name; its parts are properties."""
-
-    name: str
-    package: str
-
-    @cached_property
-    def _root(self) -> Package:
-        return cast(Package, _whole(importlib.import_module(self.package), Package))
-
-    @property
-    def folder(self) -> Path:
-        """The package's folder, wherever it is installed."""
-        return Path(cast(str, importlib.import_module(self.package).__file__)).parent
-
-    @property
-    def title(self) -> str:
-        return self._root.TITLE
-
-    @property
-    def task(self) -> Task:
-        return Task(self._root.TASK)
-
-    @property
-    def model_name(self) -> str:
-        return self._root.MODEL_NAME
-
-    @property
-    def event(self) -> tuple[str, str]:
-        return self._root.EVENT
-
-    @cached_property
-    def schema(self) -> Schema:
-        return cast(Schema, self._part("schema", Schema))
-
-    @cached_property
-    def world(self) -> World:
-        return cast(World, self._part("world", World))
-
-    @cached_property
-    def features(self) -> Features:
-        return cast(Features, self._part("features", Features))
-
-    @cached_property
-    def batch(self) -> Batch:
-        absent = set() if self.features.HISTORY_CHANNELS else {"history"}
-        return cast(Batch, self._part("batch", Batch, absent))
-
-    @cached_property
-    def judging(self) -> Judging:
-        return cast(Judging, self._part("judging", Judging))
-
-    @cached_property
-    def ranked(self) -> Ranked:
-        """What `judging` has besides where a rare class is ranked."""
-        return cast(Ranked, self._part("judging", Ranked))
-
-    @cached_property
-    def online(self) -> Online:
-        absent = {"remembered"} if self.recent is None else set()
-        return cast(Online, self._part("online", Online, absent))
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        return cast(Exchange, self._part("exchange", Exchange))
-
-    @cached_property
-    def explain(self) -> Explain:
-        return cast(Explain, self._part("explain", Explain))
-
-    @cached_property
-    def recent(self) -> View | None:
-        """The recent view, where there is one; raises ConfigError for more."""
-        views = [view for view in self.features.VIEWS if view.recent]
-        if len(views) > 1:
-            names = ", ".join(view.name for view in views)
-            raise ConfigError(f"workload {self.name!r} has recent views {names}; wanted one at most")
-        return views[0] if views else None
-
-    @property
-    def refreshed(self) -> tuple[View, ...]:
-        """The views that are not recent."""
-        return tuple(view for view in self.features.VIEWS if not view.recent)
-
-    @cached_property
-    def watch(self) -> Watch:
-        return cast(Watch, self._part("watch", Watch))
-
-    @cached_property
-    def drill(self) -> Drill:
-        """Raises ConfigError where the workload has none."""
-        return cast(Drill, self._part("drill", Drill))
-
-    @cached_property
-    def model(self) -> Model:
-        return cast(Model, self._part("model", Model))
-
-    def entity(self, name: str) -> Entity:
-        """Raises ConfigError for one that the workload does not have."""
-        for entity in self.schema.ENTITIES:
-            if entity.name == name:
-                return entity
-        raise ConfigError(
-            f"workload {self.name!r} has no entity {name!r}; it has {[e.name for e in self.schema.ENTITIES]}"
-        )
-
-    def limits(self, component: str) -> dict[str, Any]:
-        """The workload's own limits of a component, `<component>.yaml` in its package; empty where it has none."""
-        import yaml  # servers have no use for it
-
-        path = self.folder / f"{component}.yaml"
-        return cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
-
-    def files(self, *parts: str) -> list[Path]:
-        """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
-        specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)
-        return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """It travels between processes by name."""
-        return load, (self.name,)
-
-    def _part(self, name: str, protocol: Any, absent: Set[str] = frozenset()) -> ModuleType:
-        try:
-            module = importlib.import_module(f"{self.package}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{self.package}.{name}":
-                raise
-            raise ConfigError(
-                f"workload {self.name!r} has no module {self.package}.{name}; see millrace.workload"
-            ) from error
-        return _whole(module, protocol, absent)
+__all__ = [
+    "Workload",
+    "declare",
+    "default_name",
+    "load",
+    "names",
+    "package_names",
+    "packages",
+    "workload_of",
+]
 
 
 def names() -> list[str]:
-    """Workloads that are installed."""
-    return sorted(point.name for point in entry_points(group=GROUP))
+    """Workloads that are installed, and variants in the home that the environment names."""
+    return sorted({*package_names(), *names_in(home_of_environment())})
 
 
-def packages() -> list[str]:
-    """Their packages."""
-    return sorted(point.value for point in entry_points(group=GROUP))
+def load(name: str, service: str = "", home: Path | None = None) -> Workload:
+    """The workload called so; raises ConfigError that names those there are.
 
-
-def default_name() -> str:
-    """The workload where nothing names one: the installation's own choice, or the only one; empty where there is none.
-
-    The first of two that claim to be it, in the order of their names, is taken.
+    A variant is the newest of that name in the home (default: the environment's), or with a `service`, the one whose
+    features those of this feature service are.
     """
-    chosen = sorted(point.name for point in entry_points(group=DEFAULT_GROUP))
-    installed = names()
-    only = installed if len(installed) == 1 else [""]
-    return (chosen or only)[0]
+    workload = packaged(name) or found(name, service, home)
+    if workload is not None:
+        return workload
 
-
-@cache
-def load(name: str) -> Workload:
-    """The workload called so; raises ConfigError that names those there are."""
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return Workload(name, point.value)
     known = ", ".join(names()) or "none"
     raise ConfigError(f"there is no workload {name!r}; installed are: {known}. Name one of them (MILLRACE_WORKLOAD).")
 
 
-def _whole(module: ModuleType, protocol: Any, absent: Set[str] = frozenset()) -> ModuleType:
-    """The module; raises ConfigError when it lacks what the protocol wants, but for what may be absent."""
-    missing = sorted(name for name in _asked(protocol) - absent if not hasattr(module, name))
-    if missing:
-        raise ConfigError(f"{module.__name__} lacks {', '.join(missing)}; see {protocol.__name__} in millrace.workload")
-    return module
-
-
-def _asked(protocol: Any) -> set[str]:
-    """What a protocol wants: its annotations and methods."""
-    methods = {name for name, value in vars(protocol).items() if callable(value) and not re.match("_", name)}
-    return set(protocol.__annotations__) | methods
+def workload_of(description: Mapping[str, Any]) -> Workload:
+    """The workload of a model's description, which holds the document of a variant: a server needs no home for it."""
+    document = description.get("variant")
+    return load(str(description["workload"])) if document is None else variant_of(json.dumps(document))

@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     @field_validator("model_name")
     @classmethod
     def _of_the_workload(cls, name: str, info: ValidationInfo) -> str:
-        return name or load(info.data["workload"]).model_name
+        return name or load(info.data["workload"], home=info.data.get("home")).model_name
 
     @field_validator("home")
     @classmethod

@@ -47,7 +47,7 @@ class TrainingSet:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.workload: Workload = load(manifest.workload)
+        self.workload: Workload = load(manifest.workload, manifest.facts.get("feature_service", ""))
         self.event_us: NDArray[np.int64] = _mapped(manifest, "event_us", np.int64)
         """[R] microseconds since 1970 UTC."""
         self.features: NDArray[np.float32] = _mapped(manifest, "features", np.float32)

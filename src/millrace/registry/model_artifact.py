@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, SchemaMismatch
-from millrace.installed import Workload, load
+from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
 from millrace.registry.model_spec import MODEL_JSON, Cascade, ModelSpec
 from millrace.settings import settings
@@ -90,7 +90,7 @@ class ModelArtifact:
 
     @property
     def workload(self) -> Workload:
-        return load(self.spec.workload)
+        return self.spec.of_workload()
 
     @property
     def decision_threshold(self) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound, SchemaMismatch
-from millrace.installed import load
+from millrace.installed import Workload, workload_of
 from millrace.workload import Task
 
 MODEL_JSON: Final = "model.json"
@@ -77,6 +77,8 @@ class ModelSpec:
     """What `optimise` measured: variants, parity, threshold, calibration."""
     cascade: Cascade | None = None
     """The cheap first model, where there is one."""
+    variant: dict[str, Any] | None = None
+    """The document of the workload, where that is a variant."""
 
     @classmethod
     def read(cls, folder: Path) -> ModelSpec:
@@ -114,9 +116,13 @@ class ModelSpec:
         """Whether a score becomes a decision, by a threshold."""
         return self.task is Task.RANKING
 
+    def of_workload(self) -> Workload:
+        """The workload as it was when the model was trained."""
+        return workload_of({"workload": self.workload, "variant": self.variant})
+
     def require_contract(self) -> None:
         """Raise SchemaMismatch unless this code computes the very features the model was trained on."""
-        contract = load(self.workload).features
+        contract = self.of_workload().features
         _require_equal("feature_service", self.feature_service, contract.FEATURE_SERVICE)
         _require_equal("feature_names", self.feature_names, contract.FEATURE_NAMES)
         _require_equal("history_channels", self.history_channels, contract.HISTORY_CHANNELS)

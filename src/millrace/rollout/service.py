@@ -6,11 +6,14 @@ all of it for a cluster (`python -m run.manifests`). A template has two places: 
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from string import Template
 from typing import Final
 
 from millrace.installed import Workload
+from millrace.variants.document import VARIABLE
 
 OBJECTS: Final = Path(__file__).with_name("objects")
 SERVICE: Final = "inferenceservice.yaml"
@@ -54,4 +57,13 @@ def objects(workload: Workload) -> dict[str, str]:
 def rendered(template: str, workload: Workload) -> str:
     """A template with the workload's names in it; what else looks like a place is Kubernetes' own."""
     text = (OBJECTS / template).read_text(encoding="utf-8")
-    return Template(text).safe_substitute(model_name=workload.model_name, workload=workload.name)
+    named = Template(text).safe_substitute(model_name=workload.model_name, workload=workload.name)
+    return _documented(named, workload.document) if workload.document else named
+
+
+def _documented(text: str, document: str) -> str:
+    """Every container that is told the name of a variant is given its document: pods have no home to find it in."""
+    entry = r"\1- name: MILLRACE_WORKLOAD\2\1- name: {}\n\1  value: {}\n".format(
+        VARIABLE, json.dumps(document).replace("\\", r"\\")
+    )
+    return re.sub(r"( *)- name: MILLRACE_WORKLOAD(\n *value: .*\n)", entry, text)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from millrace.errors import ArtifactCorrupt, NotFound
-from millrace.installed import Workload, load
+from millrace.installed import Workload, workload_of
 from millrace.lake.atomic import replacing_file, write_text
 from millrace.tabular.network import Network
 
@@ -33,6 +33,8 @@ def save_network(network: Network, workload: Workload, folder: Path, **descripti
         "feature_names": list(network.feature_names),
         "parameters": network.architecture.model_dump(),
     }
+    if workload.document:
+        content["variant"] = json.loads(workload.document)
     if network.sequence_length:
         content["history_channels"] = list(workload.features.HISTORY_CHANNELS)
         content["sequence_length"] = network.sequence_length
@@ -52,7 +54,7 @@ def load_network(folder: Path) -> Network:
             raise NotFound(f"no {name} in {folder}. Train a model first.")
     try:
         content = json.loads((folder / DESCRIPTION).read_text())
-        model = load(content["workload"]).model
+        model = workload_of(content).model
         architecture = model.Architecture(**content["parameters"])
         network: Network = model.network(architecture, content["feature_names"])
         network.load_state_dict(load_file(folder / WEIGHTS))

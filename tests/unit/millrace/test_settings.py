@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from millrace import installed as workloads
+from millrace import packaged as workloads
 from millrace.errors import ConfigError
 from millrace.installed import Workload, load
 from millrace.settings import Settings, settings
