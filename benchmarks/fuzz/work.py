@@ -143,7 +143,7 @@ class _Client:
             try:
                 answer = await connection.read(request.method)
             except Ended as error:
-                due = (fresh or place > 0) and not _flooded(answers)
+                due = (fresh or place > 0) and not _flooded(connection, answers)
                 self._ended(requests[place:], str(error), due=due)
                 return False
             except ValueError as error:
@@ -184,13 +184,15 @@ def _closes(answer: Answer) -> bool:
     return "close" in answer.headers.get("connection", "").lower()
 
 
-def _flooded(answers: Sequence[Answer]) -> bool:
-    """Whether Envoy may end the connection at the next request that came in the same go, and by its own lights does.
+def _flooded(connection: Connection, answers: Sequence[Answer]) -> bool:
+    """Whether Envoy may end the connection at the next request that came in the same go.
 
-    Behind an answer that it has made itself, the one before may not be on the wire yet, and with two that wait it takes
-    nothing more ("Too many responses queued"). Its setting for that is gone; what it makes itself names no server.
+    To Envoy an answer waits until the one behind it is on the wire, and with two that wait it takes no further request
+    ("Too many responses queued"; no setting changes that). Behind an answer that it makes itself, which names no
+    server, the next request is read before anything is written.
     """
-    return len(answers) > 1 and "server" not in answers[-1].headers
+    answered = connection.used - 1
+    return answered > 1 and bool(answers) and "server" not in answers[-1].headers
 
 
 def _goes_on(request: Request) -> bool:

@@ -109,7 +109,7 @@ class ServerProcess:
             failures = 0 if was_ready else failures + 1
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             log("process_died", role=self.state.role, exit_code=code, restart_in_s=pause, log=self.state.log)
-            self._set("waiting", restarts=self.state.restarts + 1)
+            self._set("waiting", restarts=self.state.restarts + 1, ended=_how(code))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
         self.record.unlink(missing_ok=True)
@@ -232,6 +232,13 @@ async def _ended(process: Process, role: str) -> None:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         await process.wait()
+
+
+def _how(code: int) -> str:
+    """How a process ended, in words; empty where nobody was told, as of one that was adopted."""
+    if code < 0:
+        return f"by {signal.Signals(-code).name}"
+    return f"with status {code}" if code else ""
 
 
 def _yield_session(pid: int, nice: int) -> None:

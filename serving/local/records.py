@@ -63,6 +63,19 @@ def command_line(pid: int) -> str:
     return shown.stdout.strip()
 
 
+def resident_mb(pid: int) -> float | None:
+    """Most that a process has had in memory, in MB (10⁶ bytes); outside Linux what it has now. None: there is none."""
+    with suppress(OSError, ValueError, StopIteration):
+        if sys.platform == "linux":
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            kib = next(line for line in lines if line.startswith("VmHWM:")).split()[1]
+        else:
+            shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)
+            kib = shown.stdout
+        return int(kib) * 1024 / 1e6
+    return None
+
+
 def end_all(folder: Path, but: Sequence[str] = ()) -> list[int]:
     """End every process with a record in a folder, `but` some by name; returns their ids when they have ended."""
     found = {path: Record.read(path) for path in folder.glob("*.json") if path.stem not in but}

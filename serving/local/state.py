@@ -36,6 +36,8 @@ class ProcessState:
     state: str = "starting"
     """starting, ready, waiting (to be started again), stopped."""
     restarts: int = 0
+    ended: str = ""
+    """How it ended the last time, by itself: by a signal, or with a status."""
     started_at: str = ""
     ready_after_s: float = 0.0
     log: str = ""

@@ -82,7 +82,7 @@ def _controller(options: argparse.Namespace, configured: Settings, policy: Rollo
     """Of a workload's service."""
     adopting = options.adopt or options.target == "cluster"
     target = _target(options, configured)
-    metrics = _metrics(options, configured)
+    metrics = _metrics(options, configured, target)
     return Controller(target, metrics, Registry(configured), policy, adopting=adopting)
 
 
@@ -97,14 +97,16 @@ def _target(options: argparse.Namespace, configured: Settings) -> Target:
     return LocalTarget(Place(configured.home.resolve()), configured.model_name)
 
 
-def _metrics(options: argparse.Namespace, configured: Settings) -> MetricsSource:
+def _metrics(options: argparse.Namespace, configured: Settings, target: Target) -> MetricsSource:
     labels = LabelSource(configured)
     decides = load(configured.workload).task is Task.RANKING
     if options.target == "cluster":
-        from serving.rollout.cluster import PrometheusMetrics, namespace_of
+        from serving.rollout.cluster import ClusterTarget, PrometheusMetrics, namespace_of
 
         namespace = namespace_of(options.namespace)
-        return PrometheusMetrics(configured.prometheus_url, namespace, configured.model_name, labels, decides=decides)
+        pods = target.pods if isinstance(target, ClusterTarget) else None
+        name = configured.model_name
+        return PrometheusMetrics(configured.prometheus_url, namespace, name, labels, decides=decides, pods=pods)
     from serving.local.state import Place
     from serving.rollout.local import LocalMetrics
 
@@ -126,7 +128,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--adopt", action="store_true", help="start every new challenger's canary (always on a cluster)"
     )
     parser.add_argument("--policy", type=Path, help="YAML with steps and limits")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between looks")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between looks (default 2)")
     parser.add_argument("--target", choices=["local", "cluster"], default="cluster" if inside else "local")
     parser.add_argument("--namespace", default="", help="of the InferenceService; default: the pod's, else millrace")
     parser.add_argument("--http_port", type=int, default=8080 if inside else 0, help="port of /healthz; 0: none")

@@ -22,7 +22,8 @@ from millrace.rollout.canary import Document, Rollout
 from millrace.rollout.observations import Histogram, Observations, Observed
 from serving.rollout.core import Change, RevisionNames
 from serving.rollout.labels import LabelSource
-from serving.rollout.local import histogram
+from serving.rollout.pods import Pods
+from serving.rollout.samples import FAULTS, REPEATED, histogram
 
 GROUP: Final = {"group": "serving.kserve.io", "version": "v1beta1", "plural": "inferenceservices"}
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -43,6 +44,7 @@ class ClusterTarget:
         self.namespace = namespace_of(namespace)
         self._name = name
         self._api = api or _api()
+        self.pods = Pods(self.namespace, client.CoreV1Api(self._api.api_client))
 
     def read(self) -> Document:
         document: Document = self._call(self._api.get_namespaced_custom_object)
@@ -68,7 +70,8 @@ class ClusterTarget:
         newest = status.get("latestCreatedRevision", "")
         shares = {item.get("revisionName"): item.get("percent") or 0 for item in status.get("traffic") or ()}
         ready = bool(stable) and newest not in ("", stable) and newest == status.get("latestReadyRevision")
-        return RevisionNames(stable, newest, canary_ready=ready and shares.get(newest, 0) > 0)
+        failed = "" if ready or newest in ("", stable) else self.pods.failed_start(newest)
+        return RevisionNames(stable, newest, canary_ready=ready and shares.get(newest, 0) > 0, failed=failed)
 
     def _call(self, method: Any, **more: Any) -> Any:
         """Raises NotFound, Unavailable, _Conflict."""
@@ -93,11 +96,18 @@ class PrometheusMetrics:
     """Counts since a step began, from Prometheus' HTTP API."""
 
     def __init__(
-        self, url: str, namespace: str, model_name: str, labels: LabelSource | None = None, *, decides: bool = True
+        self,
+        url: str,
+        namespace: str,
+        model_name: str,
+        labels: LabelSource | None = None,
+        *,
+        decides: bool = True,
+        pods: Pods | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._namespace = namespace
-        self._model_name, self._labels, self._decides = model_name, labels, decides
+        self._model_name, self._labels, self._decides, self._pods = model_name, labels, decides, pods
 
     def observe(self, rollout: Rollout, names: RevisionNames, now: float) -> Observations:
         window_s = max(1, math.ceil(now - rollout.state.step_began))
@@ -116,18 +126,35 @@ class PrometheusMetrics:
         decisions = (
             self._grown("millrace_predictions_total", of_version, "decision", window_s, now) if self._decides else None
         )
+        began = rollout.state.began
+        deaths, how = self._pods.deaths(revision, began) if self._pods else (0.0, "")
         return Observed(
-            sum(requests.values()),
-            requests.get("5xx", 0.0),
-            _histogram(latency),
-            _histogram(scores),
-            decisions.get("review", 0.0) if decisions is not None else None,
-            self._labels.known(version, rollout.state.began, now) if self._labels else None,
+            requests=sum(requests.values()),
+            errors=requests.get("5xx", 0.0),
+            refused=requests.get("4xx", 0.0),
+            unsound=sum(self._grown(FAULTS, of_version, "model_version", window_s, now).values()),
+            latency_ms=_histogram(latency),
+            scores=_histogram(scores),
+            repeated=sum(self._grown(REPEATED, of_version, "model_version", window_s, now).values()),
+            reviewed=decisions.get("review", 0.0) if decisions is not None else None,
+            labels=self._labels.known(version, began, now) if self._labels else None,
+            deaths=deaths,
+            last_death=how,
+            memory_mb=self._memory(of_revision, window_s, now),
         )
+
+    def _memory(self, selector: str, window_s: int, now: float) -> float | None:
+        """Most that a server of a revision had in memory in the window, in MB (10⁶ bytes)."""
+        query = f"max by (revision_name) (max_over_time(process_resident_memory_bytes{{{selector}}}[{window_s}s]))"
+        found = self._asked(query, "revision_name", now)
+        return max(found.values()) / 1e6 if found else None
 
     def _grown(self, metric: str, selector: str, label: str, window_s: int, now: float) -> dict[str, float]:
         """Value of a label → how much the counter has grown in the window; raises Unavailable."""
-        query = f"sum by ({label}) (increase({metric}{{{selector}}}[{window_s}s]))"
+        return self._asked(f"sum by ({label}) (increase({metric}{{{selector}}}[{window_s}s]))", label, now)
+
+    def _asked(self, query: str, label: str, now: float) -> dict[str, float]:
+        """Value of a label → what a query says of it; raises Unavailable."""
         address = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query, 'time': f'{now:.3f}'})}"
         try:
             with open_directly(address, TIMEOUT_S) as answer:

@@ -128,7 +128,11 @@ def judge(target: Target, metrics: MetricsSource, rollout: Rollout, policy: Roll
         if names.failed:
             return Decision(Action.ROLL_BACK, 0, names.failed)
         if names.canary_ready and not rollout.ready:
-            target.change(lambda found: _if_same(found, rollout, lambda same: canary.ready(same, now)))
+            made = canary.read(
+                target.change(lambda found: _if_same(found, rollout, lambda same: canary.ready(same, now)))
+            )
+            if made is not None:
+                metrics.observe(made, names, now)  # what is counted from here on is the first step's
             return Decision(Action.HOLD, int(rollout.percent), "the canary has become ready")
         observations = metrics.observe(rollout, names, now) if rollout.ready else Observations(canary_ready=False)
     except Unavailable as error:

@@ -1,17 +1,15 @@
-"""Traffic and metrics of the local runtime: its manifest file, and what its servers say under /metrics.
+"""Traffic and metrics of the local runtime: its manifest file, what its servers say under /metrics, its processes.
 
-The file is written aside and renamed; the runtime follows it. Counters only grow until a server starts again: what they
-have grown by since a step began is kept in `<home>/serving/rollout/<name>.json`, as Prometheus would keep it.
+The file is written aside and renamed; the runtime follows it. What counters have grown by is `growth.py`'s.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -19,24 +17,18 @@ from millrace.direct import open_directly
 from millrace.errors import NotFound, Unavailable
 from millrace.lake.atomic import exclusive, write_text
 from millrace.rollout.canary import Document, Rollout
-from millrace.rollout.observations import Histogram, Observations, Observed
-from serving.local.state import AGENT, LocalState, Place
+from millrace.rollout.observations import Observations, Observed
+from serving.local.records import resident_mb
+from serving.local.state import AGENT, LocalState, Place, ProcessState, RevisionState
 from serving.rollout.core import Change, RevisionNames
+from serving.rollout.growth import Growth
 from serving.rollout.labels import LabelSource
+from serving.rollout.samples import DEATHS, Samples, observed, parsed, told_apart
 
 TIMEOUT_S: Final = 3.0
 FAILED_STARTS: Final = 3
-WATCHED: Final = (
-    "revision_request_count",
-    "revision_request_latencies_bucket",
-    "millrace_score_bucket",
-    "millrace_quantity_bucket",
-    "millrace_predictions_total",
-)
-SCORES: Final = ("millrace_score_bucket", "millrace_quantity_bucket")
-"""Of classes, and of a quantity."""
-Samples = dict[str, float]
-"""`name{label="value",…}` as the server writes it → value."""
+MAX_LINE: Final = 300
+"""Characters of a log's last line that a reason quotes."""
 
 
 class LocalTarget:
@@ -69,107 +61,57 @@ class LocalTarget:
         newest = by_version.get(rollout.canary_version)
         if stable is None or newest is None:
             return RevisionNames("", "", canary_ready=False)  # the runtime has not looked at the file yet
-        failed = f"its server ended {newest.failed_starts} times before it was ready"
-        return RevisionNames(
-            stable.name,
-            newest.name,
-            canary_ready=newest.percent > 0,
-            failed=failed if newest.failed_starts >= FAILED_STARTS else "",
-        )
+        failed = _failed_start(newest, self._place) if newest.failed_starts >= FAILED_STARTS else ""
+        return RevisionNames(stable.name, newest.name, canary_ready=newest.percent > 0, failed=failed)
 
 
 class LocalMetrics:
-    """Scrapes the agent and the transformers; adds up what has grown since the step began."""
+    """Scrapes the agent, the transformers and the predictors, and looks at the predictors' processes."""
 
     def __init__(self, place: Place, name: str, labels: LabelSource | None = None, *, decides: bool = True) -> None:
         self._place = place
         self._name = name
         self._labels, self._decides = labels, decides
-        self._path = place.folder / "rollout" / f"{name}.json"
+        folder = place.folder / "rollout"
+        self._in_step, self._in_rollout = Growth(folder / f"{name}.json"), Growth(folder / f"{name}-deaths.json")
 
     def observe(self, rollout: Rollout, names: RevisionNames, now: float) -> Observations:
-        grown = self._grown(rollout, self._scrape())
+        running = _running(self._place)
+        of_rollout = f"{rollout.began} {rollout.canary_version}"
+        grown = self._in_step.since(f"{of_rollout} {rollout.step_began}", self._scrape(running))
+        deaths = self._in_rollout.since(of_rollout, dict(self._deaths(running)))
 
         def side(revision: str, version: str) -> Observed:
-            found = observed(grown, revision, version, decides=self._decides)
-            return (
-                replace(found, labels=self._labels.known(version, rollout.state.began, now)) if self._labels else found
-            )
+            found = observed(grown | deaths, revision, version, decides=self._decides)
+            processes = [process for process in self._processes(running) if process.revision == revision]
+            labels = self._labels.known(version, rollout.state.began, now) if self._labels else None
+            return replace(found, labels=labels, last_death=_last_death(processes), memory_mb=_memory(processes))
 
         return Observations(side(names.stable, rollout.stable_version), side(names.canary, rollout.canary_version))
 
-    def _scrape(self) -> Samples:
-        """The watched samples of the agent and of each transformer, as they are now; raises Unavailable."""
+    def _processes(self, running: LocalState) -> Iterator[ProcessState]:
+        return (process for process in running.processes if process.service == self._name)
+
+    def _scrape(self, running: LocalState) -> Samples:
+        """The watched samples as they are now; raises Unavailable where agent or transformer do not say theirs.
+
+        A predictor may be silent: that a canary hangs or is being started again must not keep it from being judged.
+        """
+        needed = [process for process in running.processes if process.role == AGENT]
+        needed += [one for one in self._processes(running) if one.role == "transformer" and one.state == "ready"]
         samples: Samples = {}
-        for process in _running(self._place).processes:
-            scored = process.service == self._name and process.role == "transformer" and process.state == "ready"
-            if scored or process.role == AGENT:
-                found = parsed(_get(f"http://127.0.0.1:{process.http_port}/metrics"))
-                samples |= {told_apart(key, process.replica): value for key, value in found.items()}
+        for process in needed:
+            samples |= _samples(process)
+        for process in self._processes(running):
+            if process.role == "predictor" and process.state == "ready":
+                with suppress(Unavailable):
+                    samples |= _samples(process)
         return samples
 
-    def _grown(self, rollout: Rollout, now_is: Samples) -> Samples:
-        """What each counter has grown by in this step; one that is smaller than before began again at 0."""
-        step = f"{rollout.began} {rollout.step_began} {rollout.canary_version}"
-        known = _memory(self._path)
-        if known.get("step") != step:
-            known = {"step": step, "last": now_is, "grown": {}}
-        last: Samples = known["last"]
-        grown: Samples = known["grown"]
-        for key, value in now_is.items():
-            before = last.get(key, 0.0)
-            grown[key] = grown.get(key, 0.0) + (value - before if value >= before else value)
-        write_text(self._path, json.dumps({"step": step, "last": last | now_is, "grown": grown}) + "\n")
-        return grown
-
-
-def observed(samples: Samples, revision: str, version: str, *, decides: bool) -> Observed:
-    """One revision's counts among samples that have grown."""
-    requests, errors, reviewed = 0.0, 0.0, 0.0
-    latency: dict[float, float] = defaultdict(float)
-    scores: dict[float, float] = defaultdict(float)
-    for key, value in samples.items():
-        name, labels = split(key)
-        if labels.get("revision_name") == revision and name == "revision_request_count":
-            requests += value
-            errors += value if labels["response_code_class"] == "5xx" else 0.0
-        elif labels.get("revision_name") == revision and name == "revision_request_latencies_bucket":
-            latency[float(labels["le"])] += value
-        elif labels.get("model_version") == version and name in SCORES:
-            scores[float(labels["le"])] += value
-        elif labels.get("model_version") == version and labels.get("decision") == "review":
-            reviewed += value
-    return Observed(requests, errors, histogram(latency), histogram(scores), reviewed if decides else None)
-
-
-def histogram(cumulative: Mapping[float, float]) -> Histogram:
-    """Prometheus' cumulative buckets as counts per bucket; what rounding makes negative is nothing."""
-    bounds = sorted(cumulative)
-    below = [cumulative[bound] for bound in bounds]
-    counts = tuple(max(0.0, n - before) for n, before in zip(below, [0.0, *below], strict=False))
-    return Histogram(tuple(bounds[:-1]), counts)
-
-
-def parsed(text: str) -> Samples:
-    """The watched samples in Prometheus' text format."""
-    samples: Samples = {}
-    for line in text.splitlines():
-        if line.startswith(WATCHED):
-            key, _, value = line.rpartition(" ")
-            samples[key] = float(value)
-    return samples
-
-
-def told_apart(key: str, replica: int) -> str:
-    """A sample's key with the process that said it: each begins again at 0 by itself."""
-    return f'{key.removesuffix("}")},replica="{replica}"}}' if key.endswith("}") else f'{key}{{replica="{replica}"}}'
-
-
-def split(key: str) -> tuple[str, dict[str, str]]:
-    """`name{a="b",…}` → name, labels; no label that is watched has a comma or a quote in its value."""
-    name, _, inside = key.partition("{")
-    pairs: Iterable[str] = inside.rstrip("}").split(",") if inside else ()
-    return name, {label: value.strip('"') for label, _, value in (pair.partition("=") for pair in pairs)}
+    def _deaths(self, running: LocalState) -> Iterator[tuple[str, float]]:
+        for process in self._processes(running):
+            if process.revision:
+                yield f'{DEATHS}{{revision_name="{process.revision}",replica="{process.replica}"}}', process.restarts
 
 
 def _running(place: Place) -> LocalState:
@@ -188,9 +130,34 @@ def _get(url: str) -> str:
         raise Unavailable(f"{url} cannot be read: {error}") from error
 
 
-def _memory(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_text())
-        return document
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+def _samples(process: ProcessState) -> Samples:
+    found = parsed(_get(f"http://127.0.0.1:{process.http_port}/metrics"))
+    said_by = f"{process.role}-{process.revision}-{process.replica}"
+    return {told_apart(key, said_by): value for key, value in found.items()}
+
+
+def _last_death(processes: Sequence[ProcessState]) -> str:
+    return next((process.ended for process in processes if process.ended), "")
+
+
+def _memory(processes: Sequence[ProcessState]) -> float | None:
+    """Most that one of them has in memory."""
+    known = [memory for process in processes if (memory := resident_mb(process.pid)) is not None]
+    return max(known, default=None)
+
+
+def _failed_start(revision: RevisionState, place: Place) -> str:
+    """Why it does not start: how its process ended, and the last that it said."""
+    said = f"its server ended {revision.failed_starts} times before it was ready"
+    running = place.read()
+    processes = [] if running is None else [one for one in running.processes if one.revision == revision.name]
+    how = _last_death(processes)
+    last = next((line for one in processes if (line := _last_line(Path(one.log)))), "")
+    return said + (f", {how}" if how else "") + (f": {last}" if last else "")
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError):
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-20:]]
+        return next((line for line in reversed(lines) if line), "")[:MAX_LINE]
+    return ""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from millrace.rollout.checks import Check, checks
+from millrace.rollout.check import Check
+from millrace.rollout.checks import checks
 from millrace.rollout.observations import Observations
 from millrace.rollout.policy import RolloutPolicy
 

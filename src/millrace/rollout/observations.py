@@ -61,13 +61,25 @@ class Observed:
 
     requests: float = 0.0
     errors: float = 0.0
-    """Answers with 5xx, or none."""
+    """Answers with 5xx, or none; also those that came after the caller had given up."""
+    refused: float = 0.0
+    """Answers with 4xx."""
+    unsound: float = 0.0
+    """Answers that were no scores: not finite, out of range, of another shape, for other features."""
     latency_ms: Histogram = field(default_factory=Histogram)
     scores: Histogram = field(default_factory=Histogram)
+    repeated: float = 0.0
+    """Number of the scores that were equal to the one before."""
     reviewed: float | None = None
     """Number of the scored events that were decided `review`; None where the task has no decisions."""
     labels: Alerts | Errors | None = None
     """What labels say; None where nobody was asked."""
+    deaths: float = 0.0
+    """How often one of its processes has ended by itself since the rollout began."""
+    last_death: str = ""
+    """How, in words."""
+    memory_mb: float | None = None
+    """Most that one of its processes has had in memory, in MB (10⁶ bytes); None where nobody can say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from millrace.rollout import service as templates
 from millrace.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+REVISION = "serving.knative.dev/revision="
 LATENCY_MS = (5.0, 10.0, 20.0, 50.0, 100.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
 
@@ -100,6 +101,7 @@ class ApiServer(Serving):
         self.validate = validate
         self.before_write: list[Callable[[], None]] = []
         self.canary_becomes_ready = True
+        self.pods: dict[str, list[dict[str, Any]]] = {}
         self.writes: list[dict[str, Any]] = []
         self._revision, self._rolled_out, self._template = 1, 1, self._of(document)
         self._reconcile()
@@ -107,6 +109,10 @@ class ApiServer(Serving):
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         wanted = "/apis/serving.kserve.io/v1beta1/namespaces/millrace/inferenceservices/fraud-detector"
+        asked = urllib.parse.urlsplit(path)
+        if asked.path == "/api/v1/namespaces/millrace/pods":
+            label = urllib.parse.parse_qs(asked.query)["labelSelector"][0]
+            return 200, {"kind": "PodList", "items": self.pods.get(label.removeprefix(REVISION), [])}
         if path != wanted:
             return 404, {"message": f"no {path}"}
         if method == "GET":
@@ -173,6 +179,11 @@ class Prometheus(Serving):
         form = rf"sum by \((\w+)\) \(increase\((\w+)\{{{selector}\}}\[\d+s\]\)\)"
         found = re.fullmatch(form, query)
         if found is None:
+            memory = (
+                r"max by \((\w+)\) \(max_over_time\((process_resident_memory_bytes)\{" + selector + r"\}\[\d+s\]\)\)"
+            )
+            found = re.fullmatch(memory, query)
+        if found is None:
             return 400, {"status": "error", "error": f"not a query: {query}"}
         label, metric, subject = found.groups()
         values = self.counts.get((metric, subject), {})
@@ -188,6 +199,9 @@ class Prometheus(Serving):
         self.counts[("revision_request_count", revision)] = {"2xx": n - errors, "5xx": errors}
         self.counts[("revision_request_latencies_bucket", revision)] = _cumulative(LATENCY_MS, latency, n)
         self.counts[("millrace_score_bucket", version)] = _cumulative(SCORES, scores, n - errors)
+        self.counts[("millrace_model_faults_total", version)] = {version: changes.get("faults", 0.0)}
+        self.counts[("millrace_scores_repeated_total", version)] = {version: changes.get("repeated", 0.0)}
+        self.counts[("process_resident_memory_bytes", revision)] = {revision: changes.get("memory_mb", 150.0) * 1e6}
         self.counts[("millrace_predictions_total", version)] = {"review": n * 0.05, "approve": n * 0.95}
 
 

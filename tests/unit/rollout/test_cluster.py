@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -50,7 +52,7 @@ def make(target, prometheus, registry, clock):
     """A new controller, as after a restart."""
 
     def controller(**options: bool) -> Controller:
-        metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector")
+        metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", pods=target.pods)
         return Controller(target, metrics, registry, POLICY, clock=clock, **options)
 
     return controller
@@ -106,6 +108,9 @@ def test_every_move_of_traffic_is_a_trace(make, target, registry, prometheus, cl
         ({"errors": 200.0}, "error rate"),
         ({"latency": (0, 0, 0.1, 0.9, 0, 0)}, "latency"),
         ({"scores": (0, 0, 0.1, 0.3, 0.3, 0.2, 0.1, 0)}, "score PSI"),
+        ({"requests": 4.0, "errors": 1.0, "faults": 1.0}, "answers that are no scores"),
+        ({"requests": 12.0, "repeated": 11.0}, "equal scores"),
+        ({"requests": 4.0, "memory_mb": 480.0}, "memory MB 480"),
     ],
 )
 def test_a_breach_gives_all_traffic_back_at_the_next_look(
@@ -123,6 +128,72 @@ def test_a_breach_gives_all_traffic_back_at_the_next_look(
     assert reason in canary.read(api_server.document).reason
     assert registry.aliases() == {CHAMPION: 1}
     assert [item["action"] for item in registry.history()][-3:] == ["canary_started", "canary_roll_back", "reject"]
+
+
+def pod(restarts: int, ready: bool, created: float, ended: float, reason: str = "OOMKilled") -> dict[str, Any]:
+    """As the API server tells of one whose container has ended before."""
+
+    def at(seconds: float) -> str:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    last = {"terminated": {"exitCode": 137, "reason": reason, "finishedAt": at(ended)}}
+    container = {"name": "kserve-container", "image": "i", "imageID": "i", "ready": ready, "restartCount": restarts}
+    status = {"containerStatuses": [container | {"lastState": last, "state": {}}]}
+    return {"metadata": {"name": "p", "creationTimestamp": at(created)}, "status": status}
+
+
+def test_a_canary_whose_containers_end_again_and_again_is_rolled_back_with_kubernetes_reason(
+    make, target, registry, prometheus, api_server, clock
+):
+    prometheus.has(STABLE, "1")
+    prometheus.has(CANARY, "2", requests=5.0)
+    began = clock.now
+    # The stable revision's has ended before the rollout, and once since.
+    api_server.pods[STABLE] = [pod(9, True, began - 900, began - 800), pod(7, True, began - 900, began + 5)]
+    api_server.pods[CANARY] = [pod(1, True, began + 1, began + 5)]
+    core.start(target, registry, POLICY, clock)
+
+    once = look(make(), clock, 2)
+    api_server.pods[CANARY] = [pod(2, True, began + 1, began + 30)]
+    again = look(make(), clock)
+
+    assert (once, again) == ([("hold", 10), ("hold", 10)], [("roll_back", 0)])
+    assert "ends of its processes 2 (limit 1, OOMKilled, exit code 137)" in canary.read(api_server.document).reason
+
+
+def test_a_canary_whose_containers_end_before_they_are_ready_is_not_waited_for(
+    make, target, registry, prometheus, api_server, clock
+):
+    api_server.canary_becomes_ready = False
+    core.start(target, registry, POLICY, clock)
+
+    api_server.pods[CANARY] = [pod(2, False, clock.now, clock.now, "Error")]
+    starting = look(make(), clock)
+    api_server.pods[CANARY] = [pod(3, False, clock.now, clock.now, "Error")]
+    failed = look(make(), clock)
+
+    assert (starting, failed) == ([("hold", 10)], [("roll_back", 0)])
+    wanted = "its container kserve-container ended 3 times before it was ready, Error, exit code 137"
+    assert canary.read(api_server.document).reason == wanted
+
+
+def test_pods_that_may_not_be_listed_keep_no_canary_from_being_judged(
+    make, target, registry, prometheus, api_server, clock, monkeypatch, capsys
+):
+    answer = type(api_server).answer
+    forbidden = lambda self, method, path, body: (  # noqa: E731
+        (403, {"reason": "Forbidden"}) if "/pods" in path else answer(self, method, path, body)
+    )
+    monkeypatch.setattr(type(api_server), "answer", forbidden)
+    prometheus.has(STABLE, "1")
+    prometheus.has(CANARY, "2")
+    core.start(target, registry, POLICY, clock)
+    controller = make()
+
+    seen = look(controller, clock, 3)
+
+    assert seen[-1] == ("promote", 100)
+    assert capsys.readouterr().err.count("pods_not_seen") == 1
 
 
 def test_every_object_written_is_valid_for_the_api_server(make, target, registry, prometheus, api_server, clock):

@@ -12,10 +12,12 @@ from millrace.errors import ConfigError, NotFound, Unavailable
 from millrace.lake.atomic import exclusive
 from millrace.rollout import canary
 from millrace.rollout.observations import Histogram
-from serving.local.state import LocalState, Place, RevisionState, ServiceState
+from serving.local.state import LocalState, Place, ProcessState, RevisionState, ServiceState
 from serving.local.statistics import knative
 from serving.rollout.core import RevisionNames
-from serving.rollout.local import LocalMetrics, LocalTarget, histogram, observed, parsed, told_apart
+from serving.rollout.growth import Growth
+from serving.rollout.local import LocalMetrics, LocalTarget
+from serving.rollout.samples import histogram, observed, parsed, told_apart
 
 NOW = 1_700_000_000.0
 
@@ -101,7 +103,7 @@ def test_two_replicas_of_a_transformer_are_added_up():
     first = parsed(
         'millrace_score_bucket{le="0.5",model_version="1"} 3\nmillrace_score_bucket{le="+Inf",model_version="1"} 4'
     )
-    both = {told_apart(key, replica): value for replica in (1, 2) for key, value in first.items()}
+    both = {told_apart(key, replica): value for replica in "12" for key, value in first.items()}
 
     assert observed(both, "fraud-predictor-00001", "1", decides=True).scores == Histogram((0.5,), (6, 2))
 
@@ -111,15 +113,15 @@ def test_cumulative_buckets_become_counts():
     assert histogram({}).total == 0
 
 
-def test_only_what_has_grown_since_the_step_began_counts_and_a_restart_loses_nothing(tmp_path, document, monkeypatch):
-    metrics = LocalMetrics(Place(tmp_path), "fraud-detector")
-    rollout = canary.read(canary.started(document, (2, "u"), 10, NOW))
-    later = canary.read(canary.advanced(canary.started(document, (2, "u"), 10, NOW), 50, NOW + 9, ""))
-    key = 'revision_request_count{revision_name="r",response_code_class="2xx"}'
+def test_only_what_has_grown_since_a_mark_counts_and_a_restart_loses_nothing(tmp_path):
+    growth, key = (
+        Growth(tmp_path / "growth.json"),
+        'revision_request_count{revision_name="r",response_code_class="2xx"}',
+    )
 
-    grown = [metrics._grown(rollout, {key: value}).get(key) for value in (100.0, 130.0, 5.0)]
-    resumed = LocalMetrics(Place(tmp_path), "fraud-detector")._grown(rollout, {key: 6.0})[key]
-    next_step = [metrics._grown(later, {key: value}).get(key) for value in (8.0, 10.0)]
+    grown = [growth.since("step 1", {key: value}).get(key) for value in (100.0, 130.0, 5.0)]
+    resumed = Growth(tmp_path / "growth.json").since("step 1", {key: 6.0})[key]
+    next_step = [growth.since("step 2", {key: value}).get(key) for value in (8.0, 10.0)]
 
     assert grown == [0.0, 30.0, 35.0]
     assert resumed == 36.0
@@ -144,9 +146,13 @@ def test_the_runtime_says_which_revisions_there_are_and_when_one_will_not_start(
     rollout = canary.read(canary.started(document, (2, "u"), 10, NOW))
     target = LocalTarget(place, "fraud-detector")
 
+    log = tmp_path / "r2.log"
+    log.write_text("loading\nmillrace.errors.SchemaMismatch: other features\n\n")
+    process = ProcessState("predictor", revision="r2", ended="with status 1", log=str(log))
+
     def names(*revisions: RevisionState) -> RevisionNames:
         service = ServiceState("fraud-detector", "InferenceService", revisions=list(revisions))
-        place.write(LocalState(1, "", "", "fraud-detector", "1", services=[service]))
+        place.write(LocalState(1, "", "", "fraud-detector", "1", processes=[process], services=[service]))
         return target.revisions(rollout)
 
     with exclusive(place.lock, "the runtime"):
@@ -156,7 +162,8 @@ def test_the_runtime_says_which_revisions_there_are_and_when_one_will_not_start(
         assert names(stable, RevisionState("r2", "2", 10, ready=True)) == RevisionNames("r1", "r2", canary_ready=True)
         failed = names(stable, RevisionState("r2", "2", 0, ready=False, failed_starts=3)).failed
 
-    assert failed == "its server ended 3 times before it was ready"
+    said = "its server ended 3 times before it was ready, with status 1: millrace.errors.SchemaMismatch: other features"
+    assert failed == said
 
 
 def test_a_change_is_written_aside_and_no_change_not_at_all(tmp_path, document: dict[str, Any]):

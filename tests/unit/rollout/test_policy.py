@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from millrace.rollout.checks import checks, score_shift, wilson
+from millrace.rollout.check import wilson
+from millrace.rollout.checks import checks
 from millrace.rollout.decision import Action, Decision, Phase, State, decide
 from millrace.rollout.observations import Alerts, Errors, Histogram, Observations, Observed
 from millrace.rollout.policy import RolloutPolicy
+from millrace.rollout.scores import score_shift
 
 BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
@@ -38,6 +40,13 @@ SKEWED = {"scores": Histogram(SCORES, (0, 0, 20, 60, 60, 40, 20, 0))}
 FLAGGING = {"reviewed": 120}
 IMPRECISE = {"labels": Alerts(100, 20)}
 WORSE = {"labels": Errors(400, 4.2, 16.0), "reviewed": None}
+FEW = Histogram(SCORES, (6, 2, 1, 1, 0, 0, 0, 0))
+UNSOUND = {"requests": 1, "unsound": 1, "scores": Histogram(SCORES, (0,) * 8)}
+DYING = {"requests": 0, "deaths": 2, "last_death": "by SIGKILL"}
+GREEDY = {"requests": 0, "memory_mb": 700.0}
+CONSTANT = {"requests": 10, "scores": FEW, "repeated": 9}
+REFUSING = {"requests": 4, "refused": 4}
+GIVEN_UP_ON = {"requests": 3, "errors": 3}
 
 
 def at(percent: int = 10, now: float = 20.0, **changes: object) -> State:
@@ -66,6 +75,13 @@ def test_a_healthy_canary_goes_from_step_to_step_until_it_is_promoted():
         ({"reviewed": 0}, {"reviewed": 60}, "decision rate ratio"),
         (IMPRECISE, {"labels": Alerts(100, 80)}, "alert precision drop"),
         (WORSE, {"labels": Errors(400, 3.0, 9.0), "reviewed": None}, "error ratio"),
+        (UNSOUND, {}, "answers that are no scores 1 (limit 0)"),
+        (DYING, {}, "ends of its processes 2 (limit 1, by SIGKILL)"),
+        (GREEDY, {"memory_mb": 200.0}, "memory MB 700 (limit 456, stable 200)"),
+        (CONSTANT, {"repeated": 4}, "share of equal scores"),
+        (REFUSING, {}, "refusals above stable"),
+        (GIVEN_UP_ON, {}, "error rate above stable"),
+        ({"labels": Alerts(10, 0)}, {"labels": Alerts(90, 80)}, "alert precision drop"),
     ],
 )
 def test_a_canary_beyond_a_limit_is_rolled_back_and_the_limit_is_named(canary, stable, reason):
@@ -73,6 +89,51 @@ def test_a_canary_beyond_a_limit_is_rolled_back_and_the_limit_is_named(canary, s
 
     assert (decision.action, decision.percent) == (Action.ROLL_BACK, 0)
     assert reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable"),
+    [
+        ({"unsound": 1}, {"unsound": 2}),
+        ({"deaths": 1}, {}),
+        ({"deaths": 3}, {"deaths": 3}),
+        ({"memory_mb": 400.0}, {"memory_mb": 200.0}),
+        ({"repeated": 190}, {"repeated": 180}),
+        ({"refused": 20}, {"refused": 20}),
+        ({"requests": 200, "errors": 2}, {"errors": 2}),
+    ],
+)
+def test_what_the_stable_revision_does_as_well_ends_no_rollout(canary, stable):
+    decision = decide(at(), Observations(observed(**stable), observed(**canary)), POLICY, 1.0)
+
+    assert decision.action is not Action.ROLL_BACK, decision
+
+
+@pytest.mark.parametrize(
+    ("labels", "action"),
+    [
+        ((Alerts(100, 80), Alerts(40, 33)), Action.ADVANCE),
+        ((Alerts(100, 80), Alerts(40, 8)), Action.ROLL_BACK),
+        ((Alerts(100, 80), Alerts(20, 17)), Action.ROLL_BACK),
+        ((Errors(400, 3.0, 9.0), Errors(400, 2.9, 9.0)), Action.ADVANCE),
+        ((None, None), Action.ROLL_BACK),
+    ],
+)
+def test_labels_decide_where_scores_are_spread_otherwise(labels, action):
+    stable, canary = observed(labels=labels[0]), observed(labels=labels[1], **SKEWED)
+
+    decision = decide(at(), Observations(stable, canary), POLICY, 20.0)
+
+    assert decision.action is action
+    assert ("labels say that it is right" in decision.reason) == (action is Action.ADVANCE)
+
+
+def test_labels_do_not_excuse_answers_that_are_none():
+    right = {"labels": Alerts(100, 80)}
+
+    decision = decide(at(), Observations(observed(**right), observed(**right, **UNSOUND)), POLICY, 20.0)
+
+    assert decision.action is Action.ROLL_BACK
 
 
 def test_too_little_data_waits_and_says_for_what():
@@ -162,8 +223,13 @@ def revisions(draw: st.DrawFn) -> Observed:
     return Observed(
         requests=requests,
         errors=draw(st.floats(0, requests)),
+        refused=draw(st.floats(0, requests)),
+        unsound=draw(st.just(0.0) | counts),
         latency_ms=draw(histograms(BOUNDS)),
         scores=scores,
+        repeated=draw(counts),
+        deaths=draw(st.integers(0, 3).map(float)),
+        memory_mb=draw(st.none() | counts),
         reviewed=draw(st.none() | st.floats(0, scores.total)),
         labels=draw(
             st.none()
@@ -241,6 +307,7 @@ def test_a_quantity_is_judged_without_decisions_and_by_its_error_once_labels_are
         {check.name for check in checks(Observations(stable, observed(**canary)), POLICY)} for canary in (alike, few)
     ]
 
-    assert names[0] == {"error rate", "error rate above stable", "latency p95 ms", "score PSI", "error ratio"}
+    of_requests = {"error rate", "error rate above stable", "refusals above stable", "latency p95 ms"}
+    assert names[0] == of_requests | {"share of equal scores above stable", "score PSI", "error ratio"}
     assert names[1] == names[0] - {"error ratio"}
     assert decide(at(), Observations(stable, observed(**alike)), POLICY, 20.0).action is Action.ADVANCE

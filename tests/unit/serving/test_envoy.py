@@ -13,7 +13,7 @@ from envoy_plane import PATH, asking, more, post, raw, routed, running, wait
 
 from serving.local.ports import free_port
 from serving.local.routed import Component
-from serving.rollout.local import observed, parsed
+from serving.rollout.samples import observed, parsed
 
 
 def test_the_models_name_in_the_path_says_which_service(tmp_path, servers):

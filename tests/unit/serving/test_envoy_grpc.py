@@ -10,7 +10,7 @@ from envoy_plane import MIB, routed, running
 from grpc import StatusCode
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
-from serving.rollout.local import observed, parsed
+from serving.rollout.samples import observed, parsed
 
 
 class Revision(grpc.GenericRpcHandler):
