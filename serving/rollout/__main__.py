@@ -1,5 +1,6 @@
-"""The canary controller: `python -m serving.rollout [--start | --abort | --once | --until-end]`; alone it runs forever,
-for the services of all workloads.
+"""The canary controller: `python -m serving.rollout [--start | --abort | --status | --once | --until-end]`.
+
+Alone it runs forever, for the services of all workloads.
 
 On a cluster (or with --target cluster) it moves a KServe InferenceService by what Prometheus says, else the local
 runtime by what its servers say.
@@ -47,6 +48,9 @@ def _run(options: argparse.Namespace) -> int:
     configured = settings(options.workload)
     policy = load_config(RolloutPolicy, options.policy or configured.rollout_policy or POLICY)
     configure("millrace-rollout")
+    if options.status:
+        print(core.told(_target(options, configured).read()))
+        return 0
     if options.start or options.abort:
         return _by_hand(options, configured, policy)
     if options.once:
@@ -119,6 +123,7 @@ def _arguments() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--start", action="store_true", help="start the canary of the challenger, or of --version")
     what.add_argument("--abort", action="store_true", help="roll back now")
+    what.add_argument("--status", action="store_true", help="say where the last rollout is, and why")
     what.add_argument("--once", action="store_true", help="look once")
     what.add_argument("--until-end", action="store_true", help="run until the rollout has ended; status 2: rolled back")
     parser.add_argument("--workload", default="", help="whose service (default: MILLRACE_WORKLOAD; forever: all)")

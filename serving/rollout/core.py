@@ -178,6 +178,17 @@ def abort(target: Target, registry: Registry, now: float, reason: str) -> Rollou
     return rollout
 
 
+def told(document: Document) -> str:
+    """Where the last rollout of a service is, or how it ended, and why, in one line."""
+    name, rollout = document["metadata"].get("name"), canary.read(document)
+    if rollout is None:
+        return f"{name}: nothing has been rolled out in steps. Start a canary with: make canary"
+    versions = f"version {rollout.canary} beside {rollout.stable}"
+    where = f"at {rollout.percent} %" if rollout.progressing else rollout.phase.replace("_", " ")
+    waits = ", is starting" if rollout.progressing and not rollout.ready else ""
+    return f"{name}: {versions}, {where} since {rollout.step_began}{waits}: {rollout.reason}"
+
+
 def finish(registry: Registry, rollout: Rollout) -> None:
     """Aliases as the rollout ended; a registry that says so already is left alone."""
     aliases = registry.aliases()

@@ -116,3 +116,24 @@ def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
     assert decision.action is action, decision.reason
     assert "alert precision drop" in decision.reason
     assert canary.serving(api_server.document) == ((1 if action is Action.ROLL_BACK else 2), ANY)
+
+
+@pytest.mark.parametrize(("frauds", "action"), [(40, Action.ROLL_BACK), (78, Action.ADVANCE)])
+def test_labels_decide_where_the_scores_of_a_canary_are_spread_otherwise(
+    home: Settings, score: Score, registry: Registry, api_server: Any, prometheus: Any, frauds: int, action: Action
+) -> None:
+    api = client.ApiClient(client.Configuration(host=api_server.url))
+    target = ClusterTarget("fraud-detector", "millrace", client.CustomObjectsApi(api))
+    metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", LabelSource(home))
+    prometheus.has("fraud-detector-predictor-00001", "1")
+    prometheus.has("fraud-detector-predictor-00002", "2", scores=(0, 0, 0.1, 0.3, 0.3, 0.2, 0.1, 0))
+    score("1", 100, frauds=80)
+    score("2", 100, frauds=frauds)
+    core.start(target, registry, POLICY, BEGAN.timestamp)
+    core.step(target, metrics, registry, POLICY, BEGAN.timestamp() + 20)
+
+    _, decision = core.step(target, metrics, registry, POLICY, NOW.timestamp())
+
+    assert decision.action is action, decision.reason
+    told = "score PSI" if action is Action.ADVANCE else "alert precision drop"
+    assert told in decision.reason

@@ -14,6 +14,7 @@ from millrace.rollout import canary
 from millrace.rollout.observations import Histogram
 from serving.local.state import LocalState, Place, ProcessState, RevisionState, ServiceState
 from serving.local.statistics import knative
+from serving.rollout import core
 from serving.rollout.core import RevisionNames
 from serving.rollout.growth import Growth
 from serving.rollout.local import LocalMetrics, LocalTarget
@@ -40,6 +41,21 @@ def test_a_canary_is_started_moved_and_ended_in_the_document(document):
     assert (state.percent, state.began, state.step_began) == (50, NOW, NOW + 60)
     assert canary.read(ready).state.step_began == NOW + 5
     assert canary.read(rolled_back).reason == "slow"
+
+
+def test_where_a_rollout_is_is_said_in_one_line(document):
+    started = canary.started(document, (2, "file:///models/2"), 10, NOW)
+    rolled_back = canary.rolled_back(canary.ready(started, NOW + 5), NOW + 9, "memory MB 990 (limit 413, stable 157)")
+
+    said = [core.told(item) for item in (document, started, canary.ready(started, NOW + 5), rolled_back)]
+
+    assert said == [
+        "fraud-detector: nothing has been rolled out in steps. Start a canary with: make canary",
+        "fraud-detector: version 2 beside 1, at 10 % since 2023-11-14T22:13:20.000+00:00, is starting: started",
+        "fraud-detector: version 2 beside 1, at 10 % since 2023-11-14T22:13:25.000+00:00: started",
+        "fraud-detector: version 2 beside 1, rolled back since 2023-11-14T22:13:29.000+00:00: "
+        "memory MB 990 (limit 413, stable 157)",
+    ]
 
 
 def test_the_document_that_was_given_is_left_as_it_was(document):
