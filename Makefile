@@ -77,8 +77,8 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 	$(BIN)/python -m serving.prediction_log labels '$(FILE)' $(CHOICE) $(ARGS)
 
 .PHONY: score
-score: setup ## Score days of raw events in batch: DATA=uri [DAY=YYYY-MM-DD]; what is scored already is not scored again.
-	$(BIN)/python -m run.score --data "$$DATA" $(if $(DAY),--day '$(DAY)') $(CHOICE) $(ARGS)
+score: setup ## Score the rows of a file without a server: DATA=uri [OUT=scores.parquet]; one day, no labels, no gate [ARGS=--help].
+	$(BIN)/millrace score $(if $(DATA),"$$DATA") $(if $(OUT),-o "$$OUT") $(CHOICE) $(ARGS)
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.

@@ -1,4 +1,4 @@
-"""Days of raw events, scored by the served model; `run.score` runs it on this machine.
+"""Days of raw events, scored by the served model, on a cluster; a file on this machine: `millrace score`.
 
 Composition only: ingest, the data gate and features are those of training; how days are scored is in components/score.
 """

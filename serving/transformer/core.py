@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from millrace.fields import View
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
 from millrace.lookup import unknown_states
-from millrace.workload import Task
+from millrace.reasons import reasons
 from serving.tensors import MAX_ROWS
 from serving.transformer.refreshed import Keys
-
-MAX_REASONS: Final = 3
 
 Inputs = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """features[B, F], and history[B, N, C] where the model reads one."""
@@ -194,21 +192,6 @@ def explain(
     """Row → its reasons, from the rows' scores and those of `explain_inputs`."""
     blocks = variant_scores.reshape(len(rows), -1)
     return {row: reasons(workload, float(score), block) for row, score, block in zip(rows, scores, blocks, strict=True)}
-
-
-def reasons(workload: Workload, score: float, variant_scores: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """The groups that matter most, strongest first: `{"input": group, "effect": fall in score without it}`.
-
-    What lowers the score is no reason for a decision, but is one for a quantity.
-    """
-    effects = (score - variant_scores.astype(float)).tolist()
-    sizes = [abs(effect) for effect in effects] if workload.task is Task.REGRESSION else effects
-    strongest = sorted(zip(sizes, workload.explain.GROUPS, effects, strict=True), reverse=True)
-    return [
-        {"input": group, "effect": round(effect, 4)}
-        for size, group, effect in strongest[:MAX_REASONS]
-        if size >= workload.explain.MIN_EFFECT
-    ]
 
 
 def scored_from(document: Mapping[str, Any]) -> Scored:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -26,12 +27,20 @@ from millrace.registry.version_store import ModelVersion
 from millrace.scaffold.options import add_options as add_new_options
 from millrace.settings import Settings, settings
 
+PROGRAMS: Final = {
+    "score": ("run.score", "Score the rows of a file with the model that serves, without a server."),
+}
+"""Commands that are programs of their own, above this package: module and what it does."""
 FOLLOWS = "The local runtime follows it by itself where it runs."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    arguments = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in PROGRAMS:
+        return _program(given[0], given[1:])
+
+    arguments = _parser().parse_args(given)
     try:
         arguments.run(arguments, settings(arguments.workload))
     except InvalidInput as error:
@@ -102,6 +111,18 @@ def rollback(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).rollback(arguments.reason))
 
 
+def _program(name: str, argv: Sequence[str]) -> int:
+    """Run a program with its own arguments; it is imported by its name, since nothing here may lean on it."""
+    try:
+        module = importlib.import_module(PROGRAMS[name][0])
+    except ModuleNotFoundError as error:
+        if error.name != PROGRAMS[name][0].partition(".")[0]:
+            raise
+        return _fail(NotFound(f"{name} is a program of the checkout, which this installation lacks"), 1)
+    status: int = module.main(argv)
+    return status
+
+
 def _find_version(here: Settings) -> FindVersion | None:
     """Looks predictions up in the log; None where this home has none."""
     if not here.prediction_log_url.get_secret_value() and not (here.prediction_log / "log.db").is_file():
@@ -151,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("rollback", rollback, "Swap champion and previous champion.")
 
+    for name, (_, text) in PROGRAMS.items():
+        commands.add_parser(name, help=text, description=text)
     text = "Write a workload of your own for a table: a small package that runs the loop at once."
     added = commands.add_parser("new", help=text, description=text)
     added.set_defaults(run=make_new, workload="")

@@ -63,12 +63,22 @@ class DayStates:
         """[C] of the day, 0 at midnight."""
         return self.key % self.per_day
 
+    def knows(self, entity: NDArray[Any], now_us: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[B] codes, each as of an instant of the day → [B] whether there is a row."""
+        if not len(self.key):
+            return np.zeros(len(entity), bool)
+        row = np.searchsorted(self.key, self._key(entity, now_us), side="right") - 1
+        known: NDArray[np.bool_] = (row >= 0) & (self.key.take(row, mode="clip") // self.per_day == entity)
+        return known
+
+    def _key(self, entity: NDArray[Any], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(entity * self.per_day + now_us % DAY_US * self.per_day // DAY_US, np.int64)
+
     def at(self, entity: NDArray[Any], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """[B] codes, each as of an instant of the day → [B, S]; zeros for those without a row."""
-        refresh = now_us % DAY_US * self.per_day // DAY_US
         if not len(self.key):
             return np.zeros((len(entity), len(self.state)), np.int64)
-        row = np.searchsorted(self.key, entity * self.per_day + refresh, side="right") - 1
+        row = np.searchsorted(self.key, self._key(entity, now_us), side="right") - 1
         states = self.state.take(row, axis=1, mode="clip")
         states[:, self.key.take(row, mode="clip") // self.per_day != entity] = 0
         return states.T

@@ -177,20 +177,20 @@ def test_lineage_leads_from_the_version_to_the_source(program: Program, raw: Pat
     assert str(raw) in chain.stdout.replace("\n", "")
 
 
-def test_days_scored_in_batch_have_the_scores_that_were_served(
-    program: Program, raw: Path, home: Path, first_run: str
+def test_a_file_scored_without_a_server_has_the_scores_that_were_served(
+    program: Program, raw: Path, home: Path, tmp_path: Path, first_run: str
 ) -> None:
     day = json.loads((home / "serving" / "replay" / "fraud-detector.json").read_text())["day"]
+    rows = pq.read_table(raw / f"{day}.parquet")
+    labels = [name for name in rows.column_names if "fraud" in name.lower() or name == "label_timestamp"]
+    pq.write_table(rows.drop_columns(labels), tmp_path / "rows.parquet")
 
-    done = program("run.score", "--data", str(raw), "--day", day)
-    again = program("run.score", "--data", str(raw), "--day", day)
+    done = program("millrace.cli", "score", str(tmp_path / "rows.parquet"))
 
-    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
-    assert "scored by version 1" in done.stdout
-    (file,) = (line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".parquet"))
-    assert file in again.stdout
-    batch = pq.read_table(file)
-    offline = dict(zip(batch["transaction_id"].to_pylist(), batch["score"].to_pylist(), strict=True))
+    assert done.returncode == 0, done.stderr
+    assert "scored by version 1" in done.stderr
+    found = pq.read_table(tmp_path / "rows.scores.parquet")
+    offline = dict(zip(found["transaction_id"].to_pylist(), found["score"].to_pylist(), strict=True))
     served = {row["transaction_id"]: row["score"] for row in logged(home) if row["transaction_id"] in offline}
     assert len(served) > 300
     assert max(abs(served[one] - offline[one]) for one in served) < 1e-4

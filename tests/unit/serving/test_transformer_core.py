@@ -19,6 +19,7 @@ from millrace.installed import load
 from millrace.lake.feast_home import online_database, record_fill, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import empty, recent_of, unknown_states
+from millrace.reasons import MAX_REASONS, reasons
 from serving.transformer import core
 from serving.transformer.answers import Door
 from serving.transformer.fit import require_fit
@@ -161,13 +162,13 @@ def test_reasons_compare_each_flagged_row_with_its_own_variants():
 
 
 def test_the_strongest_reason_comes_first_and_small_or_opposite_effects_are_left_out():
-    found = core.reasons(FRAUD, 0.9, np.float32([0.5, 0.9, 0.2, 0.95]))
+    found = reasons(FRAUD, 0.9, np.float32([0.5, 0.9, 0.2, 0.95]))
 
     assert found == [{"input": "terminal_history", "effect": 0.7}, {"input": "amount", "effect": 0.4}]
 
 
 def test_there_are_never_more_than_a_few_reasons():
-    assert len(core.reasons(FRAUD, 1.0, np.zeros(len(FRAUD.explain.GROUPS), np.float32))) == core.MAX_REASONS
+    assert len(reasons(FRAUD, 1.0, np.zeros(len(FRAUD.explain.GROUPS), np.float32))) == MAX_REASONS
 
 
 def test_v2_tensors_hold_what_v1_says():
