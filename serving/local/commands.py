@@ -122,7 +122,7 @@ def status(place: Place, console: Console) -> bool:
             str(item.pid),
             str(item.http_port or ""),
             _since(item),
-            str(item.restarts),
+            str(item.restarts) + (f", {item.ended}" if item.ended else ""),
             name,
         )
     for service in state.services:

@@ -28,6 +28,7 @@ class Predictor(HotModel):
         super().__init__(name)
         self._live = live
         self._reloads: set[asyncio.Task[None]] = set()
+        self._begin_at_nothing()
         self.ready = True
 
     @property
@@ -45,6 +46,10 @@ class Predictor(HotModel):
     async def answer_v2(self, request: V2Request, headers: Headers) -> V2Answer:  # noqa: ARG002
         batcher = self._live.batcher
         return batcher.scorer.answer_v2(*await self._score(batcher, batcher.scorer.tensors_v2(request)))
+
+    def _begin_at_nothing(self) -> None:
+        """To Prometheus a counter that is first seen with its first fault has not grown."""
+        MODEL_FAULTS.labels(self.name, self._live.batcher.scorer.version)
 
     async def _score(self, batcher: Batcher, inputs: Inputs) -> Answer:
         """The batcher's answer; one that is none is counted as a fault of the version."""
@@ -65,7 +70,9 @@ class Predictor(HotModel):
         return version == self._live.batcher.scorer.version
 
     async def reload(self, version: str = "") -> str:
-        return (await self._live.reload(version)).version
+        now = (await self._live.reload(version)).version
+        self._begin_at_nothing()
+        return now
 
     def _reload_in_background(self) -> None:
         task = asyncio.ensure_future(self._reload_quietly())

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from millrace.observe.telemetry import PREDICTIONS, QUANTITIES, SCORES, SCORES_REPEATED, UNSEEN
+from millrace.observe.telemetry import MODEL_FAULTS, PREDICTIONS, QUANTITIES, SCORES, SCORES_REPEATED, UNSEEN
 from serving.transformer import core
 
 
@@ -20,6 +20,9 @@ class Figures:
         """The rows that one model scored."""
         scored = part.scored
         model = part.model_name, scored.model_version
+        if model not in self._last:
+            for begins_at_nothing in (MODEL_FAULTS, SCORES_REPEATED):  # else its first count is no growth to Prometheus
+                _bound(begins_at_nothing, *model)
         seen = QUANTITIES if "low" in scored.outputs else SCORES
         for score in scored.scores.tolist():
             _bound(seen, *model).observe(score)
