@@ -1,4 +1,4 @@
-"""Sixty simulated days through live servers: `python -m drill [--chaos]`, which is `make drill`.
+"""Simulated days, sixty or `--days`, through live servers: `python -m drill [--chaos]`, which is `make drill`.
 
 A first champion is trained and served; then days pass: healthy ones, a shift of the inputs, an outage of the feed, a
 pattern that is new. What noticed what, and what followed, is `<home>/bench/drill.json` and
@@ -27,7 +27,7 @@ from drill.figures import write
 from drill.live import LOG, TRIGGER, Live
 from drill.story import Story
 from drill.world import WARM_DAYS, Script, tables
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, InvalidInput, MillraceError
 from millrace.installed import load
 from millrace.lake.atomic import exclusive
 from millrace.lake.horizon import TEST_DAYS
@@ -153,12 +153,19 @@ def kills(script: Script, live: Live) -> dict[int, tuple[str, ...]]:
 
 
 def shortened(script: Script) -> Script:
-    """The same troubles in fewer days; a model that knows the new pattern may not fit into them."""
+    """The same troubles in fewer days; a model that knows the new pattern may not fit into them.
+
+    Raises InvalidInput where not even the troubles fit.
+    """
     part = script.days / Script().days
     shift, outage, pattern = (
         max(round(day * part), floor)
         for day, floor in ((Script().shift_day, 8), (Script().outage_day, 9), (Script().pattern_day, 10))
     )
+    if script.days <= pattern:
+        raise InvalidInput(
+            f"--days is {script.days}; the new pattern begins on day {pattern}. Take {pattern + 1} or more."
+        )
     return replace(script, shift_day=shift, outage_day=outage, pattern_day=pattern)
 
 
@@ -181,7 +188,12 @@ def _page(path: Path, story: Story, document: dict[str, object]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m drill", description=__doc__)
     parser.add_argument("--days", type=int, default=Script().days, help="simulated days (default %(default)s)")
-    parser.add_argument("--size", type=int, default=Script().size, help="of the world (default %(default)s)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=Script().size,
+        help="of the world; its README says what it counts (default %(default)s)",
+    )
     parser.add_argument("--workload", default="", help="whose drill (default: MILLRACE_WORKLOAD)")
     parser.add_argument("--chaos", action="store_true", help="kill the log, the detector and the trigger on the way")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def _noticed(story: Story, document: dict[str, Any]) -> list[list[Any]]:
 
 
 def _timeline(story: Story) -> tuple[Figure, str]:
-    plot, axes = figure("Sixty days", "day", "", width=9.6, height=3.3)
     script = story.script
+    plot, axes = figure(f"{script.days} days", "day", "", width=9.6, height=3.3)
     axes.axvspan(script.shift_day, script.days, color=COLOURS[0], alpha=0.06)
     axes.axvspan(script.pattern_day, script.days, color=COLOURS[1], alpha=0.10)
     axes.axvspan(script.outage_day, script.outage_day + 1, color=MUTED, alpha=0.3)
@@ -98,13 +99,10 @@ def _quality(story: Story) -> tuple[Figure, str]:
         axes.set_ylim(0, 1.03)
     if story.quality:
         legend(axes, loc="lower left")
-    return (
-        plot,
-        f"By day of the {story.workload.event[1]}; labels come {story.workload.schema.LABEL.delay_days} days later.",
-    )
+    delay_days = story.workload.schema.LABEL.delay_days
+    known = f"labels come {delay_days} days later" if delay_days else "labels are known by the end of it"
+    return plot, f"By day of the {story.workload.event[1]}; {known}."
 
 
-def _midnight(day: str) -> Any:
-    from datetime import UTC, datetime
-
+def _midnight(day: str) -> datetime:
     return datetime.fromisoformat(day).replace(tzinfo=UTC)

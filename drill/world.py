@@ -24,7 +24,7 @@ class Script:
     """Days count from the first one that is served, hours from midnight UTC."""
 
     size: int = 1_000
-    """Of the world, as the workload takes it."""
+    """Of the world, at least 1; what it counts is the workload's: events of a working day, or who makes them."""
     days: int = 60
     seed: int = 11
     start: date = date(2018, 4, 1) + timedelta(days=WARM_DAYS)
@@ -40,6 +40,8 @@ class Script:
     """From then on there is a pattern that no model has seen."""
 
     def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InvalidInput(f"--size is {self.size}; a world has a size of 1 or more")
         if not 8 <= self.shift_day < self.outage_day < self.pattern_day:
             raise InvalidInput(
                 f"shift, outage and pattern come on days {self.shift_day}, {self.outage_day}, {self.pattern_day}; "

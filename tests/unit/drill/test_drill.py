@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pytest
 
 from components.monitor.config import MonitorConfig
-from drill.__main__ import changes, cooldown_days, drill, environment, kills, shortened
+from drill.__main__ import changes, cooldown_days, drill, environment, kills, main, shortened
 from drill.figures import figures
 from drill.live import Live, require
 from drill.moments import Moment
+from drill.page import _timeline, write
 from drill.story import Story
 from drill.world import WARM_DAYS, Script, by_refresh, seconds_of, tables
 from fraud.features import REFRESHES_PER_DAY
@@ -90,6 +91,25 @@ def test_a_short_drill_keeps_the_order_of_troubles() -> None:
 
     assert 8 <= short.shift_day < short.outage_day < short.pattern_day < 30
     assert len(set(kills(short, Live(Path(), {}, Settings())))) >= 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--days", "10"], "--days is 10; the new pattern begins on day 10. Take 11 or more."),
+        (["--days", "-1"], "--days is -1; the new pattern begins on day 10. Take 11 or more."),
+        (["--size", "0"], "--size is 0; a world has a size of 1 or more"),
+    ],
+)
+def test_a_drill_that_nothing_can_be_planted_in_is_refused_at_once(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+
+    assert main(arguments) == 1
+
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_drill_listens_elsewhere_than_the_servers_of_the_outer_home(
@@ -197,6 +217,23 @@ def test_figures_are_made_of_moments(days: dict[int, pa.Table]) -> None:
     assert document["first_promoted_day"] == 21.0
     assert document["counted_twice"] == 0
     assert document["seconds_store"] == 1.3
+
+
+@pytest.mark.parametrize(("workload", "known"), [("fraud", "7 days later"), ("trips", "by the end of it")])
+def test_the_page_names_its_own_days_and_when_labels_are_known(workload: str, known: str, tmp_path: Path) -> None:
+    story = story_of()
+    story.workload = load(workload)
+    day = {"first_day": str(SMALL.date(2)), "model_version": "1", "name": "some_figure", "value": 0.5}
+    story.quality = [day, day | {"model_version": "2", "value": None}]
+
+    write(tmp_path / "drill.html", story, figures(story))
+
+    text = (tmp_path / "drill.html").read_text()
+    timeline, _ = _timeline(story)
+    assert timeline.axes[0].get_title(loc="left") == "14 days"
+    assert f"14 days from {SMALL.start}" in text
+    assert known in text
+    assert text.count("not noticed") == 3
 
 
 def test_what_was_not_noticed_is_null() -> None:
