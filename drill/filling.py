@@ -66,7 +66,10 @@ class Filling:
         """As pipeline and refresh job do: a fill at midnight, once all that was sent has settled; then renewals."""
         if at == self.filled:
             return
-        if at != start_of(at.date()) and self._renewed(at):
+        midnight = start_of(at.date())
+        if at != midnight and (self.filled is None or self.filled < midnight):
+            self.fill(midnight)  # the pipeline's hour comes, also where the day's first event is a later one
+        if at != midnight and self._renewed(at):
             self.filled = at
             return
         with self.watch.timing("log"):

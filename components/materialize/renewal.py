@@ -39,9 +39,14 @@ def knows_events(feature_set: Manifest, lake: Path, home: Path, as_of: datetime)
 
 
 def renewable(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> bool:
-    """Whether refreshed views are all that the home's store lacks: it was filled from this feature set, by `as_of`."""
-    filled = _filled(feature_set, lake, home)
-    return filled is not None and _own(filled) <= _refresh(feature_set, as_of)
+    """Whether refreshed views are all that the home's store lacks: it was filled from this feature set, by `as_of`.
+
+    And the feature set holds that refresh: one that ends days before `as_of` does not.
+    """
+    filled, refresh = _filled(feature_set, lake, home), _refresh(feature_set, as_of)
+    tables, views = feature_set.facts["tables"], load(feature_set.workload).features.VIEWS
+    held = all(str(refresh.date()) in tables[view.name] for view in views if not view.recent)
+    return filled is not None and held and _own(filled) <= refresh
 
 
 def renew(

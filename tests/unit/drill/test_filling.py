@@ -15,6 +15,7 @@ from drill.world import Script, tables
 from fraud.features import REFRESHES_PER_DAY
 from millrace.installed import load
 from millrace.lake.feast_home import renewed_to
+from millrace.lake.manifest import list_manifests
 from millrace.settings import Settings
 
 SCRIPT = Script(size=60, days=14, shift_day=8, outage_day=10, pattern_day=11)
@@ -47,3 +48,28 @@ def test_midnight_fills_the_store_and_a_refresh_renews_it(tmp_path: Path) -> Non
     assert filling.filled_from is not None
     assert filling.filled_from.facts["last_day"] == str(SCRIPT.date(0))
     assert watch.spent["store"] == store_s
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's
+def test_a_day_whose_first_event_comes_after_the_first_refresh_is_filled_at_midnight_too(tmp_path: Path) -> None:
+    here, raw = Settings(home=tmp_path / "home"), tmp_path / "raw"
+    raw.mkdir()
+    days = {day: rows for day, rows in tables(SCRIPT, load("fraud").drill) if day <= 1}
+    for day in range(min(days), 1):
+        pq.write_table(days[day].replace_schema_metadata(), raw / f"{SCRIPT.date(day)}.parquet")
+    late = SCRIPT.instant(1) + 2 * timedelta(days=1) / REFRESHES_PER_DAY
+    filling = Filling(SimpleNamespace(wait_logged=lambda: None), here, raw, Stopwatch())
+
+    try:
+        filling.begin_day()
+        filling.fill(SCRIPT.instant(0))
+        pq.write_table(days[1].replace_schema_metadata(), raw / f"{SCRIPT.date(1)}.parquet")
+        filling.begin_day()
+        filling.fill(late)
+    finally:
+        filling.close()
+
+    stores = [made.facts["as_of"] for made in list_manifests(here.lake / "online", "online_store")]
+    assert SCRIPT.instant(1).isoformat() in stores
+    assert filling.filled == late
+    assert renewed_to(here.home, "fraud") == late.isoformat()
