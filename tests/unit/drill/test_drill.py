@@ -160,7 +160,7 @@ def test_events_labels_and_versions_of_the_drill_go_to_no_service_that_others_sh
     assert not here.stream_url.get_secret_value()
     assert not here.prediction_log_url.get_secret_value()
     assert here.tracking_uri.startswith(f"sqlite:///{tmp_path / 'drill'}")
-    assert not [name for name, value in told.items() if name.startswith("MILLRACE_") and "shared" in value]
+    assert not [name for name, value in told.items() if name.startswith("MILLRACE_") and "//shared" in value]
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
