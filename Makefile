@@ -12,6 +12,8 @@ UV     := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_HTTP_TIMEOUT ?= 180
 export PYTHONWARNINGS ?= ignore
+# Text is UTF-8 in every locale, also to the libraries that open files themselves.
+export PYTHONUTF8 ?= 1
 CHOICE = --workload '$(or $(NAMED),$(WORKLOAD))'
 HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
 # Which workload is meant, everywhere below: make run WORKLOAD=name. NAME is a model of its own that begins from it.

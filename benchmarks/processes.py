@@ -24,5 +24,5 @@ async def answering(port: int, path: str, within_s: float = 120.0) -> None:
 
 def cpu_s(pid: int) -> float:
     """Seconds of CPU that a process has used until now (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

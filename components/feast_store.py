@@ -28,7 +28,7 @@ def opened(configuration: Path, workload: str) -> FeatureStore:
     if not configuration.is_file():
         raise NotFound(f"MILLRACE_FEATURE_STORE is {configuration}; there is no such file. Mount the ConfigMap there.")
 
-    template = Template(configuration.read_text())
+    template = Template(configuration.read_text(encoding="utf-8"))
     known = os.environ | {"MILLRACE_WORKLOAD": workload}
     unset = sorted(name for name in template.get_identifiers() if not known.get(name))
     if unset:

@@ -80,7 +80,7 @@ class Live:
     def state(self) -> dict[str, Any]:
         """What the runtime says of itself."""
         try:
-            document: dict[str, Any] = json.loads((self.home / "serving" / "local.json").read_text())
+            document: dict[str, Any] = json.loads((self.home / "serving" / "local.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return document

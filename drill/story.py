@@ -191,7 +191,7 @@ class Story:
         return str(said["requests"][0]["answer"])
 
     def _remember_quality(self, day: int, path: Path) -> None:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         known = {(item["first_day"], item["model_version"]) for item in self.quality}
         for item in document["days"]:
             if (

@@ -30,8 +30,12 @@ def copy_code(workload: Workload, folder: Path) -> None:
         target = folder.joinpath(*name.removeprefix("millrace.").split(".")).with_suffix(".py")
         target.parent.mkdir(parents=True, exist_ok=True)
         (target.parent / "__init__.py").touch()
-        text = constants_of(workload) if name == features else _renamed(_source(name).read_text(), workload.package)
-        target.write_text(text)
+        text = (
+            constants_of(workload)
+            if name == features
+            else _renamed(_source(name).read_text(encoding="utf-8"), workload.package)
+        )
+        target.write_text(text, encoding="utf-8")
     (folder / "__init__.py").touch()
 
 
@@ -65,7 +69,7 @@ def _modules(workload: Workload) -> list[str]:
 
 def _imported(path: Path, roots: tuple[str, ...]) -> Iterator[str]:
     """Modules of ours that a module imports when it is loaded."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ImportFrom) or node.module is None or node.module.split(".")[0] not in roots:
             continue
         names = [f"{node.module}.{alias.name}" for alias in node.names]

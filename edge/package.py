@@ -131,7 +131,7 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, options: E
             "files": hash_files(aside),
         }
         manifest["id"] = content_id(manifest)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return manifest
 
 

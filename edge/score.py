@@ -37,7 +37,7 @@ class Refused(Exception):
 def verified(folder):
     """The manifest, once every file has its hash and no other code lies beside it."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         files = manifest["files"]
     except (OSError, ValueError, KeyError) as error:
         raise Refused(
@@ -279,7 +279,7 @@ def naming_of(options, manifest):
     """How an id of a request becomes that of its state, for entities that are pseudonymised."""
     if options.pseudonyms or not any(entity["pseudonymised"] for entity in manifest["entities"]):
         return str
-    text = options.key.read_text() if options.key else os.environ.get("MILLRACE_PSEUDONYM_KEY", "")
+    text = options.key.read_text(encoding="utf-8") if options.key else os.environ.get("MILLRACE_PSEUDONYM_KEY", "")
     if not text.strip():
         raise Refused(
             "the states are kept under pseudonyms. Give the home's key: --key FILE (pseudonym.key) or "

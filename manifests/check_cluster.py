@@ -97,7 +97,7 @@ def kinds(cluster: Cluster, objects: list[Object]) -> Iterator[Finding]:
 
 def platform(cluster: Cluster) -> Iterator[Finding]:
     """Controllers that run, and whether they are of the versions that this was written for."""
-    for name, part in yaml.safe_load(VERSIONS.read_text()).items():
+    for name, part in yaml.safe_load(VERSIONS.read_text(encoding="utf-8")).items():
         if "deployment" not in part:
             continue
         space, deployment = part["deployment"].split("/")
@@ -116,7 +116,7 @@ def knative(cluster: Cluster, objects: list[Object]) -> Iterator[Finding]:
     if not any(item["kind"] == "InferenceService" for item in objects):
         return
     for path in sorted((MANIFESTS / "platform" / "knative").glob("config-*.yaml")):
-        wanted = yaml.safe_load(path.read_text())
+        wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = wanted["metadata"]["name"]
         found = (cluster.get(f"/api/v1/namespaces/knative-serving/configmaps/{name}") or {}).get("data") or {}
         lacking = sorted(key for key, value in wanted["data"].items() if str(found.get(key)).lower() != value)

@@ -19,7 +19,9 @@ BY_HAND = ("millrace-s3",)
 def rendered() -> str:
     """Every example with its placeholders filled; equal placeholders get equal values."""
     values: dict[str, str] = {}
-    texts = [path.read_text() for path in sorted(EXAMPLE.glob("millrace-*.yaml")) if path.stem not in BY_HAND]
+    texts = [
+        path.read_text(encoding="utf-8") for path in sorted(EXAMPLE.glob("millrace-*.yaml")) if path.stem not in BY_HAND
+    ]
     fill = re.compile(r"<([a-z0-9-]+)>")
     return "---\n".join(
         fill.sub(lambda found: values.setdefault(found[1], secrets.token_hex(24)), text) for text in texts

@@ -49,8 +49,10 @@ def stale(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / committed.name
         compile_pipeline(name, fresh)
-        old = committed.read_text().splitlines() if committed.exists() else []
-        diff = difflib.unified_diff(old, fresh.read_text().splitlines(), str(committed), "compiled now", lineterm="")
+        old = committed.read_text(encoding="utf-8").splitlines() if committed.exists() else []
+        diff = difflib.unified_diff(
+            old, fresh.read_text(encoding="utf-8").splitlines(), str(committed), "compiled now", lineterm=""
+        )
         return "\n".join(diff)
 
 

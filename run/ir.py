@@ -29,7 +29,7 @@ def read_package(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise NotFound(f"no compiled pipeline at {path}. Compile it: make compile")
     try:
-        documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
+        documents = [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
         spec, platform = documents[0], documents[1] if len(documents) > 1 else {}
         json_format.ParseDict(spec, PipelineSpec())
         json_format.ParseDict(platform, PlatformSpec())

@@ -76,7 +76,7 @@ def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings, *
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
         adapted = _adapted(pipeline, settings, run)
         log_path = runs / f"{run}.log"
-        with log_path.open("w") as whole_log, _quiet_kfp(runs):
+        with log_path.open("w", encoding="utf-8") as whole_log, _quiet_kfp(runs):
             view = StepView(sys.stdout, whole_log)
             try:
                 with redirect_stdout(view):  # type: ignore[type-var]
@@ -121,7 +121,7 @@ def _sources(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".py", ".yaml", ".sql", ".html"}:
             yield str(path.relative_to(folder.parent))
-            yield path.read_text()
+            yield path.read_text(encoding="utf-8")
 
 
 def _adapted(pipeline: Any, settings: Settings, run: str) -> Any:

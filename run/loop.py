@@ -21,6 +21,7 @@ from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.observe.progress import log
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
+from millrace.terminal import accept_any_text
 from millrace.uris import redacted
 from run.local import LocalRun, run_local
 from run.source import IngestOptions, absolute, add_name, document_of, named, simulated
@@ -82,7 +83,7 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
 def _replayed(settings: Settings) -> dict[str, Any]:
     """The report of this model's last replay; empty before the first."""
     path = settings.home / "serving" / "replay" / f"{settings.model_name}.json"
-    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return report
 
 
@@ -96,6 +97,7 @@ def _serving(settings: Settings, *arguments: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; a MillraceError becomes one message and status 1."""
+    accept_any_text()
     options = _parser().parse_args(argv)
     try:
         summary = run(
@@ -140,7 +142,7 @@ def overrides(path: Path | None) -> dict[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise InvalidInput(f"--overrides {path}: {error}") from error
     known = {"validate", "train", "evaluate"}

@@ -36,7 +36,7 @@ class Package:
         return cls(
             path=path,
             name=spec["pipelineInfo"]["name"],
-            version=sha256_text(path.read_text())[:12],
+            version=sha256_text(path.read_text(encoding="utf-8"))[:12],
             parameters=spec["root"].get("inputDefinitions", {}).get("parameters", {}),
             report_names=frozenset(_html_outputs(spec)),
         )

@@ -23,6 +23,7 @@ from millrace.installed import Workload, load
 from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings, settings
+from millrace.terminal import accept_any_text
 from run.file_rows import SOURCE_FILE, SOURCE_ROW, FileRows, read_rows
 from run.score_output import STDOUT, opened, output_of, require_free, write_rejected
 from run.source import IngestOptions, absolute
@@ -43,6 +44,7 @@ class Done:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0: every row has a score; 3: some could not be read and are listed; 2: wrong input, 1: another error."""
+    accept_any_text()
     parser = _parser()
     options = parser.parse_args(argv)
     if not options.file:

@@ -79,13 +79,13 @@ def running(module: str, ready: str, folder: Path, *arguments: str, **environmen
 def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         try:
             with open_directly(url, 2):
                 return
         except OSError:
             time.sleep(0.1)
-    raise AssertionError(f"{url} is not ready: {log.read_text()[-3000:]}")
+    raise AssertionError(f"{url} is not ready: {log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def small_world(home: Path, history_length: int) -> None:

@@ -147,7 +147,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> 
         finally:
             connection.close()
         time.sleep(0.02)
-    raise SystemExit(f"a server did not become ready; the end of {log}:\n{log.read_text()[-2000:]}")
+    raise SystemExit(f"a server did not become ready; the end of {log}:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

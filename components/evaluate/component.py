@@ -44,11 +44,11 @@ def evaluate(
     evaluation.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "passed": passed}
     for name, value in result.facts["metrics"].items():
         metrics.log_metric(name, value)
-    document = json.loads(result.path("report.json").read_text())
+    document = json.loads(result.path("report.json").read_text(encoding="utf-8"))
     # kfp.local's cache takes an artifact without a file for one that was lost.
-    Path(metrics.path).write_text(json.dumps(result.facts["metrics"]))
+    Path(metrics.path).write_text(json.dumps(result.facts["metrics"]), encoding="utf-8")
     roc, at_threshold = document.get("roc"), document.get("at_threshold")
-    Path(classification.path).write_text(json.dumps(roc))
+    Path(classification.path).write_text(json.dumps(roc), encoding="utf-8")
     if roc is not None:
         classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["threshold"])
     if at_threshold is not None:

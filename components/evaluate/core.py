@@ -122,9 +122,9 @@ def _write(step: Step, case: Case, found: Examination) -> Manifest:
             "limits": case.limits.model_dump(),
             **found.verdict.to_dict(),
         }
-        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         pq.write_table(found.scores, draft.folder / "scores.parquet")
-        (draft.folder / "model_card.md").write_text(found.model_card)
+        (draft.folder / "model_card.md").write_text(found.model_card, encoding="utf-8")
         found.write_page(draft.folder / "report.html")
         draft.facts |= {
             "passed": found.verdict.passed,

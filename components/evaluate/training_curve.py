@@ -21,7 +21,9 @@ Curve = Sequence[Mapping[str, float]]
 
 def read_curve(model: Manifest) -> Curve:
     """The points that training left with the model; none where it left none."""
-    points: Any = json.loads(model.path(TRAINING_CURVE).read_text()) if TRAINING_CURVE in model.files else []
+    points: Any = (
+        json.loads(model.path(TRAINING_CURVE).read_text(encoding="utf-8")) if TRAINING_CURVE in model.files else []
+    )
     return list(points)
 
 

@@ -41,7 +41,7 @@ def require_gain(evaluation: Manifest) -> Verdict:
     GateBlocked when it is not, or when there is no champion that it was compared with.
     """
     evaluation.verify()
-    champion = json.loads(evaluation.path("report.json").read_text()).get("champion") or {}
+    champion = json.loads(evaluation.path("report.json").read_text(encoding="utf-8")).get("champion") or {}
     comparison = champion.get("comparison") or {}
     gain = comparison.get("gain", {})
     detail = (

@@ -72,7 +72,7 @@ class Index:
     def read(cls, path: Path) -> Index:
         """The index at `path`; an empty one when there is none, or none that this version can use."""
         try:
-            document: dict[str, Any] = json.loads(path.read_text())
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return cls()
 

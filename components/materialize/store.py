@@ -191,19 +191,19 @@ def applied(home: Path, workload: Workload) -> bool:
     if not (folder / "registry.db").is_file() or not marker.is_file():
         return False
 
-    return marker.read_text() == _fingerprint(home, workload)
+    return marker.read_text(encoding="utf-8") == _fingerprint(home, workload)
 
 
 def _fingerprint(home: Path, workload: Workload) -> str:
     """Hash of all that the registered definitions follow from."""
-    definitions = (FEATURE_REPO / "definitions.py").read_text()
+    definitions = (FEATURE_REPO / "definitions.py").read_text(encoding="utf-8")
     features = workload.features
     names: tuple[Any, ...] = (features.FEATURE_SERVICE, features.VIEWS, workload.schema.ENTITIES)
     return sha256_text(_configuration(home, workload), definitions, repr(names), version("feast"))
 
 
 def _configuration(home: Path, workload: Workload) -> str:
-    template = Template((FEATURE_REPO / "feature_store.yaml").read_text())
+    template = Template((FEATURE_REPO / "feature_store.yaml").read_text(encoding="utf-8"))
     return template.substitute(MILLRACE_HOME=home.resolve(), MILLRACE_WORKLOAD=workload.name)
 
 

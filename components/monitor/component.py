@@ -32,7 +32,7 @@ def monitor(
     for name, value in result.facts["metrics"].items():
         metrics.log_metric(name, value)
     # kfp.local's cache takes an artifact without a file for one that was lost.
-    Path(metrics.path).write_text(json.dumps(result.facts["metrics"]))
+    Path(metrics.path).write_text(json.dumps(result.facts["metrics"]), encoding="utf-8")
     Path(report.path).write_bytes(result.path("report.html").read_bytes())
     log_report(result, here)
 

@@ -56,7 +56,7 @@ def monitor(settings: Settings, as_of: datetime, config: MonitorConfig | None = 
             draft.facts |= facts_of(watched, verdict, config, settings.model_name, before)
     report = step.made()
     if page:
-        write_text(settings.reports / NEWEST, report.path("report.html").read_text())
+        write_text(settings.reports / NEWEST, report.path("report.html").read_text(encoding="utf-8"))
     log("monitor", as_of=as_of.isoformat(), passed=report.facts["passed"], failed=report.facts["failed"])
     return report
 
@@ -158,7 +158,7 @@ def _code_of_workload(name: str) -> list[Path]:
 def _write_files(aside: Path, watched: Watched, verdict: Verdict, config: MonitorConfig, *, page: bool) -> None:
     verdict.write(aside / "verdict.json")
     document = watched.to_dict() | {"config": config.model_dump(), **verdict.to_dict()}
-    (aside / "report.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
+    (aside / "report.json").write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
     if page:
         from components.monitor import page as pages  # matplotlib: not for those who only want the figures
 

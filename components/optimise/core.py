@@ -78,7 +78,10 @@ def _make(network: Network, data: TrainingSet, folder: Path, config: OptimiseCon
     decided = make(network, data, rows, folder, config)
     _write_reference(folder, network.feature_names, rows.inputs[0], decided.scores, config)
     path = folder / MODEL_JSON
-    path.write_text(json.dumps(json.loads(path.read_text()) | decided.document, indent=2, sort_keys=True) + "\n")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | decided.document, indent=2, sort_keys=True) + "\n",
+        encoding="utf-8",
+    )
     return decided.document
 
 

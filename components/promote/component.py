@@ -34,6 +34,6 @@ def promote(
         PromoteConfig(run_id=run_id, reason=reason, canary_percent=canary_percent),
         validation=Manifest.read(Path(validation.path), "validation"),
     )
-    Path(model_card.path).write_text(result.path(MODEL_CARD).read_text())
+    Path(model_card.path).write_text(result.path(MODEL_CARD).read_text(encoding="utf-8"), encoding="utf-8")
     result.hand_over(Path(promotion.path))
     promotion.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, **result.facts}

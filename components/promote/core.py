@@ -129,7 +129,7 @@ def copy_version(model: Manifest, text: str, folder: Path) -> None:
     with replacing_folder(folder) as aside:
         for name in model.files:
             shutil.copyfile(model.path(name), aside / name)
-        (aside / MODEL_CARD).write_text(text)
+        (aside / MODEL_CARD).write_text(text, encoding="utf-8")
         files = hash_files(aside)
         dataclasses.replace(model, uri=str(folder), files=files).write(aside / MANIFEST)
         for path in aside.iterdir():
@@ -149,7 +149,7 @@ def _base(path: Path | None, workload: str) -> str:
     if path is None:
         return service.inference_service(load(workload))
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"no InferenceService at {path}. Name one that is there, or none.") from error
 
@@ -163,7 +163,7 @@ def _tags(model: Manifest, judgements: list[Manifest]) -> dict[str, str]:
 def _write(step: Step, version: ModelVersion, documents: dict[str, str], passed: dict[str, bool]) -> Manifest:
     with step.writing() as draft:
         for name, text in documents.items():
-            (draft.folder / name).write_text(text)
+            (draft.folder / name).write_text(text, encoding="utf-8")
         draft.facts |= {
             "model_name": version.name,
             "model_version": version.version,

@@ -42,7 +42,7 @@ def inference_service(base: str, version: int, uri: str) -> str:
 def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict], version: int) -> str:
     """Markdown: which version, where it comes from, how it was judged. The evaluation's own model card is the body."""
     own = "model_card.md"
-    body = evaluation.path(own).read_text() if own in evaluation.files else _figures(evaluation)
+    body = evaluation.path(own).read_text(encoding="utf-8") if own in evaluation.files else _figures(evaluation)
     origin = {**model.parents, "evaluation": evaluation.id}
     lines = [
         f"# {model.facts.get('name', 'model')}, version {version}",

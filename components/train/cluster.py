@@ -199,7 +199,7 @@ def _connect() -> None:
 
 
 def _own_namespace() -> str:
-    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else "millrace"
+    return NAMESPACE_FILE.read_text(encoding="utf-8").strip() if NAMESPACE_FILE.is_file() else "millrace"
 
 
 @contextmanager

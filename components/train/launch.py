@@ -53,7 +53,7 @@ def run_workers(training_set: Manifest, config: AnyTrainConfig, settings: Settin
 
 def publish(step: Step, config: AnyTrainConfig, settings: Settings, work: Path, run_id: str) -> Manifest:
     """Give `work/model` its place and manifest, and drop the rest of `work`."""
-    curve = json.loads((work / CURVE).read_text())
+    curve = json.loads((work / CURVE).read_text(encoding="utf-8"))
     watched = network_of(load(step.workload), config).watched
     best = Progress(config.patience, watched, curve).best
     with step.writing() as draft:
@@ -115,5 +115,5 @@ def _follow(lines: Iterable[str], tracking: Tracking, curve: Path) -> list[str]:
 def _why(work: Path, code: int, tail: list[str]) -> str:
     """The traceback that came first in the last start, or the last lines when the processes left none."""
     errors = sorted(work.glob("error-*.txt"), key=lambda path: (-int(path.stem.split("-")[1]), path.stat().st_mtime_ns))
-    cause = errors[0].read_text() if errors else "".join(tail)
+    cause = errors[0].read_text(encoding="utf-8") if errors else "".join(tail)
     return f"training ended with status {code}; checkpoint kept in {work}.\n{cause}"

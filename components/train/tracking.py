@@ -33,7 +33,7 @@ class Tracking:
         client = mlflow_client(settings.tracking_uri)
         kept = work / RUN_ID
         if kept.is_file():
-            return cls(client, kept.read_text())
+            return cls(client, kept.read_text(encoding="utf-8"))
 
         run = client.create_run(experiment_id(client, EXPERIMENT, settings), run_name=f"train-{identity}")
         _describe(client, run.info.run_id, training_set, config, settings, identity)
@@ -44,7 +44,7 @@ class Tracking:
         """Log the epochs that were not logged yet, in one call."""
         from mlflow.entities import Metric
 
-        points = json.loads(curve.read_text()) if curve.is_file() else []
+        points = json.loads(curve.read_text(encoding="utf-8")) if curve.is_file() else []
         fresh = points[self._logged :]
         if not fresh:
             return

@@ -32,7 +32,7 @@ MODEL: Final = "model"
 
 def run(folder: Path, process: Process) -> None:
     """Train the job in `folder` from its checkpoint, if there is one, to `model/`."""
-    job = json.loads((folder / JOB).read_text())
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     rows = TrainingSet(Manifest.read(job["training_set"], "training_set"))
     config = config_type(rows.workload)(**job["config"])
     trainer = Trainer(rows, config, process)

@@ -200,7 +200,7 @@ def _write(
     with step.writing() as draft:
         verdict.write(draft.folder / "verdict.json")
         document = {"snapshot": snapshot.id, "config": config.model_dump(), **facts, **verdict.to_dict()}
-        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+        (draft.folder / "report.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         page.write(draft.folder / "report.html", snapshot, verdict, comparison, config, facts)
         draft.facts |= facts
     return step.made()

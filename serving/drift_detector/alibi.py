@@ -30,8 +30,6 @@ def load(module: str) -> Any:
 
 def _import_old() -> None:
     """Import alibi-detect while `pydantic` means pydantic 1; afterwards it means what it meant before."""
-    import pydantic
-    import pydantic.fields
     import pydantic.v1
     import scipy.stats
 

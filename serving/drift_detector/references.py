@@ -48,7 +48,7 @@ def read_reference(folder: Path, version: str, workload: str) -> Reference:
     try:
         manifest = Manifest.lying_in(folder, "model")
         manifest.verify()
-        spec = json.loads(manifest.path("model.json").read_text())
+        spec = json.loads(manifest.path("model.json").read_text(encoding="utf-8"))
         columns = duckdb.execute("select * from read_parquet(?)", [str(manifest.path(FILE))]).fetchnumpy()
     except NotFound as error:
         raise InvalidInput(f"model version {version!r} is not whole: {error}") from error

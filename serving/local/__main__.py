@@ -18,6 +18,7 @@ from millrace.fields import Kind
 from millrace.installed import Workload, load
 from millrace.requests import RequestFormat
 from millrace.settings import settings
+from millrace.terminal import accept_any_text
 from serving.local import commands
 from serving.local.manifest import read_service
 from serving.local.state import Place
@@ -27,6 +28,7 @@ TEXTS: Final = (Kind.TEXT, Kind.KEY, Kind.INSTANT)
 
 
 def main() -> int:
+    accept_any_text()
     options = _arguments().parse_args()
     place = Place(settings().home.resolve())
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -133,7 +133,7 @@ class Agent:
         if seen == self._seen:
             return
         self._seen = seen
-        document = json.loads(self._file.read_text())
+        document = json.loads(self._file.read_text(encoding="utf-8"))
         self._graphs = {
             name: Graph(name, tuple(Step(**step) for step in steps)) for name, steps in document["graphs"].items()
         }

@@ -180,7 +180,7 @@ def require_running(place: Place) -> LocalState:
 
 
 def tail(path: Path, lines: int) -> str:
-    with path.open(errors="replace") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:
         return "".join(deque(stream, maxlen=lines)).rstrip()
 
 

@@ -57,7 +57,7 @@ class Graph:
 def is_graph(path: Path) -> bool:
     """Whether a file holds an InferenceGraph; one that cannot be read does not."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return False
     return isinstance(document, dict) and document.get("kind") == KIND
@@ -65,7 +65,7 @@ def is_graph(path: Path) -> bool:
 
 def read_graph(path: Path, rewrite: Callable[[str], str]) -> Graph:
     """Read the graph at `path`, with local addresses for its services; raises ConfigError naming what is refused."""
-    document = yaml.safe_load(path.read_text())
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec = document["spec"]
     _refuse(spec, USED_SPEC | CLUSTER_SPEC, "spec")
     nodes = spec.get("nodes") or {}

@@ -104,7 +104,7 @@ Rewrite = Callable[[str], str]
 def read_service(path: Path, home: Path, rewrite: Rewrite = str) -> Service:
     """Read the manifest at `path`; raises NotFound, and ConfigError naming the field that cannot be honoured here."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise NotFound(
             f"no manifest at {path}. Promote a model first (make run), or name one with --manifest."

@@ -87,7 +87,7 @@ def _write_drift_detector(path: Path, workload: str) -> Path:
 def _workload(path: Path, _: tuple[int, int]) -> str:
     """MILLRACE_WORKLOAD of a service's transformer; empty where there is none."""
     try:
-        containers = parse(path.read_text(), path)["spec"]["transformer"]["containers"]
+        containers = parse(path.read_text(encoding="utf-8"), path)["spec"]["transformer"]["containers"]
         entries = containers[0].get("env") or []
     except (OSError, KeyError, IndexError, TypeError, MillraceError):
         return ""
@@ -104,12 +104,12 @@ def _aliases(folder: Path) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _documents(path: Path, _: tuple[int, int]) -> tuple[Any, ...]:
-    return tuple(yaml.safe_load_all(path.read_text()))
+    return tuple(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 @lru_cache(maxsize=256)
 def _manifest(path: Path, _: tuple[int, int]) -> dict[str, Any]:
-    return parse(path.read_text(), path)
+    return parse(path.read_text(encoding="utf-8"), path)
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -59,7 +59,10 @@ def configuration(folder: Path) -> dict[str, Any]:
 def prepare(folder: Path) -> Path:
     """Write rules and configuration; the path of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "rules.yaml", yaml.safe_dump(yaml.safe_load(RULES.read_text())["spec"], sort_keys=False))
+    write_text(
+        folder / "rules.yaml",
+        yaml.safe_dump(yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"], sort_keys=False),
+    )
     path = folder / "prometheus.yml"
     write_text(path, yaml.safe_dump(configuration(folder), sort_keys=False))
     return path
@@ -101,7 +104,7 @@ def observe(home: Path, port: int) -> int:
 def _follow(home: Path, folder: Path) -> None:
     place, path = Place(home), folder / "targets.json"
     text = json.dumps(targets(place.read() if place.alive() else None), indent=1)
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
 
 

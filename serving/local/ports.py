@@ -47,7 +47,7 @@ class Ports:
     def __init__(self, path: Path, *, held: bool) -> None:
         self._path, self._held = path, held
         try:
-            self._kept: dict[str, int] = json.loads(path.read_text())
+            self._kept: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             self._kept = {}
 

@@ -245,4 +245,4 @@ def _yield_session(pid: int, nice: int) -> None:
     """Linux with autogroups, as on most desktops: there `nice` counts within a session, and each server has its own."""
     if nice:
         with suppress(OSError):
-            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="utf-8")

@@ -38,14 +38,14 @@ class Record:
     def read(cls, path: Path) -> Record | None:
         """None without a readable record."""
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError, TypeError):
             return None
 
     def write(self, path: Path) -> None:
         """Aside, then renamed: a reader sees a whole record."""
         aside = path.with_suffix(".new")
-        aside.write_text(json.dumps(asdict(self)))
+        aside.write_text(json.dumps(asdict(self)), encoding="utf-8")
         aside.replace(path)
 
     def runs(self) -> bool:
@@ -57,7 +57,8 @@ def command_line(pid: int) -> str:
     """Of a process; empty where there is none, or where it has ended and nobody has asked for its status."""
     if sys.platform == "linux":
         with suppress(OSError):
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").replace("\0", " ")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+            return os.fsdecode(words.replace(b"\0", b" "))
         return ""
     shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return shown.stdout.strip()
@@ -67,7 +68,7 @@ def resident_mb(pid: int) -> float | None:
     """Most that a process has had in memory, in MB (10⁶ bytes); outside Linux what it has now. None: there is none."""
     with suppress(OSError, ValueError, StopIteration):
         if sys.platform == "linux":
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
             kib = next(line for line in lines if line.startswith("VmHWM:")).split()[1]
         else:
             shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)

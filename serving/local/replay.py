@@ -246,7 +246,7 @@ def _refreshing(command: Sequence[str]) -> Iterator[Callable[[datetime], None]]:
         yield _refused
         return
     with (
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         asked, answers = process.stdin, process.stdout

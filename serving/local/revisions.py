@@ -65,7 +65,7 @@ class Revisions:
     def read(cls, path: Path) -> Revisions | None:
         """What an earlier run left; None without a readable file."""
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8"))
             return cls(document["created"], Revision(**document["rolled_out"]), Revision(**document["newest"]))
         except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
             return None

@@ -196,7 +196,7 @@ class Place:
     def read(self) -> LocalState | None:
         """What the last supervisor wrote; it may be gone. A file of another version is as good as none."""
         try:
-            document = json.loads(self.file.read_text())
+            document = json.loads(self.file.read_text(encoding="utf-8"))
             processes = [ProcessState(**item) for item in document.pop("processes")]
             services = [_service(item) for item in document.pop("services")]
             return LocalState(**document, processes=processes, services=services)
@@ -210,13 +210,13 @@ class Place:
         tried while an id is in use, so that a watch that is just taking it is not disturbed.
         """
         try:
-            found = [int(word) for word in self.lock.read_text().split()]
+            found = [int(word) for word in self.lock.read_text(encoding="utf-8").split()]
         except (FileNotFoundError, ValueError):
             return []
         found = [pid for pid in found if _exists(pid)]
         if not found:
             return []
-        with self.lock.open("a+") as stream:
+        with self.lock.open("a+", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -16,7 +16,7 @@ Document = dict[str, Any]
 
 @cache
 def settings() -> Document:
-    document: Document = yaml.safe_load(SETTINGS.read_text())
+    document: Document = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     return document
 
 

@@ -31,7 +31,7 @@ class Watch:
         self._command = command
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._lock = lock.open("a+")
+        self._lock = lock.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

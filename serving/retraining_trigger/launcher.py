@@ -76,7 +76,7 @@ class LocalLauncher:
         pids = {self._child.pid} if self._child is not None and self._child.poll() is None else set()
         with suppress(FileNotFoundError, ValueError):
             if _held(lock_path(self._home)):
-                pids.add(int(lock_path(self._home).read_text()))
+                pids.add(int(lock_path(self._home).read_text(encoding="utf-8")))
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGTERM)
@@ -86,7 +86,7 @@ class LocalLauncher:
 
     def _last_words(self, identity: str) -> str:
         path = self.log_path(identity)
-        lines = path.read_text(errors="replace").strip().splitlines()[-3:] if path.is_file() else []
+        lines = path.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-3:] if path.is_file() else []
         return " / ".join(lines)
 
 
@@ -106,7 +106,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def _held(path: Path) -> bool:
     """Whether some process holds the lock; a lock goes with its process."""
     try:
-        with path.open("a+") as stream:
+        with path.open("a+", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

@@ -23,7 +23,7 @@ def write(path: Path, state: State) -> None:
 def read(path: Path) -> State:
     """What was written last, or the beginning; raises ArtifactCorrupt for a file that is neither."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         for name in ("waiting", "running"):
             document[name] = _job(document[name]) if document[name] else None
         fields = _instants(document) | {"seen": tuple(document["seen"]), "history": tuple(document["history"])}

@@ -33,7 +33,7 @@ TIMEOUT_S: Final = 10
 
 def namespace_of(given: str) -> str:
     """The one that was named, else the pod's own, else `millrace`."""
-    in_pod = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else "millrace"
+    in_pod = NAMESPACE_FILE.read_text(encoding="utf-8").strip() if NAMESPACE_FILE.is_file() else "millrace"
     return given or in_pod
 
 

@@ -38,6 +38,6 @@ class Growth:
 
     def _read(self) -> dict[str, Any]:
         with suppress(FileNotFoundError, json.JSONDecodeError):
-            document: dict[str, Any] = json.loads(self._path.read_text())
+            document: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
             return document
         return {}

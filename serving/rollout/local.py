@@ -41,7 +41,7 @@ class LocalTarget:
 
     def read(self) -> Document:
         try:
-            document: Document = yaml.safe_load(self._path.read_text())
+            document: Document = yaml.safe_load(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NotFound(f"no manifest at {self._path}. Promote a model first: make run") from error
         return document
@@ -158,6 +158,6 @@ def _failed_start(revision: RevisionState, place: Place) -> str:
 
 def _last_line(log: Path) -> str:
     with suppress(OSError):
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-20:]]
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]]
         return next((line for line in reversed(lines) if line), "")[:MAX_LINE]
     return ""

@@ -79,7 +79,7 @@ def _online_only(repo: Path) -> Any:
     """The repository's settings with an offline store that loads no engine: a server never asks it (0.5 s of CPU)."""
     from feast.repo_config import RepoConfig
 
-    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
+    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text(encoding="utf-8")))
     config = RepoConfig(**settings | {"offline_store": {"type": "remote", "host": "none"}})
     config.repo_path = repo
     return config

@@ -26,6 +26,7 @@ from millrace.registry.models import Registry, served
 from millrace.registry.version_store import ModelVersion
 from millrace.scaffold.options import add_options as add_new_options
 from millrace.settings import Settings, settings
+from millrace.terminal import accept_any_text
 
 PROGRAMS: Final = {
     "score": ("run.score", "Score the rows of a file with the model that serves, without a server."),
@@ -36,6 +37,7 @@ FOLLOWS = "The local runtime follows it by itself where it runs."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    accept_any_text()
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in PROGRAMS:
         return _program(given[0], given[1:])

@@ -31,7 +31,7 @@ def load_config(kind: type[C], path: Path, *overrides: Mapping[str, Any] | None)
     Raises ConfigError naming file, key, value and what was wanted.
     """
     try:
-        document = yaml.safe_load(path.read_text()) or {}
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         for layer in overrides:
             for key, value in _whole(layer or {}).items():
                 both = isinstance(value, Mapping) and isinstance(document.get(key), Mapping)

@@ -154,7 +154,7 @@ class Workload:
         import yaml  # servers have no use for it
 
         path = self.folder / f"{component}.yaml"
-        return cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
+        return cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def files(self, *parts: str) -> list[Path]:
         """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""

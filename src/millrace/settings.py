@@ -271,7 +271,7 @@ class Settings(BaseSettings):
             if not path.exists():
                 _make_key(path)
             where = str(path)
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
 
         if not text.strip():
             raise ConfigError(f"{where} is empty; wanted a key. Put the key back there, or remove it to have one made.")

@@ -31,7 +31,7 @@ HEAVY = {"kfp", "kserve", "feast"}
 def imported_packages(path: Path) -> set[str]:
     """Top-level names of every import in a file, those inside functions included."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -107,7 +107,7 @@ def modules() -> dict[str, Path]:
 def imported_at_the_top(path: Path, known: Collection[str]) -> set[str]:
     """Modules of ours that a file imports outside its functions, for types too."""
     names: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         for node in ast.iter_child_nodes(waiting.pop()):
             if isinstance(node, ast.Import):

@@ -79,7 +79,7 @@ def test_a_process_that_starts_with_a_proxy_asks_directly(server):
 
 
 def calls_of(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 

@@ -50,9 +50,9 @@ def texts(path: Path) -> Iterator[str]:
     """What a file says: names and literals of Python, all of YAML and JSON; and how it is called."""
     yield path.stem
     if path.suffix != ".py":
-        yield path.read_text()
+        yield path.read_text(encoding="utf-8")
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Constant(value=str(text)):
                 yield text

@@ -104,7 +104,7 @@ class Verdict:
 
     @classmethod
     def read(cls, path: Path) -> Verdict:
-        return cls.from_dict(json.loads(path.read_text()))
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def require_all(verdicts: Iterable[Verdict]) -> None:

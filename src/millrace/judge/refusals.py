@@ -58,7 +58,7 @@ def refusal_of(home: Path, run: str) -> Refusal | None:
         return None
 
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         verdicts = tuple(Verdict.from_dict(item) for item in document["verdicts"])
         return Refusal(run=document["run"], message=document["message"], verdicts=verdicts)
     except (KeyError, TypeError, json.JSONDecodeError, InvalidInput) as error:

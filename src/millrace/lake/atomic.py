@@ -55,7 +55,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the new one, never half."""
     with replacing_file(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
 
 def sha256_file(path: Path) -> str:
@@ -76,7 +76,7 @@ def sha256_text(*parts: str) -> str:
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file at `path`; raises AlreadyRunning when another process has it. Freed when the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    with path.open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -93,7 +93,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 def waiting(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, when its turn comes. Freed when the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    with path.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         _sign(stream)
         yield

@@ -126,7 +126,7 @@ class Manifest:
         path = path / MANIFEST if path.is_dir() else path
 
         try:
-            manifest = _parse(path.read_text(), str(path))
+            manifest = _parse(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError as error:
             found = _from_remote(path.parent if path.name == MANIFEST else path)
             if found is None:

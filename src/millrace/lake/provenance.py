@@ -122,7 +122,7 @@ def code_files(*entries: Path) -> set[Path]:
         path = waiting.pop()
         if path not in found and _name(path, roots.values()) not in PLUMBING:
             found.add(path)
-            waiting += _imported(path.read_text(), roots) if path.suffix == ".py" else ()
+            waiting += _imported(path.read_text(encoding="utf-8"), roots) if path.suffix == ".py" else ()
     return found
 
 
@@ -204,7 +204,7 @@ def _git(*arguments: str) -> str | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -188,7 +188,7 @@ def _configuration(manifest: Manifest) -> dict[str, Any]:
         return {}
 
     try:
-        document = json.loads(manifest.path(MODEL_JSON).read_text())
+        document = json.loads(manifest.path(MODEL_JSON).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotFound):  # cleaned away, here or in the lake's remote
         return {}
 

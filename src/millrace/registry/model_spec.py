@@ -85,7 +85,7 @@ class ModelSpec:
         """Read `folder/model.json`, unknown keys ignored; raises NotFound, or ArtifactCorrupt naming what is wrong."""
         path = folder / MODEL_JSON
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8"))
             known = {item.name for item in dataclasses.fields(cls)}
             spec = cls(**{key: value for key, value in document.items() if key in known})
             cascade = None if spec.cascade is None else Cascade.read(spec.cascade)

@@ -172,7 +172,7 @@ class Registry:
         with self._lock():
             if self._canary_under_way():
                 return False
-            document = yaml.safe_load(self.served_path.read_text())
+            document = yaml.safe_load(self.served_path.read_text(encoding="utf-8"))
             changed = canary.started(document, (version, self.uri(version)), percent, time.time())
             write_text(self.served_path, yaml.safe_dump(changed, sort_keys=False, width=120))
         self.note("canary_started", canary_version=version, percent=percent, reason="promoted")
@@ -238,7 +238,7 @@ class Registry:
         """Finish a change that was begun and not finished; its record, or None when there is none."""
         if self.settled:
             return None
-        record: dict[str, Any] = json.loads(self._intent_path.read_text())
+        record: dict[str, Any] = json.loads(self._intent_path.read_text(encoding="utf-8"))
         self._carry_out(record)
         return record
 
@@ -261,13 +261,13 @@ class Registry:
 
     def _publish(self, version: int) -> None:
         """Make the version's InferenceService the served one; a file that says so already is left alone."""
-        text = self.rendered_path(version).read_text()
-        if not self.served_path.is_file() or self.served_path.read_text() != text:
+        text = self.rendered_path(version).read_text(encoding="utf-8")
+        if not self.served_path.is_file() or self.served_path.read_text(encoding="utf-8") != text:
             write_text(self.served_path, text)
 
     def _canary_under_way(self) -> bool:
         """Whether the served manifest holds a canary, which publishing the champion again would end."""
-        document = yaml.safe_load(self.served_path.read_text()) if self.served_path.is_file() else None
+        document = yaml.safe_load(self.served_path.read_text(encoding="utf-8")) if self.served_path.is_file() else None
         rollout = canary.read(document) if isinstance(document, dict) else None
         return rollout is not None and rollout.progressing
 
@@ -296,6 +296,6 @@ def served(settings: Settings) -> Served | None:
     registry = Registry(settings)
     if not registry.served_path.is_file():
         return None
-    document = yaml.safe_load(registry.served_path.read_text())
+    document = yaml.safe_load(registry.served_path.read_text(encoding="utf-8"))
     version = canary.stable_version(document)
     return Served(version, registry.uri(version), Manifest.read(registry.folder(version), "model").id)

@@ -51,7 +51,7 @@ def outcome_path(home: Path, identity: str) -> Path:
 def outcome_of(home: Path, identity: str) -> Outcome | None:
     """What came of it; None while it has not ended."""
     path = outcome_path(home, identity)
-    return Outcome(**json.loads(path.read_text())) if path.is_file() else None
+    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def lock_path(home: Path) -> Path:

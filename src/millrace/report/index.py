@@ -35,6 +35,6 @@ def link(folder: Path, name: str) -> Path:
             from millrace.report.page import Page  # matplotlib: only where a page is drawn
 
             Page("Millrace", "reports").heading("Reports").links({TITLES[name]: name}).write(index)
-        elif f'href="{html.escape(name)}"' not in (text := index.read_text()):
+        elif f'href="{html.escape(name)}"' not in (text := index.read_text(encoding="utf-8")):
             write_text(index, text.replace("</main>", f"<ul>{item}</ul>\n</main>", 1))
     return index

@@ -53,7 +53,7 @@ def load_network(folder: Path) -> Network:
         if not (folder / name).is_file():
             raise NotFound(f"no {name} in {folder}. Train a model first.")
     try:
-        content = json.loads((folder / DESCRIPTION).read_text())
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         model = workload_of(content).model
         architecture = model.Architecture(**content["parameters"])
         network: Network = model.network(architecture, content["feature_names"])

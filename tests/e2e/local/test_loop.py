@@ -426,7 +426,7 @@ def trigger(home: Path, folder: Path) -> Iterator[str]:
     raw, port = folder / "slower", free_port()
     raw.mkdir()
     write_trips(SLOWER, raw)
-    limits = yaml.safe_load(Path(TRIPS).read_text())
+    limits = yaml.safe_load(Path(TRIPS).read_text(encoding="utf-8"))
     limits["validate"]["max_value_ks"] = 0.35  # a third longer is another distribution to the data gate
     changed = folder / "slower.yaml"
     changed.write_text(yaml.safe_dump(limits))

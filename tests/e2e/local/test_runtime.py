@@ -477,7 +477,7 @@ def test_what_watches_comes_after_what_answers(runtime):
     watching = next(one.pid for one in runtime.state.processes if one.service == "prediction-log")
     # Where sessions are grouped, a niceness within one's own counts for nothing.
     session = Path(f"/proc/{watching}/autogroup")
-    assert not session.is_file() or session.read_text().split()[-2:] == ["nice", "10"]
+    assert not session.is_file() or session.read_text(encoding="utf-8").split()[-2:] == ["nice", "10"]
 
 
 def test_a_graph_sends_each_segment_to_its_model(runtime):

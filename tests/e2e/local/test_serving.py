@@ -98,7 +98,7 @@ def render(manifest: Path, model: Path, version: str) -> Path:
         variable |= {"STORAGE_URI": {"value": model.as_uri()}, "MODEL_VERSION": {"value": version}}.get(
             variable["name"], {}
         )
-    manifest.write_text(yaml.safe_dump(document))
+    manifest.write_text(yaml.safe_dump(document), encoding="utf-8")
     return manifest
 
 

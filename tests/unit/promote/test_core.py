@@ -158,7 +158,9 @@ def test_a_model_judged_anew_keeps_its_version(world: World):
 def test_a_changed_base_manifest_reaches_the_champion(world: World, base_manifest: Path):
     arguments = world.arguments("m1")
     promote(**arguments)
-    base_manifest.write_text(base_manifest.read_text().replace("predictor:0.1.0", "predictor:0.2.0"))
+    base_manifest.write_text(
+        base_manifest.read_text(encoding="utf-8").replace("predictor:0.1.0", "predictor:0.2.0"), encoding="utf-8"
+    )
 
     promote(**arguments)
 
@@ -324,7 +326,9 @@ def test_on_a_cluster_the_model_store_has_another_name(world: World):
 
 
 def test_a_base_manifest_of_another_shape_is_named(world: World, base_manifest: Path):
-    base_manifest.write_text(base_manifest.read_text().replace("STORAGE_URI", "MODEL_URI"))
+    base_manifest.write_text(
+        base_manifest.read_text(encoding="utf-8").replace("STORAGE_URI", "MODEL_URI"), encoding="utf-8"
+    )
 
     with pytest.raises(ConfigError, match="STORAGE_URI"):
         promote(**world.arguments("m1"))

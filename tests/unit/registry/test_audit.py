@@ -38,24 +38,24 @@ def test_the_last_record_is_not_written_twice(log: Path):
 
 @pytest.mark.parametrize("line", [0, 1])
 def test_an_edited_line_is_found(log: Path, line: int):
-    lines = log.read_text().splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     lines[line] = json.dumps(json.loads(lines[line]) | {"to_version": 9}, sort_keys=True)
-    log.write_text("\n".join(lines) + "\n")
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     with pytest.raises(ArtifactCorrupt, match=f"line {line + 2}"):
         audit.read(log)
 
 
 def test_a_removed_line_is_found(log: Path):
-    lines = log.read_text().splitlines()
-    log.write_text("\n".join([lines[0], lines[2]]) + "\n")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    log.write_text("\n".join([lines[0], lines[2]]) + "\n", encoding="utf-8")
 
     with pytest.raises(ArtifactCorrupt, match="line 2"):
         audit.read(log)
 
 
 def test_a_line_torn_by_a_crash_does_not_swallow_the_next(log: Path):
-    with log.open("a") as stream:
+    with log.open("a", encoding="utf-8") as stream:
         stream.write('{"action": "rollb')
 
     audit.append(log, audit.new_record("rollback"))

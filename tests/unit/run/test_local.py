@@ -128,7 +128,7 @@ class TestRunLocal:
 
         step, _, log_path = failure.value.cause.partition(" The whole log: ")
         assert step == "step 'copy' failed: ValueError: a reason that people can read"
-        assert "a reason that people can read" in Path(log_path).read_text()
+        assert "a reason that people can read" in Path(log_path).read_text(encoding="utf-8")
         assert not isinstance(failure.value, PipelineBlocked)
 
     def test_the_home_reaches_the_steps_and_nothing_else_of_this_process_changes(

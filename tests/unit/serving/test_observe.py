@@ -50,7 +50,7 @@ def test_the_gateway_and_every_server_that_listens_are_scraped():
 def test_the_rules_are_the_clusters(tmp_path):
     config = yaml.safe_load(observe.prepare(tmp_path).read_text())
 
-    written = yaml.safe_load(Path(config["rule_files"][0]).read_text())
+    written = yaml.safe_load(Path(config["rule_files"][0]).read_text(encoding="utf-8"))
     assert written == yaml.safe_load(observe.RULES.read_text())["spec"]
 
 
