@@ -77,7 +77,7 @@ def drill(script: Script, outer: Settings, *, chaos: bool) -> int:
     home = outer.home / "drill"
     with exclusive(outer.home / "drill.lock", f"a drill in {outer.home}"):
         shutil.rmtree(home, ignore_errors=True)
-        raw = home / "raw"
+        raw = home / "raw" / outer.workload  # where a home keeps its own world, whose limits are sharper
         raw.mkdir(parents=True)
         inner = changes(home, raw, outer.workload)
         here, env = Settings(**inner), environment(inner)

@@ -35,6 +35,7 @@ def batch_scoring(
     first_day: str = "",
     last_day: str = "",
     validate_overrides: dict = {},  # noqa: B006
+    profile: str = "",
 ) -> Outputs:
     """Ingest, validate, build features, score; what is there already is not made again.
 
@@ -48,12 +49,13 @@ def batch_scoring(
         first_day: first day to score, ISO; empty for the first there is.
         last_day: last day to score, ISO; empty for the last there is.
         validate_overrides: limits of components/validate/validate.yaml to change.
+        profile: kind of data, whose limits the workload has in profiles/<profile>.yaml; empty: any data.
     """
     ingested = ingest(
         source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
     )
     snapshot = ingested.outputs["snapshot"]
-    validated = validate(snapshot=snapshot, overrides=validate_overrides)
+    validated = validate(snapshot=snapshot, overrides=validate_overrides, profile=profile, for_training=False)
     passed = gate_data(validation=validated.outputs["validation"], run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     passed.set_caching_options(False)  # what it leaves is of this run
     built = build_features(snapshot=snapshot).after(passed)

@@ -18,11 +18,13 @@ def retraining(
     timezone: str = "UTC",
     workload: str = "",
     as_of: str = "end",
-    train_days: int = 28,
+    train_days: int = 0,
     canary_percent: int = 0,
     validate_overrides: dict = {},  # noqa: B006
     train_overrides: dict = {},  # noqa: B006
     evaluate_overrides: dict = {},  # noqa: B006
+    profile: str = "",
+    accept: dict = {},  # noqa: B006
 ) -> Outputs:
     """The training pipeline with a champion to beat.
 
@@ -35,11 +37,13 @@ def retraining(
         timezone: of timestamps that carry no offset.
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
-        train_days: length of the training window, days.
+        train_days: length of the training window, days; 0: 28, or what fits the data.
         canary_percent: traffic that a promoted challenger gets at once; 0: what MILLRACE_CANARY_PERCENT says.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of the workload's train.yaml to change.
         evaluate_overrides: limits of the workload's evaluate.yaml to change.
+        profile: kind of data, whose limits the workload has in profiles/<profile>.yaml; empty: any data.
+        accept: rule of a gate to why the run may go on without it, for the model card and the audit.
     """
     return compose(
         source=source,
@@ -53,6 +57,8 @@ def retraining(
         validate_overrides=validate_overrides,
         train_overrides=train_overrides,
         evaluate_overrides=evaluate_overrides,
+        profile=profile,
+        accept=accept,
         challenge=reason,
         canary_percent=canary_percent,
     )

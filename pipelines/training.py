@@ -51,6 +51,8 @@ def compose(
     validate_overrides: Parameter,
     train_overrides: Parameter,
     evaluate_overrides: Parameter,
+    profile: Parameter,
+    accept: Parameter,
     variant: Parameter | None = None,
     challenge: Parameter | None = None,
     canary_percent: Parameter | None = None,
@@ -70,7 +72,14 @@ def compose(
     )
     snapshot = ingested.outputs["snapshot"]
 
-    validated = validate(snapshot=snapshot, overrides=validate_overrides)
+    validated = validate(
+        snapshot=snapshot,
+        overrides=validate_overrides,
+        profile=profile,
+        accept=accept,
+        as_of=as_of,
+        train_days=train_days,
+    )
     validation = validated.outputs["validation"]
     data_passed = gate_data(validation=validation, run_id=RUN)
     data_passed.set_caching_options(False)  # as the other gates: what it leaves is of this run
@@ -87,9 +96,16 @@ def compose(
     optimised = optimise(model=trained.outputs["model"], training_set=training_set)
     model = optimised.outputs["optimised"]
 
-    evaluated = evaluate(model=model, training_set=training_set, champion=champion, overrides=evaluate_overrides)
+    evaluated = evaluate(
+        model=model,
+        training_set=training_set,
+        champion=champion,
+        overrides=evaluate_overrides,
+        profile=profile,
+        accept=accept,
+    )
     evaluation = evaluated.outputs["evaluation"]
-    skew_checked = check_skew(feature_set=feature_set, online_store=online_store)
+    skew_checked = check_skew(feature_set=feature_set, online_store=online_store, accept=accept)
     skew_check = skew_checked.outputs["skew_check"]
     model_passed = gate_model(evaluation=evaluation, skew_check=skew_check, run_id=RUN)
     model_passed.set_caching_options(False)
@@ -135,11 +151,13 @@ def training(
     workload: str = "",
     variant: dict = {},  # noqa: B006
     as_of: str = "",
-    train_days: int = 28,
+    train_days: int = 0,
     champion: str = "",
     validate_overrides: dict = {},  # noqa: B006
     train_overrides: dict = {},  # noqa: B006
     evaluate_overrides: dict = {},  # noqa: B006
+    profile: str = "",
+    accept: dict = {},  # noqa: B006
 ) -> Outputs:
     """Ingest, validate, build features, train, judge and promote; each gate stops what comes after it.
 
@@ -151,11 +169,13 @@ def training(
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         variant: the document of that workload where it is a variant: its base, and columns of its own.
         as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
-        train_days: length of the training window, days.
+        train_days: length of the training window, days; 0: 28, or what fits the data.
         champion: artifact id of the model that serves now; empty for none.
         validate_overrides: limits of components/validate/validate.yaml to change.
         train_overrides: hyper-parameters of the workload's train.yaml to change.
         evaluate_overrides: limits of the workload's evaluate.yaml to change.
+        profile: kind of data, whose limits the workload has in profiles/<profile>.yaml; empty: any data.
+        accept: rule of a gate to why the run may go on without it, for the model card and the audit.
     """
     return compose(
         source=source,
@@ -170,4 +190,6 @@ def training(
         validate_overrides=validate_overrides,
         train_overrides=train_overrides,
         evaluate_overrides=evaluate_overrides,
+        profile=profile,
+        accept=accept,
     )

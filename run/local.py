@@ -28,6 +28,7 @@ from millrace.observe.progress import log
 from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
 from millrace.uris import redacted
+from run.blocked import told
 from run.step_view import StepView
 
 SOURCES = ("src", "components", "pipelines", "feature_repo")
@@ -50,8 +51,10 @@ class PipelineBlocked(PipelineFailed):
     """A gate said no; carries what it left behind."""
 
     def __init__(self, step: str, refusal: Refusal, log_path: Path) -> None:
-        self.refusal = refusal
         super().__init__(step, refusal.message, log_path)
+        self.refusal = refusal
+        again = f"Then run again (finished steps are served from the cache): {shlex.join(_command())}"
+        self.args = ("\n".join([told(refusal), f"The whole log: {log_path}", again]),)
 
 
 @dataclass(frozen=True)

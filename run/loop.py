@@ -18,21 +18,42 @@ from typing import Any
 
 from components.ingest.core import source_version
 from millrace.errors import InvalidInput, MillraceError, Unavailable
+from millrace.installed import load
+from millrace.judge.explained import require_known
 from millrace.observe.progress import log
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
 from millrace.terminal import accept_any_text
 from millrace.uris import redacted
-from run.local import LocalRun, run_local
-from run.source import IngestOptions, absolute, add_name, document_of, named, simulated
+from run.blocked import write_page
+from run.local import LocalRun, PipelineBlocked, run_local
+from run.source import (
+    IngestOptions,
+    absolute,
+    add_gates,
+    add_name,
+    document_of,
+    gates,
+    named,
+    profile_of,
+    simulated,
+)
 from run.summary import Summary
 
 
 def run(data: str, arguments: Mapping[str, Any], settings: Settings, *, live: bool = True) -> Summary:
-    """Train on `data` (simulated when empty), serve, replay, write the page; a blocked gate raises PipelineFailed."""
+    """Train on `data` (simulated when empty), serve, replay, write the page; a blocked gate raises PipelineBlocked.
+
+    Then the page says why.
+    """
     start = time.perf_counter()
     source = absolute(data) if data else simulated(settings)
-    done = run_pipeline(source, arguments, settings)
+    try:
+        done = run_pipeline(source, arguments, settings)
+    except PipelineBlocked as blocked:
+        page = write_page(blocked.refusal, settings.reports)
+        log("blocked", page=str(page))
+        raise
     replay = go_live(done, settings) if live else None
     summary = Summary(settings.reports, done, replay, time.perf_counter() - start)
     summary.write_page()
@@ -50,9 +71,16 @@ def run_pipeline(source: str, arguments: Mapping[str, Any], settings: Settings) 
         "champion": champion.artifact_id if champion else "",
         "workload": settings.workload,
         "variant": document_of(settings),
+        "profile": profile_of(source, settings),
     }
-    log("training pipeline", **decided | {"source": redacted(source)})
-    return run_local(training, decided | dict(arguments), settings)
+    decided |= arguments
+    require_known(load(settings.workload), decided.get("accept", {}))
+    log(
+        "training pipeline",
+        **{name: decided[name] for name in ("champion", "workload", "profile")},
+        source=redacted(source),
+    )
+    return run_local(training, decided, settings)
 
 
 def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
@@ -116,13 +144,16 @@ def _parser() -> argparse.ArgumentParser:
         "--data", default="", help="CSV or Parquet: file, folder, glob or fsspec URI (default: simulated)"
     )
     parser.add_argument("--as-of", default="", help="instant the run speaks from (default: start of the last day)")
-    parser.add_argument("--train-days", type=int, default=28, help="training window, days (default 28)")
+    parser.add_argument(
+        "--train-days", type=int, default=0, help="training window, days (default: 28, or what fits the data)"
+    )
     parser.add_argument("--no-serve", action="store_true", help="train and promote only")
     parser.add_argument(
         "--overrides",
         type=Path,
         help="YAML with validate, train and evaluate: keys of their files to change, e.g. limits for small data",
     )
+    add_gates(parser)
     IngestOptions.add_to(parser)
     add_name(parser)
     return parser
@@ -132,7 +163,7 @@ def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     ingest = IngestOptions.of(options)
     arguments = {"column_map": ingest.column_map, "timezone": ingest.timezone}
     arguments |= {"as_of": options.as_of, "train_days": options.train_days}
-    return arguments | overrides(options.overrides)
+    return arguments | overrides(options.overrides) | gates(options)
 
 
 def overrides(path: Path | None) -> dict[str, Any]:

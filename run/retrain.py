@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from components.ingest.core import source_version
 from millrace.errors import MillraceError, NotFound
+from millrace.installed import load
+from millrace.judge.explained import require_known
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
 from millrace.registry.mlflow_home import experiment_id, mlflow_client
@@ -30,7 +32,7 @@ from millrace.settings import Settings, settings
 from pipelines.retraining import retraining
 from run.local import LocalRun, PipelineBlocked, PipelineFailed, run_local
 from run.loop import overrides
-from run.source import add_workload
+from run.source import add_gates, add_workload, gates, profile_of
 
 FIRST_STEP_PERCENT: Final = 10
 STATUS: Final = {PROMOTED: 0, DECLINED: 4, FAILED: 1}
@@ -60,6 +62,8 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
             "champion": champion.artifact_id,
         }
         given["workload"] = here.workload
+        given["profile"] = profile_of(source, here)
+        require_known(load(here.workload), arguments.get("accept", {}))
         log("retraining", id=identity, reason=reason, champion=champion.version)
         # On a cluster the controller begins every new canary itself.
         given["canary_percent"] = here.canary_percent or FIRST_STEP_PERCENT
@@ -126,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(options: argparse.Namespace, here: Settings) -> dict[str, Any]:
     given: dict[str, Any] = {"source": options.source, "as_of": options.as_of}
     given["train_days"] = options.train_days or here.retraining_train_days
-    return given | overrides(options.overrides or here.retraining_overrides)
+    return given | overrides(options.overrides or here.retraining_overrides) | gates(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--as-of", default="end", help="instant the run speaks from (default: end of the last day)")
     parser.add_argument("--train-days", type=int, help="training window (default: MILLRACE_RETRAINING_TRAIN_DAYS)")
     parser.add_argument("--overrides", type=Path, help="YAML as `make run` takes (MILLRACE_RETRAINING_OVERRIDES)")
+    add_gates(parser)
     add_workload(parser)
     return parser
 

@@ -6,12 +6,16 @@ import argparse
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from components.ingest.config import IngestConfig
 from components.ingest.core import parse_column_map
+from millrace.errors import InvalidInput
 from millrace.installed import Workload, declare, load
 from millrace.settings import Settings, settings
+
+SIMULATED: Final = "simulated"
+"""Profile of a workload's own world."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +90,44 @@ def _base(workload: Workload) -> str:
     return base
 
 
+def add_gates(parser: argparse.ArgumentParser) -> None:
+    """`--profile NAME` and `--accept RULE=REASON`, for programs whose pipeline has gates."""
+    parser.add_argument(
+        "--profile",
+        help="kind of data, whose limits are demanded: a file of the workload's profiles (default: any data)",
+    )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="RULE=REASON",
+        help="go on although this rule of a gate fails or cannot be measured; kept with the model; repeat as needed",
+    )
+
+
+def gates(options: argparse.Namespace) -> dict[str, Any]:
+    """The pipeline's arguments of `add_gates`; raises InvalidInput for an acceptance without a reason."""
+    accept = {}
+    for item in options.accept:
+        name, separator, reason = item.partition("=")
+        if not separator or not reason.strip():
+            raise InvalidInput(f"--accept {item!r}: wanted RULE=REASON, such as --accept 'test_positives=a trial'")
+        accept[name.strip()] = reason.strip()
+    return {"accept": accept} | ({} if options.profile is None else {"profile": options.profile})
+
+
+def profile_of(source: str, settings: Settings) -> str:
+    """Which limits fit: the simulator's for what the workload's own world made in this home, else those of any data."""
+    return SIMULATED if Path(source).is_relative_to(_worlds(settings)) else ""
+
+
+def _worlds(settings: Settings) -> Path:
+    return (settings.home / "raw" / settings.workload).absolute()
+
+
 def simulated(settings: Settings) -> str:
     """Folder of the events that the workload's own world makes, once per home."""
-    return str(load(settings.workload).world.simulate(settings.home / "raw" / settings.workload))
+    return str(load(settings.workload).world.simulate(_worlds(settings)))
 
 
 def absolute(source: str) -> str:

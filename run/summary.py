@@ -17,6 +17,7 @@ from millrace.installed import Workload, load
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 from millrace.report.index import pages
+from millrace.report.runs import earlier, publish
 from millrace.workload import Task
 from run.local import LocalRun
 
@@ -60,7 +61,8 @@ class Summary:
         name = "test week" if week else "test days"
         yield name, f"from {training.facts['test_start']}: " + "  ".join(self._figures())
         for verdict in self.verdicts():
-            yield f"gate {verdict.gate}", f"passed, {len(verdict.rules)} rules"
+            accepted = "".join(f"; accepted: {rule.name} ({rule.accepted})" for rule in verdict.accepted)
+            yield f"gate {verdict.gate}", f"passed, {len(verdict.rules)} rules{accepted}"
         if self.replay:
             yield "served", self._served()
         yield "took", f"{self.seconds:.0f} s"
@@ -95,7 +97,9 @@ class Summary:
         """The index of reports; links are relative, so the home can be moved."""
         from millrace.report.page import Page
 
-        page = Page("Millrace", f"run of {self.run.log_path.stem}")
+        run = self.run.log_path.stem
+        before = earlier(self.reports, run)
+        page = Page("Millrace", f"run of {run}")
         page.heading("This run").table(["", ""], self.lines())
         reports = [("Data", self.run.outputs["validation"]), ("Evaluation", self.run.outputs["evaluation"])]
         page.heading("Reports").links(
@@ -106,7 +110,10 @@ class Summary:
         page.heading("Steps").table(["step", "seconds"], sorted(self.run.seconds.items(), key=lambda item: -item[1]))
         page.heading("Artifacts", "Ids are hashes of content; `millrace lineage <id>` prints where one came from.")
         rows = [[m.kind, m.id, m.uri] for m in self.run.outputs.values()]
-        page.table(["kind", "id", "folder"], rows).write(self.page)
+        page.table(["kind", "id", "folder"], rows)
+        if before:
+            page.heading("Runs before").links(before)
+        publish(self.reports, run, page.html())
 
     def _relative(self, artifact: Manifest) -> str:
         return os.path.relpath(artifact.path("report.html"), self.page.parent)

@@ -54,7 +54,17 @@ def small_home(folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         print(f"training a small model in {folder}", file=sys.stderr)
         write(WORLD, folder / "raw")
-        command = [sys.executable, "-m", "run", "--data", str(folder / "raw"), "--train-days", "21"]
+        command = [
+            sys.executable,
+            "-m",
+            "run",
+            "--data",
+            str(folder / "raw"),
+            "--train-days",
+            "21",
+            "--profile",
+            "simulated",
+        ]
         settings = {"MILLRACE_HOME": str(folder), "PYTHONWARNINGS": "ignore"}
         command += ["--overrides", str(OVERRIDES), "--no-serve"]
         done = subprocess.run(command, env=os.environ | settings, cwd=ROOT, capture_output=True, text=True, check=False)

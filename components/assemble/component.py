@@ -10,19 +10,22 @@ def assemble(
     feature_set: dsl.Input[dsl.Artifact],
     training_set: dsl.Output[dsl.Dataset],
     as_of: str = "",
-    train_days: int = 28,
-    validation_days: int = 4,
+    train_days: int = 0,
+    validation_days: int = 0,
 ) -> None:
-    """Rows, labels known in time and histories of the windows that follow from `as_of` (empty: the last day)."""
+    """Rows, labels known in time and histories of the windows that follow from `as_of` (empty: the last day).
+
+    Windows of 0 days are as long as the data want them.
+    """
     from pathlib import Path
 
-    from components.assemble.core import assemble, split_of
+    from components.assemble.core import assemble, fitted_split
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()
     source = Manifest.read(Path(feature_set.path), "feature_set")
-    spec = split_of(source, as_of, train_days=train_days, validation_days=validation_days)
+    spec = fitted_split(source, as_of, train_days, validation_days)
     result = assemble(source, here.lake, spec, threads=here.threads, memory_limit_gb=here.memory_limit_gb)
     result.hand_over(Path(training_set.path))
     training_set.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "splits": result.facts["splits"]}

@@ -11,6 +11,9 @@ from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from components.assemble.arrays import Source, write_arrays
 from components.assemble.splits import SplitSpec
 from millrace.errors import InvalidInput
@@ -20,6 +23,7 @@ from millrace.lake.horizon import resolve_as_of, test_start
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.lake.step import Step
+from millrace.lake.windows import Cases, fit_windows
 from millrace.observe.progress import log
 
 
@@ -28,6 +32,27 @@ def split_of(feature_set: Manifest, as_of: str = "", **days: int) -> SplitSpec:
     instant = resolve_as_of(feature_set, as_of)
     delay_days = load(feature_set.workload).schema.LABEL.delay_days
     return SplitSpec(test_start=test_start(instant, delay_days), delay_days=delay_days, labels_until=instant, **days)
+
+
+def fitted_split(feature_set: Manifest, as_of: str = "", train_days: int = 0, validation_days: int = 0) -> SplitSpec:
+    """The windows of a run that speaks from `as_of`, as long as its cases want them; what is not 0 is kept.
+
+    Raises InvalidInput when the feature set holds too few days.
+    """
+    instant = resolve_as_of(feature_set, as_of)
+    workload = load(feature_set.workload)
+    delay_days = workload.schema.LABEL.delay_days
+    first = date.fromisoformat(feature_set.facts["first_day"])
+    files = feature_set.table("events", last_day=instant.date())
+    columns = workload.judging.COLUMNS.required
+    rows = pa.concat_tables(pq.read_table(path, columns=columns, partitioning=None) for path in files)
+
+    found = fit_windows(
+        Cases.among(workload, rows, instant), first, train_days=train_days, validation_days=validation_days
+    )
+    log("windows", train_days=found.train_days, validation_days=found.validation_days, test_days=found.test_days)
+    start = instant.date() - timedelta(days=delay_days + found.test_days)
+    return SplitSpec(test_start=start, delay_days=delay_days, labels_until=instant, **asdict(found))
 
 
 def assemble(

@@ -11,6 +11,7 @@ def check_skew(
     online_store: dsl.Input[dsl.Artifact],
     skew_check: dsl.Output[dsl.Dataset],
     sample: int = 300,
+    accept: dict = {},  # noqa: B006 - a KFP default is a constant
 ) -> None:
     """Compare offline, online and batch inputs of a sample of events."""
     from pathlib import Path
@@ -26,6 +27,7 @@ def check_skew(
         here.lake,
         here.home,
         SkewConfig(sample=sample),
+        accept=accept,
         serving=here.feature_store,
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,

@@ -7,7 +7,7 @@ is not the home's own: `served.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,17 +57,18 @@ def check_skew(
     home: Path,
     config: SkewConfig | None = None,
     *,
+    accept: Mapping[str, str] | None = None,
     serving: Path | None = None,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
     """Compare the paths on a sample; `facts.passed` and `verdict.json` say whether they agree.
 
-    `serving` is the feature_store.yaml of the store that serves, where that is not the home's own. A check that passed
-    is not made again while the store is filled from the same artifact and the code of every path is the same, unless
-    there is a serving one, which anything may have happened to. Raises InvalidInput when the online store comes from
-    another feature set, NotFound when there is no store in `home` or the serving one is empty, Unavailable when that
-    does not answer.
+    `accept` has names of rules whose failure is accepted, and why. `serving` is the feature_store.yaml of the store
+    that serves, where that is not the home's own. A check that passed is not made again while the store is filled
+    from the same artifact and the code of every path is the same, unless there is a serving one, which anything may
+    have happened to. Raises InvalidInput when the online store comes from another feature set, NotFound when there is
+    no store in `home` or the serving one is empty, Unavailable when that does not answer.
     """
     config = config or SkewConfig()
     workload = load(feature_set.workload)
@@ -80,7 +81,8 @@ def check_skew(
 
     current = filled_with(home, workload.name) == online_store.id
     parts = workload.files("schema", "features", "batch", "online", "exchange")
-    basis = {"config": asdict(config), "code": code_of(Path(__file__).parent, FEATURE_REPO, *parts)}
+    basis: dict[str, Any] = {"config": asdict(config), "accept": dict(accept or {})}
+    basis |= {"code": code_of(Path(__file__).parent, FEATURE_REPO, *parts)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
         same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
         if current and same and done.facts["passed"] and serving is None:
@@ -91,7 +93,7 @@ def check_skew(
     judged = list(_rules(workload, sample, inputs, stored, current, as_of, config))
     if serving is not None:
         judged += served.rules(serving, feature_set, online_store, sample.keys, config.served_share)
-    verdict = Verdict("skew", tuple(judged))
+    verdict = Verdict("skew", tuple(judged)).accepting(accept or {})
     return _write(lake, workload, parents, basis, verdict, sample, inputs)
 
 

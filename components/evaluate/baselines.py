@@ -38,6 +38,8 @@ class Baseline:
     answers: Predictions  # [T]
     parameters: dict[str, Any]
     validation_loss: float
+    answer: Answer | None = None
+    """Asked about other features; None for one that reads more than those."""
 
 
 def own(data: TrainingSet, test_rows: Rows, loss: Loss) -> dict[str, Baseline]:
@@ -56,7 +58,7 @@ def learned(answer: Answer, parameters: dict[str, Any], data: TrainingSet, test_
     """A baseline that was learned once and is asked about both splits."""
     validation = data.rows_of("validation")
     held_out = loss(data.label[validation], answer(data.features[validation]))
-    return Baseline(Predictions.of(answer(data.features[test_rows])), parameters, held_out)
+    return Baseline(Predictions.of(answer(data.features[test_rows])), parameters, held_out, answer)
 
 
 def tuned(

@@ -15,6 +15,8 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     champion: str = "",
     overrides: dict = {},  # noqa: B006 - a KFP default is a constant
+    profile: str = "",
+    accept: dict = {},  # noqa: B006
 ) -> None:
     """Judge a model on its test window; never blocks by itself: the gate reads the verdict. A quantity has no curve."""
     import json
@@ -35,7 +37,8 @@ def evaluate(
         rows,
         find_model(here, champion),
         here.lake,
-        load_limits(workload, overrides),
+        load_limits(workload, overrides, profile=profile),
+        accept=accept,
         review_capacity=here.review_capacity,
         threads=here.threads,
     )

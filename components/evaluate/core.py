@@ -42,18 +42,21 @@ def evaluate(
     lake: Path,
     limits: Limits | None = None,
     *,
+    accept: Mapping[str, str] | None = None,
     review_capacity: int = 100,
     threads: int = 2,
 ) -> Manifest:
     """The evaluation of `model`, whose verdict may be a failure; from the lake where it exists already.
 
+    `accept` has names of rules whose failure is accepted, and why.
     Raises InvalidInput when the test window has no rows to judge, ArtifactCorrupt or SchemaMismatch for a model that
     cannot be run.
     """
     workload = load(training_set.workload)
     limits = limits or load_limits(workload)
     champion = None if champion is None or champion.id == model.id else champion
-    identity = _identity(workload, model, training_set, champion, limits, review_capacity)
+    accepted = dict(accept or {})
+    identity = _identity(workload, model, training_set, champion, limits, accepted, review_capacity)
     parents = {"model": model.id, "training_set": training_set.id}
     step = Step(kind="evaluation", id=identity, workload=workload.name, lake=lake.resolve(), parents=parents)
     done = step.found()
@@ -68,6 +71,7 @@ def evaluate(
         champion=champion,
         lake=lake,
         limits=limits,
+        accept=accepted,
         review_capacity=review_capacity,
         threads=threads,
     )
@@ -96,7 +100,13 @@ def find_model(settings: Settings, identity: str) -> Manifest | None:
 
 
 def _identity(
-    workload: Workload, model: Manifest, training_set: Manifest, champion: Manifest | None, limits: Limits, k: int
+    workload: Workload,
+    model: Manifest,
+    training_set: Manifest,
+    champion: Manifest | None,
+    limits: Limits,
+    accept: Mapping[str, str],
+    k: int,
 ) -> str:
     return content_id(
         {
@@ -104,6 +114,7 @@ def _identity(
             "training_set": training_set.id,
             "champion": champion and champion.id,
             "limits": limits.model_dump(),
+            "accept": accept,
             "review_capacity": k,
             "cascade": settings().cascade,
             "code": code_of(Path(__file__).parent, *workload.files("judging")),

@@ -10,16 +10,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from components.evaluate.latency import Latency
 from components.evaluate.window import Rival, model_answers
 from millrace.installed import Workload
 from millrace.judge.bootstrap import Interval
 from millrace.judge.regression import Predictions
+from millrace.lake.training_set import TrainingSet
 from millrace.observe.progress import track
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.workload import WhatIf
 
 SLICE_RESAMPLES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature, and how far it tells the label by itself: 0 nothing, 1 everything."""
+
+    name: str
+    skill: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +69,7 @@ class Evidence(Generic[C, S, T]):
     stresses: dict[str, T]
     latency: Latency
     baseline_parameters: dict[str, Any]
+    best_feature: Feature
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON; a figure that does not exist is null."""
@@ -77,6 +90,15 @@ class Evidence(Generic[C, S, T]):
             values |= {f"{name}_low": figure.low, f"{name}_high": figure.high}
         values |= {"latency_p50_ms": self.latency.p50_ms, "latency_p99_ms": self.latency.p99_ms}
         return {name: round(value, 6) for name, value in values.items()}
+
+
+def best_feature(skill: Callable[[NDArray[np.float32]], float], data: TrainingSet, rows: NDArray[np.int64]) -> Feature:
+    """The feature that tells the label best by itself, on these rows; `skill` is given one feature's values[B]."""
+    values = data.features[rows]
+    skills = {name: skill(values[:, place]) for place, name in enumerate(data.workload.features.FEATURE_NAMES)}
+    known = {name: value for name, value in skills.items() if math.isfinite(value)}
+    best = max(known, key=lambda name: known[name], default="")
+    return Feature(best, known.get(best, 0.0))
 
 
 def against(rival: Rival | None, compare: Callable[[Predictions], C]) -> Champion[C] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,8 @@ class Case:
     """What serves now, where that is another model."""
     lake: Path
     limits: Limits
+    accept: Mapping[str, str]
+    """Rule → why its failure is accepted."""
     review_capacity: int
     """Units that can be looked at in a day; no matter where nothing is reviewed."""
     threads: int

@@ -16,6 +16,11 @@ def family(name: str) -> str:
     return name.partition("[")[0]
 
 
+def wanted(name: str, value: float | None, comparison: str, limit: float | None, detail: str = "") -> list[Rule]:
+    """The rule of one figure; none where nothing is demanded."""
+    return [] if limit is None else [Rule(name, value, comparison, limit, detail)]
+
+
 def each(
     kind: str, values: Mapping[str, float], comparison: str, limits: Mapping[str, float], detail: str
 ) -> list[Rule]:

@@ -84,7 +84,10 @@ def promote(
     write_text(registry.rendered_path(version.version), rendered)
     passed = {verdict.gate: verdict.passed for verdict in verdicts}
     snapshot = model.parents.get("snapshot", "")
+    accepted = {rule.name: rule.accepted for verdict in verdicts for rule in verdict.accepted}
     about = {"run": config.run_id, "reason": config.reason, "snapshot": snapshot, "verdicts": passed}
+    if accepted:
+        about["accepted"] = accepted
     version = registry.admit(version.version, **about)
     percent = config.canary_percent or settings.canary_percent
     if percent and CHALLENGER in version.aliases:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from millrace.errors import ConfigError
-from millrace.judge.gates import Verdict
+from millrace.judge.gates import Rule, Verdict
 from millrace.lake.manifest import Manifest
 from millrace.rollout.canary import VERSION_ANNOTATION
 
@@ -39,7 +39,7 @@ def inference_service(base: str, version: int, uri: str) -> str:
     return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=120)
 
 
-def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict], version: int) -> str:
+def model_card(model: Manifest, evaluation: Manifest, verdicts: Sequence[Verdict], version: int) -> str:
     """Markdown: which version, where it comes from, how it was judged. The evaluation's own model card is the body."""
     own = "model_card.md"
     body = evaluation.path(own).read_text(encoding="utf-8") if own in evaluation.files else _figures(evaluation)
@@ -56,14 +56,29 @@ def model_card(model: Manifest, evaluation: Manifest, verdicts: Iterable[Verdict
         "| gate | rule | value | wanted |",
         "|---|---|---|---|",
         *(
-            f"| {verdict.gate} | {rule.name} | {rule.value:.6g} | {rule.comparison} {rule.limit:.6g} |"
+            f"| {verdict.gate} | {rule.name} | {_value(rule)} | {rule.comparison} {rule.limit:.6g}{_mark(rule)} |"
             for verdict in verdicts
             for rule in verdict.rules
         ),
         "",
+        *_accepted(verdicts),
         body,
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _value(rule: Rule) -> str:
+    return "not measured" if rule.measured is None else f"{rule.measured:.6g}"
+
+
+def _mark(rule: Rule) -> str:
+    return ", accepted" if rule.accepted and not rule.passed else ""
+
+
+def _accepted(verdicts: Sequence[Verdict]) -> list[str]:
+    """What the model was let in without, and why; nothing where every rule passed."""
+    lines = [f"- {verdict.gate}: `{rule.name}`: {rule.accepted}" for verdict in verdicts for rule in verdict.accepted]
+    return ["## Accepted although it did not pass", "", *lines, ""] if lines else []
 
 
 def _threshold(model: Manifest) -> str:

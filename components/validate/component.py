@@ -11,6 +11,11 @@ def validate(
     validation: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     overrides: dict = {},  # noqa: B006 - a KFP default is a constant
+    profile: str = "",
+    accept: dict = {},  # noqa: B006
+    for_training: bool = True,
+    as_of: str = "",
+    train_days: int = 0,
 ) -> None:
     """Judge a snapshot's distributions; never blocks by itself: the gate reads the verdict."""
     from pathlib import Path
@@ -24,12 +29,16 @@ def validate(
 
     here = settings()
     manifest = Manifest.read(Path(snapshot.path), "snapshot")
-    config = ValidateConfig.load(load(manifest.workload), overrides)
+    config = ValidateConfig.load(load(manifest.workload), overrides, profile=profile)
     result = verb(
         manifest,
         find_previous(manifest, here.lake),
         here.lake,
         config,
+        accept=accept,
+        for_training=for_training,
+        as_of=as_of,
+        train_days=train_days,
         threads=here.threads,
         memory_limit_gb=here.memory_limit_gb,
     )

@@ -7,17 +7,20 @@ their limits in `validate.yaml`, the aggregates in `profile.py`, the page in `pa
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.validate import rules
+from components.validate import learnable, rules
 from components.validate.config import ValidateConfig
+from components.validate.learnable import examine
 from components.validate.profile import (
     Profile,
     connect,
@@ -57,10 +60,18 @@ def validate(
     lake: Path,
     config: ValidateConfig | None = None,
     *,
+    accept: Mapping[str, str] | None = None,
+    for_training: bool = True,
+    as_of: str = "",
+    train_days: int = 0,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
     """Judge `snapshot` against `previous`; returns the validation, whose verdict may be a failure.
+
+    `accept` has names of rules whose failure is accepted, and why. Unless `for_training`, nothing is asked about
+    learning from the snapshot. `as_of` and `train_days` are those of the run, whose windows the snapshot must fill;
+    0 days: what fits.
 
     Raises InvalidInput for a snapshot without rows: there is nothing to judge.
     """
@@ -68,11 +79,15 @@ def validate(
     config = config or ValidateConfig.load(workload)
     if previous is not None and previous.id == snapshot.id:
         previous = None
-    code = code_of(Path(__file__).parent, *workload.files("schema"))
+    code = code_of(Path(__file__).parent, *workload.files("schema", "judging"))
     inputs = {
         "snapshot": snapshot.id,
         "previous": previous and previous.id,
         "config": config.model_dump(),
+        "accept": dict(accept or {}),
+        "for_training": for_training,
+        "as_of": as_of,
+        "train_days": train_days,
         "code": code,
     }
     parents = {"snapshot": snapshot.id}
@@ -82,7 +97,11 @@ def validate(
         return done
 
     comparison, windows = compare(snapshot, previous, config, threads, memory_limit_gb)
-    verdict = Verdict(GATE, rules.judge(comparison, config))
+    judged = list(rules.judge(comparison, config))
+    if for_training:
+        offered = examine(connect(threads, memory_limit_gb), snapshot, config, as_of, train_days)
+        judged += learnable.judge(offered, config)
+    verdict = Verdict(GATE, tuple(judged)).accepting(accept or {})
     facts = {"passed": verdict.passed, "previous": previous and previous.id} | windows
     log("validate", snapshot=snapshot.id, passed=verdict.passed, failed=[rule.name for rule in verdict.failures])
     return _write(step, snapshot, verdict, comparison, config, facts)
@@ -134,10 +153,25 @@ def compare(
         previous_last_day=max(_days(previous)) if previous and _days(previous) else None,
         rows_lost_share=_rows_lost(snapshot, previous) if previous else None,
         columns_lost=tuple(sorted(set(beside.nulls) - set(whole.nulls))),
+        usual_new=_usual_new(db, keys, reference, seen, config),
         first_seen={name: first_seen(db, key, snapshot.table(TABLE), whole.days) for name, key in keys.items()},
     )
     named = {"current": whole.days[current], "reference": beside.days, "unfinished": whole.days[~finished]}
     return comparison, {name: [str(date_of(day)) for day in chosen] for name, chosen in named.items()}
+
+
+def _usual_new(
+    db: duckdb.DuckDBPyConnection, keys: dict[str, str], reference: Manifest, days: list[int], config: ValidateConfig
+) -> dict[str, float]:
+    """Entity → share of the rows of the newer half of `days` whose id is in none of the older half."""
+    if config.max_new_rows_over_usual is None or len(days) < 2:
+        return {}
+    older, newer = _files(reference, days[: len(days) // 2]), _files(reference, days[len(days) // 2 :])
+    shares = {}
+    for name, key in keys.items():
+        activity = entity_activity(db, key, older, older, newer)
+        shares[name] = float((activity["current"] * (activity["seen"] == 0)).sum() / max(activity["current"].sum(), 1))
+    return shares
 
 
 def choose_windows(days: list[int], previous: list[int] | None, config: ValidateConfig) -> Windows:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from components.validate.config import ValidateConfig
-from components.validate.profile import MINUTES, ZERO_BIN, Profile
+from components.validate.profile import BINS_PER_E, MINUTES, ZERO_BIN, Profile
 from components.validate.rules import Comparison, expected_rows
 from millrace.fields import Field
 from millrace.installed import Workload, load
@@ -124,7 +124,7 @@ def _values_plot(c: Comparison, field: Field) -> tuple[Figure, str]:
 
 def _edges(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     """Values at which bins of `profile` begin."""
-    steps = (bins - ZERO_BIN) / 64
+    steps = (bins - ZERO_BIN) / BINS_PER_E
     values: NDArray[np.float64] = np.sign(steps) * np.expm1(np.abs(steps))
     return values
 

@@ -19,6 +19,7 @@ from millrace.installed import Workload
 
 MINUTES: Final = 1440
 ZERO_BIN: Final = 1100
+BINS_PER_E: Final = 64
 BINS: Final = 2 * ZERO_BIN
 """Bins of equal width in ±ln(1 + |value|), 64 to one step of e and ZERO_BIN on either side of 0: up to 29 million."""
 
@@ -95,15 +96,15 @@ def connect(threads: int, memory_limit_gb: float) -> duckdb.DuckDBPyConnection:
 
 def profile(db: duckdb.DuckDBPyConnection, files: Sequence[Path], what: Measured) -> Profile:
     """Aggregate the rows of `files` (a snapshot's partitions), whatever further columns are called."""
-    columns = [name for name, *_ in db.sql(f"describe {_select('*', files)}").fetchall()]
-    label = _quoted(what.label)
+    columns = [name for name, *_ in db.sql(f"describe {select('*', files)}").fetchall()]
+    label = quoted(what.label)
     asked = [_DAY, "count(*) as rows", f"count({label}) as labelled"]
     asked.append(f"count(*) filter ({label} = 1) as positives" if what.classes else "0 as positives")
-    asked += [f"count(*) - count({_quoted(column)}) as null_{place}" for place, column in enumerate(columns)]
+    asked += [f"count(*) - count({quoted(column)}) as null_{place}" for place, column in enumerate(columns)]
     for place, field in enumerate(what.values):
-        asked += _aggregates(_quoted(field.name), place)
+        asked += _aggregates(quoted(field.name), place)
 
-    daily = db.sql(f"{_select(', '.join(asked), files)} group by day order by day").fetchnumpy()
+    daily = db.sql(f"{select(', '.join(asked), files)} group by day order by day").fetchnumpy()
     days = np.asarray(daily["day"], np.int64)
     return Profile(
         days=days,
@@ -113,7 +114,7 @@ def profile(db: duckdb.DuckDBPyConnection, files: Sequence[Path], what: Measured
         nulls={column: np.asarray(daily[f"null_{place}"], np.int64) for place, column in enumerate(columns)},
         minutes=_histogram(db, files, "(epoch_us(event_timestamp) // 60000000) % 1440", days, MINUTES),
         values={
-            field.name: _values(daily, place, _histogram(db, files, _bin(_quoted(field.name)), days, BINS))
+            field.name: _values(daily, place, _histogram(db, files, _bin(quoted(field.name)), days, BINS))
             for place, field in enumerate(what.values)
         },
     )
@@ -128,9 +129,9 @@ def entity_activity(
 ) -> dict[str, Counts]:
     """Per value of `key`, SQL over the columns: rows in `reference` and `current`, and whether it is in `seen`."""
     parts = [
-        f"{_select(f'{key} as id, 0 as reference, count(*) as current, 0 as seen', current)} group by 1",
-        f"{_select(f'{key}, count(*), 0, 1', reference)} group by 1",
-        _select(f"distinct {key}, 0, 0, 1", seen),
+        f"{select(f'{key} as id, 0 as reference, count(*) as current, 0 as seen', current)} group by 1",
+        f"{select(f'{key}, count(*), 0, 1', reference)} group by 1",
+        select(f"distinct {key}, 0, 0, 1", seen),
     ]
 
     table = db.sql(
@@ -142,7 +143,7 @@ def entity_activity(
 
 def first_seen(db: duckdb.DuckDBPyConnection, key: str, files: Sequence[Path], days: Counts) -> Counts:
     """How many values of `key`, SQL over the columns, appear for the first time, for each of `days`."""
-    first = _select(f"{key} as id, {_DAY}", files)
+    first = select(f"{key} as id, {_DAY}", files)
     source = f"select id, min(day) as day from ({first}) group by id"
     found = dict(db.sql(f"select day, count(*) from ({source}) group by day").fetchall())
     return np.array([found.get(int(day), 0) for day in days], np.int64)
@@ -173,12 +174,12 @@ def _filled(column: Any) -> Floats:
 
 def _bin(column: str) -> str:
     value = f"{column}::double"
-    return f"({ZERO_BIN} + floor(64 * sign({value}) * ln(1 + abs({value}))))::bigint"
+    return f"({ZERO_BIN} + floor({BINS_PER_E} * sign({value}) * ln(1 + abs({value}))))::bigint"
 
 
 def _histogram(db: duckdb.DuckDBPyConnection, files: Sequence[Path], value: str, days: Counts, bins: int) -> Counts:
     """[D, bins] rows by day and by `value`, SQL for the number of a bin; rows without one are left out."""
-    counted = f"{_select(f'{_DAY}, {value} as bin, count(*) as rows', files)} group by all"
+    counted = f"{select(f'{_DAY}, {value} as bin, count(*) as rows', files)} group by all"
     found = db.sql(f"select * from ({counted}) where bin is not null").fetchnumpy()
     counts = np.zeros((len(days), bins), np.int64)
     place = np.searchsorted(days, np.asarray(found["day"], np.int64))
@@ -186,10 +187,10 @@ def _histogram(db: duckdb.DuckDBPyConnection, files: Sequence[Path], value: str,
     return counts
 
 
-def _select(what: str, files: Iterable[Path]) -> str:
+def select(what: str, files: Iterable[Path]) -> str:
     names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
     return f"select {what} from read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

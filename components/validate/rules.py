@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.validate.clock import clock_shift
 from components.validate.config import ValidateConfig
-from components.validate.profile import Counts, Floats, Measured, Profile, Values
+from components.validate.profile import BINS_PER_E, ZERO_BIN, Counts, Floats, Measured, Profile, Values
 from millrace.fields import Field, Kind
 from millrace.instants import date_of
 from millrace.judge.gates import Rule
@@ -28,6 +28,8 @@ RANGE_FLOOR: Final = 1e-3
 """Values below this share of the reference's largest are as good as 0 in a ratio."""
 KS_DAY, KS_WINDOW = 1.95, 1.63
 """Kolmogorov's distance exceeded by chance once in a thousand, and in a hundred, comparisons."""
+MEDIAN_ROWS: Final = 20
+"""Fewer values than this make no median of a day."""
 MAD_TO_SIGMA: Final = 1.4826
 
 
@@ -50,6 +52,8 @@ class Comparison:
     rows_lost_share: float | None = None
     """Absent when no day is held by both."""
     columns_lost: tuple[str, ...] = ()
+    usual_new: dict[str, float] = default(default_factory=dict)
+    """Entity → share of the reference's newer rows whose id is in none of its older ones."""
     first_seen: dict[str, Counts] = default(default_factory=dict)
     """For the page only: entity → [D] how many ids appear for the first time."""
 
@@ -75,9 +79,11 @@ def _extent(c: Comparison, config: ValidateConfig) -> list[Rule]:
     # A snapshot that holds only what is new still has to follow on its predecessor.
     first = days[0] if c.previous_last_day is None else min(days[0], c.previous_last_day + 1)
     missing = np.setdiff1d(np.arange(first, days[-1] + 1), days)
+    missing = missing[_usual_weekday(days, missing)]
+    allowed = max(config.max_missing_days, int((config.max_missing_share or 0.0) * span))
     rules = [
         Rule("days", span, ">=", config.min_days),
-        Rule("missing_days", len(missing), "<=", config.max_missing_days, _listed(missing)),
+        Rule("missing_days", len(missing), "<=", allowed, _listed(missing)),
         Rule("columns_lost", len(c.columns_lost), "<=", 0, ", ".join(c.columns_lost)),
     ]
 
@@ -89,7 +95,7 @@ def _extent(c: Comparison, config: ValidateConfig) -> list[Rule]:
 
 
 def expected_rows(c: Comparison, config: ValidateConfig) -> tuple[Floats, Floats]:
-    """[D] rows expected on each day (the reference's median of that weekday), [D] the share they may differ by."""
+    """[D] rows expected on each day (the reference's median of that weekday), [D] the share they may fall short by."""
     expected = _by_weekday(c.reference, c.snapshot.days)
     usual = _by_weekday(c.reference, c.reference.days)
     deviation = np.abs(c.reference.rows / np.maximum(usual, 1) - 1)
@@ -98,14 +104,23 @@ def expected_rows(c: Comparison, config: ValidateConfig) -> tuple[Floats, Floats
     return expected, np.clip(tolerance, config.day_rows_min_tolerance, config.day_rows_max_tolerance)
 
 
+def allowed_rise(expected: Floats, tolerance: Floats, config: ValidateConfig) -> Floats:
+    """[D] the share by which rows may exceed those expected: the tolerance, and more of a handful or where allowed."""
+    by_chance = config.day_rows_sigmas / np.sqrt(np.maximum(expected, 1))
+    few = np.where(by_chance > config.day_rows_max_tolerance, by_chance, 0.0)
+    return np.maximum(np.maximum(tolerance, few), config.day_rows_max_rise or 0.0)
+
+
 def _day_rows(c: Comparison, config: ValidateConfig) -> list[Rule]:
     expected, tolerance = expected_rows(c, config)
     expected, tolerance, days = expected[c.judged], tolerance[c.judged], c.snapshot.days[c.judged]
     share = c.snapshot.rows[c.judged] / np.maximum(expected, 1)
-    low, high = (int(choose((share - 1) / tolerance)) for choose in (np.argmin, np.argmax))
+    rise = allowed_rise(expected, tolerance, config)
+    low = int(np.argmin((share - 1) / tolerance))
+    high = int(np.argmax((share - 1) / rise))
     return [
         Rule("day_rows_low", float(share[low]), ">=", float(1 - tolerance[low]), str(date_of(days[low]))),
-        Rule("day_rows_high", float(share[high]), "<=", float(1 + tolerance[high]), str(date_of(days[high]))),
+        Rule("day_rows_high", float(share[high]), "<=", float(1 + rise[high]), str(date_of(days[high]))),
     ]
 
 
@@ -119,10 +134,13 @@ def _missing_values(c: Comparison, config: ValidateConfig) -> list[Rule]:
     worst = max(rises, key=lambda name: rises[name], default=None)
 
     waited = c.snapshot.take(c.snapshot.days <= c.snapshot.days[-1] - config.label_wait_days)
-    unlabelled = 1 - _share(waited.labelled, waited.rows) if len(waited) else None
+    rules = [Rule("null_share_rise", rises.get(worst or ""), "<=", config.max_null_share_rise, worst or "")]
+    if not len(waited):  # so few days that no label is due
+        return rules
 
+    unlabelled = 1 - _share(waited.labelled, waited.rows)
     return [
-        Rule("null_share_rise", rises.get(worst or ""), "<=", config.max_null_share_rise, worst or ""),
+        *rules,
         Rule(
             "unlabelled_share",
             unlabelled,
@@ -168,9 +186,15 @@ def _ratios(now: Values, days: Counts, reference: Profile, measured: Field, conf
     floor = CENT if measured.kind is Kind.MONEY else max(RANGE_FLOOR * highest, 1e-9)
     median = float(np.average(usual.median, weights=reference.rows)) if len(reference) else np.nan
 
-    ratio = np.maximum(now.median, floor) / max(median, floor)
+    medians, middle_days = now.median, days
+    if not (enough := now.known >= MEDIAN_ROWS).all():
+        # A handful's median says little: such days count together.
+        together = bin_median(now.bins.sum(axis=0))
+        medians = np.append(now.median[enough], together)
+        middle_days = np.append(days[enough], days[-1:])
+    ratio = np.maximum(medians, floor) / max(median, floor)
     largest = _worst(now.maximum / max(highest, floor), days, np.argmax)
-    middle = _worst(np.maximum(ratio, 1 / ratio), days, np.argmax)
+    middle = _worst(np.maximum(ratio, 1 / ratio), middle_days, np.argmax)
 
     return [
         Rule(f"{name}_max_ratio", largest[0], "<=", config.max_value_ratio, largest[1]),
@@ -205,8 +229,14 @@ def _entities(c: Comparison, config: ValidateConfig) -> list[Rule]:
     rules = []
     for name, activity in c.activity.items():
         new = _share(activity["current"] * (activity["seen"] == 0), activity["current"])
+        usual = c.usual_new.get(name)
+        allowed = config.new_row_share(name)
+        if usual is not None and config.max_new_rows_over_usual is not None:
+            allowed = max(allowed, usual + config.max_new_rows_over_usual)
         silent = silent_share(scale * activity["reference"].astype(np.float64), activity["current"])
-        rules.append(Rule(f"new_{name}_row_share", new, "<=", config.new_row_share(name)))
+        rules.append(
+            Rule(f"new_{name}_row_share", new, "<=", allowed, "" if usual is None else f"{usual:.0%} are usual")
+        )
         rules.append(Rule(f"silent_{name}_share", silent, "<=", config.silent_share(name)))
     return rules
 
@@ -222,13 +252,19 @@ def _labels(c: Comparison, config: ValidateConfig) -> list[Rule]:
     s = c.snapshot
     mature = np.flatnonzero(s.labelled >= 0.5 * s.rows)[-config.current_days :]
     base = _share(c.reference.positives, c.reference.labelled)
+    if not base:
+        # So rare that the reference has none: the whole is what there is to compare with.
+        base = _share(s.positives, s.labelled)
+    if not base and config.min_label_values is not None:
+        return []  # that rule says so
+
     ratio = None
     if base and len(mature):
         positives = s.positives[mature].sum()
         labelled = s.labelled[mature].sum()
         ratio = float((positives + PRIOR_POSITIVES) / (labelled * base + PRIOR_POSITIVES))
 
-    detail = f"reference {base:.3%}" if base else "no labelled positive in the reference"
+    detail = f"reference {base:.3%}" if base else "no labelled positive"
     return [
         Rule("positive_share_high", ratio, "<=", config.max_positive_share_ratio, detail),
         Rule("positive_share_low", ratio, ">=", 1 / config.max_positive_share_ratio, detail),
@@ -289,6 +325,23 @@ def _worst(values: Floats, days: Counts, choose: Callable[[Floats], np.intp]) ->
         return None, "not every day could be measured"
     place = choose(values)
     return float(values[place]), str(date_of(days[place]))
+
+
+def bin_median(bins: Counts) -> float:
+    """The median of a histogram over the bins of `profile`; NaN of an empty one."""
+    if not bins.sum():
+        return float("nan")
+    place = int(np.searchsorted(bins.cumsum(), bins.sum() / 2)) - ZERO_BIN
+    return float(np.sign(place) * np.expm1(abs(place) / BINS_PER_E))
+
+
+def _usual_weekday(days: Counts, asked: Counts) -> NDArray[np.bool_]:
+    """Which of the `asked` days are of a weekday that has rows in half of its weeks or more."""
+    everywhere = np.arange(days[0], days[-1] + 1)
+    whole = np.bincount(everywhere % 7, minlength=7)
+    held = np.bincount(days % 7, minlength=7)
+    usual: NDArray[np.bool_] = (2 * held >= whole)[asked % 7]
+    return usual
 
 
 def _listed(days: Counts) -> str:

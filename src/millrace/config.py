@@ -46,6 +46,19 @@ def load_config(kind: type[C], path: Path, *overrides: Mapping[str, Any] | None)
         raise ConfigError(f"{path}: {'; '.join(lines)}") from error
 
 
+def read_layer(path: Path) -> dict[str, Any]:
+    """A YAML file that changes settings of another: empty where it says nothing; raises ConfigError for no mapping."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration at {path}. Name an existing YAML file.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not a mapping of settings: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is not a mapping of settings: it holds {document!r}")
+    return document
+
+
 def _whole(value: Any) -> Any:
     """A pipeline parameter brings every number as a float; a whole one becomes an integer again."""
     if isinstance(value, Mapping):

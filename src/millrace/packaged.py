@@ -156,6 +156,22 @@ class Workload:
         path = self.folder / f"{component}.yaml"
         return cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
+    def profile(self, name: str) -> dict[str, Any]:
+        """Changes of limits for one kind of data, `profiles/<name>.yaml` in its package: component → its keys.
+
+        Empty for no name; raises ConfigError for one that the workload does not have.
+        """
+        if not name:
+            return {}
+
+        from millrace.config import read_layer
+
+        path = self.folder / "profiles" / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(found.stem for found in path.parent.glob("*.yaml"))
+            raise ConfigError(f"workload {self.name!r} has no profile {name!r}; wanted one of {known}, or none")
+        return read_layer(path)
+
     def files(self, *parts: str) -> list[Path]:
         """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
         specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)

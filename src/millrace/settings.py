@@ -201,8 +201,8 @@ class Settings(BaseSettings):
     retraining_overrides: Path | None = None
     """YAML of a retraining's limits and hyper-parameters, as `run.loop --overrides` takes; absent: none."""
 
-    retraining_train_days: int = Field(default=28, ge=5)
-    """Training window of a retraining, days."""
+    retraining_train_days: int = Field(default=0, ge=0)
+    """Training window of a retraining, days; 0: 28, or what fits the data."""
 
     retraining_debounce_s: float = Field(default=30.0, ge=0)
     """Alarms that come so soon after the first one join its retraining."""

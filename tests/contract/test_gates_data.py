@@ -11,7 +11,8 @@ import pytest
 
 from components.gate.core import require
 from components.validate.config import ValidateConfig
-from components.validate.core import GATE, compare, validate
+from components.validate.core import GATE, compare
+from components.validate.core import validate as judged_by
 from components.validate.rules import judge
 from fraud.planted import Planted
 from fraud.simulator import SimulationConfig, simulate
@@ -21,6 +22,7 @@ from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest
 
 START = date(2018, 4, 1)
+CONFIG = ValidateConfig.load(load("fraud"), profile="simulated")
 DAYS = 42
 
 
@@ -144,12 +146,14 @@ def snapshots(lake, tables, before, quarantined):
     return snapshot(lake, "now", tables, quarantined), previous
 
 
+def validate(snapshot, previous, lake, config=CONFIG):
+    return judged_by(snapshot, previous, lake, config)
+
+
 @pytest.mark.parametrize("rule", FAULTS)
 def test_the_data_gate_blocks(rule, tmp_path):
-    config = ValidateConfig.load(load("fraud"))
-
-    comparison, _ = compare(*snapshots(tmp_path, *FAULTS[rule]()), config, threads=1, memory_limit_gb=1.0)
-    verdict = Verdict(GATE, judge(comparison, config))
+    comparison, _ = compare(*snapshots(tmp_path, *FAULTS[rule]()), CONFIG, threads=1, memory_limit_gb=1.0)
+    verdict = Verdict(GATE, judge(comparison, CONFIG))
 
     assert rule in {failure.name for failure in verdict.failures}
     with pytest.raises(GateBlocked, match=f"  FAIL  {rule}: "):
@@ -187,7 +191,8 @@ def test_every_limit_of_the_configuration_is_the_limit_of_a_rule(tmp_path):
     tight["entities"] = {"terminal": {"max_silent_share": 0.01}}
     now = snapshot(tmp_path, "now", world())
     usual = validate(now, None, tmp_path)
-    strict = validate(now, None, tmp_path, ValidateConfig.load(load("fraud"), tight | {"min_days": 99}))
+    strict = ValidateConfig.load(load("fraud"), tight | {"min_days": 99}, profile="simulated")
+    strict = validate(now, None, tmp_path, strict)
 
     limits = [
         {rule.name: rule.limit for rule in Verdict.read(result.path("verdict.json")).rules}

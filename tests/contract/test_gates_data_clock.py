@@ -38,7 +38,7 @@ def rules(records, tmp_path, change):
     for path in sorted(records.glob("*.parquet")):
         pq.write_table(change(pq.read_table(path)), raw / path.name)
     snapshot = ingest(str(raw), tmp_path / "lake", IngestConfig(workload="trips", pseudonym_key=b"clock"))
-    config = ValidateConfig.load(load("trips"))
+    config = ValidateConfig.load(load("trips"), profile="simulated")
     comparison, _ = compare(snapshot, None, config, threads=1, memory_limit_gb=1.0)
     return {rule.name: rule for rule in judge(comparison, config)}
 
@@ -90,4 +90,4 @@ def test_an_ordinary_city_passes(records, tmp_path):
 
 
 def test_a_workload_that_sets_no_limit_is_not_asked():
-    assert ValidateConfig.load(load("fraud")).max_clock_shift_ks is None
+    assert ValidateConfig.load(load("fraud"), profile="simulated").max_clock_shift_ks is None

@@ -173,7 +173,7 @@ class World:
         self.lake = lake
         self.training_set = self._training_set()
         self.week = open_ranked(self.training_set, lake)
-        self.config = load_limits(FRAUD, SMALL)
+        self.config = load_limits(FRAUD, SMALL, profile="simulated")
         self.baselines = fit_baselines(self.week.data, self.week.rows, self.config)
         week = self.week
         self.masks = FRAUD.judging.slices(week.judged_table, week.data.features[week.judged_rows])
@@ -374,7 +374,7 @@ def test_an_attack_without_a_ceiling_and_a_ceiling_without_an_attack_fail(world,
 def test_an_evaluation_is_whole_is_made_once_and_blocks_through_the_gate(world, good):
     passed = evaluate(good, world.training_set, None, world.lake, world.config, review_capacity=K)
     again = evaluate(good, world.training_set, None, world.lake, world.config, review_capacity=K)
-    strict = load_limits(FRAUD, SMALL | {"min_average_precision": 0.999})
+    strict = load_limits(FRAUD, SMALL | {"min_average_precision": 0.999}, profile="simulated")
     blocked = evaluate(good, world.training_set, None, world.lake, strict, review_capacity=K)
 
     assert again == passed
@@ -424,7 +424,7 @@ def test_the_face_hands_kfp_its_metrics_curve_matrix_and_page(world, good, tmp_p
     good.write(tmp_path / "model")
     world.training_set.write(tmp_path / "set")
 
-    face.python_func(**inputs, **out, champion="good", overrides=SMALL)
+    face.python_func(**inputs, **out, champion="good", overrides=SMALL, profile="simulated")
 
     assert Manifest.read(tmp_path / "evaluation", "evaluation").id == out["evaluation"].metadata["id"]
     assert out["evaluation"].metadata["passed"] is True

@@ -1,5 +1,6 @@
 """For every rule of the evaluation gate of a quantity: a model that must be kept out, and is kept out by that rule."""
 
+import copy
 import dataclasses
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -233,6 +234,10 @@ def verdict_on(world, good):
         if what == "knows machines as they were":
             strict = world.limits.model_copy(update={"stress_ceilings": {**world.limits.stress_ceilings, WEAR: 1.5}})
             return world.verdict(good, limits=strict)
+        if what == "is told the truth by a feature":
+            return told(world, good)
+        if what == "loses more than others to wear":
+            return world.verdict(good, limits=world.limits.model_copy(update={"max_stress_growth_over_xgboost": 0.5}))
         if what not in made:
             made[what] = world.verdict(models[what](), champion=good)
         return made[what]
@@ -249,11 +254,20 @@ def few_rows(world, good):
     return world.verdict(good, window=window)
 
 
+def told(world, good):
+    """The test window with the label in place of a feature."""
+    data = copy.copy(world.window.data)
+    data.features = np.array(data.features)
+    data.features[:, FEATURE_NAMES.index("load")] = np.nan_to_num(data.label)
+    return world.verdict(good, window=dataclasses.replace(world.window, data=data))
+
+
 WEAR = "wearing_a_third_slower"
 
 # Rule → a model that breaks it.
 FAULTS = {
     "test_rows": "is judged on too few rows",
+    "leaked_feature": "is told the truth by a feature",
     "mae": "knows nothing",
     "rmse": "knows nothing",
     "bias_share": "promises too much",
@@ -270,6 +284,9 @@ FAULTS = {
     "stress_growth[no_load]": "is lost without a load",
     "stress_growth[no_heat]": "is lost without a heat",
     "stress_growth[wearing_a_third_slower]": "knows machines as they were",
+    "stress_growth_over_xgboost[no_load]": "is lost without a load",
+    "stress_growth_over_xgboost[no_heat]": "is lost without a heat",
+    "stress_growth_over_xgboost[wearing_a_third_slower]": "loses more than others to wear",
     "latency_p50_ms": "is slow",
     "latency_p99_ms": "is slow",
 }
@@ -281,7 +298,9 @@ def test_the_evaluation_gate_keeps_out_a_model_that(rule, model, verdict_on):
 
 
 def test_a_good_model_passes_and_every_rule_has_a_fault_above(world, good):
-    assert_every_rule_has_a_fault(world.verdict(good, champion=good), FAULTS, each=("stress_growth", "gain_over"))
+    assert_every_rule_has_a_fault(
+        world.verdict(good, champion=good), FAULTS, each=("stress_growth", "stress_growth_over_xgboost", "gain_over")
+    )
 
 
 def test_a_model_without_intervals_is_kept_out(verdict_on):

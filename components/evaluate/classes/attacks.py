@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.judge.bootstrap import Interval
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.workload import WhatIf
 
@@ -32,6 +33,8 @@ class AttackFigures:
     """The same, less what gets through without the attack: the loss to it."""
     flagged: float
     """Share of the positives of which at least one event is flagged."""
+    loss: Interval | None = None
+    """What it gains more than against XGBoost with as many alarms; where that is demanded."""
 
 
 def as_it_was(positives: WhatIf) -> Iterator[WhatIf]:

@@ -36,7 +36,7 @@ def examine(case: Case) -> Examination:
     masks = workload.judging.slices(window.judged_table, window.data.features[window.judged_rows])
     evidence = gather(window, own, case.artifact, baselines, rival, masks, limits, case.review_capacity)
     words = Words.of(workload, evidence.review_capacity)
-    verdict = Verdict(GATE, judge(evidence, limits, words))
+    verdict = Verdict(GATE, judge(evidence, limits, words)).accepting(case.accept)
 
     curves = {"model": own} | {name: one.answers.point[window.counts] for name, one in baselines.items()}
     if rival is not None and rival.answers is not None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.evaluate import evidence
-from components.evaluate.baselines import XGBOOST, Baseline
+from components.evaluate.baselines import XGBOOST, Answer, Baseline
 from components.evaluate.config import QuantityLimits
-from components.evaluate.evidence import SLICE_RESAMPLES, Comparison, against, asked, under_stress
+from components.evaluate.evidence import SLICE_RESAMPLES, Comparison, against, asked, best_feature, under_stress
 from components.evaluate.latency import measure_latency
 from components.evaluate.window import Rival, TestWindow
 from millrace.judge.bootstrap import Interval, interval, unit_weights
 from millrace.judge.regression import Measured, Predictions, bias, coverage, figures, mae, with_intervals
 from millrace.judge.rows import Floats, Mask, ratio
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.workload import WhatIf
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class StressFigures:
     """MAE over that of the same rows with good inputs: 1 is nothing lost."""
     mean_change: float
     """Mean absolute change of a prediction."""
+    over_xgboost: float | None = None
+    """`growth` over that of XGBoost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +90,12 @@ def measure_slices(
 
 
 def measure_stresses(
-    model: ModelArtifact, window: TestWindow[Measured], rows: int, seed: int
+    model: ModelArtifact, window: TestWindow[Measured], rows: int, seed: int, reference: Answer | None = None
 ) -> dict[str, StressFigures]:
-    """Predict a sample of `rows` judged rows under each stress of the workload; a stress may change the truth too."""
+    """Predict a sample of `rows` judged rows under each stress of the workload; a stress may change the truth too.
+
+    Where there is a `reference`, it is asked the same.
+    """
     workload = window.data.workload
     size = min(rows, len(window.judged))
     chosen = np.sort(np.random.default_rng(seed).choice(len(window.judged), size, replace=False))
@@ -95,15 +103,38 @@ def measure_stresses(
     clean = asked(model, events).point
     usual = float(np.abs(clean - events.label).mean())
 
+    length = model.spec.sequence_length
+
+    def error_of(events: WhatIf) -> float:
+        if reference is None:
+            return np.nan
+        return float(np.abs(reference(events.tensors(length)[0]) - events.label).mean())
+
+    theirs = error_of(events)
     found = {}
     for name, changed, answered in under_stress(model, workload, events):
         error = float(np.abs(answered.point - changed.label).mean())
         found[name] = StressFigures(
             mae=error,
             growth=error / usual if usual > 0 else np.nan,
+            over_xgboost=_over(error, usual, error_of(changed), theirs) if reference is not None else None,
             mean_change=float(np.abs(answered.point - clean).mean()),
         )
     return found
+
+
+def _over(error: float, usual: float, other: float, others_usual: float) -> float:
+    """How many times larger an error becomes, over how many times another's does; NaN where that means nothing."""
+    return error / usual / (other / others_usual) if min(usual, other, others_usual) > 0 else np.nan
+
+
+def _skill(truth: Floats, values: NDArray[np.float32]) -> float:
+    """Of one feature, either way: its rank correlation with the truth."""
+    from scipy.stats import rankdata
+
+    if not len(truth) or np.ptp(values) == 0 or np.ptp(truth) == 0:
+        return 0.0
+    return float(abs(np.corrcoef(rankdata(np.nan_to_num(values)), rankdata(truth))[0, 1]))
 
 
 def gather(
@@ -132,7 +163,14 @@ def gather(
         baselines={name: compared(other) for name, other in others.items()},
         champion=against(rival, compared),
         slices=measure_slices(rows, own, others[XGBOOST], masks, seed),
-        stresses=measure_stresses(model, window, limits.stress_rows, seed),
+        stresses=measure_stresses(
+            model,
+            window,
+            limits.stress_rows,
+            seed,
+            baselines[XGBOOST].answer if limits.max_stress_growth_over_xgboost is not None else None,
+        ),
+        best_feature=best_feature(partial(_skill, rows.truth), window.data, window.judged_rows),
         latency=measure_latency(model, window.data, window.rows, limits.latency_calls),
         baseline_parameters={name: baseline.parameters for name, baseline in baselines.items()},
     )

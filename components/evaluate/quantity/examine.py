@@ -31,7 +31,7 @@ def examine(case: Case) -> Examination:
     masks = workload.judging.slices(window.judged_table, window.data.features[window.judged_rows])
     evidence = gather(window, own, case.artifact, baselines, rival, masks, limits)
     words = Words.of(workload)
-    verdict = Verdict(GATE, judge(evidence, limits))
+    verdict = Verdict(GATE, judge(evidence, limits)).accepting(case.accept)
 
     ends = {"low": answers.low, "high": answers.high} if answers.bounded else {}
     others = {name: baseline.answers.where(window.counts) for name, baseline in baselines.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from components.evaluate.baselines import XGBOOST
 from components.evaluate.config import QuantityLimits
 from components.evaluate.quantity.evidence import Evidence
-from components.evaluate.rules import each, fast_enough, no_loss
+from components.evaluate.rules import each, fast_enough, no_loss, wanted
 from millrace.judge.bootstrap import Interval
 from millrace.judge.gates import Rule
 
@@ -17,6 +17,13 @@ def judge(evidence: Evidence, limits: QuantityLimits) -> tuple[Rule, ...]:
     """Every rule of the gate."""
     return (
         Rule("test_rows", evidence.rows, ">=", limits.min_test_rows, f"of {evidence.units} units"),
+        *wanted(
+            "leaked_feature",
+            evidence.best_feature.skill,
+            "<=",
+            limits.max_feature_skill,
+            f"of {evidence.best_feature.name!r} alone",
+        ),
         *_errors(evidence, limits),
         *_intervals(evidence, limits),
         *_against_baselines(evidence, limits),
@@ -92,7 +99,21 @@ def _slices(e: Evidence, limits: QuantityLimits) -> list[Rule]:
 
 def _stresses(e: Evidence, limits: QuantityLimits) -> list[Rule]:
     growth = {name: figures.growth for name, figures in e.stresses.items()}
-    return each("stress_growth", growth, "<=", limits.stress_ceilings, "MAE over that with good inputs")
+    ceilings = limits.stress_ceilings
+    return [
+        *([] if ceilings is None else each("stress_growth", growth, "<=", ceilings, "MAE over that with good inputs")),
+        *(
+            rule
+            for name, one in e.stresses.items()
+            for rule in wanted(
+                f"stress_growth_over_xgboost[{name}]",
+                one.over_xgboost,
+                "<=",
+                limits.max_stress_growth_over_xgboost,
+                f"the model's MAE becomes {one.growth:.2f} times as large",
+            )
+        ),
+    ]
 
 
 def _shown(figure: Interval | None) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Rule:
     comparison: str
     limit: float
     detail: str = ""
+    accepted: str = ""
+    """Why a run may go on although the rule did not pass; empty where nobody said so."""
 
     def __post_init__(self) -> None:
         if self.comparison not in COMPARISONS:
@@ -41,15 +43,21 @@ class Rule:
         return self.measured is not None and bool(COMPARISONS[self.comparison](self.measured, self.limit))
 
     @property
+    def blocks(self) -> bool:
+        """Whether the rule stops a run: it did not pass, and nobody accepted that."""
+        return not self.passed and not self.accepted
+
+    @property
     def measured(self) -> float | None:
         """The value where it is a number; JSON knows neither NaN nor infinity."""
         return None if self.value is None or not math.isfinite(self.value) else self.value
 
     def __str__(self) -> str:
         value = "not measured" if self.value is None else f"{self.value:.6g}"
-        mark = "pass" if self.passed else "FAIL"
+        mark = "pass" if self.passed else "accepted" if self.accepted else "FAIL"
         detail = f"; {self.detail}" if self.detail else ""
-        return f"{mark}  {self.name}: {value} (wanted {self.comparison} {self.limit:.6g}){detail}"
+        why = f"; accepted: {self.accepted}" if self.accepted and not self.passed else ""
+        return f"{mark}  {self.name}: {value} (wanted {self.comparison} {self.limit:.6g}){detail}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +69,30 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        return bool(self.rules) and all(rule.passed for rule in self.rules)
+        """True when every rule passed, or its failure was accepted."""
+        return bool(self.rules) and not any(rule.blocks for rule in self.rules)
 
     @property
     def failures(self) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.rules if not rule.passed)
+        """Rules that block."""
+        return tuple(rule for rule in self.rules if rule.blocks)
+
+    @property
+    def accepted(self) -> tuple[Rule, ...]:
+        """Rules that did not pass, and were accepted."""
+        return tuple(rule for rule in self.rules if rule.accepted and not rule.passed)
+
+    def accepting(self, reasons: Mapping[str, str]) -> Verdict:
+        """The same rules, those of these names with why their failure is accepted."""
+        rules = (replace(rule, accepted=reasons.get(rule.name, rule.accepted)) for rule in self.rules)
+        return Verdict(self.gate, tuple(rules))
 
     @property
     def headline(self) -> str:
         """What the gate says, in a line without its rules."""
         if self.passed:
-            return f"gate {self.gate!r} passed ({len(self.rules)} rules)"
+            accepted = f", {len(self.accepted)} of them accepted" if self.accepted else ""
+            return f"gate {self.gate!r} passed ({len(self.rules)} rules{accepted})"
         if not self.rules:
             return f"gate {self.gate!r} blocked: it measured nothing"
         return f"gate {self.gate!r} blocked: {len(self.failures)} of {len(self.rules)} rules failed"
@@ -94,7 +115,10 @@ class Verdict:
         """Inverse of `to_dict`; `passed` is recomputed from the rules, never read."""
         fields = ("name", "value", "comparison", "limit", "detail")
         try:
-            rules = tuple(Rule(**{key: rule[key] for key in fields}) for rule in document["rules"])
+            rules = tuple(
+                Rule(**{key: rule[key] for key in fields}, accepted=rule.get("accepted", ""))
+                for rule in document["rules"]
+            )
             return cls(document["gate"], rules)
         except (KeyError, TypeError) as error:
             raise InvalidInput(f"not a verdict: {error}. Wanted {{gate, rules: [{', '.join(fields)}]}}") from error

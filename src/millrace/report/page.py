@@ -70,10 +70,11 @@ class Page:
     def verdict(self, verdict: Verdict) -> Page:
         """Every rule with value, limit and pass, failures first; also sets the badge at the top."""
         self.passed = verdict.passed if self.passed is None else self.passed and verdict.passed
-        rules = sorted(verdict.rules, key=lambda rule: rule.passed)
+        rules = sorted(verdict.rules, key=lambda rule: (not rule.blocks, rule.passed))
         rows = [
             {
                 "passed": rule.passed,
+                "accepted": rule.accepted,
                 "name": rule.name,
                 "value": "not measured" if rule.value is None else show(rule.value),
                 "limit": f"{rule.comparison.replace('<=', '≤').replace('>=', '≥')} {show(rule.limit)}",

@@ -56,8 +56,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
+def raw(home: Path) -> Path:
+    folder = home / "raw" / "fraud" / "small"  # where a home keeps its own world, which is judged by its own limits
+    folder.mkdir(parents=True)
     write(WORLD, folder)
     return folder
 
@@ -204,10 +205,15 @@ def test_a_model_that_is_not_good_enough_is_not_promoted(
     blocked = program("run.loop", "--data", str(raw), "--overrides", strict, "--train-days", "21")
 
     assert blocked.returncode == 1
-    assert "gate 'evaluation' blocked" in blocked.stderr
-    assert "average_precision" in blocked.stderr
-    assert "wanted >= 0.999" in blocked.stderr
+    assert "Blocked by the evaluation gate" in blocked.stderr
+    assert "1. average_precision, " in blocked.stderr
+    assert "wanted at least 0.999" in blocked.stderr
+    assert "--accept 'average_precision=REASON'" in " ".join(blocked.stderr.split())
+    assert "Traceback" not in blocked.stderr
     assert served_version(home) == "1"
+    page = (home / "report" / "fraud" / "index.html").read_text()
+    assert page.index("This run was blocked") < page.index("average_precision, ") < page.index("Runs before")
+    assert 'href="run-2' in page
 
 
 def test_data_in_another_unit_is_stopped_before_features_are_built(
@@ -220,10 +226,12 @@ def test_data_in_another_unit_is_stopped_before_features_are_built(
             table = table.set_column(table.column_names.index("amount"), "amount", in_cents)
         pq.write_table(table, tmp_path / path.name)
 
-    blocked = program("run.loop", "--data", str(tmp_path), "--overrides", str(SMALL), "--train-days", "21")
+    blocked = program(
+        "run.loop", "--data", str(tmp_path), "--overrides", str(SMALL), "--train-days", "21", "--profile", "simulated"
+    )
 
     assert blocked.returncode == 1
-    assert "gate 'data' blocked" in blocked.stderr
+    assert "Blocked by the data gate" in blocked.stderr
     assert "build-features" not in blocked.stdout
     assert served_version(home) == "1"
 
@@ -303,7 +311,19 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     raw = tmp_path / "trips"
     raw.mkdir()
     write_trips(CITY, raw)
-    second = program("run", "--workload", "trips", "--data", str(raw), "--train-days", "21", "--overrides", TRIPS)
+    second = program(
+        "run",
+        "--workload",
+        "trips",
+        "--data",
+        str(raw),
+        "--train-days",
+        "21",
+        "--overrides",
+        TRIPS,
+        "--profile",
+        "simulated",
+    )
     assert second.returncode == 0, second.stdout + second.stderr
     minutes = ask(url, "trip-duration", {"trip_id": 1, **TRIP})
 
@@ -423,8 +443,8 @@ def challenger_of_trips(home: Path, factor: float) -> int:
 @contextmanager
 def trigger(home: Path, folder: Path) -> Iterator[str]:
     """The retraining trigger of a home, on what the slower city delivers; its URL."""
-    raw, port = folder / "slower", free_port()
-    raw.mkdir()
+    raw, port = home / "raw" / "trips" / "slower", free_port()
+    raw.mkdir(parents=True)
     write_trips(SLOWER, raw)
     limits = yaml.safe_load(Path(TRIPS).read_text(encoding="utf-8"))
     limits["validate"]["max_value_ks"] = 0.35  # a third longer is another distribution to the data gate

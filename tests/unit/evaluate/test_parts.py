@@ -111,7 +111,8 @@ def test_rows_without_scenarios_and_no_rows_at_all_have_slices():
 
 
 def test_an_override_of_one_floor_leaves_the_others():
-    usual, changed = load_limits(FRAUD), load_limits(FRAUD, {"stress_floors": {"no_state": 0.01}})
+    usual = load_limits(FRAUD, profile="simulated")
+    changed = load_limits(FRAUD, {"stress_floors": {"no_state": 0.01}}, profile="simulated")
 
     assert changed.stress_floors == dict(usual.stress_floors) | {"no_state": 0.01}
 
@@ -125,7 +126,7 @@ def test_a_limit_of_the_wrong_kind_is_named():
 
 def test_no_default_floor_lets_a_random_model_pass():
     """A floor that chance reaches is a gate that cannot fail."""
-    config = load_limits(FRAUD)
+    config = load_limits(FRAUD, profile="simulated")
 
     assert config.min_auc_roc > 0.6
     assert config.slice_auc_floor > 0.6

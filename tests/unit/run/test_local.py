@@ -188,7 +188,8 @@ def test_a_gate_that_said_no_is_known_by_its_verdict(tmp_path: Path) -> None:
 
     error = blocked.value
     assert (error.step, error.refusal.verdicts[0].failures) == ("gate", (Rule("gain", 0.5, ">", 1.0),))
-    assert "gate 'model' blocked: 1 of 1 rules failed" in str(error)
+    assert "Blocked by the model gate (1 of 1 rules). Nothing was promoted" in str(error)
+    assert "gain: got 0.5, wanted more than 1." in str(error)
     assert "Traceback" not in str(error)
     assert (tmp_path / "runs" / f"{error.refusal.run}.log").is_file()
 

@@ -6,12 +6,17 @@ import pyarrow as pa
 import pytest
 
 from components.validate.config import ValidateConfig
-from components.validate.core import choose_windows, find_previous, validate
+from components.validate.core import choose_windows, find_previous
+from components.validate.core import validate as judged_by
 from millrace.errors import ConfigError, InvalidInput
 from millrace.installed import load
 from millrace.judge.gates import Verdict
 
-CONFIG = ValidateConfig.load(load("fraud"))
+CONFIG = ValidateConfig.load(load("fraud"), profile="simulated")
+
+
+def validate(snapshot, previous, lake, config=CONFIG):
+    return judged_by(snapshot, previous, lake, config)
 
 
 def rules(validation):
@@ -31,7 +36,7 @@ def test_the_same_snapshot_is_judged_once(simulated, snapshot, lake):
     now = snapshot(simulated(30))
 
     first, again = validate(now, None, lake), validate(now, None, lake)
-    stricter = validate(now, None, lake, ValidateConfig.load(load("fraud"), {"min_days": 90}))
+    stricter = validate(now, None, lake, ValidateConfig.load(load("fraud"), {"min_days": 90}, profile="simulated"))
 
     assert again == first
     assert stricter.id != first.id
@@ -156,9 +161,9 @@ def test_the_predecessor_is_the_newest_of_the_same_source_that_passed(simulated,
 
 def test_a_wrong_setting_is_named_with_its_file(tmp_path):
     with pytest.raises(ConfigError, match=r"validate.yaml: min_day .*Extra inputs"):
-        ValidateConfig.load(load("fraud"), {"min_day": 3})
+        ValidateConfig.load(load("fraud"), {"min_day": 3}, profile="simulated")
     with pytest.raises(ConfigError, match="max_value_ks is 'much'"):
-        ValidateConfig.load(load("fraud"), {"max_value_ks": "much"})
+        ValidateConfig.load(load("fraud"), {"max_value_ks": "much"}, profile="simulated")
     with pytest.raises(ConfigError, match="no configuration"):
         ValidateConfig.load(load("fraud"), path=tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
@@ -174,7 +179,9 @@ def test_a_days_rows_are_counted_by_their_time_not_by_their_file(simulated, snap
 
 
 def test_limits_are_the_platforms_then_the_workloads_then_those_of_the_call():
-    config = ValidateConfig.load(load("fraud"), {"entities": {"customer": {"max_silent_share": 0.3}}})
+    config = ValidateConfig.load(
+        load("fraud"), {"entities": {"customer": {"max_silent_share": 0.3}}}, profile="simulated"
+    )
 
     shares = [config.silent_share(name) for name in ("customer", "terminal")]
 
@@ -184,4 +191,4 @@ def test_limits_are_the_platforms_then_the_workloads_then_those_of_the_call():
 
 def test_limits_of_an_entity_that_the_workload_does_not_have_are_refused():
     with pytest.raises(ConfigError, match=r"limits of \['planet'\]; fraud has \['customer', 'terminal'\]"):
-        ValidateConfig.load(load("fraud"), {"entities": {"planet": {"max_silent_share": 0.3}}})
+        ValidateConfig.load(load("fraud"), {"entities": {"planet": {"max_silent_share": 0.3}}}, profile="simulated")

@@ -1,0 +1,114 @@
+"""How a model of classes stands to guessing, and to XGBoost where it is hard: in slices, on bad days, under attack.
+
+Rows and scores in, paired bootstrap intervals out. What is beyond everybody's reach is no fault of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.evaluate.classes.attacks import AS_IT_WAS, Attack, Score, as_it_was, outcome
+from millrace.judge.bootstrap import Interval, interval
+from millrace.judge.ranking import Judged, average_precision, roc_auc, unit_precision
+from millrace.judge.rows import Floats, ratio, unit_sums
+from millrace.workload import WhatIf
+
+
+def positive_share(rows: Judged, weights: Floats | None = None) -> Floats:
+    """Share of positives: the average precision of guessing. [B] in [0, 1]."""
+    count, positives = unit_sums(rows.unit, rows.units, weights, [np.ones(len(rows)), rows.label])
+    return ratio(positives, count)
+
+
+def average_precision_lift(rows: Judged, scores: Floats, weights: Floats) -> Interval:
+    """Average precision over that of guessing, both on the same resamples; 1 is guessing."""
+    value = average_precision(rows, scores) / positive_share(rows)
+    drawn = average_precision(rows, scores, weights) / positive_share(rows, weights)
+    return interval(value.item(), drawn)
+
+
+def random_unit_precision(rows: Judged, k: int, weights: Floats | None = None) -> Floats:
+    """Unit precision that is expected of k units a day drawn at random. [B] in [0, 1]."""
+    weights = np.ones((1, rows.units)) if weights is None else weights
+    days = np.unique(rows.day)
+    found = np.zeros(len(weights))
+    for day in days:
+        today = rows.day == day
+        active = np.bincount(rows.unit[today], minlength=rows.units) > 0
+        positive = np.bincount(rows.unit[today & rows.label], minlength=rows.units) > 0
+        units = weights @ active
+        found += np.nan_to_num(ratio(weights @ positive, units)) * np.minimum(units, k) / k
+    return found / max(len(days), 1)
+
+
+def unit_precision_lift(rows: Judged, scores: Floats, k: int, weights: Floats) -> Interval:
+    """Unit precision over that of reviewing at random; 1 is no better."""
+    value = ratio(unit_precision(rows, scores, k), random_unit_precision(rows, k))
+    drawn = ratio(unit_precision(rows, scores, k, weights), random_unit_precision(rows, k, weights))
+    return interval(value.item(), drawn)
+
+
+def auc_loss(rows: Judged, scores: Floats, reference: Floats, weights: Floats) -> Interval:
+    """AUC ROC of `reference` less the model's, on the same rows."""
+    value = roc_auc(rows, reference) - roc_auc(rows, scores)
+    return interval(value.item(), roc_auc(rows, reference, weights) - roc_auc(rows, scores, weights))
+
+
+def kept_loss(
+    rows: Judged, model: tuple[Floats, Floats], reference: tuple[Floats, Floats], weights: Floats
+) -> Interval:
+    """What the reference keeps of its average precision above guessing under a stress, less what the model keeps.
+
+    Scores come as (on a good day, under the stress). Who is no better than guessing on a good day keeps nothing.
+    """
+    share = positive_share(rows)
+    own = (average_precision(rows, model[0]) - share).item()
+    theirs = (average_precision(rows, reference[0]) - share).item()
+
+    def kept(stressed: Floats, usual: float, w: Floats | None) -> Floats:
+        above = average_precision(rows, stressed, w) - positive_share(rows, w)
+        return above / usual if usual > 0 else np.zeros_like(above)
+
+    def loss(w: Floats | None) -> Floats:
+        return kept(reference[1], theirs, w) - kept(model[1], own, w)
+
+    return interval(loss(None).item(), loss(weights))
+
+
+def attack_losses(
+    positives: WhatIf,
+    unit: NDArray[np.int64],
+    attacks: Mapping[str, Attack],
+    model: tuple[Score, float],
+    reference: tuple[Score, float],
+    weights: Floats,
+) -> dict[str, Interval]:
+    """Attack → share of the positives' value that it gains against the model, less what it gains against the reference.
+
+    Both come as (scores, threshold); unit[B] of the positives, weights[., units].
+    """
+    at_stake = positives.value.astype(np.float64)
+    played: dict[str, Attack] = {AS_IT_WAS: as_it_was, **attacks}
+    passed = {
+        who: {name: outcome(attack(positives), score, threshold)[0] for name, attack in played.items()}
+        for who, (score, threshold) in (("model", model), ("reference", reference))
+    }
+
+    def gained(name: str, w: Floats) -> Floats:
+        per_unit = w[:, unit]
+        extra = (passed["model"][name] - passed["model"][AS_IT_WAS]).astype(np.float64)
+        usual = (passed["reference"][name] - passed["reference"][AS_IT_WAS]).astype(np.float64)
+        return ratio(per_unit @ (extra - usual), per_unit @ at_stake)
+
+    once = np.ones((1, weights.shape[1]))
+    return {name: interval(gained(name, once).item(), gained(name, weights)) for name in attacks}
+
+
+def equally_busy(scores: Floats, threshold: float, reference: Floats) -> float:
+    """The threshold at which `reference` raises as many alarms as the model does at its own."""
+    alarms = int((scores >= threshold).sum())
+    return math.inf if not alarms else float(np.sort(reference)[::-1][alarms - 1])
