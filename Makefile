@@ -32,8 +32,8 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
-run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri] [NAME=own]; without DATA on simulated data.
-	$(BIN)/python -m run $(if $(DATA),--data "$$DATA") --workload '$(WORKLOAD)' $(if $(NAMED),--name '$(NAMED)') $(ARGS)
+run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri] [MAP=columns.yaml] [NAME=own]; without DATA on simulated data.
+	$(BIN)/python -m run $(if $(DATA),--data "$$DATA") $(if $(MAP),--columns "$$MAP") --workload '$(WORKLOAD)' $(if $(NAMED),--name '$(NAMED)') $(ARGS)
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
@@ -80,7 +80,7 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 
 .PHONY: score
 score: setup ## Score the rows of a file without a server: DATA=uri [OUT=scores.parquet]; one day, no labels, no gate [ARGS=--help].
-	$(BIN)/millrace score $(if $(DATA),"$$DATA") $(if $(OUT),-o "$$OUT") $(CHOICE) $(ARGS)
+	$(BIN)/millrace score $(if $(DATA),"$$DATA") $(if $(MAP),--columns "$$MAP") $(if $(OUT),-o "$$OUT") $(CHOICE) $(ARGS)
 
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
@@ -146,7 +146,7 @@ backtest: setup ## The protocol of weekly folds: DATA=uri FROM=YYYY-MM-DD WEEKS=
 
 .PHONY: search
 search: setup ## Hyper-parameters on the validation days: MINUTES=n [DATA=uri]; the same command goes on [ARGS=--help].
-	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data "$$DATA") $(CHOICE) $(ARGS)
+	$(BIN)/python -m search --minutes '$(or $(MINUTES),30)' $(if $(DATA),--data "$$DATA") $(if $(MAP),--columns "$$MAP") $(CHOICE) $(ARGS)
 
 .PHONY: edge
 edge: setup ## The champion as a folder that needs numpy and onnxruntime only: [OUT=folder] [VERSION=n] [ARGS=--help].

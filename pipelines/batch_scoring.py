@@ -28,8 +28,7 @@ class Outputs(NamedTuple):
 def batch_scoring(
     source: str,
     source_version: str = "",
-    column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
-    timezone: str = "UTC",
+    columns: dict = {},  # noqa: B006  kfp reads defaults from the signature
     workload: str = "",
     model_version: str = "",
     first_day: str = "",
@@ -42,8 +41,7 @@ def batch_scoring(
     Args:
         source: CSV or Parquet behind any fsspec URI; with the days before the scored ones, whose histories they are.
         source_version: anything that changes when the source does; part of the cache key.
-        column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
-        timezone: of timestamps that carry no offset.
+        columns: how the source is written and where each field comes from (docs/your-data.md).
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         model_version: of the registry; empty for the champion.
         first_day: first day to score, ISO; empty for the first there is.
@@ -51,9 +49,7 @@ def batch_scoring(
         validate_overrides: limits of components/validate/validate.yaml to change.
         profile: kind of data, whose limits the workload has in profiles/<profile>.yaml; empty: any data.
     """
-    ingested = ingest(
-        source=source, source_version=source_version, column_map=column_map, timezone=timezone, workload=workload
-    )
+    ingested = ingest(source=source, source_version=source_version, columns=columns, workload=workload)
     snapshot = ingested.outputs["snapshot"]
     validated = validate(snapshot=snapshot, overrides=validate_overrides, profile=profile, for_training=False)
     passed = gate_data(validation=validated.outputs["validation"], run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)

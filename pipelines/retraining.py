@@ -14,8 +14,7 @@ def retraining(
     champion: str,
     reason: str,
     source_version: str = "",
-    column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
-    timezone: str = "UTC",
+    columns: dict = {},  # noqa: B006  kfp reads defaults from the signature
     workload: str = "",
     as_of: str = "end",
     train_days: int = 0,
@@ -33,8 +32,7 @@ def retraining(
         champion: artifact id of the model that serves now.
         reason: why, for the audit log.
         source_version: anything that changes when the source does; part of the cache key.
-        column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
-        timezone: of timestamps that carry no offset.
+        columns: how the source is written and where each field comes from (docs/your-data.md).
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         as_of: the instant the run speaks from, ISO 8601; the end of the last day, which has been served already.
         train_days: length of the training window, days; 0: 28, or what fits the data.
@@ -48,8 +46,7 @@ def retraining(
     return compose(
         source=source,
         source_version=source_version,
-        column_map=column_map,
-        timezone=timezone,
+        columns=columns,
         workload=workload,
         as_of=as_of,
         train_days=train_days,

@@ -42,8 +42,7 @@ def compose(
     *,
     source: Parameter,
     source_version: Parameter,
-    column_map: Parameter,
-    timezone: Parameter,
+    columns: Parameter,
     workload: Parameter,
     as_of: Parameter,
     train_days: Parameter,
@@ -65,8 +64,7 @@ def compose(
     ingested = ingest(
         source=source,
         source_version=source_version,
-        column_map=column_map,
-        timezone=timezone,
+        columns=columns,
         workload=workload,
         **({} if variant is None else {"variant": variant}),
     )
@@ -146,8 +144,7 @@ def compose(
 def training(
     source: str,
     source_version: str = "",
-    column_map: dict = {},  # noqa: B006  kfp reads defaults from the signature
-    timezone: str = "UTC",
+    columns: dict = {},  # noqa: B006  kfp reads defaults from the signature
     workload: str = "",
     variant: dict = {},  # noqa: B006
     as_of: str = "",
@@ -164,8 +161,7 @@ def training(
     Args:
         source: CSV or Parquet behind any fsspec URI: a file, a folder or a glob.
         source_version: anything that changes when the source does; part of the cache key.
-        column_map: column of the source to column of the schema, where the name is neither ours nor an alias.
-        timezone: of timestamps that carry no offset.
+        columns: how the source is written and where each field comes from (docs/your-data.md).
         workload: name of the workload that the run is of; empty for MILLRACE_WORKLOAD's.
         variant: the document of that workload where it is a variant: its base, and columns of its own.
         as_of: the instant the run speaks from, ISO 8601; empty for the start of the last day.
@@ -180,8 +176,7 @@ def training(
     return compose(
         source=source,
         source_version=source_version,
-        column_map=column_map,
-        timezone=timezone,
+        columns=columns,
         workload=workload,
         variant=variant,
         as_of=as_of,

@@ -19,20 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.ingest.casts import cast_sql, raw_name
 from components.ingest.checks import reasons
-from components.ingest.columns import Shape
 from components.ingest.config import IngestConfig
-from components.ingest.raw import RawRows
-from components.ingest.redaction import redacting
-from components.ingest.refresh import open_reader
-from components.ingest.sources import SourceFile, list_files
 from millrace.errors import InvalidInput
 from millrace.features.events import as_utc
 from millrace.fields import Field
 from millrace.installed import load
 from millrace.observe.progress import track
 from millrace.pseudonyms import pseudonymise
+from millrace.reading.casts import cast_sql, raw_name
+from millrace.reading.columns import Shape
+from millrace.reading.raw import RawRows
+from millrace.reading.readers import open_reader
+from millrace.reading.redaction import redacting
+from millrace.reading.sources import SourceFile, TableFile, list_files
 from millrace.workload import Schema
 
 REASON: Final = "reason"
@@ -83,9 +83,9 @@ class _Reading:
         self._rejected: list[pa.Table] = []
         self._counts: Counter[str] = Counter()
 
-    def take(self, number: int, file: SourceFile) -> None:
+    def take(self, number: int, file: SourceFile | TableFile) -> None:
         """Cast and check the rows of a file."""
-        reader = open_reader(file, self._schema, self._config)
+        reader = open_reader(file, self._schema, self._config.columns)
         shape = self._whole(reader.shape)
         self._made_ids |= self._schema.EVENT_ID not in shape.name_of
         first = 0
@@ -101,8 +101,8 @@ class _Reading:
         raw = shape.raw.append(pa.field(_NOTHING, pa.string()))
         return replace(shape, raw=raw, name_of={**shape.name_of, "label_timestamp": _NOTHING})
 
-    def _take(self, number: int, file: SourceFile, shape: Shape, raw: RawRows, first: int) -> None:
-        sql = cast_sql(shape, self._schema, pa.schema([]), self._config.timezone, file.name)
+    def _take(self, number: int, file: SourceFile | TableFile, shape: Shape, raw: RawRows, first: int) -> None:
+        sql = cast_sql(shape, self._schema, pa.schema([]), file.name)
         given = raw.table
         for name in shape.raw.names[given.num_columns :]:
             given = given.append_column(name, pa.nulls(len(given), pa.string()))
@@ -131,11 +131,11 @@ class _Reading:
         kept = places[good.to_numpy(zero_copy_only=False)]
         self._places.append(pa.table({"file": np.full(len(kept), number), "row": kept}))
 
-    def _reject(self, file: SourceFile, raw: pa.Table, why: list[str], places: Any) -> None:
+    def _reject(self, file: SourceFile | TableFile, raw: pa.Table, why: list[str], places: Any) -> None:
         self._counts.update(why)
         self._rejected.append(_with_places(_as_text(self._engine, raw), why, [file.name] * len(raw), places))
 
-    def finished(self, files: list[SourceFile]) -> FileRows:
+    def finished(self, files: list[SourceFile | TableFile]) -> FileRows:
         """All rows of all files; raises InvalidInput where there is none."""
         rows = pa.concat_tables(self._good) if self._good else self._schema.EVENTS.empty_table()
         if not len(rows) and not self._counts:
@@ -152,7 +152,7 @@ class _Reading:
         )
         return FileRows(rows.take(order), told.take(order), self._rejected, self._counts)
 
-    def _unrepeated(self, rows: pa.Table, places: pa.Table, files: list[SourceFile]) -> NDArray[np.bool_]:
+    def _unrepeated(self, rows: pa.Table, places: pa.Table, files: list[SourceFile | TableFile]) -> NDArray[np.bool_]:
         """[rows] which stay: of rows that say the same of one event the first, of those that contradict none."""
         event_id = self._schema.EVENT_ID
         if len(rows) == pc.count_distinct(rows[event_id]).as_py():

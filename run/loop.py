@@ -21,9 +21,9 @@ from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.installed import load
 from millrace.judge.explained import require_known
 from millrace.observe.progress import log
+from millrace.printing import accept_any_text
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
-from millrace.terminal import accept_any_text
 from millrace.uris import redacted
 from run.blocked import write_page
 from run.local import LocalRun, PipelineBlocked, run_local
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m run", description=__doc__)
     parser.add_argument(
-        "--data", default="", help="CSV or Parquet: file, folder, glob or fsspec URI (default: simulated)"
+        "--data", default="", help="your events: a file, folder, glob, URI or database (default: simulated)"
     )
     parser.add_argument("--as-of", default="", help="instant the run speaks from (default: start of the last day)")
     parser.add_argument(
@@ -160,8 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    ingest = IngestOptions.of(options)
-    arguments = {"column_map": ingest.column_map, "timezone": ingest.timezone}
+    arguments = {"columns": IngestOptions.of(options).columns.argument()}
     arguments |= {"as_of": options.as_of, "train_days": options.train_days}
     return arguments | overrides(options.overrides) | gates(options)
 

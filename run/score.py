@@ -21,9 +21,9 @@ from components.score.rows import Scorer
 from millrace.errors import InvalidInput, MillraceError
 from millrace.installed import Workload, load
 from millrace.observe.progress import track
+from millrace.printing import accept_any_text
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.settings import Settings, settings
-from millrace.terminal import accept_any_text
 from run.file_rows import SOURCE_FILE, SOURCE_ROW, FileRows, read_rows
 from run.score_output import STDOUT, opened, output_of, require_free, write_rejected
 from run.source import IngestOptions, absolute

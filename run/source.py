@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from components.ingest.config import IngestConfig
-from components.ingest.core import parse_column_map
 from millrace.errors import InvalidInput
 from millrace.installed import Workload, declare, load
+from millrace.reading import options
+from millrace.reading.document import EMPTY, ColumnsDocument
+from millrace.reading.tables import is_database
 from millrace.settings import Settings, settings
 
 SIMULATED: Final = "simulated"
@@ -20,33 +22,26 @@ SIMULATED: Final = "simulated"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestOptions:
-    """Names and times of a source that are not ours."""
+    """How a source is written that is not written as ours are."""
 
-    column_map: dict[str, str] = field(default_factory=dict)
-    """Column of the source → column of the schema."""
-    timezone: str = "UTC"
-    """Of timestamps without an offset."""
+    columns: ColumnsDocument = EMPTY
 
     @staticmethod
     def add_to(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--column-map", action="append", default=[], metavar="THEIRS=OURS", help="a column's name; repeat as needed"
-        )
-        parser.add_argument("--timezone", default="UTC", help="of timestamps without an offset (default UTC)")
+        options.add_to(parser)
         add_workload(parser)
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> IngestOptions:
-        """Raises InvalidInput for a mapping without `=`."""
-        return cls(column_map=parse_column_map(",".join(arguments.column_map)), timezone=arguments.timezone)
+        """Raises NotFound, ConfigError and InvalidInput, which name what was said."""
+        return cls(columns=options.document_from(arguments))
 
     def config(self, settings: Settings) -> IngestConfig:
         """The same for the verb itself."""
         return IngestConfig(
             workload=settings.workload,
             pseudonym_key=settings.pseudonym_secret(),
-            column_map=self.column_map,
-            timezone=self.timezone,
+            columns=self.columns,
             memory_limit_gb=settings.memory_limit_gb,
             threads=settings.threads,
         )
@@ -132,4 +127,4 @@ def simulated(settings: Settings) -> str:
 
 def absolute(source: str) -> str:
     """A local path as seen from anywhere; a URI as it is."""
-    return source if "://" in source else str(Path(source).expanduser().absolute())
+    return source if "://" in source or is_database(source) else str(Path(source).expanduser().absolute())

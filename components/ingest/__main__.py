@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from components.ingest.config import IngestConfig
-from components.ingest.core import ingest, parse_column_map
+from components.ingest.core import ingest
 from millrace.errors import MillraceError
 from millrace.lake.manifest import Manifest
+from millrace.reading import options
 from millrace.settings import settings
 from millrace.uris import redacted
 
@@ -26,10 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = IngestConfig(
             workload=here.workload,
             pseudonym_key=here.pseudonym_secret(),
-            column_map=parse_column_map(",".join(parsed.column_map)),
-            timezone=parsed.timezone,
-            delimiter=parsed.delimiter.replace("\\t", "\t"),
-            encoding=parsed.encoding,
+            columns=options.document_from(parsed),
             memory_limit_gb=here.memory_limit_gb,
             threads=here.threads,
         )
@@ -57,18 +55,9 @@ def _print(manifest: Manifest, lake: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.ingest", description=__doc__)
-    parser.add_argument("source", help="Parquet or CSV: a file, a folder or a glob, local or any fsspec URI")
+    parser.add_argument("source", help="a file, a folder or a glob, local or any fsspec URI; or a database's table")
     parser.add_argument("--workload", default="", help="whose events they are (default: MILLRACE_WORKLOAD)")
-    parser.add_argument(
-        "--column-map",
-        action="append",
-        default=[],
-        metavar="RAW=OURS",
-        help="a column that has another name than ours or the public one; may be repeated",
-    )
-    parser.add_argument("--timezone", default="UTC", help="zone of times without an offset, like Europe/Berlin (UTC)")
-    parser.add_argument("--delimiter", default="", help="of delimited text; found out by default")
-    parser.add_argument("--encoding", default="", help="of delimited text; found out by default")
+    options.add_to(parser)
     return parser
 
 

@@ -16,8 +16,8 @@ import pandera.pandas as pandera
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.ingest.casts import BROKEN, FAULT, LABEL_DELAY
 from millrace.fields import Field, Kind
+from millrace.reading.casts import BROKEN, FAULT, LABEL_DELAY
 
 _MISSING: Final = "missing"
 

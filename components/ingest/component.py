@@ -10,19 +10,17 @@ def ingest(
     source: str,
     snapshot: dsl.Output[dsl.Dataset],
     source_version: str = "",  # noqa: ARG001  read by the cache, not by the code
-    column_map: dict = {},  # noqa: B006  KFP reads defaults from the signature
-    timezone: str = "UTC",
+    columns: dict = {},  # noqa: B006  KFP reads defaults from the signature
     workload: str = "",
     variant: dict = {},  # noqa: B006
 ) -> None:
     """The snapshot of what lies at `source`.
 
     Args:
-        source: Parquet or CSV, any fsspec URI: a file, a folder or a glob.
+        source: a file, a folder or a glob behind any fsspec URI, or the URL of a database's table.
         snapshot: the manifest.
         source_version: changes when the source does (`core.source_version`), so that KFP's cache sees it.
-        column_map: raw name to our name, for columns that are neither ours nor the public ones.
-        timezone: of timestamps without an offset.
+        columns: how the source is written and where each field comes from (`millrace.reading.document`).
         workload: name of the workload whose events they are; empty for MILLRACE_WORKLOAD's.
         variant: the document of that workload where it is a variant, kept in the home for the steps that follow.
     """
@@ -31,6 +29,7 @@ def ingest(
     from components.ingest.config import IngestConfig
     from components.ingest.core import ingest
     from millrace.installed import declare
+    from millrace.reading.document import parse
     from millrace.settings import settings
     from millrace.variants.document import home
 
@@ -40,8 +39,7 @@ def ingest(
     config = IngestConfig(
         workload=here.workload,
         pseudonym_key=here.pseudonym_secret(),
-        column_map=column_map,
-        timezone=timezone,
+        columns=parse(columns),
         memory_limit_gb=here.memory_limit_gb,
         threads=here.threads,
     )

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING
 from components.ingest.config import IngestConfig
 from components.ingest.index import Index
 from components.ingest.partitions import iso, partition_path
-from components.ingest.redaction import redacting
-from components.ingest.sources import SourceFile, canonical_uri, list_files
-from millrace.errors import InvalidInput
 from millrace.installed import load
 from millrace.lake.atomic import exclusive, replacing_folder, sha256_text
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remote_hashes
 from millrace.lake.provenance import code_version
 from millrace.lake.step import Step
 from millrace.observe.progress import log
+from millrace.reading.redaction import redacting
+from millrace.reading.sources import SourceFile, TableFile, canonical_uri, list_files
 from millrace.uris import redacted
 
 if TYPE_CHECKING:
@@ -64,15 +63,6 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
     quarantined = sum(manifest.facts["quarantined"].values())
     log("ingest made a snapshot", snapshot=manifest.id, rows=manifest.facts["rows"], quarantined=quarantined)
     return manifest
-
-
-def parse_column_map(text: str) -> dict[str, str]:
-    """`raw=ours,raw=ours` as a mapping; raises InvalidInput naming the part that is none."""
-    pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
-    for raw, equals, ours in pairs:
-        if not (raw.strip() and equals and ours.strip()):
-            raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=value")
-    return {raw.strip(): ours.strip() for raw, _, ours in pairs}
 
 
 def source_version(source: str) -> str:
@@ -116,7 +106,7 @@ def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
     return step.record({paths[day]: record.hash for day, record in days.items()}, facts)
 
 
-def _finished(index: Index, files: list[SourceFile], lake: Path) -> Manifest | None:
+def _finished(index: Index, files: list[SourceFile | TableFile], lake: Path) -> Manifest | None:
     """The snapshot of the last ingest, when the source is as it was then and nobody removed a part of it."""
     if {file.name: file.stamp for file in files} != {path: record.stamp for path, record in index.files.items()}:
         return None

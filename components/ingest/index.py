@@ -12,24 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from millrace.lake.atomic import write_text
+from millrace.reading.raw import Segment
 
-INDEX_VERSION: Final = 2
+INDEX_VERSION: Final = 3
 """Raised when the rules of ingest change: an index of another version is not used."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Segment:
-    """A stretch of one file."""
-
-    start: int
-    end: int
-    """Positions in the decoded bytes, or the number of the row group and the next."""
-    hash: str
-    rows: int = 0
-    days: list[int] = field(default_factory=list)
-    """Days since 1970 that its readable rows fall on."""
-    invalid: dict[str, int] = field(default_factory=dict)
-    """Reason → rows that broke a rule by themselves."""
 
 
 @dataclass(kw_only=True, slots=True)

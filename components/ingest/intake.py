@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.ingest.casts import cast_sql, raw_name
 from components.ingest.checks import reasons
-from components.ingest.columns import Shape
-from components.ingest.index import Segment
 from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
-from components.ingest.raw import RawRows
 from components.ingest.staging import Staging
 from millrace.instants import DAY_US
 from millrace.pseudonyms import pseudonymise
+from millrace.reading.casts import cast_sql, raw_name
+from millrace.reading.columns import Shape
+from millrace.reading.raw import RawRows, Segment
 from millrace.workload import Schema
 
 _ROWS_AT_ONCE: Final = 262_144
@@ -49,14 +48,11 @@ class Origin:
 class Intake:
     """Casts, checks, pseudonymises and stages."""
 
-    def __init__(
-        self, staging: Staging, quarantine: Quarantine, schema: Schema, carried: pa.Schema, timezone: str, key: bytes
-    ):
+    def __init__(self, staging: Staging, quarantine: Quarantine, schema: Schema, carried: pa.Schema, key: bytes):
         self._staging = staging
         self._schema = schema
         self._quarantine = quarantine
         self._carried = carried
-        self._timezone = timezone
         self._key = key
         self._hidden = [entity.key for entity in schema.ENTITIES if entity.pseudonymised]
         self._pseudonyms: dict[str, dict[str, str]] = {key: {} for key in self._hidden}  # of earlier batches
@@ -89,7 +85,7 @@ class Intake:
         origins = np.repeat([origin.number for origin, _ in waiting], [len(rows.table) for _, rows in waiting])
         places = np.concatenate([origin.first_row + np.asarray(rows.rows, np.int64) for origin, rows in waiting])
         first = waiting[0][0]
-        sql = cast_sql(first.shape, self._schema, self._carried, self._timezone, first.path)
+        sql = cast_sql(first.shape, self._schema, self._carried, first.path)
         numbered = raw.rename_columns([raw_name(place) for place in range(raw.num_columns)])
         typed = self._staging.query(sql, raw=numbered)
 

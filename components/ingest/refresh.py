@@ -12,22 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.ingest.columnar import ParquetReader
-from components.ingest.columns import decode_schema, encode_schema, unify
-from components.ingest.delimited import DelimitedReader
 from components.ingest.edges import STRAY, edge_days
-from components.ingest.index import DayRecord, FileRecord, Index, Segment
+from components.ingest.index import DayRecord, FileRecord, Index
 from components.ingest.intake import Intake, Origin
 from components.ingest.partitions import partition_path, write_partition
 from components.ingest.quarantine import Quarantine, invalid_prefix, repeated_prefix, segment_key
-from components.ingest.raw import Reader
-from components.ingest.sources import SourceFile
 from components.ingest.staging import Staging
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.installed import load
 from millrace.lake.manifest import content_id, fetch
 from millrace.observe.progress import track
-from millrace.workload import Schema
+from millrace.reading.columns import decode_schema, encode_schema, idle_columns, unify
+from millrace.reading.raw import Reader, Segment
+from millrace.reading.readers import open_reader
+from millrace.reading.sources import SourceFile, TableFile
 
 if TYPE_CHECKING:
     from components.ingest.config import IngestConfig
@@ -57,7 +55,7 @@ class Refresh:
         self.schema = load(config.workload).schema
         self.before = index
         self.files: dict[str, FileRecord] = {}
-        self._sources: dict[str, SourceFile] = {}
+        self._sources: dict[str, SourceFile | TableFile] = {}
         self._readers: dict[str, Reader] = {}
         self._numbers: dict[tuple[str, int], Origin] = {}
         self._staging: Staging | None = None
@@ -69,7 +67,7 @@ class Refresh:
         if self._staging is not None:
             self._staging.close()
 
-    def run(self, files: list[SourceFile]) -> Result:
+    def run(self, files: list[SourceFile | TableFile]) -> Result:
         """Raises InvalidInput when no row is left."""
         self._sources = {file.name: file for file in files}
         carried = self._carried()
@@ -77,7 +75,7 @@ class Refresh:
             self.scratch, self.schema, carried, self.config.memory_limit_gb, self.config.threads
         )
         quarantine = Quarantine(self.scratch / "quarantine", staging.db)
-        intake = Intake(staging, quarantine, self.schema, carried, self.config.timezone, self.config.pseudonym_key)
+        intake = Intake(staging, quarantine, self.schema, carried, self.config.pseudonym_key)
 
         for file in track(files, "ingest reads", total=len(files)):
             self.files[file.name] = self._scan(file, intake)
@@ -99,7 +97,7 @@ class Refresh:
         changed = [path for path in self._sources if self._old(path) is None]
         kept = [decode_schema(record.carried) for path in self._sources if (record := self._old(path))]
         if not kept:
-            self._check_column_map()
+            self._check_document()
 
         known = self.schema.CARRIED_TYPES
         now = unify([*kept, *(self._reader(path).shape.carried for path in changed)], known)
@@ -110,12 +108,12 @@ class Refresh:
             return self._carried()
         return now
 
-    def _check_column_map(self) -> None:
-        """A column map that no file has a use for is a typing error."""
+    def _check_document(self) -> None:
+        """A column that the document names and no file has is a typing error."""
         found = {name for path in self._sources for name in self._reader(path).shape.raw.names}
-        idle = sorted(set(self.config.column_map) - found)
+        idle = idle_columns(self.config.columns, found)
         if idle:
-            raise SchemaMismatch(f"column map names {idle}, which no file has; found {sorted(found)}")
+            raise SchemaMismatch(f"columns names {idle}, which no file has; found {sorted(found)}")
 
     def _old(self, path: str) -> FileRecord | None:
         """The record of a file that is as it was."""
@@ -124,10 +122,10 @@ class Refresh:
 
     def _reader(self, path: str) -> Reader:
         if path not in self._readers:
-            self._readers[path] = open_reader(self._sources[path], self.schema, self.config)
+            self._readers[path] = open_reader(self._sources[path], self.schema, self.config.columns)
         return self._readers[path]
 
-    def _scan(self, file: SourceFile, intake: Intake) -> FileRecord:
+    def _scan(self, file: SourceFile | TableFile, intake: Intake) -> FileRecord:
         """The file's segments; the rows of new ones go to `intake`."""
         old = self._old(file.name)
         if old is not None:
@@ -301,13 +299,6 @@ class Refresh:
 
     def _segments(self) -> Iterator[Segment]:
         return (segment for _, segment in _all_segments(self.files))
-
-
-def open_reader(file: SourceFile, schema: Schema, config: IngestConfig) -> Reader:
-    """The reader for a file's format."""
-    if file.is_parquet:
-        return ParquetReader(file, schema, config.column_map)
-    return DelimitedReader(file, schema, config.column_map, config.delimiter, config.encoding)
 
 
 def _all_segments(files: dict[str, FileRecord]) -> Iterator[tuple[str, Segment]]:

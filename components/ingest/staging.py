@@ -17,7 +17,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from components.ingest.casts import carried_name, quoted
+from millrace.reading.casts import carried_name, quoted
 from millrace.workload import Schema
 
 _ROWS_AT_ONCE: Final = 1_000_000

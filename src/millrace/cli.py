@@ -21,13 +21,12 @@ from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.events.shown import add_options as add_event_options
 from millrace.events.shown import events
-from millrace.lake.moved import settle
+from millrace.printing import accept_any_text
 from millrace.registry.lineage import FindVersion, trace, tree
 from millrace.registry.models import Registry, served
 from millrace.registry.version_store import ModelVersion
 from millrace.scaffold.options import add_options as add_new_options
 from millrace.settings import Settings, settings
-from millrace.terminal import accept_any_text
 
 PROGRAMS: Final = {
     "score": ("run.score", "Score the rows of a file with the model that serves, without a server."),
@@ -45,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = _parser().parse_args(given)
     try:
-        here = settings(arguments.workload)
-        settle(here.home)
-        arguments.run(arguments, here)
+        arguments.run(arguments, settings(arguments.workload))
     except InvalidInput as error:
         return _fail(error, 2)
     except MillraceError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from components.validate.config import ValidateConfig
 from millrace.installed import load
 from millrace.lake.atomic import write_text
-from millrace.terminal import accept_any_text
+from millrace.printing import accept_any_text
 
 assert locale.getpreferredencoding(False) == "ISO-8859-1", locale.getpreferredencoding(False)
 accept_any_text()

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from millrace.config import Config
-from millrace.errors import ConfigError, NotFound
+from millrace.errors import ConfigError, InvalidInput, NotFound
 
 Epoch: TypeAlias = Literal["s", "ms", "us", "ns"]
 StepUnit: TypeAlias = Literal["second", "minute", "hour", "day", "week"]
@@ -203,6 +203,7 @@ class ColumnsDocument(Config):
 
 
 EMPTY: Final = ColumnsDocument()
+DEFAULTS: Final = ReadOptions()
 
 
 def parse(document: Mapping[str, Any] | None, where: str = "columns") -> ColumnsDocument:
@@ -232,6 +233,18 @@ def merged(document: ColumnsDocument, *others: Mapping[str, Any]) -> ColumnsDocu
         for part, keys in other.items():
             whole[part] = {**whole.get(part, {}), **keys}
     return parse(whole)
+
+
+def parse_column_map(text: str) -> dict[str, str]:
+    """`raw=ours,raw=ours` as our name → raw; raises InvalidInput naming the part that is none."""
+    pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
+    for raw, equals, ours in pairs:
+        if not (raw.strip() and equals and ours.strip()):
+            raise InvalidInput(f"column map has {raw + equals + ours!r}; wanted raw=ours, for example value_eur=value")
+    named = [ours.strip() for _, _, ours in pairs]
+    if len(set(named)) < len(named):
+        raise InvalidInput(f"column map names {named}; wanted one raw column for each of ours")
+    return {ours.strip(): raw.strip() for raw, _, ours in pairs}
 
 
 def check_timezone(name: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 from components.ingest.config import IngestConfig
 from components.ingest.core import ingest
 from millrace.lake.manifest import Manifest
+from millrace.reading.document import parse
 
 KEY = b"a key of tests"
 NAMES = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount", "is_fraud")
@@ -29,8 +30,10 @@ class Lake:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ingest(self, source: Path | str, **config: Any) -> Manifest:
-        return ingest(str(source), self.folder, IngestConfig(workload="fraud", pseudonym_key=KEY, **config))
+    def ingest(self, source: Path | str, **document: Any) -> Manifest:
+        """With `read` and `columns` of a columns document."""
+        columns = parse(document)
+        return ingest(str(source), self.folder, IngestConfig(workload="fraud", pseudonym_key=KEY, columns=columns))
 
     def rows(self, manifest: Manifest, columns: str = "*") -> list[tuple[Any, ...]]:
         paths = [str(path) for path in manifest.table("events")]

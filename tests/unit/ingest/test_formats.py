@@ -64,7 +64,7 @@ def test_bytes_that_are_not_the_named_encoding_are_an_error(
     path = csv_of([row | {"terminal_id": "Café"} for row in events], tmp_path / "events.csv", encoding="latin-1")
 
     with pytest.raises(InvalidInput, match=r"events\.csv .*--encoding"):
-        lake.ingest(path, encoding="utf-8")
+        lake.ingest(path, read={"encoding": "utf-8"})
 
 
 def test_parquet_csv_public_names_and_any_case_give_the_same_snapshot(
@@ -129,15 +129,15 @@ def test_a_column_map_names_what_is_neither_ours_nor_public(
     renamed = [{("value_eur" if name == "amount" else name): value for name, value in row.items()} for row in events]
     path = csv_of(renamed, tmp_path / "events.csv")
 
-    assert lake.ingest(path, column_map={"value_eur": "amount"}).id == expected
+    assert lake.ingest(path, columns={"amount": "value_eur"}).id == expected
     with pytest.raises(
         SchemaMismatch, match=r"'amount' is missing; found \[.*'value_eur'.*--column-map value_eur=amount"
     ):
         lake.ingest(path)
     with pytest.raises(SchemaMismatch, match="'valu_eur'"):
-        lake.ingest(path, column_map={"value_eur": "amount", "valu_eur": "terminal_id"})
-    with pytest.raises(InvalidInput, match="'price' is none of our columns"):
-        lake.ingest(path, column_map={"value_eur": "price"})
+        lake.ingest(path, columns={"amount": "value_eur", "terminal_id": "valu_eur"})
+    with pytest.raises(ConfigError, match="'price' is none of our columns"):
+        lake.ingest(path, columns={"price": "value_eur"})
 
 
 def test_a_column_that_is_there_twice_is_an_error(lake: Any, events: Any, csv_of: Any, tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_lines_below_a_first_blank_one_are_appended_to_as_usual(
 @pytest.mark.parametrize(
     ("name", "content", "wanted"),
     [
-        ("a.csv", b"PK\x03\x04 and so on", "zip archive, as an Excel workbook is"),
-        ("b.csv", gzip.compress(b"x,y\n1,2\n", mtime=0), r"gzip-compressed: let its name end in \.gz"),
+        ("a.csv", b"PK\x03\x04 and so on", "zip archive that is cut off"),
+        ("b.csv.gz", b"x,y\n1,2\n", "is not what its name says"),
         ("c.csv.gz", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
         ("d.csv.gz", gzip.compress(bytes(range(256)) * 400, mtime=0)[:-300], "cannot be unpacked, it is cut off"),
         ("e.csv.bz2", b"transaction_id,amount\n1,2\n", "cannot be unpacked"),
@@ -342,5 +342,5 @@ def test_a_folder_may_have_brackets_in_its_name(
 
 
 def test_a_zone_that_only_the_system_knows_is_refused_before_anything_is_read(lake: Any, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="timezone is 'posix/Europe/Berlin'; wanted an IANA name"):
-        lake.ingest(tmp_path / "nowhere.csv", timezone="posix/Europe/Berlin")
+    with pytest.raises(ConfigError, match="timezone is 'posix/Europe/Berlin': wanted an IANA name"):
+        lake.ingest(tmp_path / "nowhere.csv", read={"timezone": "posix/Europe/Berlin"})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.ingest.core import source_version
-from components.ingest.sources import list_files
+from millrace.reading.sources import list_files
 
 pytest.importorskip("aiohttp", reason="fsspec reads HTTP with it")
 

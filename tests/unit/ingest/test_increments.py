@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from components.ingest import delimited
 from components.ingest.config import IngestConfig
 from components.ingest.core import ingest, source_version
-from components.ingest.delimited import DelimitedReader
 from components.ingest.refresh import Refresh
 from millrace.errors import InvalidInput
+from millrace.reading import delimited
+from millrace.reading.delimited import DelimitedReader
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_another_key_or_zone_is_another_snapshot(lake: Any, events: Any, csv_of:
 
     ids = {
         lake.ingest(path).id,
-        lake.ingest(path, timezone="Asia/Tokyo").id,
+        lake.ingest(path, read={"timezone": "Asia/Tokyo"}).id,
         ingest(str(path), lake.folder, IngestConfig(workload="fraud", pseudonym_key=b"another key")).id,
     }
 
@@ -257,13 +257,14 @@ def test_any_history_of_changes_ends_where_a_fresh_start_does(
 def test_segments_cover_the_file_and_end_at_line_ends(
     make: Any, csv_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.ingest.sources import list_files
     from fraud import schema
+    from millrace.reading.document import EMPTY
+    from millrace.reading.sources import list_files
 
     monkeypatch.setattr(delimited, "SEGMENT_BYTES", 300)
     rows = [row | {"note": "two\nlines" if row["transaction_id"] % 3 else 'a " in between'} for row in make(range(40))]
     path = csv_of(rows, tmp_path / "events.csv")
-    reader = DelimitedReader(list_files(str(path))[0], schema, {}, "", "")
+    reader = DelimitedReader(list_files(str(path))[0], schema, EMPTY)
 
     stretches = [(one.segment, [len(raw.table) for raw in one.read()]) for one in reader.scan([])]
 

@@ -8,8 +8,8 @@ import pytest
 
 from components.ingest.__main__ import main
 from components.ingest.core import source_version
-from components.ingest.redaction import redacting
 from millrace.errors import MillraceError, Unavailable
+from millrace.reading.redaction import redacting
 from millrace.uris import redacted
 
 

@@ -15,9 +15,6 @@ from millrace.errors import InvalidInput
 
 BAD = [
     ({"transaction_id": ""}, "transaction_id_missing"),
-    ({"transaction_id": "12a"}, "transaction_id_unreadable"),
-    ({"transaction_id": "1.5"}, "transaction_id_unreadable"),
-    ({"transaction_id": "9223372036854775808"}, "transaction_id_unreadable"),
     ({"event_timestamp": ""}, "event_timestamp_missing"),
     ({"event_timestamp": "01/04/2018 12:00"}, "event_timestamp_unreadable"),
     ({"event_timestamp": "2018-02-30 12:00:00"}, "event_timestamp_unreadable"),
@@ -37,7 +34,7 @@ BAD = [
     ({"amount": "10000000000.00"}, "amount_too_large"),
     ({"amount": "1e30"}, "amount_too_large"),
     ({"is_fraud": "2"}, "is_fraud_not_0_or_1"),
-    ({"is_fraud": "yes"}, "is_fraud_not_0_or_1"),
+    ({"is_fraud": "perhaps"}, "is_fraud_not_0_or_1"),
     ({"label_timestamp": "2018-04-01 00:00:00"}, "label_before_event"),
     ({"label_timestamp": "soon"}, "label_timestamp_unreadable"),
     ({"label_timestamp": "9999-12-31 00:00:00"}, "label_timestamp_out_of_range"),
@@ -179,7 +176,7 @@ def test_local_times_are_converted_and_those_the_clocks_skipped_or_doubled_are_q
     rows = [row | {"event_timestamp": stamp} for row, stamp in zip(events, stamps, strict=False)]
     path = (csv_of if format == "csv" else parquet_of)(rows, tmp_path / f"events.{format}")
 
-    manifest = lake.ingest(path, timezone="Europe/Berlin")
+    manifest = lake.ingest(path, read={"timezone": "Europe/Berlin"})
 
     assert manifest.facts["quarantined"] == {
         "event_timestamp_ambiguous_local_time": 1,
@@ -192,7 +189,7 @@ def test_local_times_are_converted_and_those_the_clocks_skipped_or_doubled_are_q
 def test_an_offset_wins_over_the_named_zone(lake: Any, events: Any, csv_of: Any, tmp_path: Path) -> None:
     rows = [events[0] | {"event_timestamp": "2018-07-01T10:00:00Z"}]
 
-    manifest = lake.ingest(csv_of(rows, tmp_path / "events.csv"), timezone="Europe/Berlin")
+    manifest = lake.ingest(csv_of(rows, tmp_path / "events.csv"), read={"timezone": "Europe/Berlin"})
 
     assert lake.rows(manifest, "transaction_id, CAST(event_timestamp AS VARCHAR)") == [(0, "2018-07-01 10:00:00+00")]
 

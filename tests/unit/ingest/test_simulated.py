@@ -31,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_local_times_named_as_such_give_the_snapshot_of_the_instants(lake: Any, plain: Path, tmp_path: Path) -> None:
     local = planted(tmp_path / "local", slip="local_time")
 
-    named = lake.ingest(local, timezone="Europe/Berlin")
+    named = lake.ingest(local, read={"timezone": "Europe/Berlin"})
 
     assert named.id == lake.ingest(plain).id
     assert lake.ingest(local).id != named.id
@@ -62,7 +62,7 @@ def test_a_renamed_column_stops_ingest_until_it_is_mapped(lake: Any, plain: Path
     ):
         lake.ingest(renamed)
 
-    assert lake.ingest(renamed, column_map={RENAMED_AMOUNT: "amount"}).id == lake.ingest(plain).id
+    assert lake.ingest(renamed, columns={"amount": RENAMED_AMOUNT}).id == lake.ingest(plain).id
 
 
 def test_the_pipeline_face_writes_the_manifest_and_its_metadata(
@@ -71,7 +71,7 @@ def test_the_pipeline_face_writes_the_manifest_and_its_metadata(
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "home"))
     out = SimpleNamespace(path=str(tmp_path / "out" / "snapshot"), metadata={})
 
-    face.python_func(source=str(plain), snapshot=out, column_map={}, timezone="UTC")
+    face.python_func(source=str(plain), snapshot=out, columns={})
 
     manifest = Manifest.read(Path(out.path), "snapshot")
     manifest.verify()

@@ -155,6 +155,8 @@ def test_wrong_parameters_are_refused_before_anything_is_sent(given, message):
 def test_parameters_get_their_types():
     package = Package.read(COMPILED / "training.yaml")
 
-    arguments = package.arguments({"source": "s3://lake/x", "train_days": "56", "column_map": '{"a": "amount"}'})
+    arguments = package.arguments(
+        {"source": "s3://lake/x", "train_days": "56", "columns": '{"columns": {"amount": "a"}}'}
+    )
 
-    assert arguments == {"source": "s3://lake/x", "train_days": 56, "column_map": {"a": "amount"}}
+    assert arguments == {"source": "s3://lake/x", "train_days": 56, "columns": {"columns": {"amount": "a"}}}

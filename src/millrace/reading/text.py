@@ -6,25 +6,18 @@ Old exports end lines with a carriage return alone; those are read as line ends,
 from __future__ import annotations
 
 import codecs
-import gzip
-import lzma
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Final
 
 from millrace.errors import InvalidInput
+from millrace.reading.unpacked import unpacking
 
 SEGMENT_BYTES: Final = 16 << 20
+_ONE_BYTE: Final = (
+    "cp1252", "latin_1", "iso8859_15", "cp1250", "iso8859_2", "cp1251", "koi8_r", "cp1253", "cp1254",
+    "shift_jis", "gb18030", "big5", "euc_kr", "mac_roman", "cp850",
+)  # fmt: skip
+"""Encodings that exports are written in, where it is not Unicode."""
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_NO_TEXT: Final = {
-    b"PK\x03\x04": "a zip archive, as an Excel workbook is: export it as CSV",
-    b"\x1f\x8b": "gzip-compressed: let its name end in .gz",
-    b"BZh": "bzip2-compressed: let its name end in .bz2",
-    b"\xfd7zXZ": "xz-compressed: let its name end in .xz",
-    b"PAR1": "Parquet: let its name end in .parquet",
-}
-"""First bytes of what people call .csv and is none."""
 
 
 class Text:
@@ -65,7 +58,7 @@ class Text:
     def skip(self, size: int) -> None:
         """Go `size` bytes on; without reading them where the bytes of the file are the text."""
         buffered = len(self._buffer)
-        if self._decoder is None and size > buffered:
+        if self._decoder is None and size > buffered and self._raw.seekable():
             self._buffer = b""
             self._raw.seek(self._raw.tell() + size - buffered)
             return
@@ -82,9 +75,12 @@ class Text:
         self.unread(data[cut:])
         return data[:cut]
 
-    def head(self) -> tuple[bytes, bytes, str]:
-        """Lines above the header (empty ones, and Excel's `sep=;`), the header, the delimiter that is named there."""
+    def head(self, skip: int = 0) -> tuple[bytes, bytes, str]:
+        """Lines above the header (`skip` of them, empty ones, and Excel's `sep=;`), the header, the delimiter that is
+        named there."""
         above, named = b"", ""
+        for _ in range(skip):
+            above += self.line()
         while line := self.line():
             plain = line.rstrip(b"\r\n")
             if len(plain) == 5 and plain.lower().startswith(b"sep="):
@@ -144,7 +140,7 @@ def _line_end(data: bytes) -> int:
 
 
 def encoding_of(sample: bytes) -> str:
-    """The encoding by byte-order mark or the zero bytes of UTF-16, else UTF-8 when the sample is, else Latin-1."""
+    """The encoding by byte-order mark or the zero bytes of UTF-16, else UTF-8 when the sample is, else a guess."""
     for mark, name in _BOMS:
         if sample.startswith(mark):
             return name
@@ -155,8 +151,17 @@ def encoding_of(sample: bytes) -> str:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError:
-        return "latin-1"
+        return _one_byte_encoding(sample)
     return "utf-8"
+
+
+def _one_byte_encoding(sample: bytes) -> str:
+    """What charset-normalizer makes of the lines that are not ASCII; Latin-1 where it cannot tell."""
+    from charset_normalizer import from_bytes  # a second of tables that UTF-8 does not need
+
+    lines = [line for line in sample.splitlines() if not line.isascii()][:200]
+    found = from_bytes(b"\n".join(lines), cp_isolation=list(_ONE_BYTE)).best()
+    return "latin-1" if found is None else str(found.encoding)
 
 
 def ends_in_carriage_returns(sample: bytes) -> bool:
@@ -165,22 +170,16 @@ def ends_in_carriage_returns(sample: bytes) -> bool:
 
 
 def require_text(sample: bytes, path: str) -> None:
-    """Raises InvalidInput for bytes that are no delimited text, with what they are."""
-    if not sample.strip(b"\0 \t\r\n"):
+    """Raises InvalidInput for an empty file, and for bytes that are no text."""
+    if not sample.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
         raise InvalidInput(f"{path} is empty; wanted a header line and rows")
-    for first, what in _NO_TEXT.items():
-        if sample.startswith(first):
-            raise InvalidInput(f"{path} is {what}.")
+    if b"\0" in sample and not _wide(sample):
+        raise InvalidInput(f"{path} is no text: it has zero bytes, and begins with {sample[:8]!r}. Export it as CSV.")
 
 
-@contextmanager
-def unpacking(path: str) -> Iterator[None]:
-    """Errors of the unpackers of .gz, .bz2 and .xz, with the name of the file."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise InvalidInput(f"{path} cannot be unpacked, it is cut off or not what its name says: {error}") from error
-    except OSError as error:
-        if error.errno is not None or "data stream" not in str(error):  # bz2 has no error of its own
-            raise
-        raise InvalidInput(f"{path} cannot be unpacked, it is not what its name says: {error}") from error
+def _wide(sample: bytes) -> bool:
+    """Whether every other byte of the beginning is zero, as in UTF-16 of western text."""
+    if sample.startswith(_BOMS[1][0]) or sample.startswith(_BOMS[2][0]):
+        return True
+    start = sample[:512]
+    return max(start[0::2].count(0), start[1::2].count(0)) > len(start) // 4

@@ -1,4 +1,4 @@
-"""What a program prints where the locale is not UTF-8: a character that the terminal lacks becomes a question mark."""
+"""What a program prints where the locale is not UTF-8: a character that the screen lacks becomes a question mark."""
 
 from __future__ import annotations
 

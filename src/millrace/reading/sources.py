@@ -1,8 +1,11 @@
-"""Where raw events lie: one file, a folder or a glob behind any fsspec URI, as a list of files in name order."""
+"""Where raw events lie: a file, a folder or a glob behind any fsspec URI, or a database, as files in name order.
+
+What a file is follows from its first bytes; how it is unpacked is `unpacked.py`'s.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 from uuid import uuid4
@@ -11,15 +14,22 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from components.ingest.redaction import redacting
 from millrace.errors import ConfigError, InvalidInput, NotFound
 from millrace.lake.manifest import content_id
 from millrace.observe.progress import log
+from millrace.reading.document import DEFAULTS, ReadOptions
+from millrace.reading.redaction import redacting
+from millrace.reading.sheets import sheet_text
+from millrace.reading.spool import spooled_once
+from millrace.reading.tables import is_database, shown_table, table_text
+from millrace.reading.unpacked import Format, format_of, unpacked
 from millrace.uris import redacted
 
 PARQUET: Final = frozenset({".parquet", ".pq", ".parq"})
-DELIMITED: Final = frozenset({".csv", ".tsv", ".psv", ".txt"})
-COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
+TEXTS: Final = frozenset({".csv", ".tsv", ".psv", ".txt", ".json", ".jsonl", ".ndjson"})
+SHEETS: Final = frozenset({".xlsx", ".xls", ".xlsb", ".ods"})
+COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
+READ: Final = PARQUET | TEXTS | SHEETS
 _HTTP_VERSION: Final = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 _GLOB: Final = frozenset("*?[")
 
@@ -33,6 +43,8 @@ class SourceFile:
     """Path inside `fs`."""
     stamp: str
     """Changes when the file changes: size and modification time, or what the store says (ETag, Last-Modified)."""
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was found out about it."""
 
     @property
     def name(self) -> str:
@@ -43,29 +55,60 @@ class SourceFile:
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
+    def raw(self) -> IO[bytes]:
+        """Its bytes as they are."""
+        return self.fs.open(self.path, "rb")  # type: ignore[no-any-return]
+
     @property
-    def is_parquet(self) -> bool:
-        """Whether it is Parquet by its suffix; where that is unknown, by its first bytes."""
-        suffix = _suffix(self.path)
-        if suffix in PARQUET | DELIMITED:
-            return suffix in PARQUET
-        with self.open() as stream:
-            return bool(stream.read(4) == b"PAR1")
+    def format(self) -> Format:
+        """What its rows are written in, by its first bytes; a name that ends in .parquet is believed."""
+        if "format" not in self.known:
+            named = Path(self.path.lower()).suffix in PARQUET
+            self.known["format"] = Format.PARQUET if named else format_of(self.raw, self.name)
+        return self.known["format"]  # type: ignore[no-any-return]
 
-    def open(self) -> IO[bytes]:
-        """Its bytes, decompressed when the name ends in .gz, .bz2 or .xz."""
-        return self.fs.open(self.path, "rb", compression="infer")  # type: ignore[no-any-return]
+    def open(self, read: ReadOptions = DEFAULTS) -> IO[bytes]:
+        """Its text: unpacked, a sheet as delimited text."""
+        if self.format is Format.SHEET:
+            return spooled_once(self.known, lambda: sheet_text(self.raw, self.name, read))
+        return unpacked(self.raw, self.name)
 
 
-def list_files(source: str) -> list[SourceFile]:
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """What a query of a database gives, as one file of delimited text; read anew each time."""
+
+    uri: str
+    stamp: str = field(default_factory=lambda: uuid4().hex)
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return shown_table(self.uri)
+
+    @property
+    def local(self) -> bool:
+        return False
+
+    @property
+    def format(self) -> Format:
+        return Format.TEXT
+
+    def open(self, read: ReadOptions = DEFAULTS) -> IO[bytes]:
+        return spooled_once(self.known, lambda: table_text(self.uri, read))
+
+
+def list_files(source: str) -> list[SourceFile | TableFile]:
     """The files of `source`, sorted by path; raises NotFound when there are none, ConfigError for a protocol
     that is not installed, InvalidInput for what is no path or URI.
     """
+    if is_database(source):
+        return [TableFile(source)]
     with redacting():
         return _listed(source)
 
 
-def _listed(source: str) -> list[SourceFile]:
+def _listed(source: str) -> list[SourceFile | TableFile]:
     shown = redacted(source)
     try:
         fs, path = url_to_fs(str(Path(source).expanduser()) if "://" not in source else source)
@@ -77,10 +120,10 @@ def _listed(source: str) -> list[SourceFile]:
     fs.invalidate_cache()  # object stores remember listings for as long as the process lives
     paths = sorted(_expand(fs, path, shown))
     if not paths:
-        wanted = ", ".join(sorted(PARQUET | DELIMITED))
+        wanted = ", ".join(sorted(READ))
         raise NotFound(f"no events at {shown}. Wanted a file, a folder or a glob of files ending in {wanted}.")
 
-    files = [SourceFile(fs, path, _stamp(fs, path)) for path in paths]
+    files: list[SourceFile | TableFile] = [SourceFile(fs, path, _stamp(fs, path)) for path in paths]
     if len({file.name for file in files}) < len(files):
         raise InvalidInput(f"{shown}: some files differ in nothing but their query; wanted a name for each")
     return files
@@ -88,7 +131,7 @@ def _listed(source: str) -> list[SourceFile]:
 
 def canonical_uri(source: str) -> str:
     """The same name for the same place: a local path is absolute."""
-    if "://" in source:
+    if "://" in source or is_database(source):
         return source.rstrip("/")
     return str(Path(source).expanduser().absolute())
 
@@ -116,7 +159,7 @@ def _expand(fs: Any, path: str, shown: str) -> list[str]:
         raise NotFound(f"{shown} does not exist")
 
     below = [found for found in fs.find(path) if not _hidden(found, path)]
-    known = [found for found in below if _suffix(found) in PARQUET | DELIMITED]
+    known = [found for found in below if _suffix(found) in READ]
     if len(known) < len(below):
         log("ingest ignores files", count=len(below) - len(known), first=redacted(min(set(below) - set(known))))
     return known

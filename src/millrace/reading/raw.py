@@ -1,15 +1,31 @@
-"""What the readers of both formats have in common: a segment's rows as they come out of a file."""
+"""What the readers of all formats have in common: a file's segments, and their rows as they come out of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
 
-from components.ingest.columns import Shape
-from components.ingest.index import Segment
+from millrace.reading.columns import Shape
+
+
+@dataclass(kw_only=True, slots=True)
+class Segment:
+    """A stretch of one file that is parsed as one and known by the hash of its bytes."""
+
+    start: int
+    end: int
+    """Positions in the decoded bytes, or the number of the row group and the next."""
+    hash: str
+    rows: int = 0
+    days: list[int] = field(default_factory=list)
+    """Days since 1970 that its readable rows fall on."""
+    invalid: dict[str, int] = field(default_factory=dict)
+    """Reason → rows that broke a rule by themselves."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason → one such row: its number in the file, the raw column, the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,10 @@ class Reader(Protocol):
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:
         """Cut the file into segments, along those of `known` as far as their bytes are still the same."""
+        ...
+
+    def beginning(self) -> RawRows:
+        """The first rows, for those who look."""
         ...
 
     def reread(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, RawRows]]:

@@ -1,4 +1,7 @@
-"""Which raw column is which: column map, aliases, what is carried; SchemaMismatch names the nearest column."""
+"""Which raw column is which: the columns document, aliases, what is carried.
+
+SchemaMismatch names what is missing, the nearest column, and what would say it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from millrace.errors import InvalidInput, SchemaMismatch
+from millrace.errors import SchemaMismatch
+from millrace.fields import Field
 from millrace.lake.manifest import content_id
+from millrace.reading.document import EMPTY, ColumnsDocument, FieldSource
 from millrace.workload import Schema
 
 _KEPT = (
@@ -32,33 +37,59 @@ class Shape:
     raw: pa.Schema
     """All columns as they are in the file; those of a delimited file are strings."""
     name_of: dict[str, str]
-    """Our name → its raw name. Fields that a source may lack are absent."""
+    """Our name → its raw name, of fields that come from one column."""
     known: Mapping[str, pa.DataType]
     """Carried columns that have a fixed type."""
+    ours: frozenset[str] = frozenset()
+    """Names that no carried column may have."""
+    document: ColumnsDocument = EMPTY
 
     def type_of(self, name: str) -> pa.DataType:
         """The type of the values of a raw column, whatever its encoding."""
         return _plain(self.raw.field(name).type)
 
+    def source(self, name: str) -> FieldSource | None:
+        """What the document says of one of our fields."""
+        return self.document.columns.get(name)
+
+    def gives(self, field: Field) -> bool:
+        """Whether a field has values here, from a column, several or a constant; not one that is made of the row."""
+        source = self.source(field.name)
+        told = source is not None and (source.constant is not None or bool(source.columns))
+        return told or field.name in self.name_of
+
     @property
     def carried(self) -> pa.Schema:
         """Columns that are kept but mean nothing to us, under their own names; known ones have a fixed type."""
-        mapped = set(self.name_of.values())
         known = [pa.field(name, kind) for name, kind in self.known.items() if name in self.name_of]
-        return pa.schema(known + [pa.field(f.name, _carried_type(f.type)) for f in self.raw if f.name not in mapped])
+        others = [pa.field(name, _carried_type(self.raw.field(raw).type)) for name, raw in self.carried_from.items()]
+        return pa.schema(known + others)
+
+    @property
+    def carried_from(self) -> dict[str, str]:
+        """Name of a carried column of no fixed type → its raw name; one that is called as a field of ours is not."""
+        read = {name for source in self.document.columns.values() for name in source.names} | set(self.name_of.values())
+        return {f"{name}_raw" if name in self.ours else name: name for name in self.raw.names if name not in read}
 
 
-def resolve(raw: pa.Schema, schema: Schema, column_map: Mapping[str, str], where: str) -> Shape:
-    """Match raw columns to ours: the column map first, then our names and the public ones in any case."""
-    by_upper = _by_upper(schema)
+def resolve(raw: pa.Schema, schema: Schema, document: ColumnsDocument, where: str) -> Shape:
+    """Match raw columns to ours: the document first, then our names and the public ones in any case."""
     folded = [name.upper() for name in raw.names]
     twice = sorted({name for name in raw.names if folded.count(name.upper()) > 1})
     if twice:
         raise SchemaMismatch(f"{where}: columns {twice} appear more than once. Rename them in the export.")
 
+    told = {source.column: ours for ours, source in document.columns.items() if source.column}
+    settled = {name for source in document.columns.values() for name in source.names}
+    # A file that lacks the named column may have ours: exports change in the middle of a year.
+    here = {ours for ours, one in document.columns.items() if not one.column or one.column in raw.names}
+    by_upper = _by_upper(schema)
     name_of: dict[str, str] = {}
     for name in raw.names:
-        ours = column_map.get(name) or (by_upper.get(name.upper()) if name not in column_map else None)
+        ours = told.get(name)
+        if ours is None and name not in settled:
+            ours = by_upper.get(name.upper())
+            ours = None if ours in here else ours
         if ours is None:
             continue
         if ours in name_of:
@@ -66,11 +97,22 @@ def resolve(raw: pa.Schema, schema: Schema, column_map: Mapping[str, str], where
             raise SchemaMismatch(f"{where}: columns {both} both mean {ours!r}. Drop one of them, or map another name.")
         name_of[ours] = name
 
-    missing = [name for name in required(schema) if name not in name_of]
+    fields = frozenset(field.name for field in schema.FIELDS)
+    shape = Shape(raw, name_of, schema.CARRIED_TYPES, fields, document)
+    missing = [field.name for field in schema.FIELDS if _lacks(shape, field)]
     if missing:
         raise SchemaMismatch(_missing(missing, raw.names, set(name_of.values()), where))
+    lost = sorted({name for source in document.columns.values() for name in source.columns} - set(raw.names))
+    if lost:
+        raise SchemaMismatch(f"{where}: columns {lost} are to be joined and missing; found {list(raw.names)}.")
+    return shape
 
-    return Shape(raw, name_of, schema.CARRIED_TYPES)
+
+def _lacks(shape: Shape, field: Field) -> bool:
+    source = shape.source(field.name)
+    if shape.gives(field) or (source is not None and (source.absent or source.of_row)):
+        return False
+    return not (field.optional or field.sql)
 
 
 def required(schema: Schema) -> list[str]:
@@ -78,10 +120,16 @@ def required(schema: Schema) -> list[str]:
     return [field.name for field in schema.FIELDS if not field.optional and not field.sql]
 
 
-def matched(names: Sequence[str], schema: Schema, column_map: Mapping[str, str]) -> int:
+def matched(names: Sequence[str], schema: Schema, document: ColumnsDocument) -> int:
     """How many of `names` mean something to us; tells a right delimiter from a wrong one."""
+    told = {name for source in document.columns.values() for name in source.names}
     by_upper = _by_upper(schema)
-    return sum(name in column_map or name.upper() in by_upper for name in names)
+    return sum(name in told or name.upper() in by_upper for name in names)
+
+
+def idle_columns(document: ColumnsDocument, found: set[str]) -> list[str]:
+    """Raw columns that the document names and no file has: typing errors."""
+    return sorted({name for source in document.columns.values() for name in source.names} - found)
 
 
 def named(names: Iterable[str]) -> list[str]:
@@ -94,18 +142,6 @@ def rules_id(schema: Schema) -> str:
     types = {name: str(kind) for name, kind in schema.CARRIED_TYPES.items()}
     rules = [repr(schema.FIELDS), dict(schema.ALIASES), types, repr(schema.ENTITIES), repr(schema.LABEL)]
     return content_id({"version": schema.VERSION, "fields": rules, "rules": dict(schema.RULES)})
-
-
-def check_column_map(column_map: Mapping[str, str], schema: Schema) -> None:
-    """Raises InvalidInput when a target is not one of our names or is named twice."""
-    ours_all = _ours(schema)
-    targets = list(column_map.values())
-    for raw, ours in column_map.items():
-        if ours not in ours_all:
-            raise InvalidInput(f"column map {raw}={ours}: {ours!r} is none of our columns {sorted(ours_all)}")
-        if targets.count(ours) > 1:
-            froms = [key for key, value in column_map.items() if value == ours]
-            raise InvalidInput(f"column map: {froms} all go to {ours!r}; wanted one raw column for each of ours")
 
 
 def unify(schemas: Iterable[pa.Schema], known_types: Iterable[str]) -> pa.Schema:
@@ -177,5 +213,6 @@ def _missing(missing: Sequence[str], found: Sequence[str], taken: set[str], wher
         if nearest:
             hints.append(f"--column-map {nearest[0]}={name}")
     columns = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {list(missing)} are"
-    advice = f" If the nearest name is it, map it: {' '.join(hints)}." if hints else " Fix the export."
+    advice = f" If the nearest name is it, map it: {' '.join(hints)}." if hints else ""
+    advice += " `millrace inspect` proposes a columns.yaml that says more: constants, formats, what is not there."
     return f"{where}: {columns} missing; found {list(found)}.{advice}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -11,11 +11,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.ingest.columns import Shape, named, resolve
-from components.ingest.index import Segment
-from components.ingest.raw import RawRows, Stretch
-from components.ingest.sources import SourceFile
 from millrace.errors import InvalidInput
+from millrace.reading.columns import Shape, named, resolve
+from millrace.reading.document import ColumnsDocument
+from millrace.reading.raw import RawRows, Segment, Stretch
+from millrace.reading.sources import SourceFile
 from millrace.workload import Schema
 
 _BATCH_ROWS: Final = 131_072
@@ -25,12 +25,12 @@ _HASH_BYTES: Final = 4 << 20
 class ParquetReader:
     """One Parquet file."""
 
-    def __init__(self, file: SourceFile, schema: Schema, column_map: Mapping[str, str]) -> None:
+    def __init__(self, file: SourceFile, schema: Schema, document: ColumnsDocument) -> None:
         self.file = file
         with _named(file), self._open() as parquet:
             found = parquet.schema_arrow
-        raw = pa.schema([field.with_name(name) for field, name in zip(found, named(found.names), strict=True)])
-        self.shape: Shape = resolve(raw, schema, column_map, file.name)
+        raw = pa.schema([_plain(field, name) for field, name in zip(found, named(found.names), strict=True)])
+        self.shape: Shape = resolve(raw, schema, document, file.name)
 
     def scan(self, known: Sequence[Segment]) -> Iterator[Stretch]:
         by_place = {(segment.start, segment.hash): segment for segment in known}
@@ -47,6 +47,13 @@ class ParquetReader:
             for segment in segments:
                 for rows in self._read(parquet, segment.start):
                     yield segment, rows
+
+    def beginning(self) -> RawRows:
+        """The first rows, for those who look."""
+        with _named(self.file), self._open() as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                return next(iter(self._read(parquet, group)))
+        return RawRows(self.shape.raw.empty_table(), range(0))
 
     def _read(self, parquet: pq.ParquetFile, group: int) -> Iterator[RawRows]:
         first = 0
@@ -88,9 +95,17 @@ def _hash(stream: Any, group: pq.RowGroupMetaData, schema: str) -> str:
     return digest.hexdigest()
 
 
+def _plain(field: pa.Field, name: str) -> pa.Field:
+    """A field under its name; a UUID is text."""
+    return pa.field(name, pa.string() if isinstance(field.type, pa.UuidType) else field.type)
+
+
 def _decoded(table: pa.Table) -> pa.Table:
-    """Dictionary-encoded columns (pandas categories) as plain values."""
+    """Dictionary-encoded columns (pandas categories) as plain values, UUIDs as text."""
     for place, item in enumerate(table.schema):
+        if isinstance(item.type, pa.UuidType):
+            texts = [None if one is None else str(one) for one in table.column(place).to_pylist()]
+            table = table.set_column(place, item.name, pa.array(texts, pa.string()))
         if pa.types.is_dictionary(item.type):
             table = table.set_column(place, item.name, table.column(place).cast(item.type.value_type))
     return table
