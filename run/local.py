@@ -24,11 +24,13 @@ from millrace.installed import load
 from millrace.judge.refusals import Refusal, refusal_of
 from millrace.lake.atomic import exclusive, sha256_text, waiting
 from millrace.lake.manifest import Manifest
+from millrace.lake.moved import settle
 from millrace.observe.progress import log
 from millrace.pseudonyms import fingerprint
 from millrace.settings import Settings
 from millrace.uris import redacted
 from run.blocked import told
+from run.cached import drop_stale
 from run.step_view import StepView
 
 SOURCES = ("src", "components", "pipelines", "feature_repo")
@@ -77,6 +79,8 @@ def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings, *
     runs = settings.home / "runs"
     with _turn(settings.home, patient):
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
+        settle(settings.home.resolve())
+        drop_stale(runs.resolve())
         adapted = _adapted(pipeline, settings, run)
         log_path = runs / f"{run}.log"
         with log_path.open("w", encoding="utf-8") as whole_log, _quiet_kfp(runs):
@@ -163,7 +167,7 @@ def _quiet_kfp(runs: Path) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
         local.init(
             runner=local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(runs / "outputs"),
+            pipeline_root=str(runs.resolve() / "outputs"),
             enable_caching=True,
             cache_root=str(runs / "cache"),
         )

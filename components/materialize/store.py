@@ -6,6 +6,7 @@ opens that folder and asks for the service by name. Feast is imported only when 
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import sqlite3
@@ -204,7 +205,8 @@ def _fingerprint(home: Path, workload: Workload) -> str:
 
 def _configuration(home: Path, workload: Workload) -> str:
     template = Template((FEATURE_REPO / "feature_store.yaml").read_text(encoding="utf-8"))
-    return template.substitute(MILLRACE_HOME=home.resolve(), MILLRACE_WORKLOAD=workload.name)
+    escaped = json.dumps(str(home.resolve()), ensure_ascii=False)[1:-1]  # between quotes of YAML, which are JSON's
+    return template.substitute(MILLRACE_HOME=escaped, MILLRACE_WORKLOAD=workload.name)
 
 
 def _swap(new: Path, live: Path, identity: str) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from millrace.errors import InvalidInput, MillraceError
 from millrace.fields import Kind
 from millrace.installed import Workload, load
+from millrace.lake.moved import settle
 from millrace.printing import accept_any_text
 from millrace.requests import RequestFormat
 from millrace.settings import settings
@@ -40,6 +41,7 @@ def main() -> int:
 
 
 def _up(options: argparse.Namespace, place: Place, console: Console) -> None:
+    settle(place.home)
     manifest = options.manifest or place.manifest(settings(options.workload).model_name)
     state = commands.up(place, manifest)
     service = state.find(read_service(manifest, place.home).name)

@@ -21,6 +21,7 @@ from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.events.shown import add_options as add_event_options
 from millrace.events.shown import events
+from millrace.lake.moved import settle
 from millrace.printing import accept_any_text
 from millrace.registry.lineage import FindVersion, trace, tree
 from millrace.registry.models import Registry, served
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = _parser().parse_args(given)
     try:
-        arguments.run(arguments, settings(arguments.workload))
+        here = settings(arguments.workload)
+        settle(here.home)
+        arguments.run(arguments, here)
     except InvalidInput as error:
         return _fail(error, 2)
     except MillraceError as error:
