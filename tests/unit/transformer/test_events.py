@@ -146,13 +146,14 @@ def test_an_event_is_on_the_stream_when_its_answer_is_given(lab, options):
 
 def test_requests_at_once_share_an_append_and_each_has_its_events(lab, options, monkeypatch):
     appends = []
-    real = SqliteStream.append
+    real = SqliteStream.append_now
 
-    def append(self, topic, events, ids):
+    def append_now(self, topic, events, ids):
         appends.append(len(events))
-        real(self, topic, events, ids)
+        assert real(self, topic, events, ids)
+        return True
 
-    monkeypatch.setattr(SqliteStream, "append", append)
+    monkeypatch.setattr(SqliteStream, "append_now", append_now)
 
     async def scenario():
         async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
@@ -169,7 +170,7 @@ def test_no_answer_goes_out_while_the_streams_disk_refuses(lab, options, monkeyp
     async def scenario():
         async with lab.predictor().running() as model, lab.serving(model.address, options()) as path:
             with monkeypatch.context() as patched:
-                patched.setattr(SqliteStream, "append", refuse)
+                patched.setattr(SqliteStream, "append_now", refuse)
                 refused = await path.predict(lab.transaction(1))
             return refused, await path.predict(lab.transaction(1))
 
@@ -186,6 +187,7 @@ def test_no_answer_goes_out_while_the_streams_disk_refuses(lab, options, monkeyp
 
 def test_an_answer_waits_for_the_stream_no_longer_than_its_deadline(lab, options, monkeypatch):
     go = threading.Event()
+    monkeypatch.setattr(SqliteStream, "append_now", lambda *_: False)  # somebody else writes
     monkeypatch.setattr(SqliteStream, "append", lambda *_: go.wait(30))
 
     async def scenario():
