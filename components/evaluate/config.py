@@ -90,7 +90,7 @@ class RankingLimits(ClassLimits):
     min_unit_precision: float | None = Field(ge=0, le=1)
     min_unit_precision_share: float | None = Field(ge=0, le=1)
     min_unit_precision_lift: float | None = Field(ge=0)
-    """Of the interval's low end, over what reviewing units at random reaches."""
+    """Over what reviewing units at random reaches."""
     max_cost_ratio: float | None = Field(ge=0)
     min_threshold_precision: float | None = Field(ge=0, le=1)
     min_threshold_recall: float | None = Field(ge=0, le=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,11 @@ from millrace.settings import Settings
 from millrace.tabular.network import Network, Watched
 
 A = TypeVar("A", bound=Config)
+
+LEAST_STEPS: Final = 20
+"""Steps that an epoch has at least, where its rows allow."""
+LEAST_BATCH: Final = 32
+"""Rows that a step has at least, unless the configuration wants fewer."""
 
 
 class TrainConfig(Config, Generic[A]):
@@ -128,8 +133,23 @@ def rate_at(step: int, steps: int, config: AnyTrainConfig) -> float:
 def model_id(training_set: Manifest, config: AnyTrainConfig, processes: int) -> str:
     """Id of what training would give: rows, hyper-parameters, code, and how many processes split a batch."""
     code = code_of(Path(__file__).parent, *load(training_set.workload).files("model", "features", "batch"))
+    config = fitted_to(training_set, config)
     inputs = {"training_set": training_set.id, "config": config.model_dump(), "processes": processes, "code": code}
     return content_id(inputs)
+
+
+def fitted_to(training_set: Manifest, config: AnyTrainConfig) -> AnyTrainConfig:
+    """The same with smaller batches, where the rows are so few that an epoch would have hardly a step.
+
+    Weights that moved a dozen times have learned nothing, and their moving average is still what it began as.
+    """
+    split = training_set.facts["splits"]["train"]
+    positives = split.get("positives")
+    seen = split["rows"]
+    if positives is not None:
+        seen = positives + int(config.negative_share * (split["rows"] - positives))
+    batch_size = min(config.batch_size, max(seen // LEAST_STEPS, LEAST_BATCH))
+    return config if batch_size == config.batch_size else config.model_copy(update={"batch_size": batch_size})
 
 
 def train(training_set: Manifest, lake: Path, config: AnyTrainConfig, settings: Settings) -> Manifest:
@@ -140,6 +160,7 @@ def train(training_set: Manifest, lake: Path, config: AnyTrainConfig, settings: 
     """
     from components.train.launch import publish, run_workers
 
+    config = fitted_to(training_set, config)
     identity = model_id(training_set, config, settings.processes)
     parents = training_set.as_parents()
     step = Step(kind="model", id=identity, workload=training_set.workload, lake=lake, parents=parents)

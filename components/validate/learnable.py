@@ -154,12 +154,14 @@ def _smallest(found: Learnable, windows: Windows, least: int, what: str) -> str:
     said = f"{held} {what} in a test window of {days} days"
     if held >= least:
         return said
-    if days < longest_test(usable, found.train_days) or not held:
-        return f"{said}, the longest that leaves enough to learn from"
+    if days == longest_test(usable, found.train_days):
+        said += ", the longest that leaves enough to learn from"
+    if not held:
+        return said
 
     rate, wanted, more = more_days(found.cases, days, least, usable)
     would = f"at {rate:.2g} a day {wanted} days would do, give {more} more days of data"
-    return f"{said}, the longest that leaves enough to learn from: {would}"
+    return f"{said}: {would}"
 
 
 def _rows(workload: Workload, snapshot: Manifest, as_of: datetime) -> pa.Table:

@@ -1,5 +1,6 @@
 """For every rule of the evaluation gate: a model that must be kept out, and is kept out by that rule."""
 
+import copy
 import dataclasses
 import json
 from datetime import date, timedelta
@@ -28,6 +29,7 @@ from fraud.simulator import SimulationConfig, simulate
 from millrace.errors import GateBlocked, InvalidInput
 from millrace.installed import load
 from millrace.instants import start_of
+from millrace.judge.explained import explain, require_known
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import ModelArtifact
@@ -212,7 +214,7 @@ class World:
         (folder / "training_curve.json").write_text(json.dumps(curve))
         return Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
 
-    def good(self, **changes):
+    def good(self, shuffled=False, extra=4.0, **changes):
         """Logistic regression on logarithms, as the baseline, and sure about large amounts."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
@@ -221,9 +223,10 @@ class World:
         rows = data.rows_of("train")
         x = np.sign(data.features[rows]) * np.log1p(np.abs(data.features[rows]))
         scaler = StandardScaler().fit(x)
-        fit = LogisticRegression(max_iter=300).fit(scaler.transform(x), data.label[rows])
+        label = np.random.default_rng(1).permutation(data.label[rows]) if shuffled else data.label[rows]
+        fit = LogisticRegression(max_iter=300).fit(scaler.transform(x), label)
         weights = fit.coef_[0] / scaler.scale_
-        return linear(weights, fit.intercept_[0] - weights @ scaler.mean_, extra=4.0, **changes)
+        return linear(weights, fit.intercept_[0] - weights @ scaler.mean_, extra=extra, **changes)
 
     def values_of_frauds(self, feature):
         rows = self.week.judged_rows[self.week.judged.label]
@@ -268,27 +271,58 @@ def verdict_on(world, good):
             "large", linear(np.zeros(len(FEATURE_NAMES)), -3.0, extra=5.0)
         ),
         "is slow": lambda: world.model("slow", slow()),
+        "learned from shuffled labels": lambda: world.model("shuffled", world.good(shuffled=True, extra=0.0)),
     }
     made = {}
 
-    def verdict(what):
+    def verdict(what, config=None):
         if what == "is judged on too few frauds":
-            return few_frauds(world, good)
-        if what not in made:
-            made[what] = world.verdict(models[what](), champion=good)
-        return made[what]
+            return few_frauds(world, good, config)
+        if what == "is told the truth by a feature":
+            return told(world, good, config)
+        if (what, config) not in made:
+            made[what, config] = world.verdict(models[what](), champion=good, config=LIMITS_OF[config](world))
+        return made[what, config]
 
     return verdict
 
 
-def few_frauds(world, good):
+ANY = load_limits(
+    FRAUD,
+    {
+        "resamples": 40,
+        "stress_rows": 3000,
+        "latency_calls": 20,
+        "min_slice_positives": 20,
+        "max_review_share": None,
+        "baseline_grid": SMALL["baseline_grid"],
+        # The model that passes is a logistic regression with one more rule: no match for boosted trees.
+        "min_share_of_xgboost": 0.7,
+        "max_slice_auc_loss": 0.1,
+    },
+)
+"""Limits of any data, without the simulator's profile."""
+STRICT = ANY.model_copy(update={"max_stress_loss": 0.0, "max_attack_loss": 0.0})
+LIMITS_OF = {None: lambda world: world.config, "any": lambda _: ANY, "strict": lambda _: STRICT}
+
+
+def told(world, good, config=None):
+    """The test week with the label in place of a feature."""
+    data = copy.copy(world.week.data)
+    data.features = np.array(data.features)
+    data.features[:, FEATURE_NAMES.index("is_weekend")] = data.label == 1
+    week = dataclasses.replace(world.week, data=data)
+    return world.verdict(good, week=week, config=LIMITS_OF[config](world))
+
+
+def few_frauds(world, good, config=None):
     """The test week with all but ten frauds taken out."""
     week, keep = world.week, ~world.week.judged.label
     keep[np.flatnonzero(week.judged.label)[:10]] = True
     counts = week.counts.copy()
     counts[np.flatnonzero(counts)[~keep]] = False
     week = dataclasses.replace(week, counts=counts, judged=week.judged.where(keep))
-    return world.verdict(good, week=week, masks={})
+    return world.verdict(good, week=week, masks={}, config=LIMITS_OF[config](world))
 
 
 # Rule → a model that breaks it.
@@ -335,6 +369,71 @@ def test_the_evaluation_gate_keeps_out_a_model_that(rule, model, verdict_on):
 
 def test_a_good_model_passes_and_every_rule_has_a_fault_above(world, good):
     assert_every_rule_has_a_fault(world.verdict(good, champion=good), FAULTS, each=("stress_kept", "attack_passed"))
+
+
+# Rule of any data → a model that breaks it; and the limits, where usual ones are wider than this small world's noise.
+ANY_FAULTS = {
+    "test_positives": ("is judged on too few frauds", "any"),
+    "leaked_feature": ("is told the truth by a feature", "any"),
+    "auc_roc_low": ("learned from shuffled labels", "any"),
+    "average_precision_lift": ("knows nothing", "any"),
+    "calibration_error_ratio": ("knows nothing", "any"),
+    "brier_skill_high": ("knows nothing", "any"),
+    "unit_precision_lift": ("is wrong about everything", "any"),
+    "threshold_lift": ("knows nothing", "any"),
+    "flagged_units_ratio": ("knows nothing", "any"),
+    "share_of[logistic_regression]": ("looks at the customer only", "any"),
+    "share_of[xgboost]": ("looks at the customer only", "any"),
+    "gain_over_champion": ("knows nothing", "any"),
+    "unit_precision_gain_over_champion": ("is wrong about everything", "any"),
+    "slice_auc_loss[weekend]": ("is wrong about everything", "any"),
+    "stress_loss[no_customer_state]": ("looks at the customer only", "any"),
+    "stress_loss[no_terminal_state]": ("looks at the terminal only", "strict"),
+    "stress_loss[no_state]": ("looks at the terminal only", "strict"),
+    "stress_loss[amounts_up_10_percent]": ("has learned amounts by heart", "any"),
+    "stress_loss[amounts_up_30_percent]": ("has learned amounts by heart", "any"),
+    "stress_loss[customer_state_a_day_old]": ("has learned times by heart", "any"),
+    "stress_loss[amounts_just_below_220]": ("looks for large amounts only", "strict"),
+    "stress_loss[amounts_jittered_1_percent]": ("has learned amounts by heart", "any"),
+    "attack_loss[split_in_four]": ("looks for large amounts only", "strict"),
+    "attack_loss[split_over_four_days]": ("looks for large amounts only", "strict"),
+    "attack_loss[waits_a_week]": ("has learned times by heart", "any"),
+    "attack_loss[waits_a_month]": ("has learned times by heart", "any"),
+    "latency_p50_ms": ("is slow", "any"),
+    "latency_p99_ms": ("is slow", "any"),
+}
+
+
+@pytest.mark.parametrize(("rule", "model"), ANY_FAULTS.items())
+def test_the_gate_of_any_data_keeps_out_a_model_that(rule, model, verdict_on):
+    assert_blocked_by(verdict_on(*model), rule)
+
+
+def test_a_good_model_passes_the_gate_of_any_data_and_every_rule_is_explained_and_has_a_fault(world, good):
+    verdict = world.verdict(good, champion=good, config=ANY)
+
+    assert_every_rule_has_a_fault(verdict, ANY_FAULTS, each=("stress_loss", "attack_loss"))
+    assert all(explain("evaluation", rule.name) for rule in verdict.rules)
+    require_known(FRAUD, {rule.name: "a trial" for rule in verdict.rules})
+
+
+def test_the_simulator_s_verdict_has_no_rule_of_any_data(world, good):
+    names = {family(rule.name) for rule in world.verdict(good, champion=good).rules}
+
+    assert names == {family(name) for name in FAULTS}
+    assert names.isdisjoint({"leaked_feature", "auc_roc_low", "stress_loss", "attack_loss", "share_of"})
+
+
+def test_a_failure_that_is_accepted_lets_through_and_is_shown(world, good):
+    strict = load_limits(FRAUD, SMALL | {"min_average_precision": 0.999}, profile="simulated")
+    accept = {"average_precision": "a trial of a week"}
+
+    result = evaluate(good, world.training_set, None, world.lake, strict, accept=accept, review_capacity=K)
+
+    require([result])
+    verdict = Verdict.read(result.path("verdict.json"))
+    assert [rule.name for rule in verdict.accepted] == ["average_precision"]
+    assert "a trial of a week" in result.path("report.html").read_text(encoding="utf-8")
 
 
 def test_a_champion_that_cannot_be_scored_keeps_everyone_out(world, good):

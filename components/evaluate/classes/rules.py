@@ -84,11 +84,11 @@ def _reviews(e: Evidence, limits: RankingLimits, words: Words) -> list[Rule]:
     lift = e.unit_precision_lift
 
     detail = f"a perfect ranking reaches {perfect or 0.0:.3f}"
-    at_random = f"low end of {lift}, {e.review_capacity} {words.units} a day"
+    at_random = f"{lift}, {e.review_capacity} {words.units} a day"
     return [
         *wanted("unit_precision", precision.value, ">=", limits.min_unit_precision, str(precision)),
         *wanted("unit_precision_share", share, ">=", limits.min_unit_precision_share, detail),
-        *wanted("unit_precision_lift", lift and lift.low, ">", limits.min_unit_precision_lift, at_random),
+        *wanted("unit_precision_lift", lift and lift.value, ">", limits.min_unit_precision_lift, at_random),
         *wanted("cost_ratio", cost.value, "<=", limits.max_cost_ratio, str(cost)),
     ]
 

@@ -36,6 +36,8 @@ class Explanation:
     next: str
     limit: str = ""
     """Key of the limit; empty where it is in no file."""
+    only: str = ""
+    """`classes` or `quantity`, where other labels have no such rule."""
     acceptable: bool = True
     """False where the steps after the gate cannot work without it."""
 
@@ -116,7 +118,11 @@ def require_known(workload: Workload, accept: Mapping[str, str]) -> None:
 def names_of(workload: Workload, gate: str) -> Iterator[str]:
     """Names of the rules that a gate may have; those of slices end in `[*]`."""
     own = _own_names(workload)
-    for template in explanations(gate):
+    kind = "quantity" if workload.task is Task.REGRESSION else "classes"
+    for template, said in explanations(gate).items():
+        if said.only not in ("", kind):
+            continue
+
         placeholders = re.findall(r"\{(\w+)\}", template)
         for chosen in product(*(own[name] for name in placeholders)):
             name = template

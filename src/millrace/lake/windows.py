@@ -1,7 +1,8 @@
 """Which days train, validate and test, where nobody says so: windows that fit how much the data hold.
 
 Usual are 28 days to train (4 of them to validate) and a week to test. A test window with too few cases grows, up to a
-third of the days that can be used; so do the others. Rows in, numbers of days out. Where windows lie: `horizon.py`.
+third of the days that can be used (half of few); so do the others. Rows in, numbers of days out. Where windows lie:
+`horizon.py`.
 """
 
 from __future__ import annotations
@@ -93,8 +94,13 @@ def needed_days(delay_days: int, train_days: int = 0) -> int:
 
 
 def longest_test(usable: int, train_days: int = 0) -> int:
-    """Days that a test window may grow to: what an explicit training window leaves, else a third of all."""
-    return usable - train_days if train_days else max(usable // 3, 1)
+    """Days that a test window may grow to: what an explicit training window leaves, else a third of all.
+
+    Of data that are shorter than usual windows are, half.
+    """
+    if train_days:
+        return usable - train_days
+    return max(usable // 3 if usable >= TRAIN_DAYS + TEST_DAYS else usable // 2, 1)
 
 
 def fit_windows(
