@@ -1,8 +1,4 @@
-"""Appends that share a transaction: one alone goes at once, those that arrive meanwhile go together. No timers.
-
-A store on this machine's disk is written in the event loop, as long as it is quick and nobody else writes it
-(`millrace.at_once`); otherwise, and always for a networked one, in a thread.
-"""
+"""Appends that share a transaction: one alone goes at once, those that arrive meanwhile go together. No timers."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from millrace.appended.records import Entry
-from millrace.at_once import AtOnce
 from serving.transformer.greedy import take
 
 MAX_ENTRIES: Final = 256
@@ -27,25 +22,17 @@ class _Waiting:
 
 
 class Appends:
-    """`append` writes entries to the store, and one thread calls it.
+    """`append` writes entries to the store; one thread calls it."""
 
-    `append_now`, called in the event loop, does so only where it need not wait, and says whether it did.
-    """
-
-    def __init__(
-        self,
-        append: Callable[[Sequence[Entry]], None],
-        append_now: Callable[[Sequence[Entry]], bool] | None = None,
-    ) -> None:
-        self._append, self._append_now = append, append_now
-        self._at_once = AtOnce()
+    def __init__(self, append: Callable[[Sequence[Entry]], None]) -> None:
+        self._append = append
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="append")
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, entries: Sequence[Entry]) -> None:
         """The store has them when this returns; raises what the store raised. Cancelled before its turn: nothing."""
-        if not entries or self._done_now(entries):
+        if not entries:
             return
 
         waiting = _Waiting(entries, asyncio.get_running_loop().create_future())
@@ -57,13 +44,6 @@ class Appends:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-
-    def _done_now(self, entries: Sequence[Entry]) -> bool:
-        if self._append_now is None or not self._at_once.allowed:
-            return False
-
-        with self._at_once.timed():
-            return self._append_now(entries)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

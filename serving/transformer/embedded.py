@@ -8,8 +8,7 @@ killed one's right is free at once, and no older state can come after a newer on
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -70,13 +69,11 @@ class EmbeddedStore:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Raises Unavailable when the disk refuses, and then the answer must not go out."""
-        with self._appending() as events:
+        events = self._of_recent().events
+        try:
             events.append(entries)
-
-    def append_now(self, entries: Sequence[Entry]) -> bool:
-        """Like `append`, where nobody else writes; False, and nothing is done, where somebody does."""
-        with self._appending() as events:
-            return events.append_now(entries)
+        except sqlite3.Error as error:
+            raise Unavailable(f"events cannot be appended to {events.path}: {error}") from error
 
     def push(self) -> int:
         """Give Feast's rows some of the events that they lack; how many entities got any."""
@@ -92,14 +89,6 @@ class EmbeddedStore:
 
     def sync(self) -> None:
         self._of_recent().events.sync()
-
-    @contextmanager
-    def _appending(self) -> Iterator[SQLiteEvents]:
-        events = self._of_recent().events
-        try:
-            yield events
-        except sqlite3.Error as error:
-            raise Unavailable(f"events cannot be appended to {events.path}: {error}") from error
 
     def _of_recent(self) -> _Recent:
         if self._recent is None:

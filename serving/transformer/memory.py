@@ -23,7 +23,7 @@ class Memory:
     def __init__(self, entity: str, store: OnlineStore) -> None:
         self.entity = entity
         self.turns = Turns()
-        self._appends = Appends(store.append, store.append_now if store.embedded else None)
+        self._appends = Appends(store.append)
         self._pusher = Pusher(store)
 
     def in_order(self, keys: Sequence[str]) -> AbstractAsyncContextManager[None]:

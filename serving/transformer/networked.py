@@ -82,10 +82,6 @@ class NetworkedStore:
         except RedisError as error:
             raise Unavailable(f"events cannot be appended to the online store: {error}") from error
 
-    def append_now(self, entries: Sequence[Entry]) -> bool:  # noqa: ARG002
-        """Never: a server is waited for."""
-        return False
-
     def push(self) -> int:
         """Give Feast's rows some of the events that they lack; how many entities got any. 0 while another pushes."""
         view, events = self._of_recent()

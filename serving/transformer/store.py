@@ -1,8 +1,8 @@
 """The online store as the transformer uses it: what it is asked for, which one it is, lookups that share a round trip.
 
 A store is synchronous, so one thread serves lookups: what arrives while it is busy is fetched together next. A store on
-this machine's disk is asked in the event loop, as long as it is quick (`millrace.at_once`). Appends and pushes have
-threads of their own.
+this machine's disk answers a few rows in less than it takes to reach that thread and come back, so it is asked in the
+event loop as long as it does. Appends and pushes have threads of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, Final, Protocol
 import yaml
 
 from millrace.appended.records import Entry, Records
-from millrace.at_once import AtOnce
 from millrace.errors import ConfigError
 from millrace.inputs import States
 from millrace.installed import Workload
@@ -28,9 +27,12 @@ from serving.transformer.refreshed import DividedStore, Keys
 
 MAX_LOOKUP_ROWS: Final = 256
 """Rows fetched in one round trip."""
-INLINE_ROWS: Final = 64
-"""Rows of a lookup in the event loop, as many as go together: some milliseconds. A thread would ask for the interpreter
-again after each row of the answer, against a loop that is busy."""
+INLINE_ROWS: Final = 8
+"""Rows of a lookup in the event loop: about half a millisecond."""
+SLOW_S, SLOW_PAUSE_S = 0.05, 1.0
+"""A lookup that held the loop for longer, and for how long all go to the thread after SLOW_LOOKUPS in a row: one alone
+may have waited for a core, which a thread would wait for as well."""
+SLOW_LOOKUPS: Final = 2
 
 
 class Store(Protocol):
@@ -46,7 +48,6 @@ class OnlineStore(DividedStore, Protocol):
     """Whether it is a file of this machine."""
 
     def append(self, entries: Sequence[Entry]) -> None: ...
-    def append_now(self, entries: Sequence[Entry]) -> bool: ...
     def push(self) -> int: ...
     def unpushed(self) -> int: ...
     def sync(self) -> None: ...
@@ -98,8 +99,9 @@ class Lookups:
     """
 
     def __init__(self, store: Store, *, embedded: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
-        self._at_once = AtOnce(clock) if embedded else None
+        self._store, self._clock = store, clock
+        self._inline_from = 0.0 if embedded else float("inf")
+        self._slow = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
@@ -111,10 +113,8 @@ class Lookups:
     async def read(self, keys: Keys, rows: int, timeout_s: float) -> States:
         """The store's answer for these rows; raises what the store raised, or TimeoutError."""
         busy = self._task is not None and not self._task.done()
-        if not busy and rows <= INLINE_ROWS and self._at_once is not None and self._at_once.allowed:
-            with self._at_once.timed():
-                return self._store.read(keys)
-
+        if not busy and rows <= INLINE_ROWS and self._clock() >= self._inline_from:
+            return self._read_inline(keys)
         waiting = _Waiting(keys, rows, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if not busy:
@@ -124,6 +124,15 @@ class Lookups:
         finally:
             if waiting in self._waiting:  # given up before its turn: a store that hangs must not collect them
                 self._waiting.remove(waiting)
+
+    def _read_inline(self, keys: Keys) -> States:
+        began = self._clock()
+        try:
+            return self._store.read(keys)
+        finally:
+            self._slow = self._slow + 1 if (now := self._clock()) - began > SLOW_S else 0
+            if self._slow >= SLOW_LOOKUPS:
+                self._inline_from = now + SLOW_PAUSE_S
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

@@ -485,28 +485,3 @@ def test_what_was_appended_last_is_brought_to_the_disk_before_the_end(tmp_path, 
     closing.join()
 
     assert len(syncs) == 2
-
-
-def test_what_need_not_wait_is_appended_at_once_or_left_to_a_thread(store: Store, stream: Stream) -> None:
-    done = stream.append_now(PREDICTIONS, [b"body of a"], ["a"])
-
-    assert read(stream) == (["a"] if done else [])
-    assert done == (not store.settings.stream_url.get_secret_value())
-
-
-def test_nothing_is_appended_at_once_while_somebody_else_writes(tmp_path: Path) -> None:
-    stream = open_stream(Settings(home=tmp_path))
-    other = sqlite3.connect(tmp_path / "stream" / "events.db", isolation_level=None)
-
-    other.execute("BEGIN IMMEDIATE")
-    began = time.monotonic()
-    refused = not stream.append_now(PREDICTIONS, [b"body of a"], ["a"])
-    took_s = time.monotonic() - began
-    other.execute("ROLLBACK")
-
-    assert refused
-    assert took_s < sqlite_stream.BUSY_S
-    assert stream.append_now(PREDICTIONS, [b"body of a"], ["a"])
-    assert read(stream) == ["a"]
-    other.close()
-    stream.close()

@@ -41,10 +41,14 @@ class SQLiteEvents:
     def __init__(self, path: Path, records: Records) -> None:
         self.path, self.records = path, records
         self._lock = threading.Lock()
-        self._connection = _opened(path, BUSY_S)
-        self._impatient = _opened(path, 0.0)
+        self._connection = connection = sqlite3.connect(
+            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, where no answer waits
         self._table = f'"{records.name}"'
-        with self._writing() as connection:
+        with self._writing():
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._table} "
                 "(key TEXT PRIMARY KEY, records BLOB NOT NULL, version INTEGER NOT NULL, pushed INTEGER NOT NULL)"
@@ -53,28 +57,14 @@ class SQLiteEvents:
                 f'CREATE INDEX IF NOT EXISTS "{records.name}_unpushed" ON {self._table} (key) WHERE version > pushed'
             )
             connection.execute("CREATE TABLE IF NOT EXISTS pushed_into (view TEXT PRIMARY KEY, fill TEXT NOT NULL)")
-        self._written = self._synced = object()
-        """A mark of the last append, and the one of the last that is on the disk."""
+        self._written = self._synced = 0
 
     def append(self, entries: Sequence[Entry]) -> None:
         """All of them or none; an event that is there already changes nothing. Raises sqlite3.OperationalError."""
-        with self._writing() as connection:
-            self._append_all(connection, entries)
-        self._written = object()
-
-    def append_now(self, entries: Sequence[Entry]) -> bool:
-        """Like `append`, but False, and nothing is done, where another one is writing. For one thread."""
-        connection = self._impatient
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return False
-            raise
-        with _ending(connection):
-            self._append_all(connection, entries)
-        self._written = object()
-        return True
+        with self._writing():
+            for key, added in self.records.by_key(entries).items():
+                self._append(key, added)
+        self._written += 1
 
     def held(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Entity → its records; without those that have none."""
@@ -130,7 +120,7 @@ class SQLiteEvents:
     def sync(self) -> None:
         """Bring what was appended to the disk; cheap where nothing was."""
         written = self._written
-        if written is self._synced:
+        if written == self._synced:
             return
         log = os.open(f"{self.path}-wal", os.O_RDONLY)
         try:
@@ -144,21 +134,16 @@ class SQLiteEvents:
 
     def close(self) -> None:
         self._connection.close()
-        self._impatient.close()
 
-    def _append_all(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-        for key, added in self.records.by_key(entries).items():
-            self._append(connection, key, added)
-
-    def _append(self, connection: sqlite3.Connection, key: str, added: Sequence[bytes]) -> None:
-        row = connection.execute(f"SELECT records FROM {self._table} WHERE key = ?", [key]).fetchone()
+    def _append(self, key: str, added: Sequence[bytes]) -> None:
+        row = self._connection.execute(f"SELECT records FROM {self._table} WHERE key = ?", [key]).fetchone()
         held = new = row[0] if row else b""
         for record in added:
             new = self.records.inserted(new, record)
         if new is held:
             return
 
-        connection.execute(
+        self._connection.execute(
             f"INSERT INTO {self._table} VALUES (?, ?, 1, 0) "
             "ON CONFLICT (key) DO UPDATE SET records = excluded.records, version = version + 1",
             [key, new],
@@ -183,29 +168,13 @@ class SQLiteEvents:
         return bool(records)
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[None]:
         """A transaction that no other process writes beside."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
-            with _ending(self._connection):
-                yield self._connection
-
-
-def _opened(path: Path, busy_s: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, where no answer waits
-    return connection
-
-
-@contextmanager
-def _ending(connection: sqlite3.Connection) -> Iterator[None]:
-    """The end of a transaction: what was done is kept, or where it raised undone."""
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise

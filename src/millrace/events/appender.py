@@ -1,8 +1,7 @@
 """Appends of concurrent requests, gathered: what arrives while one append is under way is the next one.
 
-Greedy and without a timer: an append that finds nobody at work begins at once. A stream on this machine's disk is
-written in the event loop as long as that is quick and nobody else writes it (`millrace.at_once`); otherwise a thread
-does it, so that a slow disk holds up those who wait for it and nobody else.
+Greedy and without a timer: an append that finds nobody at work begins at once. The store is asked in a thread, so that
+a slow disk holds up those who wait for it and nobody else.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from millrace.at_once import AtOnce
 from millrace.errors import Unavailable
 from millrace.events.stream import Stream
 
@@ -35,7 +33,6 @@ class Appender:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._at_once = AtOnce()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="append")
         self._waiting: dict[str, _Batch] = {}
         self._waiting_bytes = 0
@@ -76,40 +73,22 @@ class Appender:
         self._thread.shutdown()
 
     def _begin(self) -> None:
-        """Append what waits; `_working` until nothing does."""
-        while self._waiting:
-            topic = next(iter(self._waiting))
-            batch = self._waiting.pop(topic)
-            if not self._done_now(topic, batch):
-                work = asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._stream.append, topic, batch.events, batch.ids
-                )
-                work.add_done_callback(lambda finished, batch=batch: self._ended(finished, batch))  # type: ignore[misc]
-                return
-        self._working = False
-
-    def _done_now(self, topic: str, batch: _Batch) -> bool:
-        if not self._at_once.allowed:
-            return False
-
-        error: Exception | None = None
-        try:
-            with self._at_once.timed():
-                if not self._stream.append_now(topic, batch.events, batch.ids):
-                    return False
-        except Exception as raised:  # noqa: BLE001 - handed to whoever asked
-            error = raised
-        self._settle(batch, error)
-        return True
+        topic = next(iter(self._waiting))
+        batch = self._waiting.pop(topic)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._stream.append, topic, batch.events, batch.ids
+        )
+        work.add_done_callback(lambda finished: self._ended(finished, batch))
 
     def _ended(self, work: asyncio.Future[None], batch: _Batch) -> None:
-        self._settle(batch, work.exception())
-        self._begin()
-
-    def _settle(self, batch: _Batch, error: BaseException | None) -> None:
         self._waiting_bytes -= sum(map(len, batch.events))
+        error = work.exception()
         if error is None:
             batch.done.set_result(None)
         else:
             batch.done.set_exception(error)
             batch.done.exception()  # seen: whoever waited may have gone away
+        if self._waiting:
+            self._begin()
+        else:
+            self._working = False

@@ -45,10 +45,6 @@ class RedisStream:
                 together.xadd(_key(topic), {"id": id_, "addressee": addressee, "body": body})
             together.execute()
 
-    def append_now(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> bool:  # noqa: ARG002
-        """Never: a server is waited for."""
-        return False
-
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
         try:
             with self._ours():

@@ -29,7 +29,6 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_by_topic ON entries (topic, position);
 """
 """`addressee`: the one group that an event is for, or empty for all."""
-INSERT: Final = "INSERT INTO entries (topic, id, addressee, at, body) VALUES (?, ?, ?, ?, ?)"
 GROUPS: Final = """
 CREATE TABLE IF NOT EXISTS groups (
     topic TEXT, name TEXT, cursor INTEGER NOT NULL, PRIMARY KEY (topic, name)) WITHOUT ROWID;
@@ -55,29 +54,16 @@ class SqliteStream:
         with self._ours():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._entries, self._groups = _opened(path, ENTRIES), _opened(beside, GROUPS)
-            self._impatient = _opened(path, "", 0.0)
-            for connection in (self._entries, self._impatient):
-                connection.execute("PRAGMA wal_autocheckpoint=0")  # the upkeep's thread does it: no append waits for it
+            self._entries.execute("PRAGMA wal_autocheckpoint=0")  # the upkeep's thread does it: no append waits for it
 
     def append(self, topic: str, events: Sequence[bytes], ids: Sequence[str], addressee: str = "") -> None:
         """As `Stream` says; `addressee` is the one group that the events are for."""
+        now = time.time()
+        rows = [(topic, id_, addressee, now, body) for id_, body in zip(ids, events, strict=True)]
+        insert = "INSERT INTO entries (topic, id, addressee, at, body) VALUES (?, ?, ?, ?, ?)"
         with self._writing(self._entries) as connection:
-            connection.executemany(INSERT, _rows(topic, events, ids, addressee))
+            connection.executemany(insert, rows)
         self._keep_up()
-
-    def append_now(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> bool:
-        connection = self._impatient
-        with self._translated():
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                    return False
-                raise
-            with _ending(connection):
-                connection.executemany(INSERT, _rows(topic, events, ids))
-        self._keep_up()
-        return True
 
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
         ends = time.monotonic() + wait_s
@@ -145,8 +131,8 @@ class SqliteStream:
         if self._upkeep is not None:
             self._upkeep.stop()
         with self._guard:
-            for connection in (self._entries, self._groups, self._impatient):
-                connection.close()
+            self._entries.close()
+            self._groups.close()
 
     def _take(self, group: Group, consumer: str, limit: int) -> list[Entry]:
         """What this consumer had before, then what a dead one left, then what is new."""
@@ -202,13 +188,9 @@ class SqliteStream:
     @contextmanager
     def _ours(self) -> Iterator[None]:
         """Errors of the database as Unavailable, one thread at a time."""
-        with self._translated(), self._guard:
-            yield
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
         try:
-            yield
+            with self._guard:
+                yield
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(
                 f"the event stream in {self._path.parent} cannot be used: {error}. "
@@ -220,37 +202,21 @@ class SqliteStream:
         """One transaction; writers queue at its begin."""
         with self._ours():
             connection.execute("BEGIN IMMEDIATE")
-            with _ending(connection):
+            try:
                 yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
 
 
-@contextmanager
-def _ending(connection: sqlite3.Connection) -> Iterator[None]:
-    """The end of a transaction: what was done is kept, or where it raised undone."""
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _rows(
-    topic: str, events: Sequence[bytes], ids: Sequence[str], addressee: str = ""
-) -> list[tuple[str, str, str, float, bytes]]:
-    """Events as rows of `entries`."""
-    now = time.time()
-    return [(topic, id_, addressee, now, body) for id_, body in zip(ids, events, strict=True)]
-
-
-def _opened(path: Path, tables: str, busy_s: float = BUSY_S) -> sqlite3.Connection:
+def _opened(path: Path, tables: str) -> sqlite3.Connection:
     """WAL: readers never wait for the writer. NORMAL: a commit is the operating system's, not yet the disk's."""
-    connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    if tables:
-        connection.executescript(tables)
+    connection.executescript(tables)
     return connection
 
 

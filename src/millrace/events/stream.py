@@ -72,13 +72,6 @@ class Stream(Protocol):
     def append(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> None:
         """Add events, all or none; durable when this returns."""
 
-    def append_now(self, topic: str, events: Sequence[bytes], ids: Sequence[str]) -> bool:
-        """Like `append`, but only where it waits for nobody; False, and nothing is done, where it would.
-
-        For an event loop, whose thread alone may call it.
-        """
-        ...
-
     def read(self, group: Group, consumer: str, limit: int, wait_s: float) -> list[Entry]:
         """At most `limit` events, oldest first; waits `wait_s` at most for the first.
 
