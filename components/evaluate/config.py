@@ -156,7 +156,9 @@ def load_limits(workload: Workload, overrides: Mapping[str, Any] | None = None, 
     chosen = {**workload.profile(profile).get("evaluate", {})}
     if unknown := sorted(set(own) - set(known)):
         raise ConfigError(f"{workload.judging.LIMITS}: unknown {', '.join(unknown)}; wanted some of {sorted(known)}")
-    return load_config(KINDS[workload.task], shared, own, chosen, overrides)
+    more = workload.more_limits  # of what is given for each stress by name, or not at all
+    asked = any(layer.get(part) for layer in (own, chosen, overrides or {}) for part in more)
+    return load_config(KINDS[workload.task], shared, own, chosen, more if asked else {}, overrides)
 
 
 def class_limits(limits: Limits) -> ClassLimits:

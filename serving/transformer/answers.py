@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from millrace.inputs import Requests
 from millrace.installed import Workload
-from millrace.requests import RequestFormat
+from millrace.requests import TEXTS, RequestFormat
 from millrace.workload import Task
 from serving.protocol import V2Answer, V2Request
 from serving.tensors import TensorSpec
@@ -78,7 +78,7 @@ class Door:
         return V2Answer(outputs, predictions[0]["model_version"])
 
     def _input(self, name: str) -> TensorSpec:
-        numbers = {field.name for field in self.format.fields if field.kind != "text"}
+        numbers = {field.name for field in self.format.fields if field.kind not in (*TEXTS, "instant")}
         datatype = "INT64" if name == self._event_id else "FP64" if name in numbers else "BYTES"
         return TensorSpec(name, datatype, (-1,), name in self.format.optional)
 

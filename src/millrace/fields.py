@@ -21,7 +21,7 @@ class Kind(StrEnum):
     INSTANT = "instant"
     """A time between 1970 and 2200, UTC."""
     KEY = "key"
-    """An entity's id, as text: 596, "596" and 596.0 are the same."""
+    """An entity's id, or a level of a category, as text: 596, "596" and 596.0 are the same."""
     MONEY = "money"
     """A sum of money with two decimals: decimal(12, 2)."""
     NUMBER = "number"

@@ -172,6 +172,11 @@ class Workload:
             raise ConfigError(f"workload {self.name!r} has no profile {name!r}; wanted one of {known}, or none")
         return read_layer(path)
 
+    @property
+    def more_limits(self) -> dict[str, Any]:
+        """Limits of evaluation beside those of `judging.LIMITS`."""
+        return {}
+
     def files(self, *parts: str) -> list[Path]:
         """Source files of these parts, for ids that follow from code (`millrace.lake.provenance.code_of`)."""
         specs = (importlib.util.find_spec(f"{self.package}.{part}") for part in parts)

@@ -27,6 +27,8 @@ TIME: Final = "event_timestamp"
 """Optional in every request: without it an event happens now."""
 MAX_TEXT: Final = 128
 """Characters of an id, and of any other text."""
+TEXTS: Final = frozenset({"text", "key"})
+"""Kinds whose values are text; every other is kept as a number, an instant as microseconds since 1970 UTC."""
 SEPARATOR: Final = "|"
 """Between the ids of an entity that is made of others."""
 
@@ -149,10 +151,12 @@ class RequestFormat:
 
 def shown(field: Field, value: Any) -> float | str | None:
     """A kept value as the client wrote it; None where it was left out."""
-    if field.kind == "text":
+    if field.kind in TEXTS:
         return str(value) or None
     if np.isnan(value):
         return None
+    if field.kind == "instant":
+        return instant_of(int(value)).isoformat()
     if field.kind == "money":
         return int(value) / 100
     return float(value) if field.kind == "number" else int(value)
@@ -162,16 +166,16 @@ def _each(values: Sequence[Any], check: Check) -> list[Any]:
     return [check(row, value) for row, value in enumerate(values)]
 
 
-def _event_us(row: int, value: Any) -> int:
+def _event_us(row: int, value: Any, name: str = TIME) -> int:
     wanted = "wanted ISO 8601 with an offset, like 2018-09-30T12:00:00Z"
     try:
         when = datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}; {wanted}") from error
+        raise InvalidInput(f"row {row}: field {name!r} is {_show(value)}; {wanted}") from error
     if when.tzinfo is None:
-        raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}, of no time zone; {wanted}")
+        raise InvalidInput(f"row {row}: field {name!r} is {_show(value)}, of no time zone; {wanted}")
     if not _EARLIEST <= when < _LATEST:
-        raise InvalidInput(f"row {row}: field {TIME!r} is {_show(value)}; wanted a year from 1970 to 2199")
+        raise InvalidInput(f"row {row}: field {name!r} is {_show(value)}; wanted a year from 1970 to 2199")
     return microseconds(when)
 
 
@@ -201,8 +205,9 @@ def _value_check(field: Field) -> Check:
     check = _CHECKS[field.kind](field)
     if not field.empty:
         return check
-    absent = "" if field.kind == "text" else math.nan
-    return lambda row, value: absent if _is_absent(value) else check(row, value)
+    absent = "" if field.kind in TEXTS else math.nan
+    nothing = ("",) if field.kind in ("key", "instant") else ()  # a tensor of texts has no null
+    return lambda row, value: absent if value in nothing or _is_absent(value) else check(row, value)
 
 
 def _is_absent(value: Any) -> bool:
@@ -247,6 +252,29 @@ def _whole_check(field: Field) -> Check:
     return check
 
 
+def _class_check(field: Field) -> Check:
+    """0 and 1, and the words of JSON for them."""
+    whole = _whole_check(field)
+    return lambda row, value: whole(row, int(value) if isinstance(value, bool) else value)
+
+
+def _instant_check(field: Field) -> Check:
+    return lambda row, value: _event_us(row, value, field.name)
+
+
+def _level_check(field: Field) -> Check:
+    """A level is read as an id is, so that a source and a client name the same one."""
+
+    def check(row: int, value: Any) -> str:
+        text = _id(str(value).lower() if isinstance(value, bool) else value)
+        if text is None:
+            wanted = f"wanted text of 1 to {MAX_TEXT} characters, or a number"
+            raise InvalidInput(f"row {row}: field {field.name!r} is {_show(value)}; {wanted}")
+        return text
+
+    return check
+
+
 def _text_check(field: Field) -> Check:
     def check(row: int, value: Any) -> str:
         if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
@@ -263,7 +291,7 @@ def _range(field: Field) -> tuple[float, float]:
 
 
 def _dtype(field: Field) -> Any:
-    if field.kind == "text":
+    if field.kind in TEXTS:
         return object
     return np.float64 if field.kind == "number" or field.empty else np.int64
 
@@ -272,8 +300,10 @@ _CHECKS: Final[Mapping[str, Callable[[Field], Check]]] = {
     "number": _number_check,
     "money": _money_check,
     "whole": _whole_check,
-    "class": _whole_check,
+    "class": _class_check,
     "text": _text_check,
+    "key": _level_check,
+    "instant": _instant_check,
 }
 """By the kind of a field (`millrace.fields.Kind`)."""
 

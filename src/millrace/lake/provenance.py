@@ -168,7 +168,7 @@ def _sources(folder: Path) -> list[Path]:
 def _name(path: Path, roots: Iterable[Path]) -> str:
     """`package/…/module.py`, the same wherever the package is installed."""
     root = next((root for root in roots if path.is_relative_to(root)), None)
-    return str(path) if root is None else path.relative_to(root.parent).as_posix()
+    return path.name if root is None else path.relative_to(root.parent).as_posix()
 
 
 _IMPORT: Final = re.compile(

@@ -12,63 +12,30 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from millrace.errors import ConfigError
 from millrace.lake.atomic import write_text
+from millrace.reading.document import Aggregate, FeatureColumn
 
 VARIABLE: Final = "MILLRACE_VARIANT"
 """The document itself, as JSON, for processes that have no home: what promotion writes into an InferenceService."""
 FOLDER: Final = "workloads"
 """Of a home: where its documents lie."""
-HOURS: Final = (1, 90 * 24)
-"""Shortest and longest window of an aggregate, in hours."""
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """Part of the names of features, files and tables."""
 
 
-class Part(BaseModel):
-    """Base of what a document says: checked, never changed."""
+class Document(BaseModel):
+    """All that a variant is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-class Column(Part):
-    """A column of the events that the model reads."""
-
-    column: str = ""
-    """What the source calls it; empty: by the feature's name."""
-    kind: Literal["numeric", "categorical", "boolean", "time"]
-    of: str = ""
-    """Entity that it belongs to: where an event says nothing, the last that was said of the entity holds."""
-
-
-class Aggregate(Part):
-    """What a numeric column came to in a window of an entity's past."""
-
-    of: str
-    """The feature that is aggregated."""
-    over: str
-    """The entity."""
-    stat: Literal["mean", "count", "sum", "max", "last"]
-    window: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,3}[hd]$")]
-    """Hours or days, such as 1h or 90d."""
-
-    @property
-    def hours(self) -> int:
-        """Length of the window."""
-        return int(self.window[:-1]) * (24 if self.window.endswith("d") else 1)
-
-
-class Document(Part):
-    """All that a variant is."""
-
     name: Name
     base: str
-    features: dict[Name, Column] = Field(default_factory=dict)
+    features: dict[Name, FeatureColumn] = Field(default_factory=dict)
     aggregates: dict[Name, Aggregate] = Field(default_factory=dict)
 
     @property
@@ -86,7 +53,7 @@ class Document(Part):
     @property
     def has_own(self) -> bool:
         """Whether the model reads more than the base's does."""
-        return bool(self.features)
+        return bool(self.features or self.aggregates)
 
 
 def document_of(content: Mapping[str, Any], where: str) -> Document:
@@ -95,15 +62,6 @@ def document_of(content: Mapping[str, Any], where: str) -> Document:
         made = Document(**content)
     except (TypeError, ValidationError) as error:
         raise ConfigError(f"{where}: {_reasons(error)}") from error
-
-    for name, aggregate in made.aggregates.items():
-        key = f"{where}: aggregates.{name}"
-        column = made.features.get(aggregate.of)
-        if column is None or column.kind != "numeric":
-            numeric = ", ".join(one for one, of in made.features.items() if of.kind == "numeric") or "none yet"
-            raise ConfigError(f"{key}.of is {aggregate.of!r}; wanted a numeric one of the features: {numeric}")
-        if not HOURS[0] <= aggregate.hours <= HOURS[1]:
-            raise ConfigError(f"{key}.window is {aggregate.window!r}; wanted 1h to 90d")
     return made
 
 
