@@ -128,9 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     options = _parser().parse_args(argv)
     try:
-        summary = run(
-            options.data, _arguments(options), named(options.workload, options.name), live=not options.no_serve
-        )
+        here = named(options.workload, options.name, IngestOptions.of(options).columns)
+        summary = run(options.data, _arguments(options), here, live=not options.no_serve)
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1
@@ -160,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    arguments = {"columns": IngestOptions.of(options).columns.argument()}
+    columns = IngestOptions.of(options).columns.reading()  # features are the variant's
+    arguments: dict[str, Any] = {"columns": columns.argument()}
     arguments |= {"as_of": options.as_of, "train_days": options.train_days}
     return arguments | overrides(options.overrides) | gates(options)
 

@@ -18,6 +18,8 @@ from millrace.settings import Settings, settings
 
 SIMULATED: Final = "simulated"
 """Profile of a workload's own world."""
+OWN: Final = "_own"
+"""Ends the name of a workload's variant with columns of one's own, where nothing else was said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +63,21 @@ def add_name(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def named(workload: str, name: str) -> Settings:
+def named(workload: str, name: str, columns: ColumnsDocument = EMPTY) -> Settings:
     """Settings of a workload, or of its variant that is called `name`, which is declared in the home for good.
 
-    Raises ConfigError for a name that no variant can have.
+    Columns that the model is to read make a variant of a workload that none was named of, too: its name with OWN behind
+    it. Raises ConfigError for a name or a column that no variant can have.
     """
     here = settings(workload)
-    if not name:
+    meant = load(here.workload)
+    own = columns.argument()
+    told = {part: own[part] for part in ("features", "aggregates") if part in own}
+    if not name and not told:
         return here
-    declare({"name": name, "base": _base(load(here.workload))}, here.home)
+
+    name = name or (meant.name if meant.document else f"{meant.name}{OWN}")
+    declare({"name": name, "base": _base(meant), **told}, here.home)
     return settings(name)
 
 

@@ -13,7 +13,16 @@ import orjson
 from numpy.typing import NDArray
 
 from millrace.errors import InvalidInput
-from serving.tensors import TensorSpec, kind, read_tensor, require_rows, require_tensors, spec_of, to_binary
+from serving.tensors import (
+    TensorSpec,
+    kind,
+    passed_over,
+    read_tensor,
+    require_rows,
+    require_tensors,
+    spec_of,
+    to_binary,
+)
 
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 BOM: Final = b"\xef\xbb\xbf"
@@ -65,8 +74,18 @@ def decode_v1(document: Mapping[str, Any]) -> list[Any]:
     return instances
 
 
-def decode_v2(body: bytes, json_length: str | None, specs: Sequence[TensorSpec], outputs: Sequence[str]) -> V2Request:
-    """An infer request for the tensors `specs`; `json_length` is the header's value where binary data follows."""
+def decode_v2(
+    body: bytes,
+    json_length: str | None,
+    specs: Sequence[TensorSpec],
+    outputs: Sequence[str],
+    *,
+    passing_over_others: bool = False,
+) -> V2Request:
+    """An infer request for the tensors `specs`; `json_length` is the header's value where binary data follows.
+
+    Tensors of other names are passed over, or refused.
+    """
     length = _json_length(json_length, len(body))
     document = decode_json(body[:length])
     inputs = document.get("inputs")
@@ -77,6 +96,9 @@ def decode_v2(body: bytes, json_length: str | None, specs: Sequence[TensorSpec],
     rest = memoryview(body)[length:]
     for item in inputs:
         name, datatype = (item.get("name"), item.get("datatype")) if isinstance(item, dict) else (None, None)
+        if passing_over_others and isinstance(name, str) and name not in by_name:
+            rest = passed_over(item, rest)
+            continue
         spec = spec_of(name, datatype, by_name, tensors)
         tensors[spec.name], rest = read_tensor(item, spec, rest)
     if len(rest):

@@ -109,7 +109,7 @@ class Service(InferenceServicer):
 
     async def _infer(self, request: Any, headers: Headers) -> Any:
         self._require(request.model_name)
-        tensors = _tensors(request, self._model.inputs)
+        tensors = _tensors(request, self._model.inputs, passing_over_others=self._model.passes_over_others)
         outputs = [spec.name for spec in self._model.outputs]
         wanted = tuple(output.name for output in request.outputs)
         for name in wanted:
@@ -198,13 +198,15 @@ def _headers(context: Any, version: str) -> dict[bytes, bytes]:
     return found
 
 
-def _tensors(request: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
+def _tensors(request: Any, specs: Sequence[TensorSpec], *, passing_over_others: bool) -> dict[str, Any]:
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise InvalidInput(f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs; wanted as many")
     by_name = {spec.name: spec for spec in specs}
     tensors: dict[str, Any] = {}
     for place, item in enumerate(request.inputs):
+        if passing_over_others and item.name not in by_name:
+            continue
         spec = spec_of(item.name, item.datatype, by_name, tensors)
         if raw and item.HasField("contents"):
             raise InvalidInput(f"tensor {item.name!r} has contents and raw_input_contents; wanted one of them")

@@ -52,6 +52,8 @@ class HotModel(Model):
 
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
+    passes_over_others = False
+    """Whether tensors that are none of `inputs` are passed over; else a request with one is refused."""
     server = "server"
     """What metrics call it."""
 
@@ -137,13 +139,15 @@ class HotServer(ModelServer):
     async def _v2(self, body: bytes, headers: Headers) -> Reply:
         length = headers.get(JSON_LENGTH_HEADER.encode())
         names = [spec.name for spec in self._model.outputs]
-        request = decode_v2(body, length.decode("latin-1") if length else None, self._model.inputs, names)
+        json_length = length.decode("latin-1") if length else None
+        others = self._model.passes_over_others
+        request = decode_v2(body, json_length, self._model.inputs, names, passing_over_others=others)
         answer = await self._model.answer_v2(request, headers)
         require_answered_by(headers, answer.model_version)
-        content, json_length = encode_v2(request, answer, self._model.name)
-        if json_length is None:
+        content, told = encode_v2(request, answer, self._model.name)
+        if told is None:
             return Reply(content)
-        header = (JSON_LENGTH_HEADER.encode(), b"%d" % json_length)
+        header = (JSON_LENGTH_HEADER.encode(), b"%d" % told)
         return Reply(content, content_type=b"application/octet-stream", headers=(header,))
 
 

@@ -78,15 +78,26 @@ def spec_of(name: Any, datatype: Any, specs: Mapping[str, TensorSpec], seen: Map
 
 def read_tensor(item: dict[str, Any], spec: TensorSpec, rest: memoryview) -> tuple[NDArray[Any], memoryview]:
     shape = spec.fit(item.get("shape"))
+    size = _binary_size(item, spec.name, rest)
+    if size is None:
+        return from_values(item.get("data"), spec, shape), rest
+    return from_binary(rest[:size], spec, shape), rest[size:]
+
+
+def passed_over(item: dict[str, Any], rest: memoryview) -> memoryview:
+    """What follows the binary data of a tensor that nobody reads; raises InvalidInput for a size that is none."""
+    return rest[_binary_size(item, str(item["name"]), rest) or 0 :]
+
+
+def _binary_size(item: dict[str, Any], name: str, rest: memoryview) -> int | None:
+    """Bytes that a tensor has behind the JSON; None where it has none there."""
     parameters = item.get("parameters") or {}
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None:
-        return from_values(item.get("data"), spec, shape), rest
+        return None
     if type(size) is not int or not 0 <= size <= len(rest):
-        raise InvalidInput(
-            f"tensor {spec.name!r}: binary_data_size is {size!r}; {len(rest)} bytes are left in the body"
-        )
-    return from_binary(rest[:size], spec, shape), rest[size:]
+        raise InvalidInput(f"tensor {name!r}: binary_data_size is {size!r}; {len(rest)} bytes are left in the body")
+    return size
 
 
 def numbers(data: Any, dtype: np.dtype[Any], what: str) -> NDArray[Any]:

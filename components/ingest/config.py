@@ -30,11 +30,11 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if not self.pseudonym_key:
             raise InvalidInput("the pseudonym key is empty; set MILLRACE_PSEUDONYM_KEY, or unset it to have one made")
-        require_fit(self.columns, load(self.workload).schema)
+        require_fit(self.columns.reading(), load(self.workload).schema)
 
     @property
     def identity(self) -> str:
         """Everything that changes what the same bytes mean; the key only as a keyed hash of nothing."""
         rules = rules_id(load(self.workload).schema)
-        reading = [self.workload, rules, self.columns.argument()]
+        reading = [self.workload, rules, self.columns.reading().argument()]
         return json.dumps(reading, sort_keys=True) + fingerprint(self.pseudonym_key)

@@ -49,7 +49,7 @@ class Explainer(HotModel):
         super().__init__(name)
         self._artifact, self._version, self._background = artifact, version, background
         self._workload: Workload = artifact.workload
-        self._format = RequestFormat.of(self._workload)
+        self._format = RequestFormat.of(self._workload, strict=options.strict_requests)
         self._lengths = Lengths(artifact.spec.history_length, artifact.spec.sequence_length)
         self._store, self._options = store, options
         self._key = options.pseudonym_secret()

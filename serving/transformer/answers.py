@@ -21,9 +21,9 @@ from serving.transformer.core import Part, decision
 class Door:
     """What a workload's requests and answers look like, in V1 rows and V2 tensors."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, *, strict: bool = False) -> None:
         self.workload = workload
-        self.format = RequestFormat.of(workload)
+        self.format = RequestFormat.of(workload, strict=strict)
         self.kept = tuple(field for field in self.format.fields if field.name in workload.watch.FIELDS)
         """What prediction events say of a request."""
         self._event_id, self._figures = workload.schema.EVENT_ID, tuple(workload.exchange.ANSWER.items())

@@ -64,8 +64,9 @@ class Transformer(HotModel):
         memory: Memory | None = None,
     ) -> None:
         super().__init__(name)
-        self._workload, self._door = workload, Door(workload)
+        self._workload, self._door = workload, Door(workload, strict=options.strict_requests)
         self.inputs, self.outputs = self._door.inputs, self._door.outputs
+        self.passes_over_others = not options.strict_requests
         self._arms, self._events, self._shadow = arms, events, shadow
         self._lookups, self._breaker = lookups, Breaker()
         self._memory = memory

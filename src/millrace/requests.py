@@ -44,10 +44,16 @@ Check = Callable[[int, Any], Any]
 
 
 class RequestFormat:
-    """The requests of one workload: event id, time, ids of its entities and its fields, in this order."""
+    """The requests of one workload: event id, time, ids of its entities and its fields, in this order.
 
-    def __init__(self, event_id: str, entities: Sequence[Entity], fields: Sequence[Field]) -> None:
+    Further fields are passed over, or refused where it is `strict`.
+    """
+
+    def __init__(
+        self, event_id: str, entities: Sequence[Entity], fields: Sequence[Field], *, strict: bool = False
+    ) -> None:
         self.event_id = event_id
+        self.strict = strict
         self.entities, self.fields = tuple(entities), tuple(fields)
         self.asked = tuple(entity for entity in entities if not (entity.parts or entity.constant))
         """Entities that a request names; the others follow from these."""
@@ -57,7 +63,7 @@ class RequestFormat:
         self._values = [(field, _value_check(field), _dtype(field)) for field in fields]
 
     @classmethod
-    def of(cls, workload: Workload) -> RequestFormat:
+    def of(cls, workload: Workload, *, strict: bool = False) -> RequestFormat:
         """Raises ConfigError for a field that the schema lacks, or of a kind that no request can have."""
         fields = {field.name: field for field in workload.schema.FIELDS}
         for name in workload.exchange.ASKED:
@@ -71,6 +77,7 @@ class RequestFormat:
             workload.schema.EVENT_ID,
             workload.schema.ENTITIES,
             [fields[name] for name in workload.exchange.ASKED],
+            strict=strict,
         )
 
     def from_rows(self, rows: Sequence[Any], now_us: int) -> Requests:
@@ -134,7 +141,7 @@ class RequestFormat:
         return {field.name: shown(field, requests.values[field.name][row]) for field in self.fields}
 
     def _require_fields(self, row: int, item: Mapping[str, Any]) -> None:
-        unknown = sorted(str(name) for name in item.keys() - set(self.names))
+        unknown = sorted(str(name) for name in item.keys() - set(self.names)) if self.strict else []
         if unknown:
             raise InvalidInput(f"row {row}: unknown field {unknown[0]!r}; wanted {', '.join(self.names)}")
         missing = [name for name in self.names if name not in item and name not in self.optional]

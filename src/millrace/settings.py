@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     future_tolerance_s: float = Field(default=300.0, ge=0)
     """How far ahead of this machine's clock an event may say it happened; one of later is refused."""
 
+    strict_requests: bool = False
+    """Refuse a request with a field that the model does not read; off: such fields are passed over."""
+
     state_cache_ttl_s: float = Field(default=300.0, ge=0)
     """How long the transformer keeps states of refreshed views in memory, s; 0: not at all."""
 

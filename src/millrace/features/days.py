@@ -41,7 +41,7 @@ class Events:
 class DayStates:
     """A view's states on one day, C rows by entity and refresh: each as of midnight, then whenever it changed.
 
-    A row holds until the entity's next one. An entity that no event was about before the day has no row.
+    A row holds until the entity's next one. An entity has no row before its first event is seen.
     """
 
     day: int
@@ -80,7 +80,7 @@ class DayStates:
             return np.zeros((len(entity), len(self.state)), np.int64)
         row = np.searchsorted(self.key, self._key(entity, now_us), side="right") - 1
         states = self.state.take(row, axis=1, mode="clip")
-        states[:, self.key.take(row, mode="clip") // self.per_day != entity] = 0
+        states[:, (row < 0) | (self.key.take(row, mode="clip") // self.per_day != entity)] = 0
         return states.T
 
 

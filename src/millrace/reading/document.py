@@ -197,6 +197,10 @@ class ColumnsDocument(Config):
     features: dict[str, FeatureColumn] = Field(default_factory=dict)
     aggregates: dict[str, Aggregate] = Field(default_factory=dict)
 
+    def reading(self) -> ColumnsDocument:
+        """The same without columns that are features: those are a variant's, and its schema has them."""
+        return self.model_copy(update={"features": {}, "aggregates": {}})
+
     def argument(self) -> dict[str, Any]:
         """The document as a pipeline's parameter: JSON of what differs from the defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)

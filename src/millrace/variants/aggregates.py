@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from millrace.features.days import DayStates
 from millrace.features.histories import Histories
-from millrace.features.windows import NONE, Windows
+from millrace.features.windows import NONE, Windows, first_refresh
 from millrace.fields import View
 from millrace.instants import NEVER_US
 from millrace.variants.columns import HOUR_US, MISSING, Floats, Said
@@ -125,11 +125,15 @@ class Sums:
         added = measures["count"] | measures["sum"]
         told = {"greatest": measures["max"], "last": measures["last"]}
         self._windows = Windows(entity[order].astype(np.int64), event_us[order], added, per_day, **told)
+        self._first = np.full(int(entity.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(self._first, entity, first_refresh(event_us, per_day))
         self._wanted = [(f"{of}_{what}", hours * per_day // 24) for of, what, hours in fields]
 
     def day(self, day: int) -> DayStates:
-        """The states of a day (days since 1970), in the order of the view's fields."""
-        return self._windows.day(day, self._wanted)
+        """The states of a day (days since 1970), in the order of the view's fields; none before an entity's first."""
+        states = self._windows.day(day, self._wanted)
+        known = self._first[states.entity] <= day * states.per_day + states.refresh
+        return DayStates(day, states.per_day, states.key[known], states.state[:, known])
 
 
 def _measure(values: Floats, what: str, scale: int) -> Integers:

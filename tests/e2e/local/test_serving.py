@@ -273,7 +273,6 @@ def test_a_flagged_transaction_says_why(world):
         (b'{"instances": []}', 400, "no rows"),
         (json.dumps({"instances": [transaction(amount=-1)]}).encode(), 400, "row 0: field 'amount' is -1"),
         (json.dumps({"instances": [transaction(terminal_id=None)]}).encode(), 400, "field 'terminal_id'"),
-        (json.dumps({"instances": [transaction(x=1)]}).encode(), 400, "unknown field 'x'"),
         (b'{"instances": [{"amount": NaN}]}', 400, "not JSON"),
         (json.dumps({"instances": [transaction()] * 1025}).encode(), 413, "at most 1024"),
     ],
@@ -282,6 +281,15 @@ def test_a_wrong_request_is_refused_through_the_whole_path(world, body, status, 
     got, answer = world.call("POST", V1, body)
 
     assert (got, message in answer["error"]) == (status, True), answer
+
+
+def test_a_further_field_is_passed_over(world):
+    plain, more = (json.dumps({"instances": [transaction(**x)]}).encode() for x in ({}, {"x": 1}))
+
+    got, answer = world.call("POST", V1, more, x_millrace_dry_run="true")
+
+    assert got == 200
+    assert answer["predictions"] == world.call("POST", V1, plain, x_millrace_dry_run="true")[1]["predictions"]
 
 
 def test_routes_of_the_gateway(world):

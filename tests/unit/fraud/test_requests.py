@@ -13,7 +13,7 @@ from millrace.errors import InvalidInput
 from millrace.installed import load
 from millrace.requests import RequestFormat
 
-FORMAT = RequestFormat.of(load("fraud"))
+FORMAT = RequestFormat.of(load("fraud"), strict=True)
 from_rows = FORMAT.from_rows
 
 

@@ -25,7 +25,10 @@ FORMAT = RequestFormat(
         Field(name="sort", kind=Kind.TEXT, empty=True),
         Field(name="night", kind=Kind.CLASS, empty=True),
         Field(name="fee", kind=Kind.MONEY, empty=True),
+        Field(name="line", kind=Kind.KEY, empty=True),
+        Field(name="booked", kind=Kind.INSTANT, empty=True),
     ),
+    strict=True,
 )
 
 
@@ -39,7 +42,8 @@ def test_ids_that_follow_from_others_are_not_asked_for():
 
     keys = FORMAT.keys(found, pseudonym=str)
 
-    assert FORMAT.names == ("ride_id", "event_timestamp", "from_id", "to_id", "people", "km", "sort", "night", "fee")
+    assert FORMAT.names[:4] == ("ride_id", "event_timestamp", "from_id", "to_id")
+    assert FORMAT.names[4:] == tuple(field.name for field in FORMAT.fields)
     assert keys["way"] == ["74|75", "a|75"]
     assert keys["town"] == ["here", "here"]
 
@@ -55,8 +59,10 @@ def test_what_is_left_out_is_kept_as_nothing_and_shown_as_null():
     found = FORMAT.from_rows([row(people=3, sort="van", night=1, fee=2.29), row(ride_id=2, people=None)], now_us=0)
 
     np.testing.assert_array_equal(found.values["people"], [3.0, np.nan])
-    assert FORMAT.shown(found, 0) == {"people": 3, "km": 2.5, "sort": "van", "night": 1, "fee": 2.29}
-    assert FORMAT.shown(found, 1) == {"people": None, "km": 2.5, "sort": None, "night": None, "fee": None}
+    said = {"people": 3, "km": 2.5, "sort": "van", "night": 1, "fee": 2.29}
+    assert FORMAT.shown(found, 0) == said | {"line": None, "booked": None}
+    nothing = {"people": None, "km": 2.5, "sort": None, "night": None, "fee": None, "line": None, "booked": None}
+    assert FORMAT.shown(found, 1) == nothing
 
 
 def test_a_missing_optional_column_is_absent_in_every_row():
@@ -66,6 +72,33 @@ def test_a_missing_optional_column_is_absent_in_every_row():
 
     assert found.event_us.tolist() == [7, 7]
     assert np.isnan(found.values["people"]).all()
+
+
+@pytest.mark.parametrize(("value", "level"), [(596, "596"), ("596.0", "596"), (" a ", "a"), (True, "true"), ("", "")])
+def test_a_level_is_the_same_however_it_is_written(value: Any, level: str) -> None:
+    found = FORMAT.from_rows([row(line=value)], now_us=0)
+
+    assert found.values["line"].tolist() == [level]
+    assert FORMAT.shown(found, 0)["line"] == (level or None)
+
+
+def test_an_instant_is_microseconds_and_shown_as_it_was_written() -> None:
+    found = FORMAT.from_rows([row(booked="1970-01-01T01:00:01+01:00"), row(ride_id=8, booked="")], now_us=0)
+
+    assert found.values["booked"][0] == 1_000_000
+    assert np.isnan(found.values["booked"][1])
+    assert FORMAT.shown(found, 0)["booked"] == "1970-01-01T00:00:01+00:00"
+
+
+@pytest.mark.parametrize("word", [True, 1, 1.0])
+def test_a_class_takes_the_words_of_json(word: Any) -> None:
+    assert FORMAT.from_rows([row(night=word)], now_us=0).values["night"].tolist() == [1]
+
+
+def test_a_further_field_is_passed_over_unless_the_format_is_strict() -> None:
+    lenient = RequestFormat(FORMAT.event_id, FORMAT.entities, FORMAT.fields)
+
+    assert len(lenient.from_rows([row(way_id="74|75")], now_us=0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,6 +114,8 @@ def test_a_missing_optional_column_is_absent_in_every_row():
         ({"fee": 2.295}, "field 'fee' is 2.295; wanted at most two decimals"),
         ({"way_id": "74|75"}, "unknown field 'way_id'; wanted ride_id, event_timestamp, from_id"),
         ({"from_id": None}, "field 'from_id' is None; wanted text of 1 to 128 characters"),
+        ({"line": [4]}, r"field 'line' is \[4\]; wanted text of 1 to 128 characters, or a number"),
+        ({"booked": "monday"}, "field 'booked' is 'monday'; wanted ISO 8601"),
     ],
 )
 def test_a_refusal_names_row_field_got_and_wanted(changes, message):

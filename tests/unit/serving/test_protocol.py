@@ -97,6 +97,18 @@ def test_a_tensor_that_is_not_what_was_wanted_is_refused_by_name(tensor, message
         decode_v2(body(tensor), None, [X], [])
 
 
+def test_tensors_of_other_names_are_passed_over_with_their_bytes_where_that_is_said():
+    more = x(name="y", datatype="FP64", parameters={"binary_data_size": 3})
+    more.pop("data")
+    content = body(more, x())
+
+    request = decode_v2(content + b"abc", str(len(content)), [X], [], passing_over_others=True)
+
+    assert list(request.tensors) == ["x"]
+    with pytest.raises(InvalidInput, match="tensor 'y': binary_data_size is 3; 0 bytes are left"):
+        decode_v2(content, str(len(content)), [X], [], passing_over_others=True)
+
+
 def test_missing_repeated_and_unequal_tensors_are_refused():
     count = {"name": "count", "datatype": "INT64", "shape": [2], "data": [1, 2]}
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millrace.appended.records import SLACK, Entry, Records
+from millrace.appended.records import Entry, Records
 from millrace.errors import ConfigError
 from millrace.features.days import DayFeatures, Events
 from millrace.inputs import RecentEvents, Requests, States
@@ -248,6 +248,16 @@ def test_neither_the_rows_own_label_nor_later_rows_are_seen(mine: Workload) -> N
 
     assert len(first.position) > 5
     np.testing.assert_array_equal(first.features[:, width:], other.features[:, width:])
+
+
+def test_an_entity_has_no_state_before_the_refresh_after_its_first_event(mine: Workload) -> None:
+    row = dict.fromkeys(("mcc", "age", "chip", "opened", "country", "height"))
+    rows = [row | {"at": at, "customer_id": "a", "terminal_id": "x", "cents": 1} for at in (5, 60)]
+
+    first, second, *_ = days_of(mine, mine.batch.events(table_of(rows, mine.schema.EVENTS)))
+
+    assert first.states["own_terminal_state"].refresh.min() == 3  # 02:30 is seen at 03:00
+    assert second.states["own_terminal_state"].refresh.min() == 0
 
 
 def test_a_base_without_recent_view_has_states_as_of_a_refresh(tmp_path: Path) -> None:
