@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from edge.code import copy_code
 from millrace.errors import InvalidInput, NotFound
 from millrace.fields import View
-from millrace.installed import Workload, load
+from millrace.installed import Workload
 from millrace.lake.atomic import replacing_folder
 from millrace.lake.feast_home import filled_with
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
@@ -91,8 +91,8 @@ def states(settings: Settings, workload: str) -> Manifest:
 def build(model: Manifest, version: str, online: Manifest, out: Path, options: EdgeOptions) -> dict[str, Any]:
     """Write the package to `out`, which must not be there yet; returns its manifest.
 
-    Raises InvalidInput when `out` is taken, states and model keep different histories, or the package gets too large,
-    and ArtifactCorrupt when a source differs from its hash.
+    Raises InvalidInput when `out` is taken, the model reads columns of its own, states and model keep different
+    histories, or the package gets too large, and ArtifactCorrupt when a source differs from its hash.
     """
     if out.exists():
         raise InvalidInput(f"{out} is there already. Name another folder, or remove it: make edge OUT=folder")
@@ -100,7 +100,12 @@ def build(model: Manifest, version: str, online: Manifest, out: Path, options: E
     online.verify()
     spec = ModelSpec.read(model.fetch())
     spec.require_contract()
-    workload = load(spec.workload)
+    workload = spec.of_workload()
+    if workload.has_own:
+        raise InvalidInput(
+            f"workload {workload.name!r} has columns of its own, and a package carries the code of "
+            f"{workload.package!r} alone. Package a model without such columns."
+        )
     kept = int(online.facts.get("history_length", 0))
     if workload.recent is not None and kept != spec.history_length:
         raise InvalidInput(

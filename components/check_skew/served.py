@@ -101,7 +101,7 @@ def _same(wanted: RecentEvents, held: RecentEvents) -> bool:
     if not length:
         return False
     pairs = zip(wanted.arrays(), held.arrays(), strict=True)
-    return all(np.allclose(one[-length:], other[-length:], rtol=1e-5, atol=0) for one, other in pairs)
+    return all(np.allclose(one[-length:], other[-length:], rtol=1e-5, atol=0, equal_nan=True) for one, other in pairs)
 
 
 def _held(view: View, ids: list[str], answer: Mapping[str, list[Any]]) -> Held:

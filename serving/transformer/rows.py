@@ -33,7 +33,7 @@ class Rows:
     def __init__(self, store: Any, view: View) -> None:
         from feast.infra.key_encoding_utils import serialize_entity_key
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
+        from feast.protos.feast.types.Value_pb2 import DoubleList, FloatList, Int64List, Value
 
         self.view, self.names = view, list(view.fields)
         self.config = store.config
@@ -41,7 +41,8 @@ class Rows:
         (self._key,) = self.feast_view.join_keys
         self._provider = store.provider
         self._entity_key, self._value = EntityKey, Value
-        self._int64_list, self._float_list = Int64List, FloatList
+        self._lists = {"i8": ("int64_list_val", Int64List), "f4": ("float_list_val", FloatList)}
+        self._lists["f8"] = ("double_list_val", DoubleList)
         self._serialized = serialize_entity_key
         self._dtypes = [values.dtype for values in empty(view).arrays()] if view.recent else []
         self.key_bytes = lru_cache(KEYS)(self._key_bytes)
@@ -118,8 +119,7 @@ class Rows:
 
     def _array(self, data: bytes | None, dtype: Any) -> NDArray[Any]:
         value = self._value.FromString(data or b"")
-        held = value.float_list_val if dtype.kind == "f" else value.int64_list_val
-        return np.array(held.val, dtype)
+        return np.array(getattr(value, self._lists[dtype.str[1:]][0]).val, dtype)
 
     def _key_bytes(self, key: str) -> bytes:
         """An id as Feast writes it."""
@@ -131,9 +131,8 @@ class Rows:
         return self._entity_key(join_keys=[self._key], entity_values=[self._value(string_val=key)])
 
     def _list(self, values: NDArray[Any]) -> Any:
-        if values.dtype.kind == "f":
-            return self._value(float_list_val=self._float_list(val=values.tolist()))
-        return self._value(int64_list_val=self._int64_list(val=values.tolist()))
+        name, kind = self._lists[values.dtype.str[1:]]
+        return self._value(**{name: kind(val=values.tolist())})
 
 
 def _integers(values: Sequence[Any]) -> NDArray[np.int64]:

@@ -173,6 +173,11 @@ class Workload:
         return read_layer(path)
 
     @property
+    def has_own(self) -> bool:
+        """Whether its features are more than its package's."""
+        return False
+
+    @property
     def more_limits(self) -> dict[str, Any]:
         """Limits of evaluation beside those of `judging.LIMITS`."""
         return {}

@@ -73,6 +73,10 @@ class Variant(Workload):
         """What the model reads besides; None where that is nothing."""
         return own_of(self.declared, self.base) if self.declared.has_own else None
 
+    @property
+    def has_own(self) -> bool:
+        return self.own is not None
+
     @cached_property
     def schema(self) -> Schema:
         if self.own is None:
