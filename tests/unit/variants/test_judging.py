@@ -67,8 +67,10 @@ def test_levels_are_slices_and_a_day_without_own_columns_is_a_stress_with_a_limi
 
     assert masks["mcc_is_5411"].tolist() == [True, False, True, False]
     assert masks["mcc_is_7995"].tolist() == [False, False, False, True]
-    assert load_limits(mine).stress_floors.keys() >= mine.judging.STRESSES.keys() - {"customer_state_a_day_old"}  # type: ignore[union-attr]
-    assert "own_columns_missing" not in load_limits(BASE).stress_floors  # type: ignore[union-attr]
+    simulated = load_limits(mine, profile="simulated")
+    assert simulated.stress_floors.keys() >= mine.judging.STRESSES.keys()  # type: ignore[union-attr]
+    assert load_limits(mine).stress_floors is None  # type: ignore[union-attr]
+    assert "own_columns_missing" not in load_limits(BASE, profile="simulated").stress_floors  # type: ignore[union-attr]
 
 
 def test_the_stress_leaves_the_base_and_blanks_what_is_its_own(mine: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
