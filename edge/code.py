@@ -18,7 +18,7 @@ from millrace.installed import Workload
 
 PLATFORM: Final = ("millrace.requests", "millrace.pseudonyms")
 """What `score.py` imports beside the workload's `online`."""
-NOT_CARRIED: Final = ("millrace.fields", "millrace.installed", "millrace.workload")
+NOT_CARRIED: Final = ("millrace.fields", "millrace.installed", "millrace.packaged", "millrace.workload")
 """What is said in types of tables, which a package has no use for."""
 NAMED: Final = "from collections import namedtuple\n\nView = namedtuple('View', 'name entity fields recent')\n"
 

@@ -21,7 +21,7 @@ from millrace.pseudonyms import canonical
 
 if TYPE_CHECKING:
     from millrace.fields import Entity, Field
-    from millrace.installed import Workload
+    from millrace.packaged import Workload
 
 TIME: Final = "event_timestamp"
 """Optional in every request: without it an event happens now."""

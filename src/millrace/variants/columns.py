@@ -86,8 +86,8 @@ def said_in_request(field: Field, values: NDArray[Any]) -> Floats:
     """[B] checked values of a request (`millrace.requests`)."""
     if field.kind is Kind.KEY:
         return np.array([_code(level) for level in values.tolist()], np.float64)
-    amounts = values.astype(np.float64)
-    return amounts / 100.0 if field.kind is Kind.MONEY else amounts
+    numbers = values.astype(np.float64)
+    return numbers / 100.0 if field.kind is Kind.MONEY else numbers
 
 
 def said_in_table(field: Field, column: pa.ChunkedArray) -> Floats:
