@@ -15,6 +15,7 @@ from millrace.reading import options
 from millrace.reading.document import EMPTY, ColumnsDocument
 from millrace.reading.tables import is_database
 from millrace.settings import Settings, settings
+from millrace.variants.document import names_in
 
 SIMULATED: Final = "simulated"
 """Profile of a workload's own world."""
@@ -77,8 +78,15 @@ def named(workload: str, name: str, columns: ColumnsDocument = EMPTY) -> Setting
         return here
 
     name = name or (meant.name if meant.document else f"{meant.name}{OWN}")
-    declare({"name": name, "base": _base(meant), **told}, here.home)
+    base = _base(meant)
+    if told or not _declared(name, base, here):
+        declare({"name": name, "base": base, **told}, here.home)
     return settings(name)
+
+
+def _declared(name: str, base: str, here: Settings) -> bool:
+    """Whether the home has this variant: who names it again without its columns means it as it is."""
+    return name in names_in(here.home) and _base(load(name, home=here.home)) == base
 
 
 def document_of(here: Settings) -> dict[str, Any]:
