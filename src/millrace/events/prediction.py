@@ -19,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 
 from millrace.errors import ConfigError, InvalidInput
 from millrace.fields import Kept
-from millrace.installed import load
+from millrace.installed import Workload, load
 from millrace.workload import Task
 
 EVENT_TYPE: Final = "io.millrace.prediction"
@@ -109,10 +109,16 @@ class Told:
         return (self.event_id, *self.keys, *self.fields)
 
 
+def told_of(workload: str, service: str = "") -> Told:
+    """What an event tells of a workload, by its name; raises ConfigError for one that is not installed.
+
+    With a `service`, of the variant whose features those are: what serves may be older than the newest document.
+    """
+    return _told(load(workload, service))
+
+
 @cache
-def told_of(workload: str) -> Told:
-    """What an event tells of a workload, by its name; raises ConfigError for one that is not installed."""
-    parts = load(workload)
+def _told(parts: Workload) -> Told:
     schema = parts.schema
     entities = [entity for entity in schema.ENTITIES if entity.key in schema.EVENTS.names]
 
@@ -168,7 +174,7 @@ def check(data: PredictionData) -> None:
     An id is not repeated: it may be one that should have been a pseudonym.
     """
     try:
-        told = told_of(data["workload"])
+        told = told_of(data["workload"], data["feature_service"])
     except ConfigError as error:
         raise InvalidInput(f"workload: {error}") from error
 

@@ -10,6 +10,7 @@ import yaml
 
 from millrace import installed
 from millrace.errors import ConfigError
+from millrace.events.prediction import told_of
 from millrace.installed import declare, load, names, workload_of
 from millrace.rollout.service import inference_service, objects
 from millrace.settings import Settings, settings
@@ -110,3 +111,12 @@ def test_a_variant_travels_between_processes_with_its_document(home: Path, tmp_p
 
 def test_names_stay_those_of_packages_where_nothing_is_declared(home: Path) -> None:
     assert names() == installed.package_names()
+
+
+def test_events_of_a_model_that_serves_are_read_by_the_document_that_it_was_trained_with(home: Path) -> None:
+    before = declare(WITH_OWN, home).features.FEATURE_SERVICE
+    declare(MINE | {"features": {"chip": {"kind": "boolean"}}}, home)
+
+    assert "age" in told_of("mine", before).fields
+    assert "age" not in told_of("mine").fields
+    assert "chip" in told_of("mine").fields
