@@ -78,7 +78,7 @@ class ClassLimits(EvaluateConfig):
 
     stress_floors: dict[str, float] | None
     max_stress_loss: float | None = Field(ge=0)
-    """What XGBoost keeps under a stress less what the model keeps, at the interval's low end."""
+    """What XGBoost has left under a stress and the model has not, over what a good day has; at the low end."""
 
 
 class RankingLimits(ClassLimits):

@@ -89,7 +89,7 @@ class StressFigures:
     mean_change: float
     """Mean absolute change of a score."""
     loss: Interval | None = None
-    """What XGBoost keeps less what the model keeps, on the same rows and resamples."""
+    """What XGBoost has left and the model has not, over what the better of both has above guessing on a good day."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

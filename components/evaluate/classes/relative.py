@@ -61,20 +61,17 @@ def auc_loss(rows: Judged, scores: Floats, reference: Floats, weights: Floats) -
 def kept_loss(
     rows: Judged, model: tuple[Floats, Floats], reference: tuple[Floats, Floats], weights: Floats
 ) -> Interval:
-    """What the reference keeps of its average precision above guessing under a stress, less what the model keeps.
+    """What the reference has left under a stress and the model has not, over what the better of both has on a good day.
 
-    Scores come as (on a good day, under the stress). Who is no better than guessing on a good day keeps nothing.
+    All in average precision, on a good day above guessing. Scores come as (on a good day, under the stress). 0 where
+    nobody is better than guessing on a good day.
     """
-    share = positive_share(rows)
-    own = (average_precision(rows, model[0]) - share).item()
-    theirs = (average_precision(rows, reference[0]) - share).item()
-
-    def kept(stressed: Floats, usual: float, w: Floats | None) -> Floats:
-        above = average_precision(rows, stressed, w) - positive_share(rows, w)
-        return above / usual if usual > 0 else np.zeros_like(above)
+    share = positive_share(rows).item()
+    usual = max(average_precision(rows, scores).item() - share for scores in (model[0], reference[0]))
 
     def loss(w: Floats | None) -> Floats:
-        return kept(reference[1], theirs, w) - kept(model[1], own, w)
+        left = average_precision(rows, reference[1], w) - average_precision(rows, model[1], w)
+        return left / usual if usual > 0 else np.zeros_like(left)
 
     return interval(loss(None).item(), loss(weights))
 
