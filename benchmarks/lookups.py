@@ -101,7 +101,7 @@ def main() -> None:
     workload, names = load("fraud"), [f"{number:016x}" for number in range(ENTITIES)]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        repo = repository(home, workload.name)
+        repo = repository(home, workload.name, "served")
         repo.mkdir(parents=True)
         fill(home, workload, sources(workload, names, home), "benchmark")
         if options.redis:

@@ -214,7 +214,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from redis import Redis
 
     workload = load(options.workload)
-    redis_port, port, repo = free_port(), free_port(), repository(folder, workload.name)
+    redis_port, port, repo = free_port(), free_port(), repository(folder, workload.name, "served")
     repo.mkdir(parents=True)
     about = CONFIGURATION.format(workload=workload.name, folder=repo, port=redis_port)
     (repo / "feature_store.yaml").write_text(about)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from millrace.errors import ConfigError, NotFound, Unavailable
+from millrace.lake.feast_home import project_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-def opened(configuration: Path, workload: str) -> FeatureStore:
-    """The store of a workload, which is a project of Feast's.
+def opened(configuration: Path, workload: str, generation: str) -> FeatureStore:
+    """The store of a workload's generation, which is a project of Feast's.
 
     Raises NotFound without the file, ConfigError when a variable that it names is not set.
     """
@@ -38,7 +39,7 @@ def opened(configuration: Path, workload: str) -> FeatureStore:
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
-    config = RepoConfig(**yaml.safe_load(template.safe_substitute(known)))
+    config = RepoConfig(**project_of(yaml.safe_load(template.safe_substitute(known)), generation))
     config.repo_path = configuration.parent
     return FeatureStore(config=config)
 

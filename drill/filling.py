@@ -1,7 +1,7 @@
-"""The lake of a drill, a day longer every day, and the online store that is filled and renewed from it.
+"""The lake of a drill, a day longer every day, and the generations of state that are filled and renewed from it.
 
-As on a cluster: the pipeline fills the store at midnight, the refresh job renews it in between. What takes long is done
-in a thread while traffic flows, so that the simulated clock does not wait for it.
+As on a cluster: every generation that a model version reads is filled at midnight and renewed in between. What takes
+long is done in a thread while traffic flows, so that the simulated clock does not wait for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from drill.moments import RETRAINING_PATIENCE_S, Stopwatch
 from millrace.errors import AlreadyRunning
 from millrace.installed import load
 from millrace.instants import start_of
+from millrace.lake.feast_home import repository
 from millrace.lake.manifest import Manifest
+from millrace.registry.generations import generations_in_use
 from millrace.settings import Settings
 
 DAY: Final = timedelta(days=1)
@@ -55,8 +57,8 @@ class Filling:
 
     def __post_init__(self) -> None:
         workload = load(self.settings.workload)
-        self.aside = Aside(self.settings.home, workload)
-        self.renewals = Aside(self.settings.home, workload)
+        self.aside = Aside(workload)
+        self.renewals = Aside(workload)
 
     def begin_day(self) -> None:
         """Begin to build the lake up to the end of the day that has been delivered."""
@@ -69,7 +71,9 @@ class Filling:
         midnight = start_of(at.date())
         if at != midnight and (self.filled is None or self.filled < midnight):
             self.fill(midnight)  # the pipeline's hour comes, also where the day's first event is a later one
-        if at != midnight and self._renewed(at):
+        names = self._generations()
+        lacking = names if at == midnight else [name for name in names if not self._renewed(name, at)]
+        if not lacking:
             self.filled = at
             return
         with self.watch.timing("log"):
@@ -77,18 +81,25 @@ class Filling:
         with self.watch.timing("lake"):
             features = self._prepared(at)
         with self.watch.timing("store"):
-            materialize(features, self.settings.lake, self.settings.home, at, aside=self.aside, **self._limits)
+            for name in lacking:
+                lake, home = self.settings.lake, self.settings.home
+                materialize(features, lake, home, at, generation=name, aside=self.aside, **self._limits)
         self.filled, self.filled_from = at, features
         following = start_of(at.date() + DAY)
         self.preparing = following, self.lake.submit(self._prepare, following)
 
-    def _renewed(self, at: datetime) -> bool:
-        """Whether refreshed states were all that the store lacked; a retraining may have filled it otherwise."""
-        lake, home, known = self.settings.lake, self.settings.home, self.filled_from
-        if known is None or not renewable(known, lake, home, at):
+    def _generations(self) -> list[str]:
+        """Those that a model version reads; before the first one, one of the drill's own."""
+        return sorted(generations_in_use(self.settings)) or ["drill"]
+
+    def _renewed(self, generation: str, at: datetime) -> bool:
+        """Whether refreshed states were all that it lacked; that of a retraining was filled otherwise."""
+        known, lake = self.filled_from, self.settings.lake
+        repo = repository(self.settings.home, self.settings.workload, generation)
+        if known is None or not renewable(known, lake, repo, at):
             return False
         with self.watch.timing("store"):
-            renew(known, lake, home, at, aside=self.renewals)
+            renew(known, lake, repo, at, aside=self.renewals)
         return True
 
     def _prepared(self, at: datetime) -> Manifest:

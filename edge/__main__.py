@@ -10,6 +10,7 @@ from pathlib import Path
 from edge.package import STATE, EdgeOptions, Limit, build, champion, states
 from millrace.errors import MillraceError
 from millrace.installed import load
+from millrace.registry.model_spec import generation_of
 from millrace.settings import settings
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         here = settings(options.workload)
         limits = dict(Limit.parse(text) for text in options.limit)
         model, version = champion(here, options.version)
-        online = states(here, model.workload)
+        online = states(here, model.workload, generation_of(model))
         out = options.out or here.home / "edge" / f"{version}-{online.id}"
         made = build(model, version, online, out, EdgeOptions(limits=limits, full=options.full))
     except MillraceError as error:

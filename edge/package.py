@@ -23,7 +23,7 @@ from millrace.errors import InvalidInput, NotFound
 from millrace.fields import View
 from millrace.installed import Workload
 from millrace.lake.atomic import replacing_folder
-from millrace.lake.feast_home import filled_with
+from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files, list_manifests
 from millrace.registry.model_spec import ModelSpec
 from millrace.registry.models import Registry, served
@@ -77,10 +77,11 @@ def champion(settings: Settings, version: int | None = None) -> tuple[Manifest, 
     return Manifest.read(Registry(settings).folder(number), "model"), str(number)
 
 
-def states(settings: Settings, workload: str) -> Manifest:
-    """What the online store was filled from last, else the newest in the lake; raises NotFound."""
+def states(settings: Settings, workload: str, generation: str = "") -> Manifest:
+    """What a generation was filled from last, else the newest in the lake; raises NotFound."""
     online = settings.lake / "online"
-    if (name := filled_with(settings.home, workload)) and (online / name / MANIFEST).is_file():
+    name = filled_with(repository(settings.home, workload, generation)) if generation else None
+    if name and (online / name / MANIFEST).is_file():
         return Manifest.read(online / name, "online_store")
     found = [one for one in list_manifests(online, "online_store") if one.workload == workload]
     if not found:

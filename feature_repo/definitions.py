@@ -1,12 +1,13 @@
 """What Feast serves of a workload: entities, a feature view for each kind of state, one versioned service.
 
-`feast -c feature_repo apply` (with MILLRACE_HOME and MILLRACE_WORKLOAD set) and `components/materialize` both read this
-file; the names are those of `millrace.workload`. The batch sources are what materialise wrote last; `sources` in the
-repository always leads there.
+`feast -c feature_repo apply` (with MILLRACE_WORKLOAD and MILLRACE_GENERATION, a folder, set) and
+`components/materialize` both read this file; the names are those of `millrace.workload`. The batch sources are what the
+generation was filled from last; `sources` in its folder always leads there.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +19,13 @@ from feast.types import Array, FeastType, Float32, Float64, Int64
 from millrace.errors import ConfigError
 from millrace.fields import View
 from millrace.installed import Workload, load
-from millrace.lake.feast_home import repository
 from millrace.settings import settings
 
 TYPES: Final[dict[pa.DataType, FeastType]] = {pa.int64(): Int64, pa.float32(): Float32, pa.float64(): Float64}
 
 
-def define(workload: Workload, home: Path) -> list[Any]:
-    """Entities, views and service of a workload over the batch sources of a home, to be applied.
+def define(workload: Workload, generation: Path) -> list[Any]:
+    """Entities, views and service of a workload over the batch sources of a generation, to be applied.
 
     Raises ConfigError when two views have a field of one name, which Feast refuses in a service.
     """
@@ -34,14 +34,14 @@ def define(workload: Workload, home: Path) -> list[Any]:
     entities = {
         name: Entity(name=name, join_keys=[entity.key], value_type=ValueType.STRING) for name, entity in asked.items()
     }
-    views = [feature_view(view, entities[view.entity], workload, home) for view in workload.features.VIEWS]
+    views = [feature_view(view, entities[view.entity], generation) for view in workload.features.VIEWS]
     service = FeatureService(name=workload.features.FEATURE_SERVICE, features=list(views))
     return [*entities.values(), *views, service]
 
 
-def feature_view(view: View, entity: Entity, workload: Workload, home: Path) -> FeatureView:
+def feature_view(view: View, entity: Entity, generation: Path) -> FeatureView:
     """States of one kind; those of recent events are pushed, the others come with each refresh."""
-    source = batch_source(view, workload, home)
+    source = batch_source(view, generation)
     return FeatureView(
         name=view.name,
         entities=[entity],
@@ -51,9 +51,9 @@ def feature_view(view: View, entity: Entity, workload: Workload, home: Path) -> 
     )
 
 
-def batch_source(view: View, workload: Workload, home: Path) -> FileSource:
+def batch_source(view: View, generation: Path) -> FileSource:
     """The Parquet of a view; absolute, since the DuckDB store resolves paths against the working directory."""
-    path = repository(home.resolve(), workload.name) / "sources" / f"{view.name}.parquet"
+    path = generation.resolve() / "sources" / f"{view.name}.parquet"
     return FileSource(name=view.name, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
 
 
@@ -81,4 +81,5 @@ def require_distinct_fields(workload: Workload) -> None:
 
 
 # `feast apply` registers what it finds in the module.
-globals().update({thing.name: thing for thing in define(load(settings().workload), settings().home)})
+_GENERATION: Final = Path(os.environ.get("MILLRACE_GENERATION", "."))
+globals().update({thing.name: thing for thing in define(load(settings().workload), _GENERATION)})

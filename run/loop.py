@@ -20,8 +20,10 @@ from components.ingest.core import source_version
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.installed import load
 from millrace.judge.explained import require_known
+from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.printing import accept_any_text
+from millrace.registry.model_spec import require_generation
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
 from millrace.uris import redacted
@@ -92,6 +94,8 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
     champion = served(settings)
     if champion is None:
         raise Unavailable("nothing is served: no model has been promoted in this home. Run the pipeline first.")
+    folder = Registry(settings).folder(champion.version)
+    generation = require_generation(Manifest.read(folder, "model"))
     feature_set = done.outputs["feature_set"]
     day = done.outputs["online_store"].facts["as_of"][:10]
     if day not in feature_set.facts["tables"]["events"]:
@@ -101,8 +105,11 @@ def go_live(done: LocalRun, settings: Settings) -> dict[str, Any]:
     if (report := _replayed(settings)).items() >= wanted.items():
         log("this model has answered that day before", day=day)
         return report
-    folder = Registry(settings).folder(champion.version)
-    refresh = shlex.join([sys.executable, "-m", "components.materialize", feature_set.uri, "--follow"])
+    if done.outputs["online_store"].facts["generation"] != generation:
+        log("nothing to replay: the champion goes on as it is, and this run's state is not served", day=day)
+        return {}
+    follow = [feature_set.uri, "--generation", generation, "--follow"]
+    refresh = shlex.join([sys.executable, "-m", "components.materialize", *follow])
     place = ("--feature-set", feature_set.uri, "--model", str(folder), "--day", day)
     _serving(settings, "replay", *place, "--refresh", refresh)
     return _replayed(settings)

@@ -19,6 +19,7 @@ from millrace.observe.progress import REQUEST, log
 from millrace.observe.telemetry import REQUEST_SECONDS, REQUESTS
 from millrace.observe.tracing import server_span
 from serving.inflate import READABLE, UnknownEncoding, inflate
+from serving.reads import OtherState
 from serving.tensors import TooLarge
 
 MAX_BODY_BYTES: Final = 8 << 20
@@ -31,6 +32,7 @@ STATUS: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (UnknownEncoding, 415),
     (InvalidInput, 400),
     (NotFound, 404),
+    (OtherState, 409),
     (Unavailable, 503),
 )
 
@@ -180,7 +182,8 @@ async def respond(send: Send, reply: Reply) -> None:
 def error_reply(error: BaseException) -> Reply:
     """An error as the protocol's `{"error": text}`; what was not raised on purpose is logged and not shown."""
     status, text = said(error)
-    return Reply(orjson.dumps({"error": text}), status, headers=_ADVICE.get(status, ()))
+    details = error.details if isinstance(error, OtherState) else {}
+    return Reply(orjson.dumps({"error": text, **details}), status, headers=_ADVICE.get(status, ()))
 
 
 def said(error: BaseException) -> tuple[int, str]:

@@ -80,11 +80,13 @@ def decode_v2(
     specs: Sequence[TensorSpec],
     outputs: Sequence[str],
     *,
+    place: int | None = None,
     passing_over_others: bool = False,
 ) -> V2Request:
     """An infer request for the tensors `specs`; `json_length` is the header's value where binary data follows.
 
-    Tensors of other names are passed over, or refused.
+    `place`: which of several inputs in the request is read (`serving.reads`); None where there is only one. Tensors of
+    other names are passed over, or refused.
     """
     length = _json_length(json_length, len(body))
     document = decode_json(body[:length])
@@ -96,6 +98,11 @@ def decode_v2(
     rest = memoryview(body)[length:]
     for item in inputs:
         name, datatype = (item.get("name"), item.get("datatype")) if isinstance(item, dict) else (None, None)
+        if place is not None and isinstance(name, str):
+            name, _, at = name.partition("@")
+            if at != str(place or ""):
+                rest = passed_over(item, rest)
+                continue
         if passing_over_others and isinstance(name, str) and name not in by_name:
             rest = passed_over(item, rest)
             continue

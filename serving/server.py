@@ -79,6 +79,10 @@ class HotModel(Model):
         """Load what is served again, by the name `version`; answers its name. Raises millrace errors."""
         raise InvalidInput(f"{self.name} has nothing to load again")
 
+    def place(self, headers: Headers) -> int | None:  # noqa: ARG002
+        """Which of several inputs in a request is this model's (`serving.reads`); None where it brings one alone."""
+        return None
+
     def get_input_types(self) -> list[dict[str, Any]]:
         return [spec.metadata() for spec in self.inputs]
 
@@ -140,8 +144,8 @@ class HotServer(ModelServer):
         length = headers.get(JSON_LENGTH_HEADER.encode())
         names = [spec.name for spec in self._model.outputs]
         json_length = length.decode("latin-1") if length else None
-        others = self._model.passes_over_others
-        request = decode_v2(body, json_length, self._model.inputs, names, passing_over_others=others)
+        place, others = self._model.place(headers), self._model.passes_over_others
+        request = decode_v2(body, json_length, self._model.inputs, names, place=place, passing_over_others=others)
         answer = await self._model.answer_v2(request, headers)
         require_answered_by(headers, answer.model_version)
         content, told = encode_v2(request, answer, self._model.name)

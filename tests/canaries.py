@@ -130,7 +130,14 @@ class World:
         spec(document)
         (folder / "model.json").write_text(json.dumps(document))
         (folder / "manifest.json").unlink()
-        Manifest(kind="model", id=name, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
+        Manifest(
+            kind="model",
+            id=name,
+            workload="fraud",
+            uri=str(folder),
+            files=hash_files(folder),
+            facts={"generation": "served"},
+        ).write()
         text = inference_service(templates.inference_service(load("fraud")), version, self.registry.uri(version))
         self.registry.rendered_path(version).write_text(text)
         return self.registry.admit(version).version

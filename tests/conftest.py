@@ -92,7 +92,8 @@ def build_tiny_model(
         document["cascade"] = {"file": "cascade.onnx", "lower": cascade[0], "upper": cascade[1]}
     (folder / "model.json").write_text(json.dumps(document))
     files = hash_files(folder)
-    Manifest(kind="model", id=content_id(files), workload="fraud", uri=str(folder), files=files).write()
+    facts = {"generation": "served"}
+    Manifest(kind="model", id=content_id(files), workload="fraud", uri=str(folder), files=files, facts=facts).write()
     return folder
 
 

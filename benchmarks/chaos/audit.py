@@ -146,7 +146,7 @@ def judge_states(here: Settings, workload: Workload, asked: Sequence[Asked], fou
         if told.asked.answered_at is not None:
             acknowledged[told.keys[entity]][told.event_id] = told.event_us
 
-    store = open_store(repository(here.home, workload.name), workload, here.history_length, here.lake)
+    store = open_store(repository(here.home, workload.name, "served"), workload, here.history_length, here.lake)
     keys = sorted(sent)
     for key, state in zip(keys, store.read_recent(keys), strict=True):
         wrong = wrong_with(state, sent[key], acknowledged[key], here.history_length + SLACK)

@@ -8,7 +8,7 @@ is not the home's own: `served.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +26,12 @@ from millrace.features.events import engine
 from millrace.installed import Workload, load
 from millrace.instants import microseconds
 from millrace.judge.gates import Rule, Verdict
-from millrace.lake.feast_home import filled_with
+from millrace.lake.feast_home import Fill, fill_of, repository
 from millrace.lake.manifest import Manifest, content_id, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.lake.step import Step
 from millrace.observe.progress import log
+from millrace.registry.model_spec import GENERATION
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
 
@@ -65,10 +66,10 @@ def check_skew(
     """Compare the paths on a sample; `facts.passed` and `verdict.json` say whether they agree.
 
     `accept` has names of rules whose failure is accepted, and why. `serving` is the feature_store.yaml of the store
-    that serves, where that is not the home's own. A check that passed is not made again while the store is filled
-    from the same artifact and the code of every path is the same, unless there is a serving one, which anything may
-    have happened to. Raises InvalidInput when the online store comes from another feature set, NotFound when there is
-    no store in `home` or the serving one is empty, Unavailable when that does not answer.
+    that serves, where that is not the home's own. A check that passed is not made again while the generation is as it
+    was filled and the code of every path is the same, unless there is a serving one, which anything may have happened
+    to. Raises InvalidInput when the online store comes from another feature set, NotFound when its generation is not in
+    `home` or the serving store has none of it, Unavailable when that does not answer.
     """
     config = config or SkewConfig()
     workload = load(feature_set.workload)
@@ -79,22 +80,31 @@ def check_skew(
             f"wanted {feature_set.id}. Materialise that one first."
         )
 
-    current = filled_with(home, workload.name) == online_store.id
+    generation = str(online_store.facts[GENERATION])
+    repo = repository(home, workload.name, generation)
+    current = fill_of(repo)
+    pristine = _is_of(current, online_store)
     parts = workload.files("schema", "features", "batch", "online", "exchange")
     basis: dict[str, Any] = {"config": asdict(config), "accept": dict(accept or {})}
     basis |= {"code": code_of(Path(__file__).parent, FEATURE_REPO, *parts)}
     for done in list_manifests(lake / "skew_checks", "skew_check"):
         same = done.parents == parents and all(done.facts.get(key) == value for key, value in basis.items())
-        if current and same and done.facts["passed"] and serving is None:
+        there = pristine and done.facts.get(GENERATION) == generation
+        if there and same and done.facts["passed"] and serving is None:
             return done
 
     as_of = datetime.fromisoformat(online_store.facts["as_of"])
-    sample, inputs, stored = _measure(workload, feature_set, as_of, lake, home, config, threads, memory_limit_gb)
-    judged = list(_rules(workload, sample, inputs, stored, current, as_of, config))
+    sample, inputs, stored = _measure(workload, feature_set, as_of, lake, repo, config, threads, memory_limit_gb)
+    judged = list(_rules(workload, sample, inputs, stored, pristine, as_of, config))
     if serving is not None:
         judged += served.rules(serving, feature_set, online_store, sample.keys, config.served_share)
     verdict = Verdict("skew", tuple(judged)).accepting(accept or {})
-    return _write(lake, workload, parents, basis, verdict, sample, inputs)
+    return _write(lake, workload, parents, basis, generation, verdict, sample, inputs)
+
+
+def _is_of(held: Fill | None, online_store: Manifest) -> bool:
+    """Whether a generation holds the states of an artifact and none that were renewed since."""
+    return held is not None and held.id == online_store.id and held.renewed_to is None
 
 
 def _measure(
@@ -102,7 +112,7 @@ def _measure(
     feature_set: Manifest,
     as_of: datetime,
     lake: Path,
-    home: Path,
+    repo: Path,
     config: SkewConfig,
     threads: int,
     memory_limit_gb: float,
@@ -115,10 +125,10 @@ def _measure(
         sample = probes.draw(connection, workload, snapshot, as_of, config.sample, config.seed)
         batch = paths.batch(connection, workload, snapshot, feature_set, sample, as_of)
 
-    store = paths.open_store(home, workload.name)
+    store = paths.open_store(repo)
     inputs = {
         "offline": paths.offline(store, workload, sample, history_length),
-        "online": paths.online_store(store, workload, home, sample, history_length),
+        "online": paths.online_store(store, workload, sample, history_length),
         "batch": batch,
     }
     return sample, inputs, paths.stored(workload, feature_set, sample, as_of)
@@ -129,20 +139,15 @@ def _rules(
     sample: Probes,
     inputs: dict[str, Inputs],
     stored: NDArray[np.float32],
-    current: bool,
+    pristine: bool,
     as_of: datetime,
     config: SkewConfig,
 ) -> Iterator[Rule]:
     """Every way in which the paths may disagree, each with a limit."""
     fresh = _fresh(inputs["online"], microseconds(as_of))
     least = int(np.ceil(config.compared_share * len(sample)))
-    detail = f"of {len(sample)}; {int((~fresh).sum())} have events scored since the store was filled"
-    if fresh.sum() < least:  # the same store is never filled twice, and what was appended stays
-        detail += (
-            ". Ingest those and run with a later as_of, or remove the workload's folder in the home's folder feast"
-        )
-
-    yield Rule("store is filled from this online_store", float(current), "==", 1.0)
+    detail = f"of {len(sample)}; {int((~fresh).sum())} have events pushed since the store was filled"
+    yield Rule("generation is filled from this online_store", float(pristine), "==", 1.0)
     yield Rule("probes compared", float(fresh.sum()), ">=", float(least), detail)
 
     for view in workload.features.VIEWS:
@@ -229,6 +234,7 @@ def _write(
     workload: Workload,
     parents: dict[str, str],
     basis: dict[str, Any],
+    generation: str,
     verdict: Verdict,
     sample: Probes,
     inputs: dict[str, Inputs],
@@ -239,9 +245,12 @@ def _write(
     with step.writing() as draft:
         verdict.write(draft.folder / "verdict.json")
         pq.write_table(_as_table(workload, sample, inputs), draft.folder / "sample.parquet")
-        draft.facts |= {"passed": verdict.passed, "probes": len(sample), **basis}
-    log("skew checked", skew_check=identity, passed=verdict.passed, probes=len(sample))
-    return step.made()
+        draft.facts |= {"passed": verdict.passed, "probes": len(sample), GENERATION: generation, **basis}
+    log("skew checked", skew_check=identity, generation=generation, passed=verdict.passed, probes=len(sample))
+    made = step.made()
+    return replace(
+        made, facts=made.facts | {GENERATION: generation}
+    )  # the same verdict of another one has one artifact
 
 
 def _as_table(workload: Workload, sample: Probes, inputs: dict[str, Inputs]) -> pa.Table:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,8 +20,6 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from components.check_skew.probes import Probes
-from millrace.appended.records import Records
-from millrace.appended.sqlite import FILE, SQLiteEvents
 from millrace.errors import NotFound
 from millrace.features.days import DayStates, Events
 from millrace.features.events import as_utc
@@ -31,7 +28,7 @@ from millrace.fields import View
 from millrace.inputs import States
 from millrace.installed import Workload
 from millrace.instants import DAY_US, NEVER_US, microseconds
-from millrace.lake.feast_home import repository
+from millrace.lake.feast_home import CONFIGURATION
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import key_sql
 from millrace.lookup import Response, states_of
@@ -58,14 +55,13 @@ class Inputs:
     """View → [P] whether this path has no state of the probe's entity."""
 
 
-def open_store(home: Path, workload: str) -> FeatureStore:
-    """The Feast store that materialise made; raises NotFound when it has not run in this home."""
-    folder = repository(home, workload)
-    if not (folder / "feature_store.yaml").is_file():
-        raise NotFound(f"no Feast repository at {folder}. Run materialize first.")
+def open_store(repo: Path) -> FeatureStore:
+    """The generation that materialise filled; raises NotFound when it is not in this home."""
+    if not (repo / CONFIGURATION).is_file():
+        raise NotFound(f"no generation of state at {repo}. Run materialize first.")
     from feast import FeatureStore
 
-    return FeatureStore(repo_path=str(folder))
+    return FeatureStore(repo_path=str(repo))
 
 
 def offline(store: FeatureStore, workload: Workload, probes: Probes, history_length: int) -> Inputs:
@@ -81,28 +77,12 @@ def offline(store: FeatureStore, workload: Workload, probes: Probes, history_len
     return _from_states(states_of(answer, workload.features.VIEWS), answer, workload, probes, history_length)
 
 
-def online_store(store: FeatureStore, workload: Workload, home: Path, probes: Probes, history_length: int) -> Inputs:
-    """The inputs by lookup, as the transformer does it: Feast's rows, and what was appended beside them."""
+def online_store(store: FeatureStore, workload: Workload, probes: Probes, history_length: int) -> Inputs:
+    """The inputs by lookup: Feast's rows, and the transformer's own code. What is scored since is not theirs."""
     service = store.get_feature_service(workload.features.FEATURE_SERVICE)
     rows = entity_rows(workload, probes.keys)
     answer = store.get_online_features(features=service, entity_rows=rows).to_dict()
-    states = _served(states_of(answer, workload.features.VIEWS), workload, home, probes, history_length)
-    return _from_states(states, answer, workload, probes, history_length)
-
-
-def _served(states: States, workload: Workload, home: Path, probes: Probes, history_length: int) -> States:
-    """Feast's states with what scored events left beside them in the home's store."""
-    view = workload.recent
-    file = repository(home, workload.name) / FILE
-    if view is None or not file.is_file():
-        return states
-
-    keys = probes.keys[view.entity]
-    records = Records(view, history_length)
-    with closing(SQLiteEvents(file, records)) as events:
-        held = events.held(sorted(set(keys)))
-    pairs = zip(states.recent[view.name], keys, strict=True)
-    return replace(states, recent={view.name: [records.served(row, held.get(key, b"")) for row, key in pairs]})
+    return _from_states(states_of(answer, workload.features.VIEWS), answer, workload, probes, history_length)
 
 
 def entity_rows(workload: Workload, keys: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from millrace.judge.gates import Rule
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 from millrace.lookup import recent_of
+from millrace.registry.model_spec import GENERATION
 
 Integers = tuple[int, ...]
 Held = Mapping[str, tuple[datetime, Integers]]
@@ -42,7 +43,7 @@ def rules(
     Unavailable when it does not answer.
     """
     workload = load(filled_from.workload)
-    answer = _looked_up(configuration, workload, keys)
+    answer = _looked_up(configuration, workload, str(filled_from.facts[GENERATION]), keys)
     recent: dict[View, dict[str, RecentEvents]] = {}
     refreshed: dict[View, Held] = {}
     for view in workload.features.VIEWS:
@@ -65,9 +66,11 @@ def rules(
         yield from refreshed_rules(workload, view, held, keys[view.entity], feature_set, filled_from, share)
 
 
-def _looked_up(configuration: Path, workload: Workload, keys: Mapping[str, list[str]]) -> Mapping[str, list[Any]]:
+def _looked_up(
+    configuration: Path, workload: Workload, generation: str, keys: Mapping[str, list[str]]
+) -> Mapping[str, list[Any]]:
     with answering(configuration):
-        store = opened(configuration, workload.name)
+        store = opened(configuration, workload.name, generation)
         service = store.get_feature_service(workload.features.FEATURE_SERVICE)
         found = store.get_online_features(service, entity_rows(workload, keys))
         answer: dict[str, list[Any]] = found.to_dict(include_event_timestamps=True)

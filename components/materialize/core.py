@@ -1,13 +1,18 @@
-"""Fill the online store with the state of every entity as of an instant.
+"""Fill a generation of the online store with the state of every entity as of an instant.
 
-In: a feature set. Out: an online store (docs/architecture.md) and a filled `<home>/feast/<workload>`, which is a Feast
-repository that anyone may open. What the states are: `millrace.lake.states`; Feast itself: `store.py`; the store that
-serves, where that is another (Redis): `serving_store.py`; keeping one fresh between runs: `refresh.py`.
+In: a feature set. Out: an online store (docs/architecture.md) and a filled generation, which is a Feast repository that
+anyone may open, and that nothing reads before a model version names it. What the states are: `millrace.lake.states`;
+Feast itself: `store.py`; the store that serves, where that is another (Redis): `serving_store.py`; keeping generations
+fresh between runs: `refresh.py`; dropping those that nobody reads: `dropping.py`.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +26,13 @@ from millrace.fields import View
 from millrace.installed import Workload, load
 from millrace.instants import last_refresh, microseconds, start_of
 from millrace.lake.atomic import exclusive
-from millrace.lake.feast_home import filled_with, repository
+from millrace.lake.feast_home import Fill, fill_of, repository
 from millrace.lake.manifest import Manifest, content_id
 from millrace.lake.provenance import code_of
 from millrace.lake.states import recent_states, refreshed_states
 from millrace.lake.step import Step
 from millrace.observe.progress import log
+from millrace.registry.model_spec import GENERATION
 
 if TYPE_CHECKING:
     from components.materialize.store import Aside
@@ -38,19 +44,24 @@ def materialize(
     home: Path,
     as_of: datetime,
     *,
+    generation: str = "",
+    in_use: Collection[str] = (),
     serving: Path | None = None,
     aside: Aside | None = None,
     threads: int = 2,
     memory_limit_gb: float = 3.0,
 ) -> Manifest:
-    """Events before `as_of` and the last refresh at or before it, as states in files and in the store.
+    """Events before `as_of` and the last refresh at or before it, as states in files and in a generation.
 
-    A store that was filled from the same feature set and instant keeps what has been pushed since; refreshed views that
-    were renewed since go back to that instant. Any other is replaced as a whole, in one transaction. `serving` is the
-    feature_store.yaml of a store that serves and is not the home's own: it is live, and gets what is newer than what it
-    holds. `aside` is kept by who fills often, and may hold the states already. Raises InvalidInput when `as_of` has no
-    time zone or lies outside the feature set, AlreadyRunning when another process fills the same store, Unavailable
-    when the serving one does not answer.
+    Without a name it is a generation aside, named after the states: none of those `in_use`, as it was when it was
+    filled. The result's fact `generation` says which. A `generation` that is named is brought to these states where it
+    is: filled from the same feature set and instant it keeps what has been pushed since, and refreshed views that were
+    renewed since go back to that instant; any other content is replaced as a whole, in one transaction. `serving` is
+    the feature_store.yaml of a store that serves and is not the home's own: its generation of that name is filled too.
+    `aside` is kept by who fills often, and may hold the states already.
+
+    Raises InvalidInput when `as_of` has no time zone or lies outside the feature set, AlreadyRunning when another
+    process fills the same generation, Unavailable when the serving store does not answer.
     """
     from components.materialize import serving_store
     from components.materialize.renewal import put_refreshed
@@ -58,17 +69,34 @@ def materialize(
 
     _require_inside(feature_set, as_of)
     workload = load(feature_set.workload)
-    with exclusive(repository(home, workload.name) / ".lock", f"filling the online store of {home}"):
-        manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
-        if filled_with(home, workload.name) != manifest.id or not applied(home, workload):
-            fill(home, workload, manifest.fetch(), manifest.id, aside)
-            log("online store filled", online_store=manifest.id, **states_in(manifest))
-        else:
-            put_refreshed(feature_set, manifest, home, as_of, aside=aside)  # where they were renewed since
+    manifest = sources_of(feature_set, lake, as_of, threads, memory_limit_gb)
+    name = generation or _free(manifest.id, in_use)
+    repo = repository(home, workload.name, name)
+    with exclusive(repo / ".lock", f"filling generation {name} of the online store of {home}"):
+        held = fill_of(repo)
+        same = held is not None and held.id == manifest.id and applied(repo, workload)
+        untouched = held is not None and not held.served and held.renewed_to is None
+        if not same or not (generation or untouched):
+            fill(repo, workload, manifest.fetch(), content_of(manifest), aside)
+            log("online store filled", online_store=manifest.id, generation=name, **states_in(manifest))
+        elif generation:
+            put_refreshed(feature_set, manifest, repo, as_of, aside=aside)  # where they were renewed since
         if serving is not None:
-            serving_store.fill(serving, workload, home, manifest.fetch())
-            log("serving store filled", online_store=manifest.id, **states_in(manifest))
-    return manifest
+            serving_store.fill(serving, workload, repo, manifest.fetch(), content_of(manifest))
+            log("serving store filled", online_store=manifest.id, generation=name, **states_in(manifest))
+    return replace(manifest, facts=manifest.facts | {GENERATION: name})
+
+
+def content_of(manifest: Manifest) -> Fill:
+    """What a generation holds that is filled now with the states of an `online_store`."""
+    as_of_us = microseconds(datetime.fromisoformat(manifest.facts["as_of"]))
+    return Fill(manifest.id, as_of_us=as_of_us, filled_us=time.time_ns() // 1000)
+
+
+def _free(identity: str, in_use: Collection[str]) -> str:
+    """The first name after an artifact's id that no model version reads from."""
+    names = (identity if number == 1 else f"{identity}_{number}" for number in count(1))
+    return next(name for name in names if name not in in_use)
 
 
 def sources_of(

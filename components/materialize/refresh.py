@@ -1,6 +1,7 @@
-"""`python -m components.materialize.refresh`: a workload's online store as of now, from its newest feature set.
+"""`python -m components.materialize.refresh`: a workload's generations of state as of now, from its feature sets.
 
-For a schedule, as often as refreshed views are renewed. A store that knows all events of that feature set gets the
+For a schedule, as often as refreshed views are renewed. Every generation that a model version reads is refreshed:
+champion, challenger, previous champion, and whatever has traffic. One that knows all events of its feature set gets the
 states that changed; any other is filled. What has been pushed since is kept, in SQLite as in Redis.
 """
 
@@ -13,102 +14,121 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from components.materialize.core import described, sources_of
+from components.materialize.core import content_of, described, sources_of
+from components.materialize.dropping import drop_unused
 from components.materialize.renewal import knows_events, renew
 from millrace.errors import InvalidInput, MillraceError, NotFound
-from millrace.installed import Workload, load, names
+from millrace.installed import load, names
 from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
 from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest, list_manifests
 from millrace.observe.progress import log
+from millrace.registry.generations import in_use
 from millrace.settings import Settings, settings
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What a store holds now: recent views as of `filled`, and what was pushed since; refreshed ones as of `as_of`."""
+    """A generation: recent views as of `filled`, and what was pushed since; refreshed ones as of `as_of`."""
 
+    generation: str
     filled: Manifest
     as_of: datetime
 
 
-def refresh(configured: Settings, now: datetime) -> Refreshed | None:
-    """Bring the store that serves the configured workload to the last refresh that there is by `now`.
+def refresh(configured: Settings, now: datetime) -> list[Refreshed]:
+    """Bring every generation of the configured workload that is in use to the last refresh that there is by `now`.
 
-    None when the lake has no feature set yet and the store is not the home's own: then its definitions are registered,
-    which servers wait for. Raises NotFound when it is the home's, InvalidInput when all data is later than `now`.
+    Empty when no model has been promoted. Raises NotFound when the lake has no feature set for one of them,
+    InvalidInput when all data is later than `now`; the others are refreshed before.
+    """
+    drop_unused(configured)
+    wanted = {one.generation: one for one in in_use(configured) if one.generation}
+    refreshed = []
+    errors: list[MillraceError] = []
+    for one in wanted.values():
+        try:
+            source = _source_of(configured.lake, one.model)
+            refreshed.append(refresh_generation(configured, one.generation, one.feature_service, now, source))
+        except MillraceError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return refreshed
+
+
+def refresh_generation(
+    configured: Settings, generation: str, service: str, now: datetime, source: str | None = None
+) -> Refreshed:
+    """Bring one generation, which holds the states of a feature service, to the last refresh by `now`.
+
+    Its data go on being those that it was filled from; `source` says which where it never was.
     """
     from components.materialize import serving_store
 
     home, serving, lake = configured.home, configured.feature_store, configured.lake
     workload = load(configured.workload)
-    newest = newest_feature_set(lake, workload)
+    repo = repository(home, workload.name, generation)
+    source = _source_filled(lake, filled_with(repo)) or source
+    newest = newest_feature_set(lake, workload.name, service, source)
     if newest is None:
-        _register(home, workload, serving, lake)
-        return None
+        raise NotFound(f"no feature set of {service} in {lake} for generation {generation}. Run a pipeline (make run).")
 
     as_of = newest_refresh(newest, now)
-    filled = knows_events(newest, lake, home, as_of)
-    if filled is None or not (serving is None or serving_store.holds(serving, workload, filled.fetch())):
-        filled = _filled(newest, configured, workload, as_of)
+    filled = knows_events(newest, lake, repo, as_of)
+    if filled is None or not (serving is None or serving_store.holds(serving, workload, generation, filled.fetch())):
+        filled = _filled(newest, configured, generation, as_of)
     else:
-        renew(newest, lake, home, as_of, serving=serving)
+        renew(newest, lake, repo, as_of, serving=serving)
     log(
         "online store refreshed",
         workload=workload.name,
+        generation=generation,
         as_of=as_of,
         feature_set=newest.id,
         behind_h=round((now - as_of) / timedelta(hours=1), 1),
         online_store=filled.id,
     )
-    return Refreshed(filled, as_of)
+    return Refreshed(generation, filled, as_of)
 
 
-def _register(home: Path, workload: Workload, serving: Path | None, lake: Path) -> None:
-    """Definitions alone, where there is nothing to fill from."""
-    from components.materialize import serving_store
-
-    if serving is None:
-        raise NotFound(f"no feature set of {workload.features.FEATURE_SERVICE} in {lake}. Run a pipeline (make run).")
-    with exclusive(repository(home, workload.name) / ".lock", f"filling the online store of {home}"):
-        serving_store.fill(serving, workload, home, None)
-
-
-def _filled(newest: Manifest, configured: Settings, workload: Workload, as_of: datetime) -> Manifest:
-    """States of all views as of a refresh, into the store that serves."""
+def _filled(newest: Manifest, configured: Settings, generation: str, as_of: datetime) -> Manifest:
+    """States of all views as of a refresh, into a generation of the home and of the store that serves."""
     from components.materialize import serving_store, store
 
-    home, serving = configured.home, configured.feature_store
-    with exclusive(repository(home, workload.name) / ".lock", f"filling the online store of {home}"):
-        made = sources_of(newest, configured.lake, as_of, configured.threads, configured.memory_limit_gb)
-        if serving is not None:
-            serving_store.fill(serving, workload, home, made.fetch())
-            return made
-
-        filled = filled_with(home, workload.name)
-        if filled != made.id or not store.applied(home, workload):
+    serving, workload = configured.feature_store, load(configured.workload)
+    repo = repository(configured.home, workload.name, generation)
+    made = sources_of(newest, configured.lake, as_of, configured.threads, configured.memory_limit_gb)
+    with exclusive(repo / ".lock", f"filling generation {generation} of the online store of {configured.home}"):
+        filled = filled_with(repo)
+        if filled != made.id or not store.applied(repo, workload):
             put = store.fill if filled is None else store.renew
-            put(home, workload, made.fetch(), made.id)
+            put(repo, workload, made.fetch(), content_of(made))
+        if serving is not None:
+            serving_store.fill(serving, workload, repo, made.fetch(), content_of(made))
     return made
 
 
-def newest_feature_set(lake: Path, workload: Workload) -> Manifest | None:
-    """The one that reaches furthest, among those of this code's service and of the source that the store came from.
+def newest_feature_set(lake: Path, workload: str, service: str, source: str | None) -> Manifest | None:
+    """The one that reaches furthest, among those of a service and of a source; of any source where that is not known.
 
-    A file that was scored in batch leaves a feature set too; it must not become what is served.
+    A file that was scored in batch leaves a feature set too, and so does a run on other data; neither must become what
+    is served.
     """
-    service = workload.features.FEATURE_SERVICE
-    stores = [made for made in list_manifests(lake / "online", "online_store") if made.workload == workload.name]
-    source = _source_of(lake, stores[-1]) if stores else None
-
     found = [
         made
         for made in list_manifests(lake / "feature_sets", "feature_set")
-        if (made.workload, made.facts["feature_service"]) == (workload.name, service)
+        if (made.workload, made.facts["feature_service"]) == (workload, service)
         and (source is None or _source_of(lake, made) == source)
     ]
     return max(found, key=lambda made: (made.facts["last_day"], made.created_at), default=None)
+
+
+def _source_filled(lake: Path, identity: str | None) -> str | None:
+    """The source behind what a generation was filled from; None when it never was, or the lake has lost that."""
+    filled = Manifest.find(lake, "online_store", identity) if identity else None
+    return None if filled is None else _source_of(lake, filled)
 
 
 def _source_of(lake: Path, made: Manifest) -> str | None:
@@ -157,18 +177,18 @@ def _refreshed(name: str, now: datetime | None) -> int:
     try:
         if now is not None and now.tzinfo is None:
             raise InvalidInput(f"--now is {now}; wanted its time zone too, such as {now}+00:00")
-        print(_said(refresh(settings(name), now or datetime.now(UTC)), name))
+        for line in _said(refresh(settings(name), now or datetime.now(UTC)), name):
+            print(line)
     except MillraceError as error:
         print(f"error: {name}: {error}" if name else f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _said(made: Refreshed | None, name: str) -> str:
+def _said(made: list[Refreshed], name: str) -> list[str]:
     whose = f"{name}: " if name else ""
-    if made is None:
-        return f"{whose}nothing to fill from: no pipeline has built features yet; the definitions are registered"
-    return f"{whose}online store as of {made.as_of}: {described(made.filled)}"
+    lines = [f"{whose}generation {one.generation} as of {one.as_of}: {described(one.filled)}" for one in made]
+    return lines or [f"{whose}no model has been promoted yet: there is no state to refresh"]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -21,15 +22,15 @@ from millrace.fields import View
 from millrace.installed import Workload, load
 from millrace.instants import last_refresh, start_of
 from millrace.lake.atomic import exclusive
-from millrace.lake.feast_home import filled_with, renewed_to, repository
+from millrace.lake.feast_home import fill_of
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import refreshed_states
 from millrace.observe.progress import log
 
 
-def knows_events(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> Manifest | None:
-    """The artifact of the home's store, when its recent views know all events of this feature set before `as_of`."""
-    filled = _filled(feature_set, lake, home)
+def knows_events(feature_set: Manifest, lake: Path, repo: Path, as_of: datetime) -> Manifest | None:
+    """The artifact of a generation, when its recent views know all events of this feature set before `as_of`."""
+    filled = _filled(feature_set, lake, repo)
     if filled is None or not any(view.recent for view in load(feature_set.workload).features.VIEWS):
         return filled
 
@@ -38,12 +39,12 @@ def knows_events(feature_set: Manifest, lake: Path, home: Path, as_of: datetime)
     return filled if known else None
 
 
-def renewable(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) -> bool:
-    """Whether refreshed views are all that the home's store lacks: it was filled from this feature set, by `as_of`.
+def renewable(feature_set: Manifest, lake: Path, repo: Path, as_of: datetime) -> bool:
+    """Whether refreshed views are all that a generation lacks: it was filled from this feature set, by `as_of`.
 
     And the feature set holds that refresh: one that ends days before `as_of` does not.
     """
-    filled, refresh = _filled(feature_set, lake, home), _refresh(feature_set, as_of)
+    filled, refresh = _filled(feature_set, lake, repo), _refresh(feature_set, as_of)
     tables, views = feature_set.facts["tables"], load(feature_set.workload).features.VIEWS
     held = all(str(refresh.date()) in tables[view.name] for view in views if not view.recent)
     return filled is not None and held and _own(filled) <= refresh
@@ -52,46 +53,49 @@ def renewable(feature_set: Manifest, lake: Path, home: Path, as_of: datetime) ->
 def renew(
     feature_set: Manifest,
     lake: Path,
-    home: Path,
+    repo: Path,
     as_of: datetime,
     *,
     serving: Path | None = None,
     aside: Aside | None = None,
 ) -> int:
-    """Renew the refreshed views of a `renewable` store to the last refresh by `as_of`; returns how many states changed.
+    """Renew the refreshed views of a `renewable` generation to the last refresh by `as_of`.
 
-    A reader sees the states of before or those of after. `serving` as in `materialize`: it gets the same rows.
-    Raises AlreadyRunning when another process fills the store, Unavailable when the serving one does not answer.
+    Returns how many states changed. A reader sees the states of before or those of after. `serving` as in
+    `materialize`: it gets the same rows. Raises AlreadyRunning when another process fills the store, Unavailable when
+    the serving one does not answer.
     """
-    with exclusive(repository(home, feature_set.workload) / ".lock", f"filling the online store of {home}"):
-        filled = _filled(feature_set, lake, home)
+    with exclusive(repo / ".lock", f"filling generation {repo.name} of the online store"):
+        filled = _filled(feature_set, lake, repo)
         assert filled is not None, "ask `renewable` first"
-        return put_refreshed(feature_set, filled, home, as_of, serving=serving, aside=aside)
+        return put_refreshed(feature_set, filled, repo, as_of, serving=serving, aside=aside)
 
 
 def put_refreshed(
     feature_set: Manifest,
     filled: Manifest,
-    home: Path,
+    repo: Path,
     as_of: datetime,
     *,
     serving: Path | None = None,
     aside: Aside | None = None,
 ) -> int:
-    """Like `renew`, also back to an earlier refresh, for who holds the lock of a store `filled` with that."""
+    """Like `renew`, also back to an earlier refresh, for who holds the lock of a generation `filled` with that."""
     workload = load(feature_set.workload)
     refresh, own = _refresh(feature_set, as_of), _own(filled)
-    renewed = renewed_to(home, workload.name)
-    held = own if renewed is None else datetime.fromisoformat(renewed)
+    content = fill_of(repo)
+    assert content is not None, "it was filled"
+    held = own if content.renewed_to is None else datetime.fromisoformat(content.renewed_to)
     if held == refresh:
         return 0
 
     rows = dict(_changes(feature_set, workload, held, refresh))
     if serving is not None:
-        _write_serving(serving, workload, rows)
+        _write_serving(serving, workload, repo.name, rows)
     with ExitStack() as stack:
-        kept = aside or stack.enter_context(closing(Aside(home, workload)))
-        replace_rows(home, rows, filled.id, None if refresh == own else refresh.isoformat(), kept)
+        kept = aside or stack.enter_context(closing(Aside(workload)))
+        renewed = None if refresh == own else refresh.isoformat()
+        replace_rows(repo, rows, replace(content, id=filled.id, renewed_to=renewed), kept)
     count = sum(map(len, rows.values()))
     log("refreshed views renewed", as_of=refresh.isoformat(), changed=count)
     return count
@@ -129,21 +133,21 @@ def _changes(
             yield view.name, changed(key, view, states(feature_set, view, held), states(feature_set, view, refresh))
 
 
-def _write_serving(configuration: Path, workload: Workload, rows: dict[str, pa.Table]) -> None:
+def _write_serving(configuration: Path, workload: Workload, generation: str, rows: dict[str, pa.Table]) -> None:
     from components.materialize import serving_store
 
     for view, table in rows.items():
         if table:
-            serving_store.write(configuration, workload, view, table)
+            serving_store.write(configuration, workload, generation, view, table)
 
 
-def _filled(feature_set: Manifest, lake: Path, home: Path) -> Manifest | None:
-    """What the home's store was filled from; None when that is another feature set's, or was never."""
-    identity = filled_with(home, feature_set.workload)
-    if not identity or not applied(home, load(feature_set.workload)):
+def _filled(feature_set: Manifest, lake: Path, repo: Path) -> Manifest | None:
+    """What a generation was filled from; None when that is another feature set's, or was never."""
+    content = fill_of(repo)
+    if content is None or not applied(repo, load(feature_set.workload)):
         return None
 
-    filled = Manifest.find(lake, "online_store", identity)
+    filled = Manifest.find(lake, "online_store", content.id)
     return filled if filled is not None and filled.parents.get("feature_set") == feature_set.id else None
 
 

@@ -1,4 +1,4 @@
-"""`<home>/feast/<workload>`: a Feast repository made from `feature_repo/`, whose online store is replaced whole.
+"""A generation: a Feast repository made from `feature_repo/`, whose online store is replaced whole.
 
 Nothing imports `feature_repo`: it is a folder of definitions that is run, as `feast apply` does. Whoever reads features
 opens that folder and asks for the service by name. Feast is imported only when there is work to do.
@@ -26,65 +26,65 @@ from millrace.features.events import engine
 from millrace.fields import View
 from millrace.installed import Workload
 from millrace.lake.atomic import sha256_text, write_text
-from millrace.lake.feast_home import online_database, record_fill, repository
+from millrace.lake.feast_home import CONFIGURATION, DATABASE, Fill, record_fill
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 FEATURE_REPO: Final = Path(__file__).parents[2] / "feature_repo"
+SOURCES: Final = "sources"
+"""Link in a generation to the Parquet that it was filled from last."""
 
 
-def fill(home: Path, workload: Workload, sources: Path, identity: str, aside: Aside | None = None) -> None:
+def fill(repo: Path, workload: Workload, sources: Path, content: Fill, aside: Aside | None = None) -> None:
     """Point Feast's batch sources at `sources`, apply the definitions when they changed, replace the online store.
 
     The new content is written aside by Feast and then swapped in within one transaction: a reader sees the old store
     or the new one, and servers that have it open see the new one without a restart. Who fills often keeps one `aside`.
     """
-    _into(home, workload, sources, identity, _swap, aside)
+    _into(repo, workload, sources, content, _swap, aside)
 
 
-def renew(home: Path, workload: Workload, sources: Path, identity: str) -> None:
+def renew(repo: Path, workload: Workload, sources: Path, content: Fill) -> None:
     """Like `fill`, but of two states of an entity the newer one stays: what has been pushed since is kept."""
-    _into(home, workload, sources, identity, _merge)
+    _into(repo, workload, sources, content, _merge)
 
 
 def _into(
-    home: Path,
+    repo: Path,
     workload: Workload,
     sources: Path,
-    identity: str,
-    put: Callable[[Path, Path, str], None],
+    content: Fill,
+    put: Callable[[Path, Path, Fill], None],
     kept: Aside | None = None,
 ) -> None:
-    _link(repository(home, workload.name) / "sources", sources.resolve())
-    if not applied(home, workload):
-        _apply(home, workload)
+    repo.mkdir(parents=True, exist_ok=True)
+    _link(repo / SOURCES, sources.resolve())
+    if not applied(repo, workload):
+        _apply(repo, workload)
     with ExitStack() as stack:
-        aside = kept or stack.enter_context(closing(Aside(home, workload)))
-        put(aside.write(sources), online_database(home, workload.name), identity)
+        aside = kept or stack.enter_context(closing(Aside(workload)))
+        put(aside.write(sources), repo / DATABASE, content)
 
 
-def replace_rows(home: Path, rows: Mapping[str, pa.Table], identity: str, renewed_to: str | None, aside: Aside) -> None:
-    """Put states, by view, in place of those of the same entities in a store that was filled from `identity`, at once.
-
-    `renewed_to`: the refresh that they are of, ISO 8601; None for that of `identity` itself.
-    """
-    with _writing(online_database(home, aside.workload.name), aside.write_rows(rows)) as connection:
+def replace_rows(repo: Path, rows: Mapping[str, pa.Table], content: Fill, aside: Aside) -> None:
+    """Put states, by view, in place of those of the same entities in a generation, at once; it holds `content` then."""
+    with _writing(repo / DATABASE, aside.write_rows(rows, (repo / SOURCES).resolve())) as connection:
         for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
             connection.execute(f'DELETE FROM main."{name}" WHERE entity_key IN (SELECT entity_key FROM aside."{name}")')
             connection.execute(f'INSERT INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity, renewed_to)
+        record_fill(connection, content)
 
 
 class Aside:
-    """An online store beside a home's, written by Feast, whose content then goes into the home's.
+    """An online store beside a generation's, written by Feast, whose content then goes into the generation's.
 
     Kept from fill to fill by one process, it imports Feast and registers the definitions once, and is given only the
     states that differ from those it holds.
     """
 
-    def __init__(self, home: Path, workload: Workload) -> None:
-        self._home, self.workload = home, workload
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._store: FeatureStore | None = None
         self._holds: Path | None = None
@@ -96,10 +96,10 @@ class Aside:
             self._change(sources)
         return self._database
 
-    def write_rows(self, rows: Mapping[str, pa.Table]) -> Path:
-        """Make it hold these states, by view, and nothing else; its database."""
+    def write_rows(self, rows: Mapping[str, pa.Table], sources: Path) -> Path:
+        """Make it hold these states, by view, and nothing else; its database. `sources`: files with these columns."""
         self._holds = None
-        store = self._store or self._anew()
+        store = self._store or self._anew(sources)
 
         with closing(sqlite3.connect(self._database)) as connection, connection:
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -112,7 +112,7 @@ class Aside:
     @property
     def _database(self) -> Path:
         assert self._folder is not None
-        return online_database(Path(self._folder.name), self.workload.name)
+        return Path(self._folder.name) / DATABASE
 
     def close(self) -> None:
         if self._folder is not None:
@@ -124,7 +124,7 @@ class Aside:
         rows = {} if before is None else self._differing(before, sources)
         store = self._store
         if store is None or not rows or None in rows.values():
-            store = self._anew()
+            store = self._anew(sources)
             rows = {view.name: pq.read_table(_file(sources, view)) for view in self.workload.features.VIEWS}
         for view, states in rows.items():
             if states:
@@ -135,10 +135,11 @@ class Aside:
         views = self.workload.features.VIEWS
         return {view.name: _changed(before, after, view, self.workload.entity(view.entity).key) for view in views}
 
-    def _anew(self) -> FeatureStore:
+    def _anew(self, sources: Path) -> FeatureStore:
         self.close()
         self._folder = tempfile.TemporaryDirectory(prefix="millrace-online-")
-        self._store = _apply(Path(self._folder.name), self.workload, sources_of=self._home)
+        (Path(self._folder.name) / SOURCES).symlink_to(sources.resolve())
+        self._store = _apply(Path(self._folder.name), self.workload)
         return self._store
 
 
@@ -163,54 +164,52 @@ def _file(sources: Path, view: View) -> Path:
     return sources / f"{view.name}.parquet"
 
 
-def _apply(home: Path, workload: Workload, sources_of: Path | None = None) -> FeatureStore:
-    """Render `feature_store.yaml` into the workload's repository and register the definitions there."""
+def _apply(repo: Path, workload: Workload) -> FeatureStore:
+    """Render `feature_store.yaml` into a generation's folder and register the definitions there."""
     from feast import FeatureStore
 
-    folder = repository(home, workload.name)
-    write_text(folder / "feature_store.yaml", _configuration(home, workload))
-    store = FeatureStore(repo_path=str(folder))
-    register(store, workload, sources_of or home)
-    write_text(folder / "applied", _fingerprint(home, workload))
+    write_text(repo / CONFIGURATION, _configuration(repo, workload))
+    store = FeatureStore(repo_path=str(repo))
+    register(store, workload, repo)
+    write_text(repo / "applied", _fingerprint(repo, workload))
     return store
 
 
-def register(store: FeatureStore, workload: Workload, home: Path) -> None:
-    """Entities, views and service into the store's registry, over the batch sources of a home.
+def register(store: FeatureStore, workload: Workload, repo: Path) -> None:
+    """Entities, views and service into the store's registry, over the batch sources of a generation.
 
     Raises ConfigError when two views have a field of one name.
     """
     define = runpy.run_path(str(FEATURE_REPO / "definitions.py"))["define"]
-    store.apply(define(workload, home))
+    store.apply(define(workload, repo))
     store.refresh_registry()  # type: ignore[no-untyped-call]
 
 
-def applied(home: Path, workload: Workload) -> bool:
+def applied(repo: Path, workload: Workload) -> bool:
     """Whether the registry holds the definitions as they are now."""
-    folder = repository(home, workload.name)
-    marker = folder / "applied"
-    if not (folder / "registry.db").is_file() or not marker.is_file():
+    marker = repo / "applied"
+    if not (repo / "registry.db").is_file() or not marker.is_file():
         return False
 
-    return marker.read_text(encoding="utf-8") == _fingerprint(home, workload)
+    return marker.read_text(encoding="utf-8") == _fingerprint(repo, workload)
 
 
-def _fingerprint(home: Path, workload: Workload) -> str:
+def _fingerprint(repo: Path, workload: Workload) -> str:
     """Hash of all that the registered definitions follow from."""
     definitions = (FEATURE_REPO / "definitions.py").read_text(encoding="utf-8")
     features = workload.features
     names: tuple[Any, ...] = (features.FEATURE_SERVICE, features.VIEWS, workload.schema.ENTITIES)
-    return sha256_text(_configuration(home, workload), definitions, repr(names), version("feast"))
+    return sha256_text(_configuration(repo, workload), definitions, repr(names), version("feast"))
 
 
-def _configuration(home: Path, workload: Workload) -> str:
-    template = Template((FEATURE_REPO / "feature_store.yaml").read_text(encoding="utf-8"))
-    escaped = json.dumps(str(home.resolve()), ensure_ascii=False)[1:-1]  # between quotes of YAML, which are JSON's
-    return template.substitute(MILLRACE_HOME=escaped, MILLRACE_WORKLOAD=workload.name)
+def _configuration(repo: Path, workload: Workload) -> str:
+    template = Template((FEATURE_REPO / CONFIGURATION).read_text(encoding="utf-8"))
+    escaped = json.dumps(str(repo.resolve()), ensure_ascii=False)[1:-1]  # between quotes of YAML, which are JSON's
+    return template.substitute(MILLRACE_GENERATION=escaped, MILLRACE_WORKLOAD=workload.name)
 
 
-def _swap(new: Path, live: Path, identity: str) -> None:
-    """Give `live` the tables of `new`, and `identity`, in one transaction."""
+def _swap(new: Path, live: Path, content: Fill) -> None:
+    """Give `live` the tables of `new`, and say so, in one transaction."""
     with _writing(live, new) as connection:
         objects = connection.execute("SELECT type, name, sql FROM aside.sqlite_master WHERE sql IS NOT NULL").fetchall()
         for kind, name, _ in objects:
@@ -219,10 +218,10 @@ def _swap(new: Path, live: Path, identity: str) -> None:
             connection.execute(definition)
             if kind == "table":
                 connection.execute(f'INSERT INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity)
+        record_fill(connection, content)
 
 
-def _merge(new: Path, live: Path, identity: str) -> None:
+def _merge(new: Path, live: Path, content: Fill) -> None:
     """Give `live` what `new` holds of entities that it does not know, or knows as of an earlier time."""
     with _writing(live, new) as connection:
         for (name,) in connection.execute("SELECT name FROM aside.sqlite_master WHERE type = 'table'").fetchall():
@@ -231,7 +230,7 @@ def _merge(new: Path, live: Path, identity: str) -> None:
                 f'other.entity_key = "{name}".entity_key AND other.event_ts > "{name}".event_ts)'
             )
             connection.execute(f'INSERT OR IGNORE INTO main."{name}" SELECT * FROM aside."{name}"')
-        record_fill(connection, identity)
+        record_fill(connection, content)
 
 
 @contextmanager

@@ -18,10 +18,12 @@ from millrace.errors import ConfigError, GateBlocked
 from millrace.installed import load
 from millrace.judge.gates import Rule, Verdict, require_all
 from millrace.lake.atomic import replacing_folder, sha256_text, write_text
+from millrace.lake.feast_home import fill_of, repository
 from millrace.lake.manifest import MANIFEST, Manifest, content_id, hash_files
 from millrace.lake.step import Step
 from millrace.observe.progress import log
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.model_spec import GENERATION, generation_of
 from millrace.registry.models import CHALLENGER, Registry
 from millrace.registry.version_store import ModelVersion
 from millrace.rollout import service
@@ -79,7 +81,9 @@ def promote(
     ModelArtifact.open(model.fetch())  # what cannot be loaded must not get a version
     version = registry.register(model.id, _tags(model, judgements), model.facts.get("mlflow_run_id"))
     text = model_card(model, evaluation, verdicts, version.version)
-    copy_version(model, text, registry.folder(version.version))
+    generation = str(skew_check.facts[GENERATION])
+    copy_version(model, text, registry.folder(version.version), generation)
+    give_state(registry.folder(version.version), registry.home, model.workload, generation)
     rendered = inference_service(base, version.version, registry.uri(version.version))
     write_text(registry.rendered_path(version.version), rendered)
     passed = {verdict.gate: verdict.passed for verdict in verdicts}
@@ -127,25 +131,42 @@ def belongs(model: Manifest, judgement: Manifest) -> Rule:
     )
 
 
-def copy_version(model: Manifest, text: str, folder: Path) -> None:
-    """Copy the model and its model card to the version's folder, read-only; a copy that is there must be whole."""
+def copy_version(model: Manifest, text: str, folder: Path, generation: str) -> None:
+    """Copy the model and its model card to the version's folder, read-only, with the generation that it reads.
+
+    A copy that is there must be whole.
+    """
+    facts = model.facts | {GENERATION: generation}
     with replacing_folder(folder) as aside:
         for name in model.files:
             shutil.copyfile(model.path(name), aside / name)
         (aside / MODEL_CARD).write_text(text, encoding="utf-8")
         files = hash_files(aside)
-        dataclasses.replace(model, uri=str(folder), files=files).write(aside / MANIFEST)
+        dataclasses.replace(model, uri=str(folder), files=files, facts=facts).write(aside / MANIFEST)
         for path in aside.iterdir():
             path.chmod(0o444)
     Manifest.lying_in(folder, "model").verify()
 
 
+def give_state(folder: Path, home: Path, workload: str, generation: str) -> None:
+    """Let a version read this generation, unless that which it reads already is there."""
+    held = Manifest.lying_in(folder, "model")
+    known = generation_of(held)
+    if known != generation and (not known or fill_of(repository(home, workload, known)) is None):
+        dataclasses.replace(held, facts=held.facts | {GENERATION: generation}).write(folder / MANIFEST)
+        log("promote: reads another generation", model=held.id, generation=generation, before=known or "none")
+
+
 def _in_place(done: Manifest, registry: Registry) -> bool:
-    """Whether the version of a finished promotion is still there; asked without loading MLflow."""
+    """Whether the version of a finished promotion is there, and the state that it reads; does not load MLflow."""
     if not registry.served_path.is_file():
         return False
     version = done.facts["model_version"]
-    return registry.settled and registry.was_admitted(version) and registry.folder(version).is_dir()
+    folder = registry.folder(version)
+    if not (registry.settled and registry.was_admitted(version) and folder.is_dir()):
+        return False
+    repo = repository(registry.home, done.workload, generation_of(Manifest.lying_in(folder, "model")))
+    return fill_of(repo) is not None
 
 
 def _base(path: Path | None, workload: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from millrace.lake.feast_home import repository
 from millrace.observe.progress import log
 from millrace.observe.tracing import configure
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.model_spec import require_generation
 from millrace.settings import settings
 from serving.startup import skip_unused_imports
 
@@ -40,8 +40,8 @@ def main() -> None:
     shapley(
         lambda coalitions: coalitions.sum(axis=1), len(artifact.workload.explain.INPUTS)
     )  # imports shap before readiness, not in a request
-    repo = repository(configured.home, artifact.workload.name)
-    store = open_store(repo, artifact.workload, artifact.spec.history_length, configured.lake)
+    generation = require_generation(artifact.manifest)
+    store = open_store(configured.home, artifact.workload, generation, artifact.spec.history_length)
     name = version if version not in ("", "unset") else artifact.id
     log("explainer_ready", model=options.model_name, version=name, port=options.http_port)
     ExplainerServer(Explainer(options.model_name, artifact, name, background, store, configured), options).serve()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from millrace.errors import InvalidInput
 from millrace.registry.model_artifact import STAGES, Floats, ModelArtifact, Outputs
 from serving.protocol import V2Answer, V2Request, decode_v1
+from serving.reads import Reads
 from serving.tensors import TensorSpec, kind, numbers, require_finite
 
 FLOAT32: Final = np.dtype(np.float32)
@@ -35,8 +36,9 @@ class Scorer:
         self.length = spec.sequence_length
         self.longest = spec.history_length
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP32", (-1, len(spec.feature_names))),)
-        self.parameters: dict[str, Any] = {}
-        """What goes out with every answer: the threshold to decide with, and the N to make features with."""
+        self.reads = Reads(spec.feature_service, artifact.generation)
+        self.parameters: dict[str, Any] = {**self.reads.as_parameters()}
+        """What goes out with every answer: what it reads, the threshold to decide with, the N to make features with."""
         if spec.decides:
             self.parameters["decision_threshold"] = artifact.decision_threshold
         if spec.history_channels:

@@ -15,6 +15,7 @@ from serving.predictor.batching import Batcher
 from serving.predictor.core import Answer, Inputs
 from serving.predictor.live import LiveModel, ReloadFailed
 from serving.protocol import V2Answer, V2Request
+from serving.reads import STATES, OtherState, place_of
 from serving.server import HotModel
 from serving.tensors import TensorSpec
 
@@ -38,6 +39,14 @@ class Predictor(HotModel):
     @property
     def outputs(self) -> Sequence[TensorSpec]:  # type: ignore[override]
         return self._live.batcher.scorer.outputs
+
+    def place(self, headers: Headers) -> int | None:
+        """Raises OtherState for inputs of other generations of state than the model's."""
+        scorer = self._live.batcher.scorer
+        try:
+            return place_of(scorer.reads.generation, headers.get(STATES))
+        except LookupError as error:
+            raise OtherState(scorer.reads, scorer.version) from error
 
     async def answer_v1(self, document: Mapping[str, Any], headers: Headers) -> dict[str, Any]:  # noqa: ARG002
         batcher = self._live.batcher

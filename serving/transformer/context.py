@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from millrace.errors import InvalidInput, Unavailable
@@ -63,6 +63,10 @@ class Context:
             dry_run,
             alone or CURRENT.get() is not OFF,
         )
+
+    def with_header(self, header: tuple[bytes, bytes]) -> Context:
+        """The same request with one header more to forward."""
+        return replace(self, headers=(*self.headers, header))
 
     def left_s(self) -> float:
         """Seconds until the deadline; raises DeadlineExceeded past it."""

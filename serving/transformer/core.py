@@ -20,6 +20,7 @@ from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload
 from millrace.lookup import unknown_states
 from millrace.reasons import reasons
+from serving.reads import UNTOLD, Reads
 from serving.tensors import MAX_ROWS
 from serving.transformer.refreshed import Keys
 
@@ -52,6 +53,8 @@ class Scored:
     """N of the features that the model was trained on; None where no view is recent."""
     stages: Sequence[str] = ()
     """`full` or `cheap` (the cascade's first model) for each row, where the predictor tells."""
+    reads: Reads = UNTOLD
+    """Which features, from which generation of state."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -158,6 +161,26 @@ def joined(blocks: Sequence[Inputs]) -> Inputs:
     return features, np.concatenate(histories) if histories else None
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A request's inputs, made from one or more generations of state: the model takes those that it reads."""
+
+    inputs: Sequence[Inputs]
+    generations: Sequence[str]
+    """Of each; empty where only the first is meant for whatever model answers."""
+
+    def rows(self, rows: Sequence[int]) -> Choice:
+        """The same of some rows."""
+        if len(rows) == len(self.inputs[0][0]):
+            return self
+        return Choice([chosen(inputs, rows) for inputs in self.inputs], self.generations)
+
+    def place(self, scored: Scored) -> int:
+        """Which of them a model took."""
+        generation = scored.reads.generation
+        return self.generations.index(generation) if generation in self.generations else 0
+
+
 def chosen(inputs: Inputs, rows: Sequence[int]) -> Inputs:
     """The inputs of these rows."""
     features, history = inputs
@@ -208,6 +231,7 @@ def scored_from(document: Mapping[str, Any]) -> Scored:
             None if threshold is None else float(threshold),
             None if length is None else int(length),
             stages,
+            Reads.found_in(parameters),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"the predictor's answer is not a score: {error!r}") from error

@@ -1,4 +1,4 @@
-"""What the online store was filled from: what `materialize` leaves in it, read in microseconds."""
+"""What a generation was filled from: what `materialize` leaves in it, read in microseconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ NEVER_FILLED: Final = ""
 _RENEWED: Final = "@"
 
 
-class Fill:
-    """Of the store in a repository (`millrace.lake.feast_home.repository`); threads may share it."""
+class Contents:
+    """Of the generation in a folder (`millrace.lake.feast_home.repository`); threads may share it."""
 
     def __init__(self, repository: Path) -> None:
         self._connection = sqlite3.connect(repository / DATABASE, check_same_thread=False)
@@ -28,7 +28,7 @@ class Fill:
 
     def _row(self) -> tuple[str, ...]:
         try:
-            row = self._connection.execute("SELECT * FROM filled_with").fetchone()
+            row = self._connection.execute("SELECT id, renewed_to FROM filled_with").fetchone()
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise

@@ -18,7 +18,8 @@ from millrace.settings import Settings
 from serving.calls import Header
 from serving.predictor.batching import Batcher
 from serving.predictor.live import LiveModel
-from serving.transformer.core import Inputs, Scored
+from serving.reads import OtherState, Reads
+from serving.transformer.core import Choice, Inputs, Scored
 from serving.transformer.predictor import Check
 
 
@@ -35,7 +36,7 @@ class InProcess:
 
     async def score(
         self,
-        inputs: Inputs,
+        inputs: Inputs | Choice,
         headers: Iterable[Header] = (),  # noqa: ARG002 - there is nobody to forward them to
         *,
         timeout_s: float = 5.0,
@@ -44,6 +45,7 @@ class InProcess:
         """As `PredictorClient.score`; nobody else can be asked."""
         began = time.perf_counter()
         batcher = self._live.batcher
+        inputs = _own(inputs, batcher) if isinstance(inputs, Choice) else inputs
         try:
             async with asyncio.timeout(timeout_s):
                 outputs, stages = await batcher.score(*(tensor for tensor in inputs if tensor is not None))
@@ -56,12 +58,23 @@ class InProcess:
             check(scored)
         return scored
 
+    async def reads(self, *, timeout_s: float = 5.0) -> Reads:  # noqa: ARG002 - nobody is asked
+        return self._live.batcher.scorer.reads
+
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def _own(choice: Choice, batcher: Batcher) -> Inputs:
+    """The inputs of the generation that the model reads; raises OtherState where there are none."""
+    reads = batcher.scorer.reads
+    if choice.generations and reads.generation not in choice.generations:
+        raise OtherState(reads, batcher.scorer.version)
+    return choice.inputs[choice.generations.index(reads.generation) if choice.generations else 0]
 
 
 def _scored(batcher: Batcher, outputs: Outputs, stages: NDArray[np.uint8]) -> Scored:
     scorer = batcher.scorer
     spec = scorer.artifact.spec
     names = tuple(STAGES[stage] for stage in stages.tolist())
-    return Scored(outputs, scorer.version, spec.decision_threshold, scorer.longest, names)
+    return Scored(outputs, scorer.version, spec.decision_threshold, scorer.longest, names, scorer.reads)

@@ -7,28 +7,23 @@ A workload without a recent view has none of it. With several recent views it wo
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from millrace.appended.records import Entry
 from serving.transformer.appends import Appends
 from serving.transformer.pusher import Pusher
 from serving.transformer.store import OnlineStore
-from serving.transformer.turns import Turns
 
 
 class Memory:
-    """The recent events of `entity`."""
+    """The recent events of `entity`, beside one generation of the online store."""
 
     def __init__(self, entity: str, store: OnlineStore) -> None:
         self.entity = entity
-        self.turns = Turns()
+        self.place = store.place
+        """Where its events lie; other generations whose view remembers the same share it."""
         self._appends = Appends(store.append)
         self._pusher = Pusher(store)
-
-    def in_order(self, keys: Sequence[str]) -> AbstractAsyncContextManager[None]:
-        """Hold these entities until their events are remembered."""
-        return self.turns.of(keys)
 
     async def remember(self, entries: Sequence[Entry]) -> None:
         """Before the answer goes out; raises Unavailable when the store refuses."""

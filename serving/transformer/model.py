@@ -1,7 +1,8 @@
 """KServe's model of the transformer: events in, answers out.
 
-It looks their entities up, computes the model's inputs with the code that trained it, has them scored, and remembers
-an event before it answers. What it says of an answer is on the stream before the answer goes out.
+It looks their entities up in the generation of state that the model reads, computes the model's inputs with the code
+that trained it, has them scored, and remembers an event before it answers. What it says of an answer is on the stream
+before the answer goes out.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from millrace.observe.tracing import span
 from millrace.settings import Settings
 from serving.lean import Headers
 from serving.protocol import V2Answer, V2Request, decode_v1
+from serving.reads import OtherState, Reads
 from serving.server import HotModel
 from serving.transformer import core
 from serving.transformer.answers import Door
@@ -35,16 +37,22 @@ from serving.transformer.context import Context, DeadlineExceeded
 from serving.transformer.events import Events, Record
 from serving.transformer.figures import Figures
 from serving.transformer.gather import Gather
+from serving.transformer.held import Generations, Held
 from serving.transformer.identity import naming
-from serving.transformer.memory import Memory
+from serving.transformer.predictor import PREVIOUS_REVISION
 from serving.transformer.refreshed import Keys
 from serving.transformer.shadow import Shadow
-from serving.transformer.store import Lookups
+from serving.transformer.turns import Turns
 
 LOOKUP_SHARE: Final = 0.5
 """Of the time that is left, what the lookup may take: an answer from defaults needs the rest."""
 FLUSH_S: Final = 1.0
 """What the shadow may delay the end of the process."""
+LEARN_S, LEARN_PAUSE_S = 10.0, 0.1
+"""How long a start waits for a predictor that says what it reads, and between two questions."""
+
+Made = tuple[Held, core.Prepared]
+"""A request's inputs, and the generation that they are made from."""
 
 
 class Transformer(HotModel):
@@ -56,20 +64,19 @@ class Transformer(HotModel):
         self,
         name: str,
         workload: Workload,
-        lookups: Lookups,
+        generations: Generations,
         options: Settings,
         arms: Arms,
         events: Events,
         shadow: Shadow | None = None,
-        memory: Memory | None = None,
     ) -> None:
         super().__init__(name)
         self._workload, self._door = workload, Door(workload, strict=options.strict_requests)
         self.inputs, self.outputs = self._door.inputs, self._door.outputs
         self.passes_over_others = not options.strict_requests
         self._arms, self._events, self._shadow = arms, events, shadow
-        self._lookups, self._breaker = lookups, Breaker()
-        self._memory = memory
+        self._generations, self._breaker = generations, Breaker()
+        self._turns = Turns()
         self._gather, self._figures = Gather(self._score), Figures()
         self._key = options.pseudonym_secret()
         self._accept_pseudonyms = options.accept_pseudonyms
@@ -82,10 +89,27 @@ class Transformer(HotModel):
         self.ready = True
 
     async def started(self) -> None:
-        forever = [] if self._memory is None else self._memory.work()
         if self._shadow is not None:
-            forever.append(self._shadow.run())
-        self._tasks = [asyncio.create_task(work) for work in forever]
+            self._tasks.append(asyncio.create_task(self._shadow.run()))
+        if not self._generations:
+            await self._learn()
+
+    async def _learn(self) -> None:
+        """Open what the model reads, if it answers by now; else the first request does."""
+        try:
+            async with asyncio.timeout(LEARN_S):
+                while (reads := await self._reads()) is None:
+                    await asyncio.sleep(LEARN_PAUSE_S)
+            await self._generations.wait(reads, LEARN_S)
+        except (Unavailable, TimeoutError) as error:
+            log("state_unknown", error=str(error) or "the predictor does not answer yet", waited_s=LEARN_S)
+
+    async def _reads(self) -> Reads | None:
+        """What the model reads; None where it does not answer."""
+        try:
+            return await self._arms.reads(LEARN_S)
+        except Unavailable:
+            return None
 
     async def serves(self, version: str) -> bool:
         return await self._arms.serves(version)
@@ -121,21 +145,57 @@ class Transformer(HotModel):
 
     async def _score(self, requests: Requests, keys: Keys, context: Context) -> tuple[core.Prepared, list[core.Part]]:
         """Lookup, inputs, scores; the events are remembered when this returns, but those of a trial."""
-        memory = self._memory
-        if memory is None or context.dry_run:
-            return await self._scored(requests, keys, context)
-
-        async with memory.in_order(keys[memory.entity]):
+        recent = self._workload.recent
+        if recent is None or context.dry_run:
             prepared, parts = await self._scored(requests, keys, context)
-            await memory.remember(prepared.entries)
-        return prepared, parts
+            return self._taken(prepared, parts), parts
 
-    async def _scored(self, requests: Requests, keys: Keys, context: Context) -> tuple[core.Prepared, list[core.Part]]:
-        found = await self._lookup(keys, len(requests), context)
-        prepared = core.prepare(self._workload, requests, keys, found, self._history_length)
-        return prepared, await self._arms.score(prepared.inputs, requests, keys, context)
+        async with self._turns.of(keys[recent.entity]):
+            prepared, parts = await self._scored(requests, keys, context)
+            await self._remember(prepared)
+        return self._taken(prepared, parts), parts
 
-    async def _lookup(self, keys: Keys, rows: int, context: Context) -> States | None:
+    async def _scored(self, requests: Requests, keys: Keys, context: Context) -> tuple[list[Made], list[core.Part]]:
+        """Inputs from every generation that is held, and what the model that reads one of them says.
+
+        A model that reads another one is met when traffic begins to move: that is opened meanwhile, and the revision
+        that was rolled out before answers. Where it cannot, the request waits.
+        """
+        if not self._generations:
+            await self._generations.wait(await self._arms.reads(context.left_s()), context.left_s())
+        asked = context
+        while True:
+            prepared = [(held, await self._prepared(held, requests, keys, context)) for held in self._generations]
+            generations = [held.reads.generation for held, _ in prepared]
+            choice = core.Choice([made.inputs for _, made in prepared], generations)
+            try:
+                parts = await self._arms.score(choice, requests, keys, asked)
+            except OtherState as other:
+                if asked is context and not self._generations.knows(other.reads):
+                    self._generations.begin(other.reads)
+                    asked = context.with_header(PREVIOUS_REVISION)
+                else:
+                    await self._generations.wait(other.reads, context.left_s())
+                    asked = context
+                continue
+            self._generations.answered(parts[-1].scored.reads.generation)
+            return prepared, parts
+
+    def _taken(self, prepared: list[Made], parts: list[core.Part]) -> core.Prepared:
+        """What the champion's model took its inputs from."""
+        generation = parts[-1].scored.reads.generation
+        return next((made for held, made in prepared if held.reads.generation == generation), prepared[0][1])
+
+    async def _prepared(self, held: Held, requests: Requests, keys: Keys, context: Context) -> core.Prepared:
+        found = await self._lookup(held, keys, len(requests), context)
+        return core.prepare(held.workload, requests, keys, found, self._history_length)
+
+    async def _remember(self, prepared: list[Made]) -> None:
+        """Every event, once in each place where generations look for it."""
+        places = {held.memory.place: (held.memory, made) for held, made in prepared if held.memory is not None}
+        await asyncio.gather(*(memory.remember(made.entries) for memory, made in places.values()))
+
+    async def _lookup(self, held: Held, keys: Keys, rows: int, context: Context) -> States | None:
         """The store's answer, or None when it has none in time: the request is then answered from defaults."""
         if not self._breaker.allows():
             return None
@@ -143,7 +203,7 @@ class Transformer(HotModel):
         try:
             timeout_s = min(self._lookup_timeout_s, LOOKUP_SHARE * context.left_s())
             with span("store.lookup"):
-                found = await self._lookups.read(keys, rows, timeout_s)
+                found = await held.lookups.read(keys, rows, timeout_s)
         except DeadlineExceeded:
             raise
         except Exception as error:  # noqa: BLE001 - whatever ails the store, the client gets an answer
@@ -209,6 +269,7 @@ class Transformer(HotModel):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._generations.close()
         await self._arms.close()
         if self._shadow is not None:
             await self._shadow.close()

@@ -1,6 +1,7 @@
-"""The cluster's online store: Feast's rows in Redis, and what was appended beside them.
+"""The cluster's online store: a generation of Feast's rows in Redis, and what was appended beside all generations.
 
-A lookup is one round trip for all views: Feast's fields of each entity, and its appended events. One replica pushes at
+A lookup is one round trip for all views: what the generation was filled with, Feast's fields of each entity, and its
+appended events. One replica pushes at
 a time, by a lease; a push that was overtaken, or whose row a fill has written meanwhile, is refused by Redis itself.
 """
 
@@ -11,10 +12,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from millrace.appended.records import Entry, Records
-from millrace.appended.redis import RedisEvents
+from millrace.appended.redis import RedisEvents, ask_fill, fill_from
 from millrace.errors import ConfigError, Unavailable
 from millrace.fields import View
 from millrace.inputs import RecentEvents, States
+from millrace.lake.feast_home import Fill
 from serving.transformer.refreshed import Keys, Row, states_from
 from serving.transformer.rows import Rows
 
@@ -23,12 +25,17 @@ BATCH_KEYS: Final = 32
 
 
 class NetworkedStore:
-    """The views of one workload in one Redis; threads may share it."""
+    """The views of one generation in one Redis; threads may share it."""
 
     embedded = False
 
-    def __init__(self, feast: Any, views: Sequence[View], records: Records | None) -> None:
-        """`feast` is a `feast.FeatureStore`; raises ConfigError for a Redis cluster of several servers."""
+    def __init__(
+        self, feast: Any, workload: str, generation: str, views: Sequence[View], records: Records | None
+    ) -> None:
+        """`feast` is a `feast.FeatureStore` of the generation's project.
+
+        Raises ConfigError for a Redis cluster of several servers.
+        """
         options = feast.config.online_store
         if records is not None and str(options.redis_type) == "redis_cluster":
             raise ConfigError(
@@ -39,18 +46,24 @@ class NetworkedStore:
         self._views = {view.name: _View(Rows(feast, view)) for view in views}
         self._recent = None if records is None else self._views[records.view.name]
         self._records = records
-        self._events = None if records is None else RedisEvents(self._client, feast.config.project, records)
+        self.place = "" if records is None else records.name
+        self._project = feast.config.project
+        self._events = None
+        if records is not None:
+            self._events = RedisEvents(self._client, workload, generation, records)
 
     def read(self, keys: Keys) -> States:
-        """One row per event; unknown entities have states of nothing."""
+        """One row per event; unknown entities have states of nothing. Raises Unavailable for one never filled."""
         with self._client.pipeline(transaction=False) as pipe:
+            ask_fill(pipe, self._project)  # before the rows: those of a later fill have more than it says, not less
             asked = list(self._ask(pipe, keys))
             answers = iter(pipe.execute())
+        fill = _filled(next(answers))
         recent: dict[str, list[RecentEvents]] = {}
         refreshed: dict[View, list[Row]] = {}
         for view, unique in asked:
             if view is self._recent:
-                states = self._states(view, unique, answers)
+                states = self._states(view, unique, answers, fill)
                 recent[view.view.name] = [states[key] for key in keys[view.view.entity]]
             else:
                 rows = {key: view.rows.integers(next(answers)) for key in unique}
@@ -61,8 +74,10 @@ class NetworkedStore:
         view, _ = self._of_recent()
         unique = list(dict.fromkeys(keys))
         with self._client.pipeline(transaction=False) as pipe:
+            ask_fill(pipe, self._project)
             self._ask_view(pipe, view, unique)
-            states = self._states(view, unique, iter(pipe.execute()))
+            found, *answers = pipe.execute()
+        states = self._states(view, unique, iter(answers), _filled(found))
         return [states[key] for key in keys]
 
     def read_refreshed(self, view: View, keys: Sequence[str]) -> list[Row]:
@@ -93,15 +108,19 @@ class NetworkedStore:
 
         keys = [key for key, _ in unpushed]
         with self._client.pipeline(transaction=False) as pipe:
+            ask_fill(pipe, self._project)
             self._ask_view(pipe, view, keys)
-            answers = pipe.execute()
+            found, *answers = pipe.execute()
+        fill = _filled(found)
         times = [row[-1] or b"" for row in answers[1::2]]
-        states = self._states(view, keys, iter(answers))
+        states = self._states(view, keys, iter(answers), fill)
         rows = [
             (key, number, view.row_key(key), view.time_field, time)
             for (key, number), time in zip(unpushed, times, strict=True)
         ]
-        return events.push(rows, [view.fields_of(*pair) for pair in zip(*view.rows.encoded(states), strict=True)])
+        fields = [view.fields_of(*pair) for pair in zip(*view.rows.encoded(states), strict=True)]
+        lacking = [events.records.since(b"".join(held), fill) for held in answers[::2]]
+        return events.push(rows, [values if lack else {} for values, lack in zip(fields, lacking, strict=True)])
 
     def unpushed(self) -> int:
         """Entities whose row in Feast lacks events."""
@@ -127,15 +146,22 @@ class NetworkedStore:
                 self._events.ask(pipe, key)  # before the row: what is pushed in between is in both
             pipe.hmget(view.row_key(key), view.fields)
 
-    def _states(self, view: _View, keys: Sequence[str], answers: Iterator[Any]) -> dict[str, RecentEvents]:
+    def _states(self, view: _View, keys: Sequence[str], answers: Iterator[Any], fill: Fill) -> dict[str, RecentEvents]:
         """The served states, from answers to `_ask_view` of the recent view."""
         assert self._records is not None
         states = {}
         for key in keys:
             appended = b"".join(next(answers))
             *values, _ = next(answers)
-            states[key] = self._records.served(view.rows.state(key, tuple(values)), appended)
+            states[key] = self._records.served(view.rows.state(key, tuple(values)), appended, fill)
         return states
+
+
+def _filled(answer: Mapping[bytes, bytes]) -> Fill:
+    fill = fill_from(answer)
+    if fill is None:
+        raise Unavailable("this generation of state was never filled, or was dropped. Fill it: components.materialize")
+    return fill
 
 
 class _View:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
 
 from millrace.errors import ConfigError, InvalidInput, Unavailable
 from millrace.events.prediction import MAX_TEXT
@@ -18,7 +21,8 @@ from millrace.observe.telemetry import MODEL_FAULTS, PREDICTOR_FAILURES, PREDICT
 from millrace.observe.tracing import span
 from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
-from serving.transformer.core import Inputs, Scored, scored_from
+from serving.reads import STATES, OtherState, Reads, suffix
+from serving.transformer.core import Choice, Inputs, Scored, scored_from
 from serving.transformer.fit import require_rows
 
 ATTEMPTS: Final = 2
@@ -38,8 +42,15 @@ class Predictor(Protocol):
     model_name: str
 
     async def score(
-        self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0, check: Check | None = None
+        self,
+        inputs: Inputs | Choice,
+        headers: Iterable[Header] = (),
+        *,
+        timeout_s: float = 5.0,
+        check: Check | None = None,
     ) -> Scored: ...
+
+    async def reads(self, *, timeout_s: float = 5.0) -> Reads: ...
 
     async def serves(self, version: str) -> bool: ...
 
@@ -62,18 +73,25 @@ class PredictorClient:
         self._measured = measured
 
     async def score(
-        self, inputs: Inputs, headers: Iterable[Header] = (), *, timeout_s: float = 5.0, check: Check | None = None
+        self,
+        inputs: Inputs | Choice,
+        headers: Iterable[Header] = (),
+        *,
+        timeout_s: float = 5.0,
+        check: Check | None = None,
     ) -> Scored:
-        """features[B, F], and history[B, N, C] where there is one → what the model says of them; raises Unavailable.
+        """features[B, F], and history[B, N, C] where there is one → what the model says of them.
 
-        What `check` refuses is no answer: the revision that was rolled out before is asked then.
+        Of a choice it takes the inputs of the generation that it reads. What `check` refuses is no answer: the revision
+        that was rolled out before is asked then. Raises OtherState where no inputs are for it, Unavailable for anything
+        else.
         """
-        features, history = inputs
-        tensors = {"features": ("FP32", features)}
-        if history is not None:
-            tensors["history"] = ("FP32", history)
-        body, length = encode_v2_request(tensors)
+        choice = inputs if isinstance(inputs, Choice) else Choice([inputs], ())
+        features = choice.inputs[0][0]
+        body, length = encode_v2_request(_tensors(choice))
         head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), *headers]
+        if choice.generations:
+            head.append((STATES, ",".join(choice.generations).encode()))
         began = time.perf_counter()
         for attempt in range(self._attempts):
             left = timeout_s - (time.perf_counter() - began)
@@ -102,6 +120,16 @@ class PredictorClient:
             MODEL_FAULTS.labels(self.model_name, scored.model_version[:MAX_TEXT]).inc(self._measured)
             raise
 
+    async def reads(self, *, timeout_s: float = 5.0) -> Reads:
+        """What the model that answers now reads; raises Unavailable."""
+        body, length = encode_v2_request({})
+        head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), (STATES, b"")]
+        try:
+            scored = await self._ask(body, head, timeout_s)
+        except OtherState as other:
+            return other.reads
+        return scored.reads
+
     async def serves(self, version: str) -> bool:
         """Whether a revision behind the address says that it is this version; raises Unavailable."""
         answer = await self._calls.request("GET", f"{self._model_path}/versions/{quote(version, safe='')}/ready")
@@ -117,10 +145,28 @@ class PredictorClient:
         await self._calls.close()
 
 
+def _tensors(choice: Choice) -> dict[str, tuple[str, NDArray[np.float32]]]:
+    tensors = {}
+    for place, (features, history) in enumerate(choice.inputs):
+        tensors[f"features{suffix(place)}"] = "FP32", features
+        if history is not None:
+            tensors[f"history{suffix(place)}"] = "FP32", history
+    return tensors
+
+
 def _scored(answer: Response) -> Scored:
+    if answer.status == 409:
+        raise OtherState(Reads.found_in(_refusal(answer)))
     if answer.status != 200:
         raise Unavailable(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
     try:
         return scored_from(decode_json(answer.body))
     except InvalidInput as error:
         raise Unavailable(f"the predictor's answer cannot be read: {error}") from error
+
+
+def _refusal(answer: Response) -> Mapping[str, Any]:
+    try:
+        return decode_json(answer.body)
+    except InvalidInput as error:
+        raise Unavailable(f"the predictor's refusal cannot be read: {error}") from error

@@ -19,9 +19,11 @@ from typing import Any, Final, Protocol
 import yaml
 
 from millrace.appended.records import Entry, Records
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, NotFound
 from millrace.inputs import States
 from millrace.installed import Workload
+from millrace.lake.feast_home import CONFIGURATION, filled_with, generations, project_of, repository, workload_folder
+from millrace.lake.manifest import MANIFEST, Manifest
 from serving.transformer.greedy import take
 from serving.transformer.refreshed import DividedStore, Keys
 
@@ -46,6 +48,8 @@ class OnlineStore(DividedStore, Protocol):
 
     embedded: bool
     """Whether it is a file of this machine."""
+    place: str
+    """Where appended events lie, beside all generations whose recent view remembers the same; empty without one."""
 
     def append(self, entries: Sequence[Entry]) -> None: ...
     def push(self) -> int: ...
@@ -53,33 +57,70 @@ class OnlineStore(DividedStore, Protocol):
     def sync(self) -> None: ...
 
 
-def open_store(repo: Path, workload: Workload, history_length: int, lake: Path) -> OnlineStore:
-    """The online store that the feature_store.yaml of a rendered repository names.
+def open_store(home: Path, workload: Workload, generation: str, history_length: int) -> OnlineStore:
+    """A generation of a workload's state: in the home, or in the store that the workload's feature_store.yaml names.
 
-    Raises ConfigError for one that events cannot be appended to.
+    Raises NotFound for one that is nowhere, ConfigError for a store that events cannot be appended to, or for one of
+    another history length.
     """
     from feast import FeatureStore
 
     from serving.transformer.embedded import EmbeddedStore
     from serving.transformer.networked import NetworkedStore
 
-    lookups = FeatureStore(repo_path=str(repo), config=_online_only(repo))
     views = workload.features.VIEWS
     records = None if workload.recent is None else Records(workload.recent, history_length)
-    kind = str(lookups.config.online_store.type)
-    if kind == "sqlite":
-        pushes = FeatureStore(repo_path=str(repo), config=_online_only(repo))
-        return EmbeddedStore(repo, lookups, pushes, views, records, lake)
-    if kind == "redis":
-        return NetworkedStore(lookups, views, records)
-    raise ConfigError(f"online_store in {repo / 'feature_store.yaml'} is of type {kind!r}; wanted sqlite or redis")
+    repo = repository(home, workload.name, generation)
+    if (repo / CONFIGURATION).is_file():
+        require_history_length(home, workload, repo, history_length)
+        config = _online_only(repo)
+        _require_kind(config, "sqlite", repo)
+        return EmbeddedStore(repo, FeatureStore(config=config), FeatureStore(config=_online_only(repo)), views, records)
+
+    shared = workload_folder(home, workload.name)
+    if not (shared / CONFIGURATION).is_file() or _online_only(shared).online_store.type == "sqlite":
+        there = ", ".join(generations(home, workload.name)) or "none"
+        raise NotFound(
+            f"generation {generation} of the state of {workload.name} is not in {shared}; there are: {there}. "
+            "Fill it again: make refresh, or promote the model again: make run."
+        )
+    config = _online_only(shared, generation)
+    _require_kind(config, "redis", shared)
+    return NetworkedStore(FeatureStore(config=config), workload.name, generation, views, records)
 
 
-def _online_only(repo: Path) -> Any:
-    """The repository's settings with an offline store that loads no engine: a server never asks it (0.5 s of CPU)."""
+def _require_kind(config: Any, wanted: str, folder: Path) -> None:
+    kind = str(config.online_store.type)
+    if kind != wanted:
+        raise ConfigError(f"online_store in {folder / CONFIGURATION} is of type {kind!r}; wanted sqlite or redis")
+
+
+def require_history_length(home: Path, workload: Workload, repo: Path, history_length: int) -> None:
+    """Raise ConfigError when the recent view of a generation was filled with states of another length.
+
+    Where the store came without the lake that says so, the predictor's answers tell.
+    """
+    folder = home / "lake" / "online" / (filled_with(repo) or "")
+    if workload.recent is None or not (folder / MANIFEST).is_file():
+        return
+    stored = int(Manifest.read(folder, "online_store").facts["history_length"])
+    if stored != history_length:
+        raise ConfigError(
+            f"MILLRACE_HISTORY_LENGTH is {history_length}; generation {repo.name} in {home} was filled with {stored}. "
+            "Set it to that, or train a model with another one."
+        )
+
+
+def _online_only(repo: Path, generation: str = "") -> Any:
+    """A folder's settings with an offline store that loads no engine: a server never asks it (0.5 s of CPU).
+
+    `generation`: which project of the server that they name.
+    """
     from feast.repo_config import RepoConfig
 
-    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text(encoding="utf-8")))
+    settings = yaml.safe_load(os.path.expandvars((repo / CONFIGURATION).read_text(encoding="utf-8")))
+    if generation:
+        settings = project_of(settings, generation)
     config = RepoConfig(**settings | {"offline_store": {"type": "remote", "host": "none"}})
     config.repo_path = repo
     return config

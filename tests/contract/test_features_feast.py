@@ -83,5 +83,5 @@ def test_every_path_in_the_repository_is_below_the_home(defined: dict[str, Any])
     sources = [defined[name].batch_source.path for name in ("customer_state", "terminal_state")]
     configuration = (REPOSITORY / "feature_store.yaml").read_text()
 
-    assert all(Path(path).is_absolute() and "/feast/fraud/sources/" in path for path in sources)
-    assert configuration.count("path:") == configuration.count("${MILLRACE_HOME}/feast/${MILLRACE_WORKLOAD}/") == 2
+    assert all(Path(path).is_absolute() and "/sources/" in path for path in sources)
+    assert configuration.count("path:") == configuration.count("${MILLRACE_GENERATION}/") == 2

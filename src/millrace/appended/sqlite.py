@@ -1,8 +1,9 @@
-"""Appended events in a file beside Feast's SQLite store; many processes may have it open.
+"""Appended events in a file beside Feast's SQLite stores; many processes may have it open.
 
 A file of its own, so that an append never waits while `materialize` or a push writes Feast's. One row per entity: its
-records, and two numbers that say whether Feast's row has them. A commit is handed to the operating system, so a killed
-process loses nothing; `sync` brings it to the disk.
+records, and the number of its last change. A *lane* is a generation of Feast's rows as it was filled last: of each lane
+the file knows up to which change its rows have been given what was appended. A commit is handed to the operating
+system, so a killed process loses nothing; `sync` brings it to the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +21,9 @@ from typing import Final
 from millrace.appended.records import Entry, Records
 
 FILE: Final = "appended.db"
-"""In the repository of a workload, beside `millrace.lake.feast_home.DATABASE`."""
+"""In the folder of a workload, beside its generations (`millrace.lake.feast_home`)."""
 BUSY_S: Final = 5.0
 """How long a writer waits for another one."""
-CHUNK: Final = 500
-"""Entities of a transaction after a refill: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,17 @@ class Unpushed:
     """An entity whose row in Feast lacks events, as it was when it was read."""
 
     key: str
-    version: int
+    change: int
     records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Feast's rows of a generation, as they were filled last."""
+
+    generation: str
+    fill: str
+    """Of a `Fill`; another one replaced rows, and what had been pushed with them."""
 
 
 class SQLiteEvents:
@@ -51,18 +60,20 @@ class SQLiteEvents:
         with self._writing():
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._table} "
-                "(key TEXT PRIMARY KEY, records BLOB NOT NULL, version INTEGER NOT NULL, pushed INTEGER NOT NULL)"
+                "(key TEXT PRIMARY KEY, records BLOB NOT NULL, change INTEGER NOT NULL)"
             )
+            connection.execute(f'CREATE UNIQUE INDEX IF NOT EXISTS "{records.name}_changes" ON {self._table} (change)')
             connection.execute(
-                f'CREATE INDEX IF NOT EXISTS "{records.name}_unpushed" ON {self._table} (key) WHERE version > pushed'
+                "CREATE TABLE IF NOT EXISTS lanes (view TEXT, generation TEXT, fill TEXT NOT NULL, "
+                "change INTEGER NOT NULL, PRIMARY KEY (view, generation))"
             )
-            connection.execute("CREATE TABLE IF NOT EXISTS pushed_into (view TEXT PRIMARY KEY, fill TEXT NOT NULL)")
+            self._take_over_former()
         self._written = self._synced = 0
 
     def append(self, entries: Sequence[Entry]) -> None:
         """All of them or none; an event that is there already changes nothing. Raises sqlite3.OperationalError."""
         with self._writing():
-            for key, added in self.records.by_key(entries).items():
+            for key, added in self.records.by_key(entries, _now_us()).items():
                 self._append(key, added)
         self._written += 1
 
@@ -73,49 +84,25 @@ class SQLiteEvents:
             rows = self._connection.execute(f"SELECT key, records FROM {self._table} WHERE key IN ({marks})", keys)
             return dict(rows.fetchall())
 
-    def unpushed(self, count: int) -> list[Unpushed]:
-        """Up to so many entities whose row in Feast lacks events."""
-        query = f"SELECT key, version, records FROM {self._table} WHERE version > pushed LIMIT ?"
+    def unpushed(self, lane: Lane, count: int) -> list[Unpushed]:
+        """Up to so many entities whose row in Feast lacks events, the oldest change first."""
+        query = f"SELECT key, change, records FROM {self._table} WHERE change > ? ORDER BY change LIMIT ?"
         with self._lock:
-            return [Unpushed(*row) for row in self._connection.execute(query, [count])]
+            return [Unpushed(*row) for row in self._connection.execute(query, [self._reached(lane), count])]
 
-    def pushed(self, entities: Sequence[Unpushed]) -> None:
-        """Feast's rows have what these were read with; what came since is still to be pushed."""
+    def pushed(self, lane: Lane, entities: Sequence[Unpushed]) -> None:
+        """The lane's rows have what these, the next ones that were `unpushed`, were read with."""
+        if not entities:
+            return
         with self._writing():
-            self._connection.executemany(
-                f"UPDATE {self._table} SET pushed = ? WHERE key = ? AND pushed < ?",
-                [(one.version, one.key, one.version) for one in entities],
-            )
+            reached = max(self._reached(lane), entities[-1].change)
+            values = [self.records.name, lane.generation, lane.fill, reached]
+            self._connection.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?)", values)
 
-    def unpushed_count(self) -> int:
+    def unpushed_count(self, lane: Lane) -> int:
+        query = f"SELECT count(*) FROM {self._table} WHERE change > ?"
         with self._lock:
-            row = self._connection.execute(f"SELECT count(*) FROM {self._table} WHERE version > pushed").fetchone()
-        return int(row[0])
-
-    def refilled(self, fill: str, as_of_us: int) -> int:
-        """Feast's rows were replaced by those of `fill`, which speaks from an instant; returns how many go in again.
-
-        What had been pushed and is older came back through ingest, and is dropped; the rest is to be pushed again. A
-        kill in between leaves the former fill on record, and it is done again. Cheap for a fill that is on record.
-        """
-        if self._pushed_into() == fill:
-            return 0
-
-        with self._writing():  # a push into the former rows that is on its way must not count for these
-            self._connection.execute(f"UPDATE {self._table} SET version = version + 1 WHERE version > pushed")
-        count, after = 0, ""
-        while True:
-            with self._writing():
-                if self._pushed_into() == fill:  # another process was quicker
-                    return count
-                rows = self._some_pushed(after)
-                for key, held in rows:
-                    count += self._put_back(key, self.records.since(held, as_of_us))
-                if not rows:
-                    values = [self.records.name, fill]
-                    self._connection.execute("INSERT OR REPLACE INTO pushed_into VALUES (?, ?)", values)
-                    return count
-            after = rows[-1][0]
+            return int(self._connection.execute(query, [self._reached(lane)]).fetchone()[0])
 
     def sync(self) -> None:
         """Bring what was appended to the disk; cheap where nothing was."""
@@ -143,29 +130,30 @@ class SQLiteEvents:
         if new is held:
             return
 
+        self._put(key, new)
+
+    def _put(self, key: str, records: bytes) -> None:
         self._connection.execute(
-            f"INSERT INTO {self._table} VALUES (?, ?, 1, 0) "
-            "ON CONFLICT (key) DO UPDATE SET records = excluded.records, version = version + 1",
-            [key, new],
+            f"INSERT OR REPLACE INTO {self._table} SELECT ?, ?, coalesce(max(change), 0) + 1 FROM {self._table}",
+            [key, records],
         )
 
-    def _pushed_into(self) -> str | None:
-        """The fill whose rows have everything but what is `unpushed`; None before the first one."""
-        query = "SELECT fill FROM pushed_into WHERE view = ?"
-        row = self._connection.execute(query, [self.records.name]).fetchone()
-        return row[0] if row else None
+    def _reached(self, lane: Lane) -> int:
+        """The last change that the lane's rows have; 0 of a lane that begins."""
+        query = "SELECT change FROM lanes WHERE view = ? AND generation = ? AND fill = ?"
+        row = self._connection.execute(query, [self.records.name, lane.generation, lane.fill]).fetchone()
+        return int(row[0]) if row else 0
 
-    def _some_pushed(self, after: str) -> list[tuple[str, bytes]]:
-        query = f"SELECT key, records FROM {self._table} WHERE key > ? AND version = pushed ORDER BY key LIMIT ?"
-        return self._connection.execute(query, [after, CHUNK]).fetchall()
-
-    def _put_back(self, key: str, records: bytes) -> bool:
-        """Whether something is left; a new version, so that a push of the old one on its way does not count for it."""
-        step = 1 if records else 0
-        self._connection.execute(
-            f"UPDATE {self._table} SET records = ?, version = version + ? WHERE key = ?", [records, step, key]
-        )
-        return bool(records)
+    def _take_over_former(self) -> None:
+        """What an older release appended, in its form, into the table of this one."""
+        former = self.records.former_name
+        found = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [former]).fetchone()
+        if not found:
+            return
+        now_us = _now_us()
+        for key, held in self._connection.execute(f'SELECT key, records FROM "{former}"').fetchall():
+            self._put(key, self.records.of_former(held, now_us))
+        self._connection.execute(f'DROP TABLE "{former}"')
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -178,3 +166,7 @@ class SQLiteEvents:
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

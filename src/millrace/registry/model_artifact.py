@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from millrace.errors import ArtifactCorrupt, InvalidInput, SchemaMismatch
 from millrace.installed import Workload
 from millrace.lake.manifest import Manifest
-from millrace.registry.model_spec import MODEL_JSON, Cascade, ModelSpec
+from millrace.registry.model_spec import MODEL_JSON, Cascade, ModelSpec, generation_of
 from millrace.settings import settings
 
 Floats = NDArray[np.float32]
@@ -87,6 +87,11 @@ class ModelArtifact:
     @property
     def id(self) -> str:
         return self.manifest.id
+
+    @property
+    def generation(self) -> str:
+        """The generation of state that this version reads; empty where no `promote` has let it in."""
+        return generation_of(self.manifest)
 
     @property
     def workload(self) -> Workload:

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from millrace.errors import ArtifactCorrupt, InvalidInput, NotFound, SchemaMismatch
 from millrace.installed import Workload, workload_of
+from millrace.lake.manifest import Manifest
 from millrace.workload import Task
 
 MODEL_JSON: Final = "model.json"
+GENERATION: Final = "generation"
+"""Fact of an `online_store` and of a `skew_check` as a step hands them over, and of a version's copy of a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +129,22 @@ class ModelSpec:
         _require_equal("feature_service", self.feature_service, contract.FEATURE_SERVICE)
         _require_equal("feature_names", self.feature_names, contract.FEATURE_NAMES)
         _require_equal("history_channels", self.history_channels, contract.HISTORY_CHANNELS)
+
+
+def generation_of(model: Manifest) -> str:
+    """The generation of state that a promoted model reads; empty where an older release promoted it, or nobody did."""
+    return str(model.facts.get(GENERATION, ""))
+
+
+def require_generation(model: Manifest) -> str:
+    """Like `generation_of`; raises NotFound where there is none."""
+    generation = generation_of(model)
+    if not generation:
+        raise NotFound(
+            f"the model in {model.uri} names no generation of state: an older release promoted it, when a run filled "
+            "what served. Promote it again: make run with the same data, which trains nothing anew."
+        )
+    return generation
 
 
 def _require_equal(what: str, got: Any, wanted: Any) -> None:

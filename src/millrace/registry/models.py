@@ -19,9 +19,11 @@ from typing import Any, Final
 import yaml
 
 from millrace.errors import InvalidInput, NotFound
+from millrace.lake import feast_home
 from millrace.lake.atomic import exclusive, write_text
 from millrace.lake.manifest import Manifest
 from millrace.registry import audit
+from millrace.registry.model_spec import generation_of
 from millrace.registry.version_store import ARTIFACT_TAG, ModelVersion, VersionStore
 from millrace.rollout import canary
 from millrace.settings import Settings
@@ -40,6 +42,7 @@ class Registry:
         self.home = settings.home.resolve()
         self._store = VersionStore(settings.model_name, settings.tracking_uri)
         self._store_uri = settings.model_store_uri
+        self._workload = settings.workload
         self._serving = self.home / "serving"
 
     # Places
@@ -264,6 +267,9 @@ class Registry:
         text = self.rendered_path(version).read_text(encoding="utf-8")
         if not self.served_path.is_file() or self.served_path.read_text(encoding="utf-8") != text:
             write_text(self.served_path, text)
+        generation = generation_of(Manifest.lying_in(self.folder(version), "model"))
+        if generation:
+            feast_home.show(self.home, self._workload, generation)
 
     def _canary_under_way(self) -> bool:
         """Whether the served manifest holds a canary, which publishing the champion again would end."""
@@ -276,7 +282,15 @@ class Registry:
         folder = self.folder(version)
         if not self.rendered_path(version).is_file():
             raise NotFound(f"no InferenceService at {self.rendered_path(version)}. Promote that model again.")
-        Manifest.lying_in(folder, "model").verify()
+        model = Manifest.lying_in(folder, "model")
+        model.verify()
+        generation = generation_of(model)
+        there = feast_home.generations(self.home, self._workload)
+        if generation and there and generation not in there:
+            raise NotFound(
+                f"version {version} reads generation {generation} of state, which was dropped when no version with an "
+                "alias read it any more. Run the pipeline that made it again, which fills it: make run."
+            )
 
 
 @dataclass(frozen=True, slots=True)

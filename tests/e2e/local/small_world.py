@@ -20,5 +20,5 @@ snapshot = ingest(
 )
 features = build_features(snapshot, settings.lake, history_length=history_length)
 last_day = datetime.fromisoformat(features.facts["last_day"]).replace(tzinfo=UTC)
-materialize(features, settings.lake, home, last_day)
+materialize(features, settings.lake, home, last_day, generation="served")
 print(features.uri)

@@ -33,8 +33,9 @@ from millrace.events.log import engine
 from millrace.events.stream import open_stream
 from millrace.events.table import read_predictions
 from millrace.installed import load
-from millrace.lake.feast_home import filled_with
+from millrace.lake.feast_home import fill_of, repository
 from millrace.lake.manifest import Manifest, hash_files
+from millrace.registry.model_spec import generation_of
 from millrace.registry.models import Registry
 from millrace.registry.retraining import outcome_of
 from millrace.rollout import service as templates
@@ -302,7 +303,8 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     program: Program, home: Path, tmp_path: Path, url: str, first_run: str
 ) -> None:
     champion = (home / "serving" / "fraud-detector.yaml").read_bytes()
-    store = filled_with(home, "fraud")
+    held = generation_of(Manifest.lying_in(Registry(settings_of(home)).folder(1), "model"))
+    store = fill_of(repository(home, "fraud", held))
     question = {"transaction_id": 10**15 + 9, "customer_id": "17", "terminal_id": "42", "amount": 99.5}
     question |= {"event_timestamp": "2018-05-30T12:00:00Z"}
     until("version 1 answers again", lambda: ask(url, "fraud-detector", question)["model_version"] == "1")
@@ -332,7 +334,7 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     assert minutes["minutes_low"] <= minutes["minutes"] <= minutes["minutes_high"]
     assert "decision" not in minutes
     assert (home / "serving" / "fraud-detector.yaml").read_bytes() == champion
-    assert filled_with(home, "fraud") == store
+    assert fill_of(repository(home, "fraud", held)) == store
     assert ask(url, "fraud-detector", question)["score"] == before["score"]
     until("both workloads are in one log", lambda: {len(logged(home)) > 0, len(logged(home, "trips")) > 0} == {True})
 
@@ -433,8 +435,9 @@ def challenger_of_trips(home: Path, factor: float) -> int:
                     names[place] = f"usual_{answer}"
         model.graph.node.append(helper.make_node("Mul", [f"usual_{answer}", "factor"], [answer]))
     onnx.save(model, folder / "model.onnx")
+    champion = Manifest.lying_in(folder, "model")
     (folder / "manifest.json").unlink()
-    Manifest(kind="model", id=name, workload="trips", uri=str(folder), files=hash_files(folder)).write()
+    replace(champion, id=name, files=hash_files(folder)).write()
     text = inference_service(templates.inference_service(load("trips")), version, registry.uri(version))
     registry.rendered_path(version).write_text(text)
     return registry.admit(version).version

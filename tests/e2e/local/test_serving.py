@@ -222,7 +222,7 @@ def test_scored_events_reach_feasts_own_rows(world):
     for number in (21, 22):
         world.predict(transaction_id=number, customer_id="pushed", amount=number)
 
-    feast = FeatureStore(str(repository(home, "fraud")))
+    feast = FeatureStore(str(repository(home, "fraud", "served")))
     customers = load("fraud").recent
     assert customers is not None
     names = [f"{customers.name}:{field}" for field in customers.fields]

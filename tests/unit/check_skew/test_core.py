@@ -28,7 +28,7 @@ from millrace.fields import View
 from millrace.inputs import States
 from millrace.instants import DAY_US
 from millrace.judge.gates import Rule, Verdict
-from millrace.lake.feast_home import online_database, repository
+from millrace.lake.feast_home import DATABASE, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import Response
 
@@ -52,7 +52,7 @@ def filled(lake: Path, feature_set: Manifest, tmp_path: Path) -> Callable[..., M
     """`filled(as_of)` fills the store of this test's own home."""
 
     def fill(as_of: datetime = AS_OF) -> Manifest:
-        return materialize(feature_set, lake, tmp_path, as_of)
+        return materialize(feature_set, lake, tmp_path, as_of, generation="served")
 
     return fill
 
@@ -61,7 +61,7 @@ def filled(lake: Path, feature_set: Manifest, tmp_path: Path) -> Callable[..., M
 def home(lake: Path, feature_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """A home whose store is filled as of AS_OF, for tests that leave it as it is; and the artifact it is of."""
     folder = tmp_path_factory.mktemp("home")
-    return folder, materialize(feature_set, lake, folder, AS_OF)
+    return folder, materialize(feature_set, lake, folder, AS_OF, generation="served")
 
 
 @pytest.fixture(autouse=True)
@@ -169,14 +169,16 @@ def test_a_stale_online_store_is_blocked(
     tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
 ) -> None:
     fresh = filled()
-    sources = (repository(tmp_path, "fraud") / "sources").resolve()
+    sources = (repository(tmp_path, "fraud", "served") / "sources").resolve()
     filled(AS_OF - timedelta(days=2))
-    (repository(tmp_path, "fraud") / "sources").unlink()
-    (repository(tmp_path, "fraud") / "sources").symlink_to(sources)
+    (repository(tmp_path, "fraud", "served") / "sources").unlink()
+    (repository(tmp_path, "fraud", "served") / "sources").symlink_to(sources)
 
     failures = blocked_by(check(feature_set, fresh, lake, tmp_path))
 
-    assert {"store is filled from this online_store", "online against offline", "online against batch"} <= set(failures)
+    assert {"generation is filled from this online_store", "online against offline", "online against batch"} <= set(
+        failures
+    )
     assert "offline against batch" not in failures
 
 
@@ -195,7 +197,7 @@ def test_states_that_are_gone_are_blocked(
     tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
 ) -> None:
     store = filled()
-    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+    with sqlite3.connect(repository(tmp_path, "fraud", "served") / DATABASE) as live:
         live.execute("DELETE FROM fraud_customer_state")
 
     failures = blocked_by(check(feature_set, store, lake, tmp_path))
@@ -207,7 +209,7 @@ def test_refreshed_states_that_are_gone_are_blocked(
     tmp_path: Path, lake: Path, feature_set: Manifest, filled: Callable[..., Manifest]
 ) -> None:
     store = filled()
-    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+    with sqlite3.connect(repository(tmp_path, "fraud", "served") / DATABASE) as live:
         live.execute("DELETE FROM fraud_terminal_state")
 
     failures = blocked_by(check(feature_set, store, lake, tmp_path))

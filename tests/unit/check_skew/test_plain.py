@@ -23,7 +23,7 @@ from components.materialize.core import materialize
 from millrace.features.days import DayFeatures
 from millrace.installed import Workload
 from millrace.judge.gates import Rule, Verdict
-from millrace.lake.feast_home import online_database
+from millrace.lake.feast_home import DATABASE, repository
 from millrace.lake.manifest import Manifest
 
 AS_OF = datetime(2025, 6, 6, 7, tzinfo=UTC)
@@ -36,7 +36,7 @@ def filled(tmp_path: Path, machines: Workload, snapshot_of: Callable[..., Manife
     """A home, a feature set in it, and what its store was filled from."""
     lake = tmp_path / "lake"
     feature_set = build_features(snapshot_of(lake, readings(), machines.name), lake, history_length=1, threads=1)
-    return tmp_path, feature_set, materialize(feature_set, lake, tmp_path, AS_OF)
+    return tmp_path, feature_set, materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
 
 
 def failures(filled: Store) -> dict[str, Rule]:
@@ -91,7 +91,7 @@ def test_a_count_that_batch_sees_too_early_is_blocked(filled: Store, monkeypatch
 
 
 def test_states_of_one_view_that_are_gone_are_blocked_by_its_name(filled: Store) -> None:
-    with sqlite3.connect(online_database(filled[0], "machines")) as live:
+    with sqlite3.connect(repository(filled[0], "machines", "served") / DATABASE) as live:
         live.execute("DELETE FROM machines_post_state")
 
     assert set(failures(filled)) == {"post_state missing online", "online against offline", "online against batch"}
@@ -99,8 +99,8 @@ def test_states_of_one_view_that_are_gone_are_blocked_by_its_name(filled: Store)
 
 def test_a_store_of_another_instant_is_blocked(filled: Store) -> None:
     home, feature_set, _ = filled
-    materialize(feature_set, home / "lake", home, AS_OF - timedelta(days=1))
+    materialize(feature_set, home / "lake", home, AS_OF - timedelta(days=1), generation="served")
 
     blocked = failures(filled)
 
-    assert {"store is filled from this online_store", "online against batch"} <= set(blocked)
+    assert {"generation is filled from this online_store", "online against batch"} <= set(blocked)

@@ -15,10 +15,10 @@ from trip_rows import Trip, table
 from components.build_features.core import build_features
 from components.check_skew.core import SkewConfig, check_skew
 from components.materialize.core import materialize
-from components.materialize.refresh import refresh
+from components.materialize.refresh import refresh_generation
 from millrace.instants import DAY_US, microseconds
 from millrace.judge.gates import Verdict
-from millrace.lake.feast_home import online_database, renewed_to
+from millrace.lake.feast_home import DATABASE, renewed_to, repository
 from millrace.lake.manifest import Manifest
 from millrace.settings import Settings
 
@@ -54,13 +54,13 @@ def verdict_of(feature_set: Manifest, store: Manifest, home: Path) -> Verdict:
 
 
 def test_trips_pass_and_a_view_that_is_gone_is_blocked_by_its_name(feature_set: Manifest, tmp_path: Path) -> None:
-    store = materialize(feature_set, feature_set.fetch().parents[1], tmp_path, AS_OF)
+    store = materialize(feature_set, feature_set.fetch().parents[1], tmp_path, AS_OF, generation="served")
     assert sorted(store.facts["states"]) == sorted(VIEWS)
     assert store.facts["states"]["city_state"] == 1
 
     verdict_of(feature_set, store, tmp_path).require()
 
-    with sqlite3.connect(online_database(tmp_path, "trips")) as live:
+    with sqlite3.connect(repository(tmp_path, "trips", "served") / DATABASE) as live:
         live.execute("DELETE FROM trips_pair_state")
     shutil.rmtree(feature_set.fetch().parents[1] / "skew_checks")  # one that passed is not made again
     failures = {rule.name for rule in verdict_of(feature_set, store, tmp_path).failures}
@@ -70,9 +70,9 @@ def test_trips_pass_and_a_view_that_is_gone_is_blocked_by_its_name(feature_set: 
 def test_trips_are_renewed_on_the_half_hour(feature_set: Manifest, tmp_path: Path) -> None:
     lake = feature_set.fetch().parents[1]
     (tmp_path / "lake").symlink_to(lake)
-    materialize(feature_set, lake, tmp_path, AS_OF)
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
 
-    made = refresh(Settings(home=tmp_path, workload="trips"), AS_OF + timedelta(minutes=25))
+    settings, now = Settings(home=tmp_path, workload="trips"), AS_OF + timedelta(minutes=25)
+    made = refresh_generation(settings, "served", feature_set.facts["feature_service"], now)
 
-    assert made is not None
-    assert renewed_to(tmp_path, "trips") == made.as_of.isoformat() == "2021-01-08T09:30:00+00:00"
+    assert renewed_to(repository(tmp_path, "trips", "served")) == made.as_of.isoformat() == "2021-01-08T09:30:00+00:00"

@@ -14,7 +14,7 @@ from drill.moments import Stopwatch
 from drill.world import Script, tables
 from fraud.features import REFRESHES_PER_DAY
 from millrace.installed import load
-from millrace.lake.feast_home import renewed_to
+from millrace.lake.feast_home import renewed_to, repository
 from millrace.lake.manifest import list_manifests
 from millrace.settings import Settings
 
@@ -35,9 +35,9 @@ def test_midnight_fills_the_store_and_a_refresh_renews_it(tmp_path: Path) -> Non
     try:
         filling.begin_day()
         filling.fill(midnight)
-        before = renewed_to(here.home, "fraud")
+        before = renewed_to(repository(here.home, "fraud", "drill"))
         filling.fill(refresh)
-        after = renewed_to(here.home, "fraud")
+        after = renewed_to(repository(here.home, "fraud", "drill"))
         store_s = watch.spent["store"]
         filling.fill(refresh)
     finally:
@@ -72,4 +72,4 @@ def test_a_day_whose_first_event_comes_after_the_first_refresh_is_filled_at_midn
     stores = [made.facts["as_of"] for made in list_manifests(here.lake / "online", "online_store")]
     assert SCRIPT.instant(1).isoformat() in stores
     assert filling.filled == late
-    assert renewed_to(here.home, "fraud") == late.isoformat()
+    assert renewed_to(repository(here.home, "fraud", "drill")) == late.isoformat()

@@ -27,7 +27,7 @@ from fraud.features import VIEWS
 from millrace.errors import InvalidInput
 from millrace.inputs import RecentEvents
 from millrace.installed import load
-from millrace.lake.feast_home import filled_with, online_database, repository
+from millrace.lake.feast_home import DATABASE, filled_with, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import columns_of, recent_of, refreshed_of
 
@@ -50,7 +50,7 @@ def lookup(home: Path, customers: list[str], terminals: list[str]) -> dict[str, 
     """As the transformer does it: open the folder, ask for the service by name."""
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(repository(home, "fraud")))
+    store = FeatureStore(repo_path=str(repository(home, "fraud", "served")))
     rows = {"customer_id": customers, "terminal_id": terminals}
     answer: dict[str, list[Any]] = store.get_online_features(
         store.get_feature_service(f.FEATURE_SERVICE), rows
@@ -71,7 +71,7 @@ def test_the_store_holds_what_came_before_the_instant(
     row = simulated_days[30].slice(40, 1).to_pylist()[0]
     as_of, customer, terminal = row["event_timestamp"], row["customer_id"], row["terminal_id"]
 
-    result = materialize(feature_set, lake, tmp_path, as_of)
+    result = materialize(feature_set, lake, tmp_path, as_of, generation="served")
 
     answer = lookup(tmp_path, [customer, "nobody"], [terminal, "nowhere"])
     known, unknown = recent_of(answer, CUSTOMERS)
@@ -85,7 +85,7 @@ def test_the_store_holds_what_came_before_the_instant(
     assert refreshed_of(answer, TERMINALS)[0].tolist() == [stored[name] for name in formulas.TERMINAL_STATE_FIELDS]
     assert not refreshed_of(answer, TERMINALS)[1].any()
     assert result.facts["as_of"] == as_of.isoformat()
-    assert filled_with(tmp_path, "fraud") == result.id
+    assert filled_with(repository(tmp_path, "fraud", "served")) == result.id
 
 
 def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
@@ -94,11 +94,11 @@ def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
     from feast import FeatureStore
     from pandas import DataFrame
 
-    materialize(feature_set, lake, tmp_path, AS_OF)
-    customer = pq.read_table(repository(tmp_path, "fraud") / "sources" / "customer_state.parquet")["customer_id"][
-        0
-    ].as_py()
-    server = FeatureStore(repo_path=str(repository(tmp_path, "fraud")))
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
+    customer = pq.read_table(repository(tmp_path, "fraud", "served") / "sources" / "customer_state.parquet")[
+        "customer_id"
+    ][0].as_py()
+    server = FeatureStore(repo_path=str(repository(tmp_path, "fraud", "served")))
     service = server.get_feature_service(f.FEATURE_SERVICE)
 
     def seen_by_server() -> RecentEvents:
@@ -109,38 +109,38 @@ def test_the_same_instant_again_keeps_what_was_pushed_and_another_replaces_it(
     server.push("customer_state_push", DataFrame(columns_of({customer: pushed}, CUSTOMERS, "customer_id")))
     assert seen_by_server().event_ids[-1] == 10**9
 
-    materialize(feature_set, lake, tmp_path, AS_OF)
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
     assert seen_by_server().event_ids[-1] == 10**9
 
-    materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=3))
+    materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=3), generation="served")
     assert 10**9 not in seen_by_server().event_ids  # a server that was open all the time sees it
 
 
 def test_other_code_fills_the_store_anew(
     tmp_path: Path, lake: Path, feature_set: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = materialize(feature_set, lake, tmp_path, AS_OF)
+    first = materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
     monkeypatch.setattr(core, "code_of", lambda *_: "edited")
 
-    second = materialize(feature_set, lake, tmp_path, AS_OF)
+    second = materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
 
-    assert filled_with(tmp_path, "fraud") == second.id != first.id
+    assert filled_with(repository(tmp_path, "fraud", "served")) == second.id != first.id
 
 
 def test_a_later_state_does_not_survive_an_earlier_instant(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
     """Who appears only later is not in the store of an earlier instant."""
-    materialize(feature_set, lake, tmp_path, AS_OF)
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
     first_day = datetime(2018, 4, 2, tzinfo=UTC)
 
-    result = materialize(feature_set, lake, tmp_path, first_day)
+    result = materialize(feature_set, lake, tmp_path, first_day, generation="served")
 
-    with sqlite3.connect(online_database(tmp_path, "fraud")) as live:
+    with sqlite3.connect(repository(tmp_path, "fraud", "served") / DATABASE) as live:
         entities = live.execute("SELECT count(DISTINCT entity_key) FROM fraud_customer_state").fetchone()[0]
     assert entities == result.facts["states"]["customer_state"] < 40
 
 
 def content(home: Path) -> list[Any]:
-    with sqlite3.connect(online_database(home, "fraud")) as live:
+    with sqlite3.connect(repository(home, "fraud", "served") / DATABASE) as live:
         columns = "entity_key, feature_name, value, event_ts"
         return [
             live.execute(f"SELECT {columns} FROM fraud_{view.name} ORDER BY entity_key, feature_name").fetchall()
@@ -153,18 +153,20 @@ def test_a_store_filled_from_one_aside_is_what_each_fill_alone_would_make(
 ) -> None:
     """Forth, where states change and new ones come; back, where some are gone; and after a fill that failed."""
     hours = (-30, -24, -18, -30 * 24, 0)
-    with closing(Aside(tmp_path / "kept", load("fraud"))) as aside:
+    with closing(Aside(load("fraud"))) as aside:
         for number, hour in enumerate(hours):
             as_of = AS_OF + timedelta(hours=hour)
             if number == 2:
                 with pytest.raises(duckdb.IOException):
                     aside.write(tmp_path / "nothing there")
 
-            materialize(feature_set, lake, tmp_path / "kept", as_of, aside=aside)
+            materialize(feature_set, lake, tmp_path / "kept", as_of, aside=aside, generation="served")
 
-            materialize(feature_set, lake, tmp_path / "alone", as_of)
+            materialize(feature_set, lake, tmp_path / "alone", as_of, generation="served")
             assert content(tmp_path / "kept") == content(tmp_path / "alone")
-            assert filled_with(tmp_path / "kept", "fraud") == filled_with(tmp_path / "alone", "fraud")
+            assert filled_with(repository(tmp_path / "kept", "fraud", "served")) == filled_with(
+                repository(tmp_path / "alone", "fraud", "served")
+            )
 
 
 def test_an_aside_is_written_only_what_changed(
@@ -179,7 +181,7 @@ def test_an_aside_is_written_only_what_changed(
     )
     first, second = (sources_of(feature_set, lake, AS_OF + timedelta(minutes=m), 1).fetch() for m in (0, 50))
 
-    with closing(Aside(tmp_path, load("fraud"))) as aside:
+    with closing(Aside(load("fraud"))) as aside:
         for sources in (first, second, second):
             aside.write(sources)
 
@@ -190,7 +192,7 @@ def test_an_aside_is_written_only_what_changed(
 
 
 def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
-    first = materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=20))
+    first = materialize(feature_set, lake, tmp_path, AS_OF - timedelta(days=20), generation="served")
     code = (
         "import os, signal, sys\n"
         "from datetime import datetime\n"
@@ -199,21 +201,22 @@ def test_a_killed_fill_leaves_the_old_store_and_is_made_good(tmp_path: Path, lak
         "from millrace.lake.manifest import Manifest\n"
         "store.record_fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "lake, home = map(Path, sys.argv[2:4])\n"
-        "core.materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
+        "at = datetime.fromisoformat(sys.argv[4])\n"
+        "core.materialize(Manifest.read(sys.argv[1]), lake, home, at, generation='served')\n"
     )
     arguments = [str(feature_set.fetch()), str(lake), str(tmp_path), AS_OF.isoformat()]
     run = subprocess.run([sys.executable, "-O", "-c", code, *arguments], capture_output=True)
     assert run.returncode == -signal.SIGKILL
-    assert filled_with(tmp_path, "fraud") == first.id
+    assert filled_with(repository(tmp_path, "fraud", "served")) == first.id
 
-    second = materialize(feature_set, lake, tmp_path, AS_OF)
+    second = materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
 
-    assert filled_with(tmp_path, "fraud") == second.id
+    assert filled_with(repository(tmp_path, "fraud", "served")) == second.id
     assert len(recent_of(lookup(tmp_path, ["nobody"], ["x"]), CUSTOMERS)) == 1
 
 
 def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
-    materialize(feature_set, lake, tmp_path, AS_OF)
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
     code = (
         "import sys\n"
         "from datetime import datetime\n"
@@ -221,7 +224,8 @@ def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set:
         "from components.materialize.core import materialize\n"
         "from millrace.lake.manifest import Manifest\n"
         "lake, home = map(Path, sys.argv[2:4])\n"
-        "materialize(Manifest.read(sys.argv[1]), lake, home, datetime.fromisoformat(sys.argv[4]))\n"
+        "at = datetime.fromisoformat(sys.argv[4])\n"
+        "materialize(Manifest.read(sys.argv[1]), lake, home, at, generation='served')\n"
         "print('feast' in sys.modules)\n"
     )
 
@@ -232,10 +236,10 @@ def test_doing_nothing_imports_no_feast(tmp_path: Path, lake: Path, feature_set:
 
 
 def test_a_lost_registry_is_made_again(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
-    materialize(feature_set, lake, tmp_path, AS_OF)
-    (repository(tmp_path, "fraud") / "registry.db").unlink()
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
+    (repository(tmp_path, "fraud", "served") / "registry.db").unlink()
 
-    materialize(feature_set, lake, tmp_path, AS_OF)
+    materialize(feature_set, lake, tmp_path, AS_OF, generation="served")
 
     assert recent_of(lookup(tmp_path, ["nobody"], ["x"]), CUSTOMERS)
 
@@ -245,9 +249,9 @@ def test_an_instant_outside_the_data_is_refused(
     tmp_path: Path, lake: Path, feature_set: Manifest, as_of: datetime
 ) -> None:
     with pytest.raises(InvalidInput, match="2018-04-01 … 2018-05-15"):
-        materialize(feature_set, lake, tmp_path, as_of)
+        materialize(feature_set, lake, tmp_path, as_of, generation="served")
 
 
 def test_an_instant_without_a_time_zone_is_refused(tmp_path: Path, lake: Path, feature_set: Manifest) -> None:
     with pytest.raises(InvalidInput, match="time zone"):
-        materialize(feature_set, lake, tmp_path, AS_OF.replace(tzinfo=None))
+        materialize(feature_set, lake, tmp_path, AS_OF.replace(tzinfo=None), generation="served")

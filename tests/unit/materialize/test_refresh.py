@@ -18,7 +18,7 @@ from components.build_features.core import build_features
 from components.materialize import refresh as module
 from components.materialize import renewal
 from components.materialize.core import materialize, sources_of
-from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh
+from components.materialize.refresh import main, newest_feature_set, newest_refresh, refresh_generation
 from fraud import features as f
 from fraud import formulas
 from fraud.features import VIEWS
@@ -48,7 +48,7 @@ def home(
 
 @pytest.fixture
 def feature_set(home: Path) -> Manifest:
-    found = newest_feature_set(home / "lake", FRAUD)
+    found = newest_feature_set(home / "lake", "fraud", f.FEATURE_SERVICE, None)
     assert found is not None
     return found
 
@@ -56,7 +56,7 @@ def feature_set(home: Path) -> Manifest:
 def looked_up(home: Path, customer: str, terminal: str) -> tuple[RecentEvents, list[int]]:
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(repository(home, "fraud")))
+    store = FeatureStore(repo_path=str(repository(home, "fraud", "served")))
     rows = {"customer_id": [customer], "terminal_id": [terminal]}
     answer = store.get_online_features(store.get_feature_service(f.FEATURE_SERVICE), rows).to_dict()
     return recent_of(answer, CUSTOMERS)[0], refreshed_of(answer, TERMINALS)[0].tolist()
@@ -66,7 +66,7 @@ def push(home: Path, customer: str, state: RecentEvents) -> None:
     from feast import FeatureStore
     from pandas import DataFrame
 
-    FeatureStore(repo_path=str(repository(home, "fraud"))).push(
+    FeatureStore(repo_path=str(repository(home, "fraud", "served"))).push(
         "customer_state_push", DataFrame(columns_of({customer: state}, CUSTOMERS, "customer_id"))
     )
 
@@ -91,19 +91,19 @@ def test_data_of_the_future_is_refused(feature_set: Manifest) -> None:
 
 def test_a_refresh_renews_terminals_and_keeps_what_was_pushed(home: Path, feature_set: Manifest) -> None:
     settings = Settings(home=home)
-    materialize(feature_set, home / "lake", home, LAST_DAY)
-    sources = repository(home, "fraud") / "sources"
+    materialize(feature_set, home / "lake", home, LAST_DAY, generation="served")
+    sources = repository(home, "fraud", "served") / "sources"
     customers = pq.read_table(sources / "customer_state.parquet")["customer_id"].to_pylist()
     terminal = _changed_terminal(feature_set)
     before, old_counts = looked_up(home, customers[0], terminal)
     pushed = before.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 86_400_000_000 - 5, (1234, 0.5), N + 32)
     push(home, customers[0], pushed)
 
-    made = refresh(settings, LAST_DAY + timedelta(hours=36, minutes=10))
+    made = refresh_generation(settings, "served", f.FEATURE_SERVICE, LAST_DAY + timedelta(hours=36, minutes=10))
 
     assert made is not None
     assert made.as_of.isoformat() == made.filled.facts["as_of"] == "2018-05-16T12:00:00+00:00"
-    assert filled_with(home, "fraud") == made.filled.id
+    assert filled_with(repository(home, "fraud", "served")) == made.filled.id
     after, counts = looked_up(home, customers[0], terminal)
     assert after.event_ids.tolist() == pushed.event_ids.tolist()
     assert counts != old_counts
@@ -116,10 +116,10 @@ def test_a_second_refresh_of_the_same_hour_does_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, feature_set: Manifest
 ) -> None:
     settings = Settings(home=home)
-    first = refresh(settings, LAST_DAY + timedelta(hours=6))
+    first = refresh_generation(settings, "served", f.FEATURE_SERVICE, LAST_DAY + timedelta(hours=6))
     monkeypatch.setattr("components.materialize.store.renew", _never)
 
-    second = refresh(settings, LAST_DAY + timedelta(hours=6, minutes=20))
+    second = refresh_generation(settings, "served", f.FEATURE_SERVICE, LAST_DAY + timedelta(hours=6, minutes=20))
 
     assert first is not None
     assert second is not None
@@ -132,7 +132,7 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
     """The day after the last: what a fill from nothing would give, written for those alone that changed."""
     (tmp_path / "lake").symlink_to(home / "lake")
     settings, end = Settings(home=tmp_path), LAST_DAY + timedelta(days=1)
-    filled = materialize(feature_set, home / "lake", tmp_path, end)
+    filled = materialize(feature_set, home / "lake", tmp_path, end, generation="served")
     written: list[int] = []
     put = renewal.replace_rows
     monkeypatch.setattr(
@@ -140,12 +140,15 @@ def test_a_store_that_knows_all_customers_gets_the_terminals_that_changed(
     )
 
     for hours in (9, 15, 15):
-        made = refresh(settings, end + timedelta(hours=hours, minutes=2))
+        made = refresh_generation(settings, "served", f.FEATURE_SERVICE, end + timedelta(hours=hours, minutes=2))
 
     assert made is not None
     assert made.filled.id == filled.id
     assert made.as_of == end + timedelta(hours=15)
-    assert (filled_with(tmp_path, "fraud"), renewed_to(tmp_path, "fraud")) == (filled.id, made.as_of.isoformat())
+    assert (
+        filled_with(repository(tmp_path, "fraud", "served")),
+        renewed_to(repository(tmp_path, "fraud", "served")),
+    ) == (filled.id, made.as_of.isoformat())
     assert len(written) == 2
     assert 0 < max(written) < filled.facts["states"]["terminal_state"]
     fresh = sources_of(feature_set, home / "lake", made.as_of)
@@ -160,21 +163,25 @@ def test_renewed_terminals_go_back_with_the_next_run_and_what_was_pushed_stays(
     """`make run`, a prediction, `make refresh`, `make run`: the store's name is the same, so nobody pushes again."""
     (tmp_path / "lake").symlink_to(home / "lake")
     terminal = _changed_terminal(feature_set)
-    filled = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
+    filled = materialize(feature_set, home / "lake", tmp_path, LAST_DAY, generation="served")
     before = looked_up(tmp_path, "nobody", terminal)[1]
-    assert renewal.renewable(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
-    renewal.renew(feature_set, home / "lake", tmp_path, LAST_DAY + timedelta(hours=36))
+    assert renewal.renewable(
+        feature_set, home / "lake", repository(tmp_path, "fraud", "served"), LAST_DAY + timedelta(hours=36)
+    )
+    renewal.renew(feature_set, home / "lake", repository(tmp_path, "fraud", "served"), LAST_DAY + timedelta(hours=36))
     assert looked_up(tmp_path, "nobody", terminal)[1] != before
-    assert not renewal.renewable(feature_set, home / "lake", tmp_path, LAST_DAY - timedelta(hours=1))
+    assert not renewal.renewable(
+        feature_set, home / "lake", repository(tmp_path, "fraud", "served"), LAST_DAY - timedelta(hours=1)
+    )
     customer = pq.read_table(filled.path("customer_state.parquet"))["customer_id"][0].as_py()
     kept = looked_up(tmp_path, customer, terminal)[0]
     pushed = kept.append(10**9, int(LAST_DAY.timestamp() * 1e6) + 5, (1234, 0.5), N + 32)
     push(tmp_path, customer, pushed)
 
-    again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY)
+    again = materialize(feature_set, home / "lake", tmp_path, LAST_DAY, generation="served")
 
-    assert again.id == filled.id == filled_with(tmp_path, "fraud")
-    assert renewed_to(tmp_path, "fraud") is None
+    assert again.id == filled.id == filled_with(repository(tmp_path, "fraud", "served"))
+    assert renewed_to(repository(tmp_path, "fraud", "served")) is None
     after, counts = looked_up(tmp_path, customer, terminal)
     assert counts == before
     assert after.event_ids.tolist() == pushed.event_ids.tolist()
@@ -198,7 +205,7 @@ def test_what_changed_is_told_from_what_did_not() -> None:
 
 def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, feature_set: Manifest) -> None:
     instants = ["2018-05-14T00:00:00", "2018-05-14T01:00:00+00:00", "2018-05-14T00:00:00Z", "yesterday"]
-    command = [sys.executable, "-m", "components.materialize", feature_set.uri, "--follow"]
+    command = [sys.executable, "-m", "components.materialize", feature_set.uri, "--generation", "served", "--follow"]
 
     done = subprocess.run(
         command,
@@ -211,19 +218,22 @@ def test_following_moves_with_each_line_and_says_what_is_wrong(home: Path, featu
 
     assert done.returncode == 2
     first, *renewed = done.stdout.splitlines()
-    assert first == "online store as of 2018-05-14T00:00:00+00:00: 40 customer_state, 60 terminal_state"
+    assert (
+        first
+        == "generation served of the online store as of 2018-05-14T00:00:00+00:00: 40 customer_state, 60 terminal_state"
+    )
     for line, hour in zip(renewed, (1, 0), strict=True):
-        assert re.fullmatch(rf"online store as of 2018-05-14T0{hour}:00:00\+00:00: \d+ states changed", line)
+        assert re.fullmatch(rf"generation served as of 2018-05-14T0{hour}:00:00\+00:00: \d+ states changed", line)
     assert "as_of is 'yesterday'" in done.stderr
 
 
 def test_a_store_that_was_never_filled_is_filled(tmp_path: Path, home: Path) -> None:
     (tmp_path / "lake").symlink_to(home / "lake")
 
-    made = refresh(Settings(home=tmp_path), LAST_DAY)
+    made = refresh_generation(Settings(home=tmp_path), "served", f.FEATURE_SERVICE, LAST_DAY)
 
     assert made is not None
-    assert filled_with(tmp_path, "fraud") == made.filled.id
+    assert filled_with(repository(tmp_path, "fraud", "served")) == made.filled.id
 
 
 def test_a_feature_set_of_another_source_is_not_served(
@@ -236,17 +246,20 @@ def test_a_feature_set_of_another_source_is_not_served(
     lake = tmp_path / "lake"
     served = build_features(snapshot_of(lake, simulated_days[:30]), lake, history_length=N, threads=1)
     other = build_features(snapshot_of(lake, simulated_days[20:40]), lake, history_length=N, threads=1)
-    assert newest_feature_set(lake, FRAUD) == other
+    assert newest_feature_set(lake, "fraud", f.FEATURE_SERVICE, None) == other
     sources = {served.parents["snapshot"]: "s3://served", other.parents["snapshot"]: "scored.csv"}
     monkeypatch.setattr(module, "_source_of", lambda _, made: sources[made.parents["snapshot"]])
-    materialize(served, lake, tmp_path, datetime(2018, 4, 29, tzinfo=UTC))
+    materialize(served, lake, tmp_path, datetime(2018, 4, 29, tzinfo=UTC), generation="served")
 
-    assert newest_feature_set(lake, FRAUD) == served
+    made = refresh_generation(Settings(home=tmp_path), "served", f.FEATURE_SERVICE, LAST_DAY)
+
+    assert made.filled.parents["feature_set"] == served.id
+    assert newest_feature_set(lake, "fraud", f.FEATURE_SERVICE, "scored.csv") == other
 
 
 def test_an_empty_lake_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="make run"):
-        refresh(Settings(home=tmp_path), LAST_DAY)
+        refresh_generation(Settings(home=tmp_path), "served", f.FEATURE_SERVICE, LAST_DAY)
 
 
 def test_the_command_wants_a_time_zone(

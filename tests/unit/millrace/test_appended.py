@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from fraud.features import VIEWS
 from millrace.appended.records import SLACK, Entry, Records, merged
 from millrace.inputs import RecentEvents
+from millrace.lake.feast_home import Fill
 from millrace.lookup import empty
 
 CUSTOMERS, _ = VIEWS
 N = 4
+NOW_US = 1_000
 RECORDS = Records(CUSTOMERS, N)
 CAPACITY = N + SLACK
 
@@ -34,7 +36,7 @@ unlike = st.lists(entries, max_size=60, unique_by=lambda entry: entry.event_id)
 def held(of: Sequence[Entry]) -> bytes:
     found = b""
     for entry in of:
-        found = RECORDS.inserted(found, RECORDS.of(entry))
+        found = RECORDS.inserted(found, RECORDS.of(entry, NOW_US))
     return found
 
 
@@ -77,12 +79,24 @@ def test_of_two_events_with_one_id_the_first_stays():
 def test_an_old_event_does_not_displace_newer_ones():
     full = held([Entry(number, "a", 100 + number, (1, 0.0)) for number in range(CAPACITY)])
 
-    assert RECORDS.inserted(full, RECORDS.of(Entry(-1, "a", 5, (1, 0.0)))) == full
+    assert RECORDS.inserted(full, RECORDS.of(Entry(-1, "a", 5, (1, 0.0)), NOW_US)) == full
 
 
-def test_records_since_an_instant_are_those_at_or_after_it():
+def test_rows_lack_what_happened_after_they_speak_from_and_what_came_late() -> None:
+    """Of one event at 10, one at 20 and one at 30, all appended at NOW_US."""
     three = [Entry(number, "a", at, (1, 0.0)) for number, at in ((1, 10), (2, 20), (3, 30))]
 
-    assert RECORDS.since(held(three), 20) == held(three[1:])
-    assert RECORDS.since(held(three), -(1 << 63)) == held(three)
-    assert RECORDS.since(held(three), 31) == b""
+    def lacking(as_of_us: int, filled_us: int) -> bytes:
+        return RECORDS.since(held(three), Fill("x", as_of_us=as_of_us, filled_us=filled_us))
+
+    assert lacking(20, NOW_US + 1) == held(three[1:])
+    assert lacking(31, NOW_US + 1) == b""
+    assert lacking(31, NOW_US) == held(three)  # filled before they came: ingest did not bring them
+    assert lacking(-(1 << 63), NOW_US + 1) == held(three)
+
+
+def test_records_of_an_older_release_are_taken_over() -> None:
+    one = RECORDS.of(Entry(1, "a", 10, (100, 0.5)), NOW_US)
+
+    assert RECORDS.of_former(one[:-8], NOW_US) == one
+    assert RECORDS.former_name != RECORDS.name

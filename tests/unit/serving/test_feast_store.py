@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,12 @@ from feast import FeatureStore
 from components.materialize.store import fill
 from fraud.features import FEATURE_SERVICE, VIEWS
 from fraud.formulas import TERMINAL_STATE_FIELDS
-from millrace.appended.records import Entry
-from millrace.appended.sqlite import FILE
-from millrace.errors import Unavailable
+from millrace.appended.records import Entry, Records
+from millrace.appended.sqlite import FILE, SQLiteEvents
+from millrace.errors import NotFound, Unavailable
 from millrace.inputs import RecentEvents, States, recent
 from millrace.installed import load
-from millrace.lake.feast_home import online_database, repository
-from millrace.lake.manifest import Manifest
+from millrace.lake.feast_home import DATABASE, EARLIEST_US, Fill, repository, workload_folder
 from millrace.lookup import columns_of, recent_of, states_of
 from serving.transformer.embedded import EmbeddedStore
 from serving.transformer.refreshed import RefreshedCache
@@ -69,8 +68,8 @@ def sources_with(folder: Path, count: int) -> Path:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
-    repository(home, "fraud").mkdir(parents=True)
-    fill(home, load("fraud"), sources_with(tmp_path_factory.mktemp("sources"), count=0), "small")
+    repository(home, "fraud", "served").mkdir(parents=True)
+    refill(home, sources_with(tmp_path_factory.mktemp("sources"), count=0), "small")
     return home
 
 
@@ -86,7 +85,7 @@ def test_a_lookup_during_a_push_sees_whole_states_only(home):
             done.set()
 
     torn, lookups = [], 0
-    feast = FeatureStore(str(repository(home, "fraud")))
+    feast = FeatureStore(str(repository(home, "fraud", "served")))
     service = feast.get_feature_service(FEATURE_SERVICE)
     rows = {"customer_id": NAMES, "terminal_id": ["t"] * len(NAMES)}
     feast.get_online_features(service, rows)  # the first one loads code
@@ -120,7 +119,7 @@ def test_what_one_replica_appended_the_next_lookup_of_another_sees_and_feast_aft
 
 
 def test_rows_are_those_that_feast_gives_and_takes(home):
-    store, feast = opened(home), FeatureStore(str(repository(home, "fraud")))
+    store, feast = opened(home), FeatureStore(str(repository(home, "fraud", "served")))
     pairs = {"customer_id": ["first", "nobody", "pushed"], "terminal_id": ["t", "nowhere", "t"]}
     feast.push("customer_state_push", pd.DataFrame(columns_of({"pushed": state(2)}, CUSTOMERS, "customer_id")))
     given = feast.get_online_features(feast.get_feature_service(FEATURE_SERVICE), pairs).to_dict()
@@ -191,7 +190,7 @@ def test_a_push_that_fails_leaves_everything_to_the_next(home, monkeypatch):
 def test_a_lookup_does_not_wait_for_an_unfinished_push(home):
     """The store is in WAL mode: readers go on beside a writer."""
     store = opened(home)
-    with closing(sqlite3.connect(online_database(home, "fraud"), isolation_level=None)) as other:
+    with closing(sqlite3.connect(repository(home, "fraud", "served") / DATABASE, isolation_level=None)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         other.execute("BEGIN IMMEDIATE")
 
@@ -208,14 +207,14 @@ def test_terminals_in_memory_give_what_the_store_gives_before_and_after_a_refill
 
     for _ in range(2):
         assert_same(look(cached, *pairs), look(store, *pairs))
-    fill(home, load("fraud"), sources_with(tmp_path, count=7), "another")
+    refill(home, sources_with(tmp_path, count=7), "another")
     assert_same(look(cached, *pairs), look(store, *pairs))
     assert look(cached, *pairs).refreshed[TERMINALS.name][:, 0].tolist() == [7, 7, 0]
 
 
 def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(home):
     store = opened(home)
-    with closing(sqlite3.connect(online_database(home, "fraud"))) as other:
+    with closing(sqlite3.connect(repository(home, "fraud", "served") / DATABASE)) as other:
         other.execute("ALTER TABLE filled_with RENAME TO aside")
         try:
             for asked in (store, RefreshedCache(store, load("fraud"), 60)):
@@ -226,70 +225,69 @@ def test_a_store_that_was_never_filled_is_not_read_as_one_of_unknown_entities(ho
     assert look(store, ["first"], ["t"]).refreshed[TERMINALS.name].any()
 
 
-def lake_with(lake: Path, fill: str, as_of_us: int) -> Path:
-    """A lake that says from which instant a fill speaks."""
-    folder = lake / "online" / fill
-    folder.mkdir(parents=True)
-    facts = {"as_of": datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()}
-    Manifest(kind="online_store", id=fill, workload="fraud", uri=str(folder), facts=facts).write(
-        folder / "manifest.json"
-    )
-    return lake
-
-
 def test_after_a_refill_what_is_newer_is_served_at_once_and_pushed_again_and_what_ingest_brought_is_dropped(
     home, tmp_path
 ):
-    lake = lake_with(tmp_path / "lake", "refilled", as_of_us=2)
-    one, other = opened(home, lake), opened(home, lake)
+    one, other = opened(home), opened(home)
     one.append([entry(number, "refilled") for number in (1, 2)] + [entry(1, "old")])
     pushed_by(one)
 
-    fill(home, load("fraud"), sources_with(tmp_path, count=1), "refilled")
+    refill(home, sources_with(tmp_path, count=1), "refilled", as_of_us=2)
 
     assert by_feast(home, "refilled") == [[]]
-    assert 2 in ids(look(other, ["refilled"], ["t"]))[0]
+    assert ids(look(other, ["refilled"], ["t"])) == [[2]]
     pushed_by(other)
     assert by_feast(home, "refilled", "old") == [[2], []]
     assert ids(look(one, ["refilled", "old"], ["t", "t"])) == [[2], []]
-    one.append([entry(1, "old")])  # it came late, after the fill
+    one.append([entry(0, "old")])  # it came late, after the fill
+    assert ids(look(other, ["old"], ["t"])) == [[0]]
     pushed_by(one)
-    assert by_feast(home, "old") == [[1]]
+    assert by_feast(home, "old") == [[0]]
 
 
-def test_a_refill_without_its_lake_keeps_everything(home, tmp_path):
-    store = opened(home, tmp_path)
-    store.append([entry(1, "kept")])
-    pushed_by(store)
+def test_what_was_appended_belongs_to_every_generation_and_is_pushed_into_each(home, tmp_path):
+    served, aside = opened(home), repository(home, "fraud", "aside")
+    served.append([entry(1, "shared"), entry(5, "shared")])
+    pushed_by(served)
 
-    fill(home, load("fraud"), sources_with(tmp_path, count=1), "unknown")
-    pushed_by(store)
+    fill(aside, load("fraud"), sources_with(tmp_path, count=3), Fill("aside", as_of_us=4, filled_us=now_us()))
+    new = opened(home, "aside")
+    served.append([entry(6, "shared")])
 
-    assert by_feast(home, "kept") == [[1]]
+    assert ids(look(served, ["shared"], ["t"])) == [[1, 5, 6]]
+    assert ids(look(new, ["shared"], ["t"])) == [[5, 6]]
+    assert look(new, ["shared"], ["t"]).refreshed[TERMINALS.name][0, 0] == 3
+    pushed_by(new)
+    assert by_feast(home, "shared", generation="aside") == [[5, 6]]
+    assert served.unpushed() == 1  # each for itself
 
 
-def test_a_kill_while_events_go_in_again_loses_none(home, tmp_path, monkeypatch):
-    monkeypatch.setattr("millrace.appended.sqlite.CHUNK", 2)
-    names = [f"again {number}" for number in range(7)]
-    store = opened(home, tmp_path)
-    store.append([entry(1, name) for name in names])
-    pushed_by(store)
-    fill(home, load("fraud"), sources_with(tmp_path, count=1), "killed")
-    put_back, calls = store._recent.events._put_back, []
+def test_filling_another_generation_changes_nothing_that_is_served(home, tmp_path):
+    store = opened(home)
+    before = look(store, ["first", "nobody"], ["t", "nowhere"])
 
-    def dies(key, records):
-        calls.append(key)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return put_back(key, records)
+    fill(repository(home, "fraud", "tried"), load("fraud"), sources_with(tmp_path, count=9), Fill("tried"))
 
-    with monkeypatch.context() as killed:
-        killed.setattr(store._recent.events, "_put_back", dies)
-        with pytest.raises(KeyboardInterrupt):
-            store.push()
-    pushed_by(opened(home, tmp_path))
+    assert_same(look(store, ["first", "nobody"], ["t", "nowhere"]), before)
 
-    assert by_feast(home, *names) == [[1]] * 7
+
+def test_a_generation_that_is_not_there_is_refused_with_those_that_are(home):
+    with pytest.raises(NotFound, match=r"generation gone .*there are: .*served"):
+        open_store(home, load("fraud"), "gone", N)
+
+
+def test_what_an_older_release_appended_is_taken_over(home):
+    """Its table had no time of the append."""
+    path = home / "former.db"
+    records = Records(CUSTOMERS, N)
+    record = records.of(entry(1, "former"), 0)[:-8]
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute(f'CREATE TABLE "{records.former_name}" (key TEXT, records BLOB, version INTEGER, pushed INTEGER)')
+        old.execute(f'INSERT INTO "{records.former_name}" VALUES (?, ?, 1, 1)', ["former", record])
+
+    events = SQLiteEvents(path, records)
+
+    assert records.state(events.held(["former"])["former"]).event_ids.tolist() == [1]
 
 
 def test_a_disk_that_refuses_is_an_error_before_the_answer(home):
@@ -304,7 +302,7 @@ def test_what_was_appended_reaches_the_disk_and_the_log_does_not_grow_for_ever(h
     store = opened(home)
     for number in range(50):
         store.append([entry(number, f"synced {of}") for of in range(20)])
-    log = repository(home, "fraud") / f"{FILE}-wal"
+    log = workload_folder(home, "fraud") / f"{FILE}-wal"
     before = log.stat().st_size
 
     store.sync()
@@ -313,8 +311,17 @@ def test_what_was_appended_reaches_the_disk_and_the_log_does_not_grow_for_ever(h
     assert log.stat().st_size <= before
 
 
-def opened(home: Path, lake: Path | None = None) -> EmbeddedStore:
-    store = open_store(repository(home, "fraud"), load("fraud"), N, lake or home / "lake")
+def refill(home: Path, sources: Path, name: str, as_of_us: int = EARLIEST_US) -> None:
+    content = Fill(name, as_of_us=as_of_us, filled_us=now_us())
+    fill(repository(home, "fraud", "served"), load("fraud"), sources, content)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def opened(home: Path, generation: str = "served") -> EmbeddedStore:
+    store = open_store(home, load("fraud"), generation, N)
     assert isinstance(store, EmbeddedStore)
     return store
 
@@ -327,9 +334,9 @@ def ids(states: States) -> list[list[int]]:
     return [one.event_ids.tolist() for one in states.recent[CUSTOMERS.name]]
 
 
-def by_feast(home: Path, *customers: str) -> list[list[int]]:
+def by_feast(home: Path, *customers: str, generation: str = "served") -> list[list[int]]:
     """What Feast's own lookup says of their events."""
-    feast = FeatureStore(str(repository(home, "fraud")))
+    feast = FeatureStore(str(repository(home, "fraud", generation)))
     rows = {"customer_id": list(customers)}
     found = feast.get_online_features([f"{CUSTOMERS.name}:{name}" for name in CUSTOMERS.fields], rows)
     return [one.event_ids.tolist() for one in recent_of(found.to_dict(), CUSTOMERS)]

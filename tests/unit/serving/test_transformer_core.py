@@ -16,7 +16,7 @@ from millrace.errors import ConfigError, Unavailable
 from millrace.events.prediction import CHALLENGER, CHAMPION
 from millrace.inputs import States
 from millrace.installed import load
-from millrace.lake.feast_home import online_database, record_fill, repository
+from millrace.lake.feast_home import DATABASE, Fill, record_fill, repository
 from millrace.lake.manifest import Manifest
 from millrace.lookup import empty, recent_of, unknown_states
 from millrace.reasons import MAX_REASONS, reasons
@@ -24,7 +24,7 @@ from serving.transformer import core
 from serving.transformer.answers import Door
 from serving.transformer.fit import require_fit
 from serving.transformer.gather import apart
-from serving.transformer.server import require_history_length
+from serving.transformer.store import require_history_length
 
 N = 4
 FRAUD = load("fraud")
@@ -100,7 +100,9 @@ def test_feasts_row_and_what_was_appended_make_one_history():
     recent = recent_of({name: [values] for name, values in stored.items()}, CUSTOMERS)
     entry = prepare(requests(3), unknown(1)).entries[0]
     records = Records(CUSTOMERS, N)
-    response = States({CUSTOMERS.name: [records.served(*recent, records.of(entry))]}, unknown(1).refreshed)
+    response = States(
+        {CUSTOMERS.name: [records.served(*recent, records.of(entry, 1), Fill("x"))]}, unknown(1).refreshed
+    )
 
     prepared = prepare(requests(4, amount=8.0), response)
 
@@ -205,19 +207,20 @@ def test_features_of_another_length_than_the_models_are_refused():
         require_fit(FRAUD, SCORED, N + 1)
 
 
-def test_an_online_store_of_another_length_stops_the_start(tmp_path):
-    require_history_length(tmp_path, FRAUD, N)  # nothing known
-    repository(tmp_path, "fraud").mkdir(parents=True)
-    with closing(sqlite3.connect(online_database(tmp_path, "fraud"))) as connection, connection:
-        record_fill(connection, "abc")
-    require_history_length(tmp_path, FRAUD, N)  # filled, without its lake
+def test_a_generation_of_another_length_is_not_opened(tmp_path):
+    repo = repository(tmp_path, "fraud", "served")
+    require_history_length(tmp_path, FRAUD, repo, N)  # nothing known
+    repo.mkdir(parents=True)
+    with closing(sqlite3.connect(repo / DATABASE)) as connection, connection:
+        record_fill(connection, Fill("abc"))
+    require_history_length(tmp_path, FRAUD, repo, N)  # filled, without its lake
     folder = tmp_path / "lake" / "online" / "abc"
     folder.mkdir(parents=True)
     facts = {"history_length": N}
     Manifest(kind="online_store", id="abc", workload="fraud", uri=str(folder), facts=facts).write(
         folder / "manifest.json"
     )
-    require_history_length(tmp_path, FRAUD, N)
+    require_history_length(tmp_path, FRAUD, repo, N)
 
     with pytest.raises(ConfigError, match=r"MILLRACE_HISTORY_LENGTH is 5; .* filled with 4"):
-        require_history_length(tmp_path, FRAUD, N + 1)
+        require_history_length(tmp_path, FRAUD, repo, N + 1)

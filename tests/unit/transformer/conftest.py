@@ -26,9 +26,10 @@ from millrace.lookup import empty, unknown_states
 from millrace.settings import Settings
 from serving.lean import LeanRoutes
 from serving.protocol import decode_json
+from serving.reads import Reads
+from serving.transformer import wiring
 from serving.transformer.predictor import PredictorClient
 from serving.transformer.routes import identified
-from serving.transformer.wiring import transformer
 
 CUSTOMERS, TERMINALS = VIEWS
 N = 4
@@ -125,6 +126,7 @@ class MemoryStore:
     views: tuple[View, ...] = VIEWS
     appended: list[Entry] = field(default_factory=list)
     embedded: bool = False
+    place: str = "memory"
 
     def read(self, keys):
         self.reads += 1
@@ -212,10 +214,15 @@ def options(tmp_path: Path) -> Callable[..., Settings]:
 
 
 @asynccontextmanager
-async def serving(predictor: Any, settings: Settings, store: Any = None, workload: str = "fraud"):
+async def serving(
+    predictor: Any, settings: Settings, store: Any = None, workload: str = "fraud", generations: Any = None
+):
     """A started transformer; on leaving, what it has to tell is told."""
     champion = PredictorClient(predictor, NAME) if isinstance(predictor, str) else predictor
-    model = transformer(NAME, load(workload), champion, store or MemoryStore(), settings)
+    if generations is None:
+        generations = wiring.generations(load(workload), settings)
+        generations.add(wiring.held(load(workload), Reads("", "served"), store or MemoryStore(), settings))
+    model = wiring.transformer(NAME, load(workload), champion, generations, settings)
     await model.started()
     try:
         yield Running(model)

@@ -178,7 +178,7 @@ def test_past_its_deadline_a_request_gets_504_and_leaves_no_trace(lab, options, 
             lab.serving(model.address, options(deadline_ms=setting), store) as path,
         ):
             headers = {"x_deadline_ms": header} if header else {}
-            return await path.predict(lab.transaction(), **headers), path.model._memory.turns
+            return await path.predict(lab.transaction(), **headers), path.model._turns
 
     store = lab.MemoryStore()
     reply, turns = run(scenario())

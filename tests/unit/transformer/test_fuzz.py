@@ -109,7 +109,7 @@ def test_no_document_makes_the_path_fail(answered):
                 assert row["decision"] in ("review", "approve")
         else:
             assert reply.document["error"]
-            assert len(path.model._memory.turns) == 0
+            assert len(path.model._turns) == 0
 
     check()
     assert {200, 400} <= statuses

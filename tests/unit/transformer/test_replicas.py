@@ -15,7 +15,7 @@ from components.materialize.store import fill
 from fraud.features import VIEWS
 from millrace.installed import load
 from millrace.instants import instant_of
-from millrace.lake.feast_home import repository
+from millrace.lake.feast_home import Fill, repository
 from millrace.lookup import columns_of
 from millrace.pseudonyms import pseudonym
 from serving.transformer.store import OnlineStore, open_store
@@ -25,10 +25,10 @@ CLIENTS = [f"c{number}" for number in range(5)]
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Path:
+def home(tmp_path: Path) -> Path:
     """A store that was filled with one terminal and no customer."""
     home = tmp_path / "home"
-    repository(home, "fraud").mkdir(parents=True)
+    repository(home, "fraud", "served").mkdir(parents=True)
     recent = columns_of({}, CUSTOMERS, "customer_id")
     types = {"customer_id": pa.string(), "event_timestamp": pa.timestamp("us", "UTC")}
     types |= {name: pa.list_(value.value_type) for name, value in CUSTOMERS.fields.items()}
@@ -36,12 +36,12 @@ def repo(tmp_path: Path) -> Path:
     terminal = {name: [1] for name in TERMINALS.fields}
     row = {"terminal_id": ["t"], "event_timestamp": [instant_of(0)], **terminal}
     pq.write_table(pa.table(row), tmp_path / "terminal_state.parquet")
-    fill(home, load("fraud"), tmp_path, "empty")
-    return repository(home, "fraud")
+    fill(repository(home, "fraud", "served"), load("fraud"), tmp_path, Fill("empty"))
+    return home
 
 
-def opened(repo: Path, length: int) -> OnlineStore:
-    return open_store(repo, load("fraud"), length, repo / "lake")
+def opened(home: Path, length: int) -> OnlineStore:
+    return open_store(home, load("fraud"), "served", length)
 
 
 def day(lab, prefix: str) -> list[dict]:
@@ -55,13 +55,13 @@ def day(lab, prefix: str) -> list[dict]:
     return rows
 
 
-def test_a_day_through_four_transformers_at_once_gives_the_states_that_one_gives(lab, options, repo):
+def test_a_day_through_four_transformers_at_once_gives_the_states_that_one_gives(lab, options, home):
     settings = options(deadline_ms=60_000)
 
     async def replayed(replicas: int, prefix: str) -> list[int]:
         async with lab.predictor().running() as model, AsyncExitStack() as stack:
             paths = [
-                await stack.enter_async_context(lab.serving(model.address, settings, opened(repo, lab.N)))
+                await stack.enter_async_context(lab.serving(model.address, settings, opened(home, lab.N)))
                 for _ in range(replicas)
             ]
             draw = random.Random(replicas)
@@ -73,7 +73,7 @@ def test_a_day_through_four_transformers_at_once_gives_the_states_that_one_gives
     one, four = asyncio.run(replayed(1, "one ")), asyncio.run(replayed(4, "four "))
 
     assert set(one) == set(four) == {200}
-    store = opened(repo, lab.N)
+    store = opened(home, lab.N)
     alone = store.read_recent([pseudonym(f"one {name}", b"key") for name in CLIENTS])
     shared = store.read_recent([pseudonym(f"four {name}", b"key") for name in CLIENTS])
     assert [state.event_ids.tolist() for state in shared] == [state.event_ids.tolist() for state in alone]
