@@ -107,11 +107,11 @@ def require_known(workload: Workload, accept: Mapping[str, str]) -> None:
                 f"--accept {name}: without it there is nothing to learn from or to judge by. Give more data"
             )
 
-        names = [known for gate in ACCEPTABLE for known in names_of(workload, gate)]
+        names = sorted({known for gate in ACCEPTABLE for known in names_of(workload, gate)})
         if name in names or any(_pattern(known).fullmatch(name) for known in names if known.endswith("[*]")):
             continue
         close = difflib.get_close_matches(name, names, 3, 0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(set(names)))}"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
         raise InvalidInput(f"--accept {name}: no gate of workload {workload.name!r} has such a rule; {hint}")
 
 
