@@ -37,7 +37,10 @@ def column_skills(db: duckdb.DuckDBPyConnection, workload: Workload, files: Sequ
     label = schema.LABEL.column
     kinds = {field.name: field.kind for field in schema.FIELDS}
     classes = kinds[label] is Kind.CLASS
-    asked = [name for name, kind in kinds.items() if kind in ORDERED | {Kind.TEXT} and name != label]
+    levels = {name for name in workload.exchange.ASKED if kinds[name] is Kind.KEY}  # not ids of entities
+    asked = [
+        name for name, kind in kinds.items() if name != label and (kind in ORDERED | {Kind.TEXT} or name in levels)
+    ]
 
     skills = {}
     for name in asked:
