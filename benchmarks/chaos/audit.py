@@ -20,9 +20,9 @@ from millrace.events.prediction import SHADOW
 from millrace.events.stream import Lag, open_stream
 from millrace.inputs import RecentEvents
 from millrace.installed import Workload
-from millrace.lake.feast_home import repository
 from millrace.pseudonyms import pseudonym
 from millrace.registry import audit
+from millrace.registry.generations import generations_in_use
 from millrace.requests import RequestFormat
 from millrace.settings import Settings
 from serving.transformer.store import open_store
@@ -146,7 +146,7 @@ def judge_states(here: Settings, workload: Workload, asked: Sequence[Asked], fou
         if told.asked.answered_at is not None:
             acknowledged[told.keys[entity]][told.event_id] = told.event_us
 
-    store = open_store(repository(here.home, workload.name, "served"), workload, here.history_length, here.lake)
+    store = open_store(here.home, workload, next(iter(generations_in_use(here))), here.history_length)
     keys = sorted(sent)
     for key, state in zip(keys, store.read_recent(keys), strict=True):
         wrong = wrong_with(state, sent[key], acknowledged[key], here.history_length + SLACK)
