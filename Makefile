@@ -15,7 +15,7 @@ export PYTHONWARNINGS ?= ignore
 # Text is UTF-8 in every locale, also to the libraries that open files themselves.
 export PYTHONUTF8 ?= 1
 CHOICE = --workload '$(or $(NAMED),$(WORKLOAD))'
-HOME_DIR = $(abspath $(or $(MILLRACE_HOME),.millrace))
+HOME_DIR = $(if $(filter /%,$(firstword $(MILLRACE_HOME))),$(MILLRACE_HOME),$(CURDIR)/$(or $(MILLRACE_HOME),.millrace))
 # Which workload is meant, everywhere below: make run WORKLOAD=name. NAME is a model of its own that begins from it.
 WORKLOAD ?= $(or $(MILLRACE_WORKLOAD),fraud)
 # Some systems export a NAME of their own: one that was not typed is none.
@@ -24,6 +24,13 @@ STRICT := $(wildcard components/*/core.py serving/*/core.py)
 ENGINE ?= docker
 TAG    ?= 0.1.0
 IMAGES ?= $(shell awk '!/^\#/ {print $$1}' requirements/images/targets)
+
+# An environment knows where it lies: in a checkout that was renamed its scripts start an interpreter that is gone.
+MOVED := $(shell python=$$(head -3 $(BIN)/millrace 2>/dev/null | grep -o '/[^"]*/bin/python[0-9.]*' | head -1); test -z "$$python" || test -x "$$python" || echo moved)
+ifeq ($(MOVED),moved)
+$(info make: $(VENV) was made in another place; it is made again)
+$(shell rm -rf $(VENV) $(DRIFT))
+endif
 
 ##@ Start here
 
@@ -82,9 +89,13 @@ labels: setup ## Load labels that became known: FILE=labels.csv (or Parquet, any
 score: setup ## Score the rows of a file without a server: DATA=uri [OUT=scores.parquet]; one day, no labels, no gate [ARGS=--help].
 	$(BIN)/millrace score $(if $(DATA),"$$DATA") $(if $(MAP),--columns "$$MAP") $(if $(OUT),-o "$$OUT") $(CHOICE) $(ARGS)
 
+.PHONY: doctor
+doctor: setup ## Check the home and this machine: what is wrong, and the command that mends it [ARGS='--fix --json'].
+	$(BIN)/millrace doctor $(CHOICE) $(ARGS)
+
 .PHONY: mlflow
 mlflow: setup ## Open MLflow's UI on the local runs and registry.
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlflow/mlflow.db --port $(or $(PORT),5000)
+	$(BIN)/mlflow ui --backend-store-uri 'sqlite:///$(HOME_DIR)/mlflow/mlflow.db' --port $(or $(PORT),5000)
 
 .PHONY: feast
 feast: setup ## Open Feast's UI on the local registry.
@@ -231,7 +242,7 @@ submit: setup ## Run a pipeline on Kubeflow Pipelines: PIPELINE=training HOST=ur
 
 .PHONY: sbom
 sbom: setup ## A bill of materials (CycloneDX) for each image into .millrace/sbom.
-	$(BIN)/python requirements/sbom $(HOME_DIR)/sbom
+	$(BIN)/python requirements/sbom '$(HOME_DIR)/sbom'
 
 .PHONY: audit
 audit: setup ## Known vulnerabilities of every image's packages (pip-audit; needs its service).

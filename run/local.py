@@ -23,6 +23,7 @@ from millrace.errors import AlreadyRunning, MillraceError
 from millrace.installed import load
 from millrace.judge.refusals import Refusal, refusal_of
 from millrace.lake.atomic import exclusive, sha256_text, waiting
+from millrace.lake.disk import said_by_a_step, writing_to
 from millrace.lake.manifest import Manifest
 from millrace.lake.moved import settle
 from millrace.observe.progress import log
@@ -77,7 +78,7 @@ def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings, *
     that a change of either is never answered from the cache.
     """
     runs = settings.home / "runs"
-    with _turn(settings.home, patient):
+    with writing_to(settings.home), _turn(settings.home, patient):
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
         settle(settings.home.resolve())
         drop_stale(runs.resolve())
@@ -92,7 +93,8 @@ def run_local(pipeline: Any, arguments: Mapping[str, Any], settings: Settings, *
                 step, refusal = view.step or "(before the first)", refusal_of(settings.home, run)
                 if refusal is not None:
                     raise PipelineBlocked(step, refusal, log_path) from error
-                raise PipelineFailed(step, view.failure(), log_path) from error
+                detail = said_by_a_step(view.failure(), settings.home)
+                raise PipelineFailed(step, detail, log_path) from error
         return LocalRun({name: Manifest.read(Path(out.path)) for name, out in outputs.items()}, view.seconds, log_path)
 
 

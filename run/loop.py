@@ -20,6 +20,7 @@ from components.ingest.core import source_version
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.installed import load
 from millrace.judge.explained import require_known
+from millrace.lake.disk import writing_to
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
 from millrace.printing import accept_any_text
@@ -136,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         here = named(options.workload, options.name, IngestOptions.of(options).columns)
-        summary = run(options.data, _arguments(options), here, live=not options.no_serve)
+        with writing_to(here.home):
+            summary = run(options.data, _arguments(options), here, live=not options.no_serve)
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from millrace.lake.atomic import replacing_file, write_text
+from millrace.observe.progress import log
 
 CHECKPOINT: Final = "checkpoint.pt"
 CURVE: Final = "training_curve.json"
@@ -22,10 +24,23 @@ def keep(folder: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def kept(folder: Path) -> dict[str, Any] | None:
-    """What `keep` wrote last, in the memory of the CPU; None in a folder without. No code is loaded with it."""
-    if not (folder / CHECKPOINT).is_file():
+    """What `keep` wrote last, in the memory of the CPU; None in a folder without. No code is loaded with it.
+
+    One that cannot be read is named in the log, and as good as none: training begins anew.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
         return None
-    saved: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        log(
+            "checkpoint_unreadable",
+            file=str(path),
+            error=repr(error)[:120],
+            healed="training begins anew",
+        )
+        return None
     return saved
 
 

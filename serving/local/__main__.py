@@ -16,6 +16,7 @@ from rich.console import Console
 from millrace.errors import InvalidInput, MillraceError
 from millrace.fields import Kind
 from millrace.installed import Workload, load
+from millrace.lake.disk import writing_to
 from millrace.lake.moved import settle
 from millrace.printing import accept_any_text
 from millrace.requests import RequestFormat
@@ -34,7 +35,8 @@ def main() -> int:
     place = Place(settings().home.resolve())
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
-        return int(options.run(options, place, console) or 0)
+        with writing_to(place.home):
+            return int(options.run(options, place, console) or 0)
     except MillraceError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

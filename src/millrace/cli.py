@@ -21,6 +21,7 @@ from millrace import __version__
 from millrace.errors import InvalidInput, MillraceError, NotFound
 from millrace.events.shown import add_options as add_event_options
 from millrace.events.shown import events
+from millrace.lake.disk import writing_to
 from millrace.lake.moved import settle
 from millrace.printing import accept_any_text
 from millrace.registry.lineage import FindVersion, trace, tree
@@ -30,6 +31,7 @@ from millrace.scaffold.options import add_options as add_new_options
 from millrace.settings import Settings, settings
 
 PROGRAMS: Final = {
+    "doctor": ("serving.local.doctor.__main__", "Check a home and its machine: what is wrong, and what mends it."),
     "score": ("run.score", "Score the rows of a file with the model that serves, without a server."),
 }
 """Commands that are programs of their own, above this package: module and what it does."""
@@ -46,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(given)
     try:
         here = settings(arguments.workload)
-        settle(here.home)
-        arguments.run(arguments, here)
+        with writing_to(here.home):
+            settle(here.home)
+            arguments.run(arguments, here)
     except InvalidInput as error:
         return _fail(error, 2)
     except MillraceError as error:

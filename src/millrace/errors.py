@@ -8,6 +8,8 @@ Each says what, got, wanted and the next step, and subclasses the builtin a call
     │   └── ConfigError                   a setting or a YAML file has a wrong key or value
     ├── NotFound(LookupError)             a snapshot, model version, entity or file that was named is not there
     ├── ArtifactCorrupt(OSError)          a stored file does not match the hash in its manifest
+    ├── DiskFull(OSError)                 nothing more fits where something was to be written
+    ├── NotWritable(OSError)              a file or folder is another user's, or on a disk that is read-only
     ├── GateBlocked(RuntimeError)         a gate said no; carries the verdict
     ├── AlreadyRunning(RuntimeError)      another process holds the lock on this piece of work
     ├── ModelFault(ArithmeticError)       a model answers what is no number
@@ -53,6 +55,14 @@ class NotFound(MillraceError, LookupError):
 
 class ArtifactCorrupt(MillraceError, OSError):
     """A stored file does not match the hash in its manifest."""
+
+
+class DiskFull(MillraceError, OSError):
+    """Nothing more fits where something was to be written."""
+
+
+class NotWritable(MillraceError, OSError):
+    """A file or folder belongs to another user, or lies on a disk that is read-only."""
 
 
 class AlreadyRunning(MillraceError, RuntimeError):

@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import TextIO
 
 from millrace.errors import AlreadyRunning
+from millrace.lake.disk import writing_to
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; renamed over it on success, removed on any error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     aside = Path(name)
 
     try:
-        yield aside
-        _sync(aside)
-        aside.chmod(0o644)
-        aside.replace(path)
+        with writing_to(path):
+            yield aside
+            _sync(aside)
+            aside.chmod(0o644)
+            aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -40,14 +43,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     A folder already at `path` is left as it is when it appears meanwhile: folders here are content-addressed,
     so whoever came first wrote the same thing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
 
     try:
-        yield aside
-        aside.chmod(0o755)
-        if not path.exists():
-            aside.replace(path)
+        with writing_to(path):
+            yield aside
+            aside.chmod(0o755)
+            if not path.exists():
+                aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -75,7 +80,9 @@ def sha256_text(*parts: str) -> str:
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file at `path`; raises AlreadyRunning when another process has it. Freed when the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     with path.open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +99,9 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, when its turn comes. Freed when the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     with path.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         _sign(stream)

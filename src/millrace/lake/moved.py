@@ -36,7 +36,7 @@ def settle(home: Path) -> Path | None:
     Raises AlreadyRunning when another process changes the registry.
     """
     home = home.absolute()
-    old = _old_place(home)
+    old = old_place(home)
     if old is None:
         return None
     with exclusive(home / "registry.lock", f"a change to the registry of {home}"):
@@ -48,7 +48,7 @@ def settle(home: Path) -> Path | None:
     return old
 
 
-def _old_place(home: Path) -> Path | None:
+def old_place(home: Path) -> Path | None:
     """Where the home was when its champion was promoted, or its store filled; a link to the same place is no move."""
     for path in _documents(home):
         for old in _places_in(path):

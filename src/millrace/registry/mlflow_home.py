@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from millrace.errors import Unavailable
+from millrace.errors import ArtifactCorrupt, Unavailable
 from millrace.lake.atomic import waiting
 from millrace.settings import Settings
 
@@ -31,12 +31,15 @@ def mlflow_client(uri: str) -> Any:
         warnings.simplefilter("ignore")
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
-        from sqlalchemy.exc import OperationalError
+        from sqlalchemy.exc import DatabaseError, OperationalError
 
         try:
             with _alone(uri):
                 return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except (MlflowException, OperationalError, OSError) as error:
+        except (MlflowException, DatabaseError, OSError) as error:
+            _require_whole(uri, error)
+            if isinstance(error, DatabaseError) and not isinstance(error, OperationalError):
+                raise
             parts = urlsplit(uri)
             place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # never the password
             raise Unavailable(f"the model registry at {place} does not answer. Is the server up?") from error
@@ -50,6 +53,17 @@ def experiment_id(client: Any, name: str, settings: Settings) -> str:
             return str(found.experiment_id)
         embedded = (settings.home / "mlflow" / "artifacts").resolve().as_uri()
         return str(client.create_experiment(name, None if settings.mlflow_tracking_uri else embedded))
+
+
+def _require_whole(uri: str, error: Exception) -> None:
+    """Raise ArtifactCorrupt for an embedded database that was cut short, with its file and what to do."""
+    text = str(error)
+    if uri.startswith("sqlite:///") and ("malformed" in text or "not a database" in text):
+        path = uri.removeprefix("sqlite:///")
+        raise ArtifactCorrupt(
+            f"{path} is damaged: {text.splitlines()[0]}. Move it away (mv '{path}' '{path}.broken') and register the "
+            "models again: make run. What serves goes on meanwhile."
+        ) from error
 
 
 @contextmanager

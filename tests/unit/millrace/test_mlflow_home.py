@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from millrace.errors import Unavailable
+from millrace.errors import ArtifactCorrupt, Unavailable
 from millrace.registry.mlflow_home import mlflow_client
 
 OPEN = """
@@ -34,3 +34,11 @@ def test_a_database_that_cannot_be_made_is_named(tmp_path):
 
     with pytest.raises(Unavailable, match=r"mlflow/mlflow\.db does not answer"):
         mlflow_client(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+
+
+def test_a_database_that_was_cut_short_is_named_with_what_to_do(tmp_path):
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(b"not a database" * 1000)
+
+    with pytest.raises(ArtifactCorrupt, match=r"mlflow\.db is damaged: .*Move it away \(mv"):
+        mlflow_client(f"sqlite:///{database}")

@@ -164,9 +164,9 @@ def test_the_traceback_of_a_failing_process_reaches_the_caller(
     identity = model_id(training_set, small_config(), settings.processes)
     work = settings.lake / "models" / f".{identity}.run"
     work.mkdir(parents=True)
-    (work / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    (work / "training_curve.json").mkdir()
 
-    with pytest.raises(TrainingFailed, match=r"torch\.load") as caught:
+    with pytest.raises(TrainingFailed, match="IsADirectoryError") as caught:
         train(training_set, settings.lake, small_config(), settings)
 
     assert "Traceback" in str(caught.value)
