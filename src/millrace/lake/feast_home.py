@@ -107,7 +107,7 @@ def generations(home: Path, workload: str) -> list[str]:
 
 def project_of(configuration: Mapping[str, Any], generation: str) -> dict[str, Any]:
     """A feature_store.yaml that names a workload's project, for one generation where many share a server."""
-    return {**configuration, "project": f"{configuration['project']}-{generation}"}
+    return {**configuration, "project": f"{configuration['project']}_{generation}"}
 
 
 def show(home: Path, workload: str, generation: str) -> None:
