@@ -16,9 +16,10 @@ import yaml
 
 from millrace.errors import MillraceError
 from millrace.installed import load, names
-from millrace.lake.feast_home import filled_with
+from millrace.lake.feast_home import filled_with, repository
 from millrace.lake.manifest import Manifest
 from millrace.lake.moved import old_place
+from millrace.registry.model_spec import generation_of
 from millrace.rollout import canary
 from millrace.settings import Settings
 from serving.local.doctor.findings import Finding
@@ -136,20 +137,36 @@ def audit(here: Settings) -> Iterator[Finding]:
 
 
 def online_stores(here: Settings) -> Iterator[Finding]:
-    """Whoever serves has a store that was filled."""
+    """The generation of state that each served model reads was filled."""
     if here.feature_store is not None:
         return
     for name in names():
         served = here.home / "serving" / f"{load(name).model_name}.yaml"
-        if not served.is_file():
+        generation = _generation(here.home, served) if served.is_file() else None
+        if generation is None:
             continue
         try:
-            filled = filled_with(here.home, name)
+            filled = filled_with(repository(here.home, name, generation)) if generation else None
         except sqlite3.Error:
-            continue
-        if filled is None:
+            continue  # the check of databases says why
+        if not generation:
+            told = f"{name}'s model names no generation of state: an older release promoted it"
+            yield Finding(
+                "online store", told, f"make run WORKLOAD={name}, with the same data, which trains nothing anew"
+            )
+        elif filled is None:
             told = f"{name} serves and its online store was never filled: answers are made from defaults"
             yield Finding("online store", told, f"make refresh WORKLOAD={name}")
+
+
+def _generation(home: Path, served: Path) -> str | None:
+    """What the stable version of a served manifest reads; None where that cannot be told: `served_models` says so."""
+    try:
+        version = canary.stable_version(yaml.safe_load(served.read_text(encoding="utf-8")))
+        folder = home / "serving" / "models" / served.stem / str(version)
+        return generation_of(Manifest.lying_in(folder, "model"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, MillraceError, KeyError, TypeError, ValueError):
+        return None
 
 
 def processes(here: Settings) -> Iterator[Finding]:

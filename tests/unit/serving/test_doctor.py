@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from millrace.cli import main
+from millrace.lake.feast_home import Fill, record_fill
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.settings import Settings
 from serving.local.doctor import home as checks
@@ -31,15 +32,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = home / "serving" / "models" / "fraud-detector" / "1"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text("{}", encoding="utf-8")
-    Manifest(kind="model", id="a" * 16, workload="fraud", uri=str(folder), files=hash_files(folder)).write()
+    facts = {"generation": "g1"}
+    Manifest(
+        kind="model", id="a" * 16, workload="fraud", uri=str(folder), files=hash_files(folder), facts=facts
+    ).write()
     (home / "serving" / "fraud-detector.yaml").write_text(SERVICE.format(uri=folder.as_uri()), encoding="utf-8")
-    for name in ("mlflow/mlflow.db", "feast/fraud/online_store.db"):
+    for name in ("mlflow/mlflow.db", "feast/fraud/g1/online_store.db"):
         (home / name).parent.mkdir(parents=True)
         with closing(sqlite3.connect(home / name)) as database, database:
-            database.execute("CREATE TABLE filled_with (id TEXT, renewed_to TEXT)")
+            record_fill(database, Fill("b"))
             database.execute("CREATE TABLE registered_model_aliases (name TEXT, alias TEXT, version INTEGER)")
-            database.execute("INSERT INTO filled_with VALUES ('b', NULL)")
-            database.executemany("INSERT INTO filled_with VALUES (?, NULL)", [("x" * 900,)] * 50)
+            database.execute("CREATE TABLE filler (text TEXT)")
+            database.executemany("INSERT INTO filler VALUES (?)", [("x" * 900,)] * 50)
     (home / "audit.jsonl").write_text('{"action": "promote"}\n', encoding="utf-8")
     (home / "pseudonym.key").write_text("key", encoding="utf-8")
     (home / "pseudonym.key").chmod(0o600)
@@ -71,7 +75,7 @@ def lost_version(home: Path) -> None:
 
 
 def never_filled(home: Path) -> None:
-    (home / "feast" / "fraud" / "online_store.db").unlink()
+    (home / "feast" / "fraud" / "g1" / "online_store.db").unlink()
 
 
 def dead_process(home: Path) -> None:
