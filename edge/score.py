@@ -223,7 +223,7 @@ class Runner:
                 asked = endpoint is not None and self.uncertain(figures["score"], band)
                 if asked and (found := endpoint.ask(rows[place])) is not None:
                     (answer[names["score"]], answer["decision"]), source = found, "endpoint"
-            yield {self.manifest["event_id"]: int(checked.event_id[place]), **answer, "source": source}
+            yield {self.manifest["event_id"]: checked.ids[place], **answer, "source": source}
 
     def figures(self, checked, place):
         """The model's figures for one row, which then is in the state."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -43,13 +43,19 @@ class TensorSpec:
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    also: str = ""
+    """Another datatype that it may come in; the metadata names the first."""
 
     def metadata(self) -> dict[str, Any]:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
-    def require(self, datatype: Any) -> None:
-        if datatype != self.datatype:
+    def of(self, datatype: Any) -> TensorSpec:
+        """The tensor as it comes; raises InvalidInput for a datatype that it may not have."""
+        if datatype == self.datatype:
+            return self
+        if not self.also or datatype != self.also:
             raise InvalidInput(f"tensor {self.name!r} is {datatype!r}; wanted {self}")
+        return replace(self, datatype=self.also)
 
     def fit(self, shape: Any) -> tuple[int, ...]:
         """A shape from a request, when it is one that this tensor may have; raises InvalidInput."""
@@ -72,8 +78,7 @@ def spec_of(name: Any, datatype: Any, specs: Mapping[str, TensorSpec], seen: Map
         raise InvalidInput(f"unknown tensor {name!r}; wanted {', '.join(specs)}")
     if name in seen:
         raise InvalidInput(f"tensor {name!r} is there twice; wanted it once")
-    specs[name].require(datatype)
-    return specs[name]
+    return specs[name].of(datatype)
 
 
 def read_tensor(item: dict[str, Any], spec: TensorSpec, rest: memoryview) -> tuple[NDArray[Any], memoryview]:

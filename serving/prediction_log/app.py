@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from millrace.errors import InvalidInput, NotFound, Unavailable
+from millrace.event_ids import event_key
 from millrace.events.appender import Appender
 from millrace.events.kinds import encode
 from millrace.events.stream import LABELS, PREDICTIONS
@@ -138,7 +139,7 @@ class App:
         workload = _workload_of(text) or self._workload
         event_id = load(workload).schema.EVENT_ID
         wanted: dict[str, Any] = {"workload": workload, "limit": DEFAULT_LIMIT} | _query(
-            text, {event_id: _whole, **PREDICTION_QUERY}
+            text, {event_id: event_key, **PREDICTION_QUERY}
         )
         if event_id in wanted:
             wanted["event_id"] = wanted.pop(event_id)
@@ -233,13 +234,6 @@ def _clock(text: str) -> str:
     if text not in CLOCKS:
         raise ValueError(f"wanted one of {', '.join(CLOCKS)}")
     return text
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError("wanted a whole number of 64 bits")
-    return number
 
 
 def _limit(text: str) -> int:

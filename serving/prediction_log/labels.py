@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from millrace.errors import InvalidInput, NotFound, SchemaMismatch
+from millrace.event_ids import event_key
 from millrace.events.log import insert_labels, news, transaction
 from millrace.events.prediction import FIRST_YEAR, LAST_YEAR
 from millrace.installed import Workload
@@ -84,12 +85,24 @@ def checked(table: pa.Table, workload: str) -> pa.Table:
         raise SchemaMismatch(f"the labels have no column {missing[0]!r}; they have {', '.join(table.column_names)}")
 
     value = (_quantities if parts.task is Task.REGRESSION else _flags)(table[label], label)
-    ids = _cast(table[id_name], pa.int64(), id_name, "a whole number")
-    _refuse(pc.is_null(ids), table[id_name], id_name, "a whole number")
+    ids = _ids(table[id_name], id_name)
     told = "label_timestamp" in table.column_names
     known = _instants(table["label_timestamp"]) if told else pa.nulls(table.num_rows, INSTANT)
     rows = pa.table({"event_id": ids, "label_timestamp": known, "value": value})
     return rows.filter(pc.is_valid(value))
+
+
+def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Ids of events as ingest and the endpoint read them: a text that is no whole number stands for one."""
+    wanted = "an id"
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        given = pc.utf8_trim_whitespace(column)
+        _refuse(pc.or_kleene(pc.is_null(given), pc.equal(given, "")), column, name, wanted)
+        return pa.chunked_array([pa.array([event_key(text) for text in given.to_pylist()], pa.int64())])
+
+    ids = _cast(column, pa.int64(), name, "a whole number")
+    _refuse(pc.is_null(ids), column, name, wanted)
+    return ids
 
 
 def _our_names(given: list[str], workload: Workload) -> list[str]:

@@ -44,7 +44,7 @@ class Door:
         unseen: Sequence[Sequence[str]] = (),
     ) -> list[dict[str, Any]]:
         """One answer per row, as V1 gives it; `unseen` is said of rows that have such entities alone."""
-        ids = requests.event_id.tolist()
+        ids = requests.ids
         rows: list[dict[str, Any]] = [{}] * len(ids)
         for part in parts:
             scored = part.scored
@@ -74,13 +74,17 @@ class Door:
             }
             for row in predictions
         ]
-        outputs = {spec.name: (spec.datatype, _tensor([row[spec.name] for row in rows], spec)) for spec in self.outputs}
+        outputs = {
+            spec.name: _tensor([row[spec.name] for row in rows], spec, texts=spec.name == self._event_id)
+            for spec in self.outputs
+        }
         return V2Answer(outputs, predictions[0]["model_version"])
 
     def _input(self, name: str) -> TensorSpec:
         numbers = {field.name for field in self.format.fields if field.kind not in (*TEXTS, "instant")}
         datatype = "INT64" if name == self._event_id else "FP64" if name in numbers else "BYTES"
-        return TensorSpec(name, datatype, (-1,), name in self.format.optional)
+        also = "BYTES" if name == self._event_id else ""
+        return TensorSpec(name, datatype, (-1,), name in self.format.optional, also)
 
     def _outputs(self) -> Iterator[TensorSpec]:
         yield TensorSpec(self._event_id, "INT64", (-1,))
@@ -94,6 +98,9 @@ class Door:
         yield TensorSpec("unseen", "BYTES", (-1,))  # a JSON list in each row
 
 
-def _tensor(values: list[Any], spec: TensorSpec) -> NDArray[Any]:
+def _tensor(values: list[Any], spec: TensorSpec, *, texts: bool) -> tuple[str, NDArray[Any]]:
+    """Datatype and values; ids that came as text go as text."""
     dtypes: dict[str, Any] = {"INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_, "BYTES": object}
-    return np.array(values, dtype=dtypes[spec.datatype])
+    if texts and any(isinstance(value, str) for value in values):
+        return "BYTES", np.array([str(value) for value in values], dtype=object)
+    return spec.datatype, np.array(values, dtype=dtypes[spec.datatype])

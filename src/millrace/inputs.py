@@ -24,6 +24,13 @@ class Requests:
     """Entity → [B] ids as the client sent them: pseudonymise before use."""
     values: Mapping[str, NDArray[Any]]
     """What else was asked with, by the workload's names: [B]."""
+    given_ids: tuple[int | str, ...] | None = None
+    """[B] event ids as the client wrote them, where one is a text that is no whole number."""
+
+    @property
+    def ids(self) -> list[int | str]:
+        """[B] event ids as an answer names them."""
+        return list(self.event_id.tolist()) if self.given_ids is None else list(self.given_ids)
 
     def __len__(self) -> int:
         return len(self.event_id)
@@ -35,6 +42,7 @@ class Requests:
             self.event_us[start:end],
             {name: ids[start:end] for name, ids in self.keys.items()},
             {name: values[start:end] for name, values in self.values.items()},
+            None if self.given_ids is None else self.given_ids[start:end],
         )
 
     @classmethod
@@ -46,6 +54,7 @@ class Requests:
             np.concatenate([part.event_us for part in parts]),
             {name: [id_ for part in parts for id_ in part.keys[name]] for name in first.keys},
             {name: np.concatenate([part.values[name] for part in parts]) for name in first.values},
+            tuple(one for part in parts for one in part.ids) if any(part.given_ids for part in parts) else None,
         )
 
     def repeated(self, times: int) -> Requests:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from millrace.errors import ConfigError, InvalidInput
+from millrace.event_ids import event_key
 from millrace.inputs import Requests
 from millrace.instants import instant_of, microseconds
 from millrace.pseudonyms import canonical
@@ -97,6 +98,7 @@ class RequestFormat:
 
         times = columns.get(TIME) or [None] * len(ids)
         event_us = [now_us if value is None else _event_us(row, value) for row, value in enumerate(times)]
+        texts = any(isinstance(value, str) for value in given)
         return Requests(
             np.array(ids, np.int64),
             np.array(event_us, np.int64),
@@ -105,6 +107,7 @@ class RequestFormat:
                 field.name: np.array(_each(columns.get(field.name) or [None] * len(ids), check), dtype)
                 for field, check, dtype in self._values
             },
+            tuple(given) if texts else None,
         )
 
     def require_past(self, requests: Requests, now_us: int, tolerance_s: float) -> None:
@@ -149,9 +152,13 @@ class RequestFormat:
             raise InvalidInput(f"row {row}: field {missing[0]!r} is missing")
 
     def _event_id(self, row: int, value: Any) -> int:
+        """The number that stands for an id: a whole number for itself, a text as at ingest."""
+        if isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable() and value.strip():
+            return event_key(value)
         if not isinstance(value, int) or isinstance(value, bool) or not _INT64.min <= value <= _INT64.max:
             raise InvalidInput(
-                f"row {row}: field {self.event_id!r} is {_show(value)}; wanted a whole number of 64 bits"
+                f"row {row}: field {self.event_id!r} is {_show(value)}; wanted a whole number of 64 bits, or text of 1 "
+                f"to {MAX_TEXT} characters"
             )
         return int(value)
 

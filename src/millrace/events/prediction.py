@@ -14,10 +14,11 @@ from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from millrace.errors import ConfigError, InvalidInput
+from millrace.event_ids import event_key
 from millrace.fields import Kept
 from millrace.installed import Workload, load
 from millrace.workload import Task
@@ -39,7 +40,12 @@ Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00]*
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\x00]*$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Feature = Annotated[float, Field(allow_inf_nan=False, ge=-3.4028235e38, le=3.4028235e38)]  # float32
-EventId = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+EventId = Annotated[
+    int,
+    BeforeValidator(lambda value: event_key(value) if isinstance(value, str) else value),
+    Field(ge=-(2**63), lt=2**63),
+]
+"""A whole number; a text is what stands for it in states and logs."""
 
 STRICT: Final = ConfigDict(strict=True, extra="ignore")
 

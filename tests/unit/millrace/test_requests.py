@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from millrace.errors import InvalidInput
+from millrace.event_ids import event_key
 from millrace.fields import Entity, Field, Kind
+from millrace.installed import load
 from millrace.requests import RequestFormat
 
 FORMAT = RequestFormat(
@@ -121,3 +123,27 @@ def test_a_further_field_is_passed_over_unless_the_format_is_strict() -> None:
 def test_a_refusal_names_row_field_got_and_wanted(changes, message):
     with pytest.raises(InvalidInput, match=message):
         FORMAT.from_rows([row(**changes)], now_us=0)
+
+
+def test_an_id_that_is_no_whole_number_is_kept_as_the_client_wrote_it() -> None:
+    uuid = "0b54a6f0-6e4c-4d43-9d7a-6a2f7c6a7a10"
+    form = RequestFormat.of(load("fraud"))
+    rows = [
+        {"transaction_id": name, "customer_id": "c", "terminal_id": "t", "amount": 5.0}
+        for name in (uuid, "17", " 18.0 ")
+    ]
+
+    found = form.from_rows(rows, now_us=0)
+
+    assert found.ids == [uuid, "17", " 18.0 "]
+    assert found.event_id.tolist() == [event_key(uuid), 17, 18]
+    assert found.part(0, 1).ids == [uuid]
+    assert found.joined([found.part(1, 2), found.part(0, 1)]).ids == ["17", uuid]
+
+
+def test_an_id_of_one_event_twice_is_refused_however_it_is_written() -> None:
+    form = RequestFormat.of(load("fraud"))
+    rows = [{"transaction_id": name, "customer_id": "c", "terminal_id": "t", "amount": 5.0} for name in ("17", 17)]
+
+    with pytest.raises(InvalidInput, match="twice in one request"):
+        form.from_rows(rows, now_us=0)

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from millrace.errors import InvalidInput, MillraceError
+from millrace.event_ids import event_key
 from millrace.events.table import read_labels
 from serving.prediction_log.labels import checked, load, read, read_csv
 
@@ -57,7 +58,7 @@ def test_parquet_with_the_published_names_and_no_times_is_dated_now(log: sa.Engi
     ("text", "message"),
     [
         ("transaction_id,is_fraud\n1,0\n2,7\n3,x\n", "row 2: 'is_fraud' is '7'; wanted 0 or 1, and 1 rows more"),
-        ("transaction_id,is_fraud\none,0\n", "'transaction_id'.*one"),
+        ("transaction_id,is_fraud\n,0\n", "'transaction_id' is None; wanted an id"),
         ("transaction_id,is_fraud\n,0\n", "row 1: 'transaction_id' is None"),
         ("transaction_id,fraud\n1,0\n", "no column 'is_fraud'; they have transaction_id, fraud"),
         ("transaction_id,is_fraud,label_timestamp\n1,0,yesterday\n", "row 1: 'label_timestamp' is 'yesterday'"),
@@ -103,3 +104,9 @@ def test_what_ingest_reads_as_a_label_is_read(text: str) -> None:
     (record,) = read_csv(text.encode(), NOW, "fraud")
 
     assert (record["data"]["event_id"], record["data"]["value"]) == (1, 0.0)
+
+
+def test_an_id_that_is_text_stands_for_the_number_that_the_endpoint_makes_of_it() -> None:
+    table = pa.table({"transaction_id": ["a-17", "18", "19.0"], "is_fraud": ["1", "0", "0"]})
+
+    assert checked(table, "fraud")["event_id"].to_pylist() == [event_key("a-17"), 18, 19]
