@@ -26,11 +26,12 @@ from millrace.appended.records import SLACK, Entry
 from millrace.inputs import RecentEvents, recent
 from millrace.installed import Workload, load
 from millrace.instants import instant_of
-from millrace.lake.feast_home import repository
+from millrace.lake.feast_home import CONFIGURATION, Fill, repository, workload_folder
 from millrace.lookup import columns_of, empty
 from serving.transformer.store import OnlineStore, open_store
 
 N: Final = 64
+GENERATION: Final = "benchmark"
 ENTITIES: Final = 400
 ROUNDS: Final = 5
 CALLS: Final = 2_000
@@ -101,15 +102,18 @@ def main() -> None:
     workload, names = load("fraud"), [f"{number:016x}" for number in range(ENTITIES)]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        repo = repository(home, workload.name, "served")
-        repo.mkdir(parents=True)
-        fill(home, workload, sources(workload, names, home), "benchmark")
+        filled = sources(workload, names, home)
+        content = Fill("benchmark", as_of_us=START_US + N * 1_000_000, filled_us=time.time_ns() // 1000)
         if options.redis:
             os.environ |= {"FEAST_REDIS": options.redis, "MILLRACE_WORKLOAD": workload.name}
-            os.environ["FEAST_REGISTRY_URL"] = f"sqlite:///{repo / 'registry.db'}"
-            (repo / "feature_store.yaml").write_text(REPOSITORY.read_text())
-            serving_store.fill(repo / "feature_store.yaml", workload, home, home)
-        print(json.dumps(measure(open_store(repo, workload, N, home / "lake"), names)))
+            os.environ["FEAST_REGISTRY_URL"] = f"sqlite:///{home / 'registry.db'}"
+            configuration = workload_folder(home, workload.name) / CONFIGURATION
+            configuration.parent.mkdir(parents=True)
+            configuration.write_text(REPOSITORY.read_text())
+            serving_store.fill(configuration, workload, home / GENERATION, filled, content)
+        else:
+            fill(repository(home, workload.name, GENERATION), workload, filled, content)
+        print(json.dumps(measure(open_store(home, workload, GENERATION, N), names)))
 
 
 if __name__ == "__main__":
