@@ -44,7 +44,10 @@ run: setup ## Raw events to live predictions [WORKLOAD=name] [DATA=uri] [MAP=col
 
 .PHONY: test
 test: setup drift-env lint ## Lint, types, and every test (real pipeline and servers on a small simulation).
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Tests wait for servers a quarter of their time: with a worker more than cores they end sooner.
+WORKERS ?= 2
 
 .PHONY: setup
 setup: $(READY) ## Make the environment in .venv (uv, from the lock).
