@@ -49,7 +49,7 @@ class Filling:
     filled: datetime | None = None
     """The online store holds states as of then, and what came since."""
     filled_from: Manifest | None = None
-    """The feature set behind it; it knows the refreshed states of the whole day."""
+    """The feature set behind it."""
     aside: Aside = field(init=False)
     renewals: Aside = field(init=False)
     preparing: tuple[datetime, Future[Manifest]] | None = None
@@ -85,18 +85,22 @@ class Filling:
                 lake, home = self.settings.lake, self.settings.home
                 materialize(features, lake, home, at, generation=name, aside=self.aside, **self._limits)
         self.filled, self.filled_from = at, features
-        following = start_of(at.date() + DAY)
-        self.preparing = following, self.lake.submit(self._prepare, following)
+        if _knows(features, at):
+            following = start_of(at.date() + DAY)
+            self.preparing = following, self.lake.submit(self._prepare, following)
 
     def _generations(self) -> list[str]:
         """Those that a model version reads; before the first one, one of the drill's own."""
         return sorted(generations_in_use(self.settings)) or ["drill"]
 
     def _renewed(self, generation: str, at: datetime) -> bool:
-        """Whether refreshed states were all that it lacked; that of a retraining was filled otherwise."""
+        """Whether refreshed states were all that it lacked; that of a retraining was filled otherwise.
+
+        A feature set that ends with the day before has states of this day too, without one of its events.
+        """
         known, lake = self.filled_from, self.settings.lake
         repo = repository(self.settings.home, self.settings.workload, generation)
-        if known is None or not renewable(known, lake, repo, at):
+        if known is None or not _knows(known, at) or not renewable(known, lake, repo, at):
             return False
         with self.watch.timing("store"):
             renew(known, lake, repo, at, aside=self.renewals)
@@ -151,3 +155,8 @@ class Filling:
         self.lake.shutdown(cancel_futures=True)
         self.aside.close()
         self.renewals.close()
+
+
+def _knows(features: Manifest, at: datetime) -> bool:
+    """Whether a feature set was made with the events of this instant's day."""
+    return at.date() <= date.fromisoformat(features.facts["last_day"][:10])

@@ -66,10 +66,15 @@ def test_a_day_whose_first_event_comes_after_the_first_refresh_is_filled_at_midn
         pq.write_table(days[1].replace_schema_metadata(), raw / f"{SCRIPT.date(1)}.parquet")
         filling.begin_day()
         filling.fill(late)
+        at_late, from_late = filling.filled, filling.filled_from
+        filling.fill(late + timedelta(days=1) / REFRESHES_PER_DAY)
     finally:
         filling.close()
 
     stores = [made.facts["as_of"] for made in list_manifests(here.lake / "online", "online_store")]
     assert SCRIPT.instant(1).isoformat() in stores
-    assert filling.filled == late
-    assert renewed_to(repository(here.home, "fraud", "drill")) == late.isoformat()
+    assert at_late == late
+    assert from_late is not None
+    assert from_late.facts["last_day"] == str(SCRIPT.date(1))  # states of a day are of what happened on it, too
+    assert filling.filled_from == from_late
+    assert renewed_to(repository(here.home, "fraud", "drill")) == filling.filled.isoformat()
