@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import sqlite3
 import struct
@@ -31,6 +32,7 @@ from millrace.installed import load
 from millrace.lake.feast_home import repository
 from millrace.lookup import recent_of
 from millrace.pseudonyms import pseudonym
+from millrace.registry.models import Registry
 from millrace.rollout import service as templates
 from millrace.settings import Settings
 from serving.local import commands
@@ -116,7 +118,7 @@ def world(tiny_model, small_world, tmp_path_factory) -> Iterator[World]:
     }
     feature_set = small_world(env, days=40, customers=150, terminals=300)
     model = tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True)
-    (home / "serving").mkdir(exist_ok=True)
+    shutil.copytree(model, Registry(Settings(home=home)).folder(1))  # as promotion leaves it
     manifest = render(home / "serving" / "fraud-detector.yaml", model, "1")
     world = World(Place(home), feature_set, model, manifest, env)
     try:
@@ -136,7 +138,8 @@ def wait(what: str, condition: Any, timeout_s: float = 90.0) -> None:
 
 
 def test_a_replayed_day_scores_as_offline_and_again_the_second_time(world):
-    refresh = shlex.join([sys.executable, "-O", "-m", "components.materialize", str(world.feature_set), "--follow"])
+    fill = ["components.materialize", str(world.feature_set), "--generation", "served", "--follow"]
+    refresh = shlex.join([sys.executable, "-O", "-m", *fill])
     place = (f"--feature-set={world.feature_set}", f"--model={world.model}", f"--day={LAST_DAY}")
     for _ in range(2):
         done = world.local("replay", *place, f"--refresh={refresh}")
