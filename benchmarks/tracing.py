@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from benchmarks.processes import cpu_s
 from benchmarks.transformer import NAME, measured, process, ready
+from millrace.lake.feast_home import CONFIGURATION
 from millrace.settings import settings
 from serving.calls import Calls
 from serving.local.ports import free_port
@@ -131,7 +132,7 @@ def copied(home: Path) -> Path:
     given = settings().home.resolve()
     home.mkdir()
     shutil.copytree(given / "feast", home / "feast")
-    for about in (home / "feast").glob("*/feature_store.yaml"):
+    for about in (home / "feast").rglob(CONFIGURATION):
         about.write_text(about.read_text().replace(str(given), str(home)))
     (home / "lake").symlink_to(given / "lake")
     if (given / "pseudonym.key").exists():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ from components.promote import core
 from components.promote.core import PromoteConfig, promote
 from millrace.errors import ArtifactCorrupt, ConfigError, GateBlocked, NotFound
 from millrace.installed import load
-from millrace.lake.manifest import Manifest
+from millrace.lake.feast_home import DATABASE, Fill, record_fill, repository
+from millrace.lake.manifest import MANIFEST, Manifest
 from millrace.registry.model_artifact import ModelArtifact
+from millrace.registry.model_spec import GENERATION, generation_of
 from millrace.registry.models import CHALLENGER, CHAMPION, Registry, served
 from millrace.rollout import canary
 from millrace.rollout import service as templates
@@ -341,3 +346,56 @@ def test_the_manifest_of_this_repository_can_be_rendered():
     assert environment["STORAGE_URI"]["value"] == "file:///models/3"
     assert environment["MODEL_VERSION"]["value"] == "3"
     assert "&id" not in text
+
+
+def test_a_version_names_the_generation_that_was_judged(world: World):
+    promote(**world.arguments("m1"))
+
+    assert generation_read(world, 1) == "g1"
+
+
+def test_a_version_keeps_the_generation_that_it_reads_while_that_is_there(world: World):
+    """Promoted again after another run has filled another one: what serves is not moved to it."""
+    promote(**world.arguments("m1"))
+    filled(world, "g1")
+
+    core.give_state(world.registry.folder(1), world.settings.home, "fraud", "g2")
+
+    assert generation_read(world, 1) == "g1"
+
+
+def test_a_version_whose_generation_is_gone_reads_the_one_that_was_judged_last(world: World):
+    promote(**world.arguments("m1"))
+    shutil.rmtree(filled(world, "g1"))
+    filled(world, "g2")
+
+    core.give_state(world.registry.folder(1), world.settings.home, "fraud", "g2")
+
+    assert generation_read(world, 1) == "g2"
+
+
+def test_a_version_of_an_older_release_is_given_a_generation_when_it_is_promoted_again(world: World):
+    promote(**world.arguments("m1"))
+    folder = world.registry.folder(1)
+    held = Manifest.lying_in(folder, "model")
+    facts = {name: fact for name, fact in held.facts.items() if name != GENERATION}
+    dataclasses.replace(held, facts=facts).write(folder / MANIFEST)
+    assert generation_read(world, 1) == ""
+
+    core.give_state(folder, world.settings.home, "fraud", "g2")
+
+    assert generation_read(world, 1) == "g2"
+    Manifest.lying_in(folder, "model").verify()
+
+
+def generation_read(world: World, version: int) -> str:
+    return generation_of(Manifest.lying_in(world.registry.folder(version), "model"))
+
+
+def filled(world: World, generation: str) -> Path:
+    """A generation of the home that holds states; its folder."""
+    repo = repository(world.settings.home, "fraud", generation)
+    repo.mkdir(parents=True)
+    with closing(sqlite3.connect(repo / DATABASE)) as connection, connection:
+        record_fill(connection, Fill("o1"))
+    return repo
