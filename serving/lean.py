@@ -19,7 +19,7 @@ from millrace.observe.progress import REQUEST, log
 from millrace.observe.telemetry import REQUEST_SECONDS, REQUESTS
 from millrace.observe.tracing import server_span
 from serving.inflate import READABLE, UnknownEncoding, inflate
-from serving.reads import OtherState
+from serving.reads import OTHER_STATE, OtherState
 from serving.tensors import TooLarge
 
 MAX_BODY_BYTES: Final = 8 << 20
@@ -32,7 +32,7 @@ STATUS: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (UnknownEncoding, 415),
     (InvalidInput, 400),
     (NotFound, 404),
-    (OtherState, 409),
+    (OtherState, OTHER_STATE),
     (Unavailable, 503),
 )
 

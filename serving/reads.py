@@ -2,8 +2,8 @@
 
 A request to the predictor names the generations that its inputs were made of (STATES), and brings the inputs of each:
 tensors of the first by their names, of the second as `features@1`, and so on. The predictor takes its own and says in
-its answer which that was; where none is its own it refuses, and says what it reads. So the split between two revisions
-stays where it is, behind the transformer, and neither ever scores inputs made for the other.
+its answer which that was; where none is its own it says what it reads (OTHER_STATE), and is asked again. So the split
+between two revisions stays where it is, behind the transformer, and neither ever scores inputs made for the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from millrace.errors import MillraceError
 STATES: Final = b"x-millrace-states"
 """Generations, separated by commas; absent from a client who brings inputs of his own."""
 GENERATION, FEATURE_SERVICE = "generation", "feature_service"
-"""Parameters of a predictor's answer, and keys of its refusal."""
+"""Parameters of a predictor's answer, and keys of what it says instead of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ class Reads:
 
 UNTOLD: Final = Reads("", "")
 """Of an answer that does not say."""
+
+
+OTHER_STATE: Final = 300
+"""HTTP status of a predictor that asks for other inputs: Multiple Choices.
+
+Who counts answers by their class, and rolls back a canary that refuses what the stable revision takes, sees neither an
+error nor a refusal in it."""
 
 
 class OtherState(MillraceError, LookupError):

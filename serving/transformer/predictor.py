@@ -21,7 +21,7 @@ from millrace.observe.telemetry import MODEL_FAULTS, PREDICTOR_FAILURES, PREDICT
 from millrace.observe.tracing import span
 from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
-from serving.reads import STATES, OtherState, Reads, suffix
+from serving.reads import OTHER_STATE, STATES, OtherState, Reads, suffix
 from serving.transformer.core import Choice, Inputs, Scored, scored_from
 from serving.transformer.fit import require_rows
 
@@ -155,8 +155,8 @@ def _tensors(choice: Choice) -> dict[str, tuple[str, NDArray[np.float32]]]:
 
 
 def _scored(answer: Response) -> Scored:
-    if answer.status == 409:
-        raise OtherState(Reads.found_in(_refusal(answer)))
+    if answer.status == OTHER_STATE:
+        raise OtherState(Reads.found_in(_document(answer)))
     if answer.status != 200:
         raise Unavailable(f"the predictor answered {answer.status}: {answer.body[:300].decode(errors='replace')}")
     try:
@@ -165,8 +165,8 @@ def _scored(answer: Response) -> Scored:
         raise Unavailable(f"the predictor's answer cannot be read: {error}") from error
 
 
-def _refusal(answer: Response) -> Mapping[str, Any]:
+def _document(answer: Response) -> Mapping[str, Any]:
     try:
         return decode_json(answer.body)
     except InvalidInput as error:
-        raise Unavailable(f"the predictor's refusal cannot be read: {error}") from error
+        raise Unavailable(f"what the predictor reads cannot be read: {error}") from error

@@ -10,11 +10,14 @@ import pytest
 
 from millrace.errors import NotFound
 from millrace.installed import load
+from serving.calls import Response
+from serving.lean import error_reply
 from serving.protocol import decode_json
-from serving.reads import OtherState, Reads, place_of
+from serving.reads import OTHER_STATE, OtherState, Reads, place_of
 from serving.transformer import held as module
 from serving.transformer import wiring
 from serving.transformer.held import Generations
+from serving.transformer.predictor import _scored
 
 FRAUD = load("fraud")
 
@@ -33,7 +36,7 @@ class Split:
         reading = self.stable if asked.headers.get("knative-serving-tag") == "prev" else self.reading
         named = [name for name in asked.headers["x-millrace-states"].split(",") if name]
         if reading not in named:
-            return 409, orjson.dumps({"error": "other", **Reads("", reading).as_parameters()})
+            return OTHER_STATE, orjson.dumps({"error": "other", **Reads("", reading).as_parameters()})
         length = int(asked.headers["inference-header-content-length"])
         tensors = [item["name"] for item in decode_json(asked.body[:length])["inputs"]]
         self.took.append((reading, tensors))
@@ -167,3 +170,13 @@ def test_inputs_of_other_generations_are_refused(own, named):
         place_of(own, named)
 
     assert str(OtherState(Reads("service", own), "3")).startswith("model version 3 reads service from generation")
+
+
+def test_a_model_that_asks_for_other_inputs_is_not_counted_as_one_that_refuses_or_fails() -> None:
+    """Envoy and Knative count answers by class, and three refusals can end a canary."""
+    reply = error_reply(OtherState(Reads("service", "new"), "2"))
+
+    assert reply.status // 100 not in {4, 5}
+    with pytest.raises(OtherState) as caught:
+        _scored(Response(reply.status, (), reply.body))
+    assert caught.value.reads == Reads("service", "new")
