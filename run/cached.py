@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from millrace.errors import MillraceError
 from millrace.lake.manifest import Manifest, remote_hashes
 from millrace.observe.progress import log
+
+SHOWN: Final = frozenset({"system.HTML", "system.Markdown", "system.Metrics", "system.ClassificationMetrics"})
+"""kfp's names of outputs that are for its pages: whole in themselves, where every other output is a manifest."""
 
 
 def drop_stale(runs: Path) -> int:
@@ -29,24 +32,24 @@ def drop_stale(runs: Path) -> int:
 def _holds(entry: Path, runs: Path) -> bool:
     try:
         outputs = json.loads(entry.read_text(encoding="utf-8"))
-        return all(_whole(Path(uri), runs) for uri in _artifacts(outputs))
+        return all(_whole(Path(uri), title, runs) for uri, title in _artifacts(outputs))
     except (OSError, ValueError, AttributeError, MillraceError):
         return False  # cut short, or of another release: the step says better what is wrong
 
 
-def _artifacts(outputs: Mapping[str, Any]) -> Iterator[str]:
+def _artifacts(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where each artifact lies, and kfp's name of its type."""
     for value in outputs.values():
         if isinstance(value, dict) and "uri" in value:
-            yield str(value["uri"])
+            yield str(value["uri"]), str(value.get("schema_title", ""))
 
 
-def _whole(path: Path, runs: Path) -> bool:
-    """A page that is there, in this home; or a manifest whose files are."""
+def _whole(path: Path, title: str, runs: Path) -> bool:
+    """A page or figures that are there, in this home; or a manifest whose files are."""
     if not path.is_relative_to(runs) or not path.exists():
         return False
-    with path.open("rb") as stream:
-        if stream.read(1) != b"{":
-            return True
+    if title in SHOWN:
+        return True
     manifest = Manifest.read(path)
     files = [Path(manifest.uri) / name for name in manifest.files]
     missing = [file for file in files if not file.is_file()]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from kfp import dsl
+from kfp.local.cache import LocalCache
 
 from millrace.lake.manifest import Manifest, hash_files
 from run.cached import drop_stale
@@ -27,10 +28,16 @@ def entry(home: Path, name: str) -> tuple[Path, Manifest]:
     made.write(output)
     page = output.with_suffix(".html")
     page.write_text("<p>", encoding="utf-8")
-    path = home / "runs" / "cache" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"model": {"uri": str(output)}, "report": {"uri": str(page)}, "n": 3}), encoding="utf-8")
-    return path, made
+    figures = output.with_suffix(".figures")
+    figures.write_text('{"average_precision": 0.5}', encoding="utf-8")
+    outputs = {
+        "model": dsl.Model(uri=str(output)),
+        "report": dsl.HTML(uri=str(page)),
+        "metrics": dsl.Metrics(uri=str(figures)),
+        "n": 3,
+    }
+    LocalCache(str(home / "runs" / "cache")).put(name, outputs)
+    return home / "runs" / "cache" / f"{name}.json", made
 
 
 def test_what_is_whole_is_kept_and_what_was_removed_is_made_again(
@@ -52,6 +59,15 @@ def test_a_home_that_moved_makes_its_steps_outputs_its_own_again(home: Path) -> 
     moved = home.rename(home.with_name("moved"))
 
     assert drop_stale(moved / "runs") == 1
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.figures"])
+def test_a_page_or_figures_that_were_removed_are_made_again(home: Path, name: str) -> None:
+    path, _ = entry(home, "a")
+    (home / "runs" / "outputs" / name).unlink()
+
+    assert drop_stale(home / "runs") == 1
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": {"uri": "/nowhere"}}'])
