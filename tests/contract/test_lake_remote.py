@@ -129,7 +129,7 @@ def test_steps_that_share_only_the_bucket_make_what_one_home_makes_and_a_rerun_m
         lakes = []
         snapshot = cluster.run(ingest, "snapshot", source=str(tmp_path / "raw"), home=home)
         lakes.append(cluster.files)
-        validation = cluster.run(validate, "validation", snapshot=snapshot, home=home)
+        validation = cluster.run(validate, "validation", snapshot=snapshot, profile="simulated", home=home)
         lakes.append(cluster.files)
         cluster.run(gate_data, validation=validation, run_id="r", home=home)
         features = cluster.run(build_features, "feature_set", snapshot=snapshot, home=home)

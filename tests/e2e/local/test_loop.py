@@ -303,7 +303,7 @@ def test_a_second_workload_lives_in_the_same_home_and_leaves_the_first_alone(
     program: Program, home: Path, tmp_path: Path, url: str, first_run: str
 ) -> None:
     champion = (home / "serving" / "fraud-detector.yaml").read_bytes()
-    held = generation_of(Manifest.lying_in(Registry(settings_of(home)).folder(1), "model"))
+    held = generation_of(Manifest.lying_in(Registry(Settings(home=home)).folder(1), "model"))
     store = fill_of(repository(home, "fraud", held))
     question = {"transaction_id": 10**15 + 9, "customer_id": "17", "terminal_id": "42", "amount": 99.5}
     question |= {"event_timestamp": "2018-05-30T12:00:00Z"}
