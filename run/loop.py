@@ -136,9 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     options = _parser().parse_args(argv)
     try:
-        here = named(options.workload, options.name, IngestOptions.of(options).columns)
+        said = IngestOptions.of(options)
+        here = named(options.workload, options.name, said.columns)
+        arguments = _arguments(options)
+        if options.data:
+            said = said.settled(options.data, load(here.workload))
+        arguments["columns"] = said.columns.reading().argument()  # features are the variant's
         with writing_to(here.home):
-            summary = run(options.data, _arguments(options), here, live=not options.no_serve)
+            summary = run(options.data, arguments, here, live=not options.no_serve)
     except MillraceError as error:
         print(f"\nrun: {error}", file=sys.stderr)
         return 1
@@ -168,9 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    columns = IngestOptions.of(options).columns.reading()  # features are the variant's
-    arguments: dict[str, Any] = {"columns": columns.argument()}
-    arguments |= {"as_of": options.as_of, "train_days": options.train_days}
+    arguments: dict[str, Any] = {"as_of": options.as_of, "train_days": options.train_days}
     return arguments | overrides(options.overrides) | gates(options)
 
 

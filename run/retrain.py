@@ -23,6 +23,7 @@ from millrace.registry.retraining import (
     FAILED,
     PROMOTED,
     Outcome,
+    columns_of,
     lock_path,
     now,
     outcome_of,
@@ -60,6 +61,7 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
             "source": source,
             "source_version": source_version(source),
             "champion": champion.artifact_id,
+            "columns": columns_of(here, champion),
         }
         given["workload"] = here.workload
         given["profile"] = profile_of(source, here)

@@ -81,7 +81,7 @@ def _run(here: Settings, options: argparse.Namespace) -> Done:
     model, version = model_to_score_with(here, options.model)
     artifact = ModelArtifact.open(model.fetch(), threads=here.threads)
 
-    found = read_rows(source, IngestOptions.of(options).config(here))
+    found = read_rows(source, IngestOptions.of(options).settled(source, workload, labels=False).config(here))
     rejected = _write_rejected(found, output, source)
     if not len(found.good):
         why = ", ".join(f"{reason} {count:,}" for reason, count in found.counts.most_common())

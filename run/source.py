@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from components.ingest.config import IngestConfig
 from millrace.errors import InvalidInput
 from millrace.installed import Workload, declare, load
+from millrace.observe.progress import log
 from millrace.reading import options
 from millrace.reading.document import EMPTY, ColumnsDocument
 from millrace.reading.tables import is_database
@@ -38,6 +39,18 @@ class IngestOptions:
     def of(cls, arguments: argparse.Namespace) -> IngestOptions:
         """Raises NotFound, ConfigError and InvalidInput, which name what was said."""
         return cls(columns=options.document_from(arguments))
+
+    def settled(self, source: str, workload: Workload, *, labels: bool = True) -> IngestOptions:
+        """With a guess for what was not said, each told in a line; a source in our words leaves nothing to guess.
+
+        Raises InvalidInput with the lines that somebody must settle; without `labels` a label is none of them.
+        """
+        from millrace.reading.inspect import settled  # DuckDB, and a look at the files
+
+        columns, lines = settled(absolute(source), workload, self.columns, labels=labels)
+        for line in lines:
+            log("reads", column=line)
+        return replace(self, columns=columns)
 
     def config(self, settings: Settings) -> IngestConfig:
         """The same for the verb itself."""

@@ -22,6 +22,7 @@ from millrace.lake.manifest import MANIFEST, Manifest, content_id, remote, remot
 from millrace.lake.provenance import code_version
 from millrace.lake.step import Step
 from millrace.observe.progress import log
+from millrace.reading.document import ColumnsDocument
 from millrace.reading.redaction import redacting
 from millrace.reading.sources import SourceFile, TableFile, canonical_uri, list_files
 from millrace.uris import redacted
@@ -55,7 +56,7 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
         with _scratch(work / "scratch") as scratch:
             with redacting(), Refresh(lake, scratch, config, _usable(index, lake)) as refresh:
                 result = refresh.run(files)
-            manifest = _publish(lake, result, redacted(uri), config.workload)
+            manifest = _publish(lake, result, redacted(uri), config.workload, config.columns)
         result.index.snapshot = manifest.id
         result.index.write(work / "index.json")
         if held is not None:
@@ -70,7 +71,7 @@ def source_version(source: str) -> str:
     return content_id({file.name: file.stamp for file in list_files(source)})
 
 
-def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
+def _publish(lake: Path, result: Result, uri: str, workload: str, columns: ColumnsDocument) -> Manifest:
     """Give quarantine and manifest their names; the snapshot exists once the manifest does."""
     kept = {day: record for day, record in result.index.days.items() if record.rows and day not in result.stray}
     days = {iso(day): record for day, record in sorted(kept.items())}
@@ -99,7 +100,7 @@ def _publish(lake: Path, result: Result, uri: str, workload: str) -> Manifest:
         "rows": sum(record.rows for record in days.values()),
         "first_day": min(days),
         "last_day": max(days),
-        "source": {"uri": uri, "hash": result.source_hash},
+        "source": {"uri": uri, "hash": result.source_hash, "columns": columns.argument()},
         "quarantined": quarantined,
         "code_version": code_version(),
     }

@@ -18,7 +18,7 @@ from millrace.errors import NotFound, Unavailable
 from millrace.judge.refusals import refusal_of
 from millrace.lake.atomic import sha256_text
 from millrace.registry.models import Registry, served
-from millrace.registry.retraining import DECLINED, FAILED, PROMOTED, source_of
+from millrace.registry.retraining import DECLINED, FAILED, PROMOTED, columns_of, source_of
 from millrace.settings import Settings
 from serving.retraining_trigger.launcher import Status
 
@@ -96,6 +96,7 @@ class KfpLauncher:
         return {
             "workload": self._settings.workload,
             "source": source_of(self._settings, champion),
+            "columns": columns_of(self._settings, champion),
             "source_version": datetime.now(UTC).isoformat(timespec="seconds"),
             "champion": champion.artifact_id,
             "reason": reason,

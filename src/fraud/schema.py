@@ -32,6 +32,19 @@ ALIASES: Mapping[str, str] = {
 }
 """Public names of the published data set → ours."""
 
+HINTS: Mapping[str, str] = {
+    "transaction_id": r"((transaction|trans|tx|txn|payment|event|booking|buchungs)_?(id|no|nr|num|ref|uuid)|uuid)",
+    "customer_id": r"((customer|card|account|client|user|payer|cardholder|konto)(_?(id|no|nr|num|number|nummer))?|"
+    r"cc_num|name_orig|kontonummer|kartennummer|iban|pan|card1|from(_account)?)|.*(customer|card|account|user).*(id|no|number)",
+    "terminal_id": r"((merchant|terminal|shop|store|pos|payee|seller|acceptor|laden)(_?(id|no|nr|num|number|name))?|"
+    r"device(_id)?|name_dest|h_?ndler|haendler|händler|merchant_name|addr1|to(_account)?)",
+    "amount": r"((transaction|tx|txn|trans)?_?(amount|amt)(_.*)?|value|betrag(_.*)?|eur|usd|gbp|price|importe|montant)",
+    "is_fraud": r"((is_)?fraud(_?(flag|label|ind))?|class|chargeback|label|target|betrug(_.*)?|confirmed_fraud|"
+    r"fraudulent)|status|.*fraud.*",
+    "label_timestamp": r"((fraud_)?(reported|confirmed|chargeback|label)(_(at|on|date|time|timestamp))?)",
+}
+"""Field → pattern of the names that others give it, in lower case with `_`; its first group has the better ones."""
+
 CARRIED_TYPES: Mapping[str, pa.DataType] = {"fraud_scenario": pa.int8()}
 """Carried columns with one name and type whatever the source; evaluation slices by them, no feature reads them."""
 

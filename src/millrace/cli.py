@@ -24,6 +24,7 @@ from millrace.events.shown import events
 from millrace.lake.disk import writing_to
 from millrace.lake.moved import settle
 from millrace.printing import accept_any_text
+from millrace.reading.options import add_inspect_options
 from millrace.registry.lineage import FindVersion, trace, tree
 from millrace.registry.models import Registry, served
 from millrace.registry.version_store import ModelVersion
@@ -102,6 +103,13 @@ def show_events(arguments: argparse.Namespace, here: Settings) -> None:
     _print(found, view, arguments.json)
 
 
+def show_columns(arguments: argparse.Namespace, here: Settings) -> None:
+    from millrace.installed import load
+    from millrace.reading.inspect import inspect  # DuckDB: not for the other commands
+
+    _print(*inspect(arguments, load(here.workload)), arguments.json)
+
+
 def promote(arguments: argparse.Namespace, here: Settings) -> None:
     _report(Registry(here).make_champion(arguments.version, arguments.reason))
 
@@ -174,6 +182,14 @@ def _parser() -> argparse.ArgumentParser:
     command("audit", show_audit, "Print who promoted, rolled back or was refused, and why.", shows=True)
     add_event_options(
         command("events", show_events, "Show who reads the event stream, and what was refused.", shows=True)
+    )
+    add_inspect_options(
+        command(
+            "inspect",
+            show_columns,
+            "Show what each column of a file seems to be, and write a columns.yaml.",
+            shows=True,
+        )
     )
     command("promote", promote, "Make a version the champion; the champion until now becomes `previous`.").add_argument(
         "version", metavar="VERSION", type=int, help="version number, see `millrace models`"

@@ -76,7 +76,7 @@ class Workload:
 
     @cached_property
     def schema(self) -> Schema:
-        return cast(Schema, self._part("schema", Schema))
+        return cast(Schema, self._part("schema", Schema, {"HINTS"}))
 
     @cached_property
     def world(self) -> World:

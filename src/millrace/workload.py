@@ -68,6 +68,9 @@ class Schema(Protocol):
     EVENT_ID: str
     ALIASES: Mapping[str, str]
     """Public names → ours, read in any case."""
+    HINTS: Mapping[str, str]
+    """Field → regular expression of what others call it, in lower case with `_`; its first group has the better names.
+    May be absent."""
     RULES: Mapping[str, str]
     """Reason → SQL over the fields that is true of a row to be rejected for it."""
     EDGE_SHARE: float

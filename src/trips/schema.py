@@ -49,6 +49,15 @@ ALIASES: Mapping[str, str] = {
 }
 """Public names, of green and of yellow taxis → ours."""
 
+HINTS: Mapping[str, str] = {
+    "event_timestamp": r"(pickup|start|trip_start|pu)_?(datetime|time|timestamp|at|date)",
+    "label_timestamp": r"(dropoff|end|trip_end|do)_?(datetime|time|timestamp|at|date)",
+    "pickup_zone": r"(pickup|start|from|origin|pu)_?(zone|location|area|community_area|id)(_?id)?",
+    "dropoff_zone": r"(dropoff|end|to|destination|do)_?(zone|location|area|community_area|id)(_?id)?",
+    "passenger_count": r"passengers|passenger_?count",
+    "trip_distance": r"(trip_)?(distance|miles)(_mi(les)?)?",
+}
+"""Field → pattern of the names that others give it."""
 RULES: Mapping[str, str] = {}
 EDGE_SHARE = 0.05
 """A month's file has a few trips of the months beside it, and of 2009."""

@@ -53,15 +53,16 @@ class JsonLinesReader(LineReader):
         lines = pa.array(data.decode("utf-8", errors="replace").split("\n"), pa.string())
         with duckdb.connect() as engine:
             engine.execute("SET threads = 1")
-            engine.register("lines", pa.table({"line": lines, "at": pa.array(range(len(lines)))}))
-            filled = "FROM lines WHERE trim(line, ' \t\r') <> '' ORDER BY at"
-            engine.execute(f"CREATE TABLE given AS SELECT line, row_number() OVER (ORDER BY at) - 1 AS place {filled}")
+            engine.register("lines", pa.table({"line": lines, "line_no": pa.array(range(len(lines)))}))
+            filled = "FROM lines WHERE trim(line, ' \t\r') <> '' ORDER BY line_no"
+            engine.execute(
+                f"CREATE TABLE given AS SELECT line, row_number() OVER (ORDER BY line_no) - 1 AS place {filled}"
+            )
             whole = "json_valid(line) AND json_type(line) = 'OBJECT'"
             bad = engine.execute(f"SELECT place, line FROM given WHERE NOT ({whole}) ORDER BY place").fetchall()
             wanted = "SELECT json_extract_string(line, $paths) AS v, place FROM given"
             sql = f"{wanted} WHERE {whole} ORDER BY place"
-            engine.execute(sql, {"paths": self._paths})
-            found: pa.Table = engine.to_arrow_table()
+            found = engine.sql(sql, params={"paths": self._paths}).to_arrow_table()
 
         names = self.shape.raw.names
         values = found["v"].combine_chunks().flatten()

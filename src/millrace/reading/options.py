@@ -35,3 +35,11 @@ def document_from(arguments: argparse.Namespace) -> ColumnsDocument:
     names = ("timezone", "delimiter", "encoding")
     read: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     return merged(document, {"read": read, "columns": parse_column_map(",".join(arguments.column_map))})
+
+
+def add_inspect_options(parser: argparse.ArgumentParser) -> None:
+    """What `millrace inspect` takes."""
+    parser.add_argument("source", nargs="+", metavar="FILE", help="files, folders, globs, URIs, or a database's table")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write a columns.yaml to go on with")
+    parser.add_argument("--force", action="store_true", help="write over one that is there")
+    add_to(parser)

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from millrace.errors import MillraceError, NotFound
 from millrace.lake.atomic import sha256_text, write_text
@@ -63,15 +64,28 @@ def source_of(settings: Settings, champion: Served) -> str:
     if settings.retraining_source:
         return settings.retraining_source
 
-    model = Manifest.read(Registry(settings).folder(champion.version), "model")
-    folder = settings.lake / "snapshots" / model.parents.get("snapshot", "?")
     try:
-        return str(Manifest.read(folder, "snapshot").facts["source"]["uri"])
+        return str(_read_from(settings, champion)["uri"])
     except (MillraceError, KeyError) as error:
         raise NotFound(
             f"the lake does not say what champion {champion.version} was trained from ({error}). "
             "Set MILLRACE_RETRAINING_SOURCE."
         ) from error
+
+
+def columns_of(settings: Settings, champion: Served) -> dict[str, Any]:
+    """The columns document that the champion's snapshot was read with; empty where the lake does not say."""
+    try:
+        return dict(_read_from(settings, champion).get("columns", {}))
+    except (MillraceError, KeyError):
+        return {}
+
+
+def _read_from(settings: Settings, champion: Served) -> Mapping[str, Any]:
+    model = Manifest.read(Registry(settings).folder(champion.version), "model")
+    folder = settings.lake / "snapshots" / model.parents.get("snapshot", "?")
+    source: Mapping[str, Any] = Manifest.read(folder, "snapshot").facts["source"]
+    return source
 
 
 def now() -> str:

@@ -5,6 +5,7 @@ Parts are the base's where the document names no column, else the base's extende
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,9 +211,10 @@ def modelled(own: Own) -> Model:
         return base
 
     def network(architecture: Any, feature_names: Sequence[str]) -> Any:
-        from millrace.tabular.levels import with_levels  # torch, which no server loads
-
-        return with_levels(base.network, architecture, feature_names, codes)
+        levels = importlib.import_module(
+            "millrace.tabular.levels"
+        )  # by name, as a part: it has torch, which no server loads
+        return levels.with_levels(base.network, architecture, feature_names, codes)
 
     return cast(Model, Extended(base, network=network))
 

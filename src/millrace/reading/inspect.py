@@ -1,0 +1,183 @@
+"""`millrace inspect FILE…`: what each column of a source seems to be, what is missing, a columns.yaml to go on with.
+
+The same guess is made by whoever starts from a source without a columns document (`settled`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from millrace.errors import InvalidInput
+from millrace.installed import Workload
+from millrace.lake.atomic import write_text
+from millrace.reading.document import ColumnsDocument, merged
+from millrace.reading.fit import require_fit
+from millrace.reading.guess import UNSURE, Guess, flow, guess
+from millrace.reading.options import document_from
+from millrace.reading.profile import MOST_ROWS, Column, profile, sample
+from millrace.uris import redacted
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a source."""
+
+    source: str
+    columns: list[Column]
+    found: Guess
+    document: ColumnsDocument
+    """What was said and what was guessed, together; what is open is not in it."""
+    files: int
+
+
+def look(source: str, workload: Workload, said: ColumnsDocument) -> Seen:
+    """Raises what reading the source raises."""
+    table, files = sample(source, workload.schema, said)
+    columns = profile(table)
+    taken = {name for one in said.columns.values() for name in one.names}
+    free = [column for column in columns if column.name not in taken]
+    found = guess(free, workload.schema)
+
+    roles = [role for role in found.roles if role.field not in said.columns]
+    open_ones = [line for line in found.questions if line.partition(":")[0] not in said.columns]
+    found = Guess(roles, open_ones, found.others)
+    sure = {role.field: role.source for role in found.roles if role.how_sure != UNSURE}
+    guessed = {name: one for name, one in found.columns(workload.schema).items() if name in sure}
+    return Seen(source, columns, found, merged(said, {"columns": guessed}), files)
+
+
+def settled(
+    source: str, workload: Workload, said: ColumnsDocument, *, labels: bool = True
+) -> tuple[ColumnsDocument, list[str]]:
+    """The document that a source is read with, and a line for each field that was guessed.
+
+    Raises InvalidInput with the lines that somebody must settle; without `labels` a label is none of them.
+    """
+    seen = look(source, workload, said)
+    label = workload.schema.LABEL.column
+    questions = [line for line in seen.found.questions if labels or line.partition(":")[0] != label]
+    if questions:
+        listed = "\n".join(f"  {line}" for line in questions)
+        raise InvalidInput(
+            f"{redacted(source)} leaves {len(questions)} to settle, under `columns:` of a columns.yaml:\n{listed}\n"
+            f"It has the columns {', '.join(column.name for column in seen.columns)}. Write a first one, change it and "
+            f"name it:\n  millrace inspect {redacted(source)!r} --write columns.yaml\n  … --columns columns.yaml "
+            "(make: MAP=columns.yaml)"
+        )
+    require_fit(seen.document, workload.schema, redacted(source))
+    guessed = seen.found.columns(workload.schema)
+    lines = [
+        f"{role.field} from {flow(role.source)}" + (f" ({role.note})" if role.note else "")
+        for role in seen.found.roles
+        if role.field in guessed
+    ]
+    return seen.document, lines
+
+
+def inspect(arguments: argparse.Namespace, workload: Workload) -> tuple[list[dict[str, Any]], Group]:
+    """What was seen, as data and for people; writes the document where that was asked for.
+
+    Raises InvalidInput where the document is there already.
+    """
+    if arguments.write and arguments.write.exists() and not arguments.force:
+        raise InvalidInput(f"{arguments.write} is there already. Write over it with --force, or name another file.")
+    said = document_from(arguments)
+    seen = [look(source, workload, said) for source in arguments.source]
+    if arguments.write:
+        write_text(arguments.write, written(seen[0], workload))
+    views = [_view(one, workload, arguments.write) for one in seen]
+    return [_data(one) for one in seen], Group(*(part for parts in views for part in parts))
+
+
+def written(seen: Seen, workload: Workload) -> str:
+    """The document as YAML with comments: what is guessed, what is open, what could be a feature."""
+    lines = [f"# How {redacted(seen.source)} is read as events of {workload.name}: docs/your-data.md."]
+    read = seen.document.argument().get("read")
+    if read:
+        lines.append(f"read: {flow(read)}")
+
+    said = seen.document.argument().get("columns", {})
+    notes = {role.field: f"{role.how_sure}{'; ' + role.note if role.note else ''}" for role in seen.found.roles}
+    lines.append("columns:")
+    for role in seen.found.roles:
+        if role.how_sure != UNSURE:
+            said.setdefault(role.field, role.source)
+    lines += [f"  {name}: {flow(source)}    # {notes.get(name, 'as it was said')}" for name, source in said.items()]
+    lines += [f"  # TO SETTLE: {question}" for question in seen.found.questions]
+
+    offered = [column for column in seen.found.others if column.filled]
+    if offered:
+        lines.append(
+            "# Columns that the model could read, too (docs/your-features.md): take the # from `features:` and theirs."
+        )
+        lines.append("# features:")
+        lines += [_offered(column) for column in offered]
+    return "\n".join(lines) + "\n"
+
+
+def _offered(column: Column) -> str:
+    kind = _kind(column)
+    name = "".join(one if one.isalnum() else "_" for one in column.name.lower()).strip("_") or "column"
+    name = name if not name[0].isdigit() else f"c_{name}"
+    many = column.distinct > 0.5 * column.filled and kind == "categorical"
+    doubt = "    # nearly every row has a value of its own" if many else ""
+    return f"#   {name}: {{column: {flow(column.name)}, kind: {kind}}}{doubt}"
+
+
+def _kind(column: Column) -> str:
+    if column.time and not column.numeric:
+        return "time"
+    if len(column.levels) == 2 and {level.lower() for level in column.levels} <= {"0", "1", "true", "false"}:
+        return "boolean"
+    return "numeric" if column.numeric and not (column.whole and column.levels) else "categorical"
+
+
+def _view(seen: Seen, workload: Workload, target: Path | None) -> list[Any]:
+    roles = {name: role for role in seen.found.roles for name in role.columns}
+    table = Table("column", "taken for", "how sure", "is", "range", "empty", "for example", title=redacted(seen.source))
+    for column in seen.columns:
+        role = roles.get(column.name)
+        span = f"{column.low:g} … {column.high:g}" if column.low is not None and column.high is not None else ""
+        empty = f"{1 - column.filled / column.rows:.1%}" if column.filled < column.rows else ""
+        kind = column.type + (f" {column.formats[0]}" if column.formats else "")
+        table.add_row(column.name, role.field if role else "", role.how_sure if role else "", kind, span, empty,
+                      ", ".join(column.examples[:2]))  # fmt: skip
+
+    rows = seen.columns[0].rows
+    lines = [
+        f"{rows:,} rows of {seen.files} files were looked at"
+        + (", the first of them" if rows >= MOST_ROWS // 2 else "")
+    ]
+    told = [role for role in seen.found.roles if not role.columns or not isinstance(role.source, str)]
+    lines += [f"{role.field}: {flow(role.source)}" + (f"    # {role.note}" if role.note else "") for role in told]
+    lines += [f"to settle: {question}" for question in seen.found.questions]
+    label = workload.schema.LABEL.column
+    if any(question.startswith(f"{label}:") for question in seen.found.questions):
+        lines.append(f"Without {label} no model can be trained; `millrace score` needs none.")
+    lines.append(_next(seen, workload, target))
+    return [table, "\n".join(lines)]
+
+
+def _next(seen: Seen, workload: Workload, target: Path | None) -> str:
+    if seen.found.questions:
+        return f"next: settle the lines above in {target or 'a columns.yaml (--write columns.yaml)'}"
+    then = f" MAP={target}" if target else ""
+    return f"next: make run WORKLOAD={workload.name} DATA={redacted(seen.source)!r}{then}"
+
+
+def _data(seen: Seen) -> dict[str, Any]:
+    return {
+        "source": redacted(seen.source),
+        "files": seen.files,
+        "columns": [dataclasses.asdict(column) for column in seen.columns],
+        "roles": [dataclasses.asdict(role) for role in seen.found.roles],
+        "to_settle": seen.found.questions,
+        "document": seen.document.argument(),
+    }
