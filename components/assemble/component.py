@@ -19,13 +19,13 @@ def assemble(
     """
     from pathlib import Path
 
-    from components.assemble.core import assemble, fitted_split
+    from components.assemble.core import Asked, assemble_fitted
     from millrace.lake.manifest import Manifest
     from millrace.settings import settings
 
     here = settings()
     source = Manifest.read(Path(feature_set.path), "feature_set")
-    spec = fitted_split(source, as_of, train_days, validation_days)
-    result = assemble(source, here.lake, spec, threads=here.threads, memory_limit_gb=here.memory_limit_gb)
+    asked = Asked(as_of=as_of, train_days=train_days, validation_days=validation_days)
+    result = assemble_fitted(source, here.lake, asked, threads=here.threads, memory_limit_gb=here.memory_limit_gb)
     result.hand_over(Path(training_set.path))
     training_set.metadata = {"id": result.id, "kind": result.kind, "uri": result.uri, "splits": result.facts["splits"]}

@@ -7,7 +7,7 @@ model reads no history has no pool.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from millrace.errors import InvalidInput
 from millrace.features.events import engine
 from millrace.installed import load
 from millrace.lake.horizon import resolve_as_of, test_start
-from millrace.lake.manifest import Manifest, content_id
+from millrace.lake.manifest import Manifest, content_id, list_manifests
 from millrace.lake.provenance import code_of
 from millrace.lake.step import Step
 from millrace.lake.windows import Cases, fit_windows
@@ -32,6 +32,34 @@ def split_of(feature_set: Manifest, as_of: str = "", **days: int) -> SplitSpec:
     instant = resolve_as_of(feature_set, as_of)
     delay_days = load(feature_set.workload).schema.LABEL.delay_days
     return SplitSpec(test_start=test_start(instant, delay_days), delay_days=delay_days, labels_until=instant, **days)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a run asks for; with the feature set it decides the windows."""
+
+    as_of: str = ""
+    """ISO 8601; empty: the feature set's last day."""
+    train_days: int = 0
+    """0: as many as the data want, as below."""
+    validation_days: int = 0
+
+
+def assemble_fitted(
+    feature_set: Manifest, lake: Path, asked: Asked, *, threads: int = 2, memory_limit_gb: float = 3.0
+) -> Manifest:
+    """The training set of the windows that fit; no data are read where the same was asked of them before.
+
+    Raises as `fitted_split` and `assemble` do.
+    """
+    judging = code_of(*load(feature_set.workload).files("judging"))  # says which rows are cases
+    code = _code(feature_set), judging
+    signature = content_id({"feature_set": feature_set.id, "asked": asdict(asked), "code": code})
+    for made in list_manifests(lake / "training_sets", "training_set"):
+        if made.facts.get("asked") == signature:
+            return made
+    spec = fitted_split(feature_set, asked.as_of, asked.train_days, asked.validation_days)
+    return assemble(feature_set, lake, spec, asked=signature, threads=threads, memory_limit_gb=memory_limit_gb)
 
 
 def fitted_split(feature_set: Manifest, as_of: str = "", train_days: int = 0, validation_days: int = 0) -> SplitSpec:
@@ -56,17 +84,22 @@ def fitted_split(feature_set: Manifest, as_of: str = "", train_days: int = 0, va
 
 
 def assemble(
-    feature_set: Manifest, lake: Path, spec: SplitSpec, *, threads: int = 2, memory_limit_gb: float = 3.0
+    feature_set: Manifest,
+    lake: Path,
+    spec: SplitSpec,
+    *,
+    asked: str = "",
+    threads: int = 2,
+    memory_limit_gb: float = 3.0,
 ) -> Manifest:
-    """The training set of `spec`, made unless it is there already.
+    """The training set of `spec`, made unless it is there already; it keeps `asked`, what it was made for.
 
     Raises InvalidInput when the feature set does not hold the days of `spec` or a split has no rows;
     AlreadyRunning when another process assembles the same set.
     """
     history_length = int(feature_set.facts["history_length"])
     workload = load(feature_set.workload)
-    code = code_of(Path(__file__).parent, *workload.files("schema", "features"))
-    identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": code})
+    identity = content_id({"feature_set": feature_set.id, "spec": asdict(spec), "code": _code(feature_set)})
     parents = feature_set.as_parents()
     step = Step(kind="training_set", id=identity, workload=workload.name, lake=lake, parents=parents)
     done = step.found()
@@ -80,6 +113,7 @@ def assemble(
             splits = write_arrays(Source(connection, feature_set, workload, spec, history_length), draft.folder)
         draft.facts |= {
             "splits": splits,
+            "asked": asked,
             "test_start": str(spec.test_start),
             "history_length": history_length,
             "feature_service": feature_set.facts["feature_service"],
@@ -87,6 +121,11 @@ def assemble(
         }
     log("assembled", training_set=identity, **{name: split["rows"] for name, split in splits.items()})
     return step.made()
+
+
+def _code(feature_set: Manifest) -> str:
+    """Hash of all code that decides windows and rows."""
+    return code_of(Path(__file__).parent, *load(feature_set.workload).files("schema", "features"))
 
 
 def _require_days(feature_set: Manifest, spec: SplitSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from rows import readings
 
-from components.assemble.core import assemble, split_of
+from components.assemble.core import Asked, assemble, assemble_fitted, split_of
 from components.build_features.core import build_features
 from millrace.errors import InvalidInput
 from millrace.installed import Workload
@@ -93,3 +94,16 @@ def test_days_that_are_not_there_are_named(tmp_path: Path, feature_set: Manifest
 
     with pytest.raises(InvalidInput, match="the split needs the days"):
         assemble(feature_set, tmp_path, split_of(feature_set, as_of.isoformat(), train_days=6))
+
+
+def test_windows_that_were_fitted_once_are_known_without_the_data_and_only_for_what_was_asked(
+    tmp_path: Path, feature_set: Manifest
+) -> None:
+    asked = Asked(as_of=AS_OF.isoformat(), train_days=6)
+    made = assemble_fitted(feature_set, tmp_path, asked)
+    for path in feature_set.table("events"):
+        path.unlink()
+
+    assert assemble_fitted(feature_set, tmp_path, asked).id == made.id
+    with pytest.raises(FileNotFoundError):
+        assemble_fitted(feature_set, tmp_path, replace(asked, train_days=7))
