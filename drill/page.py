@@ -88,7 +88,10 @@ def _timeline(story: Story) -> tuple[Figure, str]:
 
 def _quality(story: Story) -> tuple[Figure, str]:
     name = story.quality[0]["name"] if story.quality else "quality"
-    plot, axes = figure(f"{name.replace('_', ' ').capitalize()} by day", "day", "", width=9.6, height=3.0)
+    words = name.replace("_", " ")
+    plot, axes = figure(
+        f"{words.capitalize() if ' ' in words else words.upper()} by day", "day", "", width=9.6, height=3.0
+    )
     for place, version in enumerate(dict.fromkeys(item["model_version"] for item in story.quality)):
         points = [item for item in story.quality if item["model_version"] == version and item["value"] is not None]
         days = [story.script.day_of(_midnight(item["first_day"])) for item in points]
