@@ -24,7 +24,7 @@ from stores import RedisServer, redis_server
 from fraud.features import VIEWS
 from millrace.appended.records import SLACK, Entry, Records
 from millrace.appended.redis import RedisEvents
-from millrace.appended.sqlite import FILE, SQLiteEvents
+from millrace.appended.sqlite import FILE, Lane, SQLiteEvents
 
 CUSTOMERS, _ = VIEWS
 N = 4
@@ -138,15 +138,15 @@ def test_appends_of_one_entity_at_the_same_moment_lose_nothing(place: Place) -> 
 def test_a_push_into_rows_that_were_replaced_meanwhile_does_not_count_for_the_new_ones(tmp_path: Path) -> None:
     """Whoever pushed may say so only after another process has seen the refill."""
     slow, quick = SQLiteEvents(tmp_path / FILE, RECORDS), SQLiteEvents(tmp_path / FILE, RECORDS)
+    former, new = Lane("generation", "filled"), Lane("generation", "filled again")
     slow.append([entry(1)])
-    into_former_rows = slow.unpushed(32)
+    into_former_rows = slow.unpushed(former, 32)
 
-    quick.refilled("new", as_of_us=0)
-    slow.pushed(into_former_rows)
+    slow.pushed(former, into_former_rows)
 
-    assert [one.key for one in quick.unpushed(32)] == ["a"]
-    quick.pushed(quick.unpushed(32))
-    assert slow.unpushed_count() == 0
+    assert [one.key for one in quick.unpushed(new, 32)] == ["a"]
+    quick.pushed(new, quick.unpushed(new, 32))
+    assert slow.unpushed_count(new) == 0
 
 
 def day(seed: int) -> list[Entry]:

@@ -78,7 +78,7 @@ def joined(
     A history ends strictly before its transaction, and Feast joins at or before: hence one microsecond less.
     """
     home = tmp_path_factory.mktemp("home")
-    sources = home / "feast" / "fraud" / "sources"
+    sources = home / "sources"
     sources.mkdir(parents=True)
     pq.write_table(
         pa.concat_tables(map(pq.read_table, feature_set.table("terminal_state"))), sources / "terminal_state.parquet"

@@ -23,7 +23,7 @@ from components.evaluate.quantity.evidence import gather
 from components.evaluate.quantity.rules import judge
 from components.evaluate.window import ask_champion, model_predictions, open_measured
 from components.gate.core import require, require_gain
-from millrace import installed as workloads
+from millrace import packaged
 from millrace.errors import GateBlocked, InvalidInput
 from millrace.judge.gates import Verdict
 from millrace.lake.manifest import Manifest, hash_files
@@ -194,11 +194,11 @@ class World:
 def installed():
     """The workload of this test is installed, as far as the platform can tell."""
     with pytest.MonkeyPatch.context() as patch:
-        entry = EntryPoint("machines", "machines", workloads.GROUP)
-        usual = workloads.entry_points
-        patch.setattr(workloads, "entry_points", lambda group: [*usual(group=group), entry])
+        entry = EntryPoint("machines", "machines", packaged.GROUP)
+        usual = packaged.entry_points
+        patch.setattr(packaged, "entry_points", lambda group: [*usual(group=group), entry])
         yield
-    workloads.load.cache_clear()
+    packaged._packaged.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,8 @@ def test_v1_and_v2_in_json_and_binary_give_the_scores_of_the_artifact(server, ro
     v2 = server.v2(tensors(features, history))
     status, _, body = server.call("POST", f"/v2/models/{NAME}/infer", content, {JSON_LENGTH: str(length)})
 
-    told = {"model_version": "3", "decision_threshold": 0.5, "history_length": 64}
+    states = {"feature_service": "fraud_detection_v2", "generation": "served"}
+    told = {"model_version": "3", "decision_threshold": 0.5, "history_length": 64, **states}
     assert v1 == (200, {"predictions": pytest.approx(wanted), "stages": ["full"] * 3, **told})
     assert v2[0] == status == 200
     assert v2[1] == json.loads(body)

@@ -20,6 +20,7 @@ from millrace.features.days import DayFeatures, Events
 from millrace.inputs import RecentEvents, Requests, States
 from millrace.installed import Workload, declare
 from millrace.instants import DAY_US, instant_of
+from millrace.lake.feast_home import Fill
 from millrace.lookup import empty
 from millrace.requests import RequestFormat
 
@@ -138,7 +139,7 @@ def test_whole_days_and_single_requests_give_the_same_features(mine: Workload, r
         key = rows[row]["customer_id"]
         entry = Entry(int(ids[row]), key, int(times[row]), kept)
         before = held.get(key, empty(mine.recent))  # type: ignore[arg-type]
-        held[key] = records.served(before, records.of(entry))
+        held[key] = records.served(before, records.of(entry, now_us=1), Fill("x"))
 
 
 def _states(workload: Workload, events: Events, day: DayFeatures, held: Any, row: int) -> States:
