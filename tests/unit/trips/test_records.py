@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.ingest.core import IngestConfig, ingest
+from components.validate.config import ValidateConfig
+from components.validate.rules import expected_rows
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 
 START = datetime(2021, 1, 4)
@@ -92,3 +97,26 @@ def test_the_same_trip_twice_counts_once(tmp_path: Path) -> None:
 
     assert len(rows) == ROWS
     assert snapshot.facts["quarantined"] == {"duplicate": 1}
+
+
+def test_a_blizzards_day_is_no_broken_feed() -> None:
+    """On February 1, 2021 a tenth of a Monday's trips were made; records without a profile must pass with that day."""
+    usual, monday = 2_000, 18_659  # days since 1970: 2021-02-01
+    reference = Days(np.arange(monday - 28, monday), np.full(28, usual))
+    snapshot = Days(np.array([monday]), np.array([usual // 10]))
+    config = ValidateConfig.load(load("trips"))
+
+    expected, tolerance = expected_rows(SimpleNamespace(reference=reference, snapshot=snapshot), config)
+
+    assert expected.tolist() == [usual]
+    assert usual // 10 >= (1 - tolerance[0]) * usual > usual // 20
+
+
+class Days:
+    """Rows of days, as a profile of a table has them."""
+
+    def __init__(self, days: np.ndarray, rows: np.ndarray) -> None:
+        self.days, self.rows = days, rows
+
+    def __len__(self) -> int:
+        return len(self.days)
