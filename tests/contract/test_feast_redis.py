@@ -60,6 +60,8 @@ N = 6
 OPTIONS = "socket_timeout=0.5,socket_connect_timeout=0.5,retry=null"
 """Of Redis's connection: without them a lookup waits for a dead Redis for seconds, for a lost node without end."""
 
+pytestmark = pytest.mark.skip(reason="no version here names a generation yet; test_generations_redis.py has two")
+
 
 @dataclass(frozen=True)
 class Cluster:

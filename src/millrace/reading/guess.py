@@ -94,10 +94,10 @@ def guess(columns: Sequence[Column], schema: Schema) -> Guess:
 
 def _score(one: Field, column: Column, schema: Schema) -> float:
     """0: it cannot be. 3: it has the name. 2: a name like those. 1: the values alone fit."""
+    if _known_names(schema).get(column.name.upper()) == one.name:
+        return 3.0  # whatever its values are: those that cannot be read are rejected row by row
     if not column.filled or not _fits(one, column):
         return 0.0
-    if _known_names(schema).get(column.name.upper()) == one.name:
-        return 3.0
     name = _plain(column.name)
     hint = getattr(schema, "HINTS", {}).get(one.name, "")
     if hint and (found := re.fullmatch(hint, name)):
@@ -137,6 +137,8 @@ def _role(one: Field, column: Column, score: float, columns: Sequence[Column], u
         how_sure, note = (UNSURE, doubt) if doubt.endswith("?") else (how_sure, doubt)
     elif one.kind in _NUMBERS:
         source |= _number(one, column)
+        if score >= 3:
+            source.pop("negative", None)  # our own name promises our own meaning: such rows are rejected
     elif one.kind is Kind.CLASS:
         source |= _words(column)
         note = f"{source['positive'][0]!r} is 1" if "positive" in source else ""
@@ -197,7 +199,7 @@ def _number(one: Field, column: Column) -> dict[str, Any]:
 
 def _words(column: Column) -> dict[str, Any]:
     levels = list(column.levels)
-    if {level.lower() for level in levels} <= _KNOWN:
+    if len(levels) != 2 or {level.lower() for level in levels} <= _KNOWN:
         return {}
     rarer = levels[-1]
     yes = next((level for level in levels if _YES_WORDS.fullmatch(level.lower())), rarer)
