@@ -38,8 +38,16 @@ class Seen:
 
 
 def look(source: str, workload: Workload, said: ColumnsDocument) -> Seen:
-    """Raises what reading the source raises."""
-    table, files = sample(source, workload.schema, said)
+    """Where the first rows leave a question, such as which number of a date is the day, all are looked at.
+
+    Raises what reading the source raises.
+    """
+    seen = _look(source, workload, said, throughout=False)
+    return _look(source, workload, said, throughout=True) if seen.found.questions else seen
+
+
+def _look(source: str, workload: Workload, said: ColumnsDocument, *, throughout: bool) -> Seen:
+    table, files = sample(source, workload.schema, said, throughout=throughout)
     columns = profile(table)
     taken = {name for one in said.columns.values() for name in one.names}
     free = [column for column in columns if column.name not in taken]

@@ -6,7 +6,7 @@ Rows of a source's first and last files are looked at, 50,000 at most; a column 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -18,11 +18,14 @@ from millrace.fields import Field
 from millrace.reading.casts import quoted
 from millrace.reading.document import ColumnsDocument
 from millrace.reading.numerals import numeral
+from millrace.reading.raw import Reader
 from millrace.reading.readers import open_reader
 from millrace.reading.sources import list_files
 from millrace.workload import Schema
 
 MOST_ROWS: Final = 50_000
+MOST_EACH: Final = 20_000
+"""Rows of a part of a file, where all parts are looked at."""
 FEW_LEVELS: Final = 12
 _MARKS: Final = ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
 """(decimal mark, mark between thousands), the plainest first."""
@@ -82,16 +85,20 @@ class _AnySource:
         return getattr(self._schema, name)
 
 
-def sample(source: str, schema: Schema, document: ColumnsDocument) -> tuple[pa.Table, int]:
-    """Up to MOST_ROWS raw rows as text, and the number of files; raises what reading the files raises."""
+def sample(source: str, schema: Schema, document: ColumnsDocument, *, throughout: bool = False) -> tuple[pa.Table, int]:
+    """Up to MOST_ROWS raw rows as text, and the number of files; raises what reading the files raises.
+
+    They are the first of the first and last files, or from `throughout` all of them, which reads everything.
+    """
     files = list_files(source)
     lenient = cast(Schema, _AnySource(schema))
-    looked_at = files if len(files) < 3 else [files[0], files[-1]]
+    looked_at = files if throughout or len(files) < 3 else [files[0], files[-1]]
     plain = document.model_copy(update={"columns": {}})
     tables = []
     for file in looked_at:
-        table = open_reader(file, lenient, plain).beginning().table
-        tables.append(_texts(table.slice(0, MOST_ROWS // len(looked_at))))
+        reader = open_reader(file, lenient, plain)
+        parts = _parts(reader) if throughout else [reader.beginning().table]
+        tables += [_texts(part.slice(0, MOST_ROWS // len(looked_at))) for part in parts]
     found = pa.concat_tables(tables, promote_options="default")
     if not len(found):
         raise InvalidInput(f"{files[0].name} has a header and no rows; wanted at least one")
@@ -104,6 +111,14 @@ def profile(table: pa.Table) -> list[Column]:
         engine.execute("SET TimeZone = 'UTC'")
         engine.register("given", table)
         return [_column(engine, name, len(table)) for name in table.column_names]
+
+
+def _parts(reader: Reader) -> Iterator[pa.Table]:
+    """Evenly spread rows of each part of a file."""
+    for stretch in reader.scan([]):
+        for rows in stretch.read():
+            every = max(len(rows.table) // MOST_EACH, 1)
+            yield rows.table.take(pa.array(range(0, len(rows.table), every), pa.int64()))
 
 
 def _texts(table: pa.Table) -> pa.Table:

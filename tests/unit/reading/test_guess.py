@@ -17,6 +17,7 @@ from components.ingest.core import ingest
 from millrace.cli import main
 from millrace.errors import InvalidInput
 from millrace.installed import load
+from millrace.reading import delimited
 from millrace.reading.document import EMPTY, parse, read_document
 from millrace.reading.inspect import look, settled
 
@@ -207,6 +208,18 @@ def test_a_date_that_reads_both_ways_is_asked_about(tmp_path: Path) -> None:
     found = look(str(written(rows, tmp_path / "both.csv", ",")), FRAUD, EMPTY).found
 
     assert [line for line in found.questions if "day or the month first" in line]
+
+
+def test_what_the_first_rows_leave_open_the_others_settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year in order begins with days and months that read both ways, and without a positive."""
+    monkeypatch.setattr(delimited, "_SAMPLE_BYTES", 600)
+    rows = [dict(american(place)) | {"Chargeback": "bad" if place == N - 3 else "good"} for place in range(N)]
+    path = written(rows, tmp_path / "year.csv", ",")
+
+    document, _ = settled(str(path), FRAUD, EMPTY)
+
+    assert document.columns["event_timestamp"].format == ("%m/%d/%Y %I:%M %p",)
+    assert document.columns["is_fraud"].positive == ("bad",)
 
 
 def test_inspect_writes_a_document_that_a_run_takes_unchanged(tmp_path: Path, capsys: Any) -> None:
