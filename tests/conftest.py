@@ -34,6 +34,7 @@ LONGEST_FIRST: Final = (
     "e2e/local/test_serving.py",
     "e2e/local/test_backtest.py",
     "contract/test_feast_redis.py",
+    "contract/test_feast_redis_pushes.py",
     "contract/test_http_conformance.py",
     "contract/test_kills.py",
     "unit/materialize/test_refresh.py",

@@ -1,4 +1,4 @@
-"""The manifests as the API server would get them: every overlay, built once. A bucket on a real S3 server."""
+"""The manifests as the API server would get them: every overlay, built once. Real servers of S3, Redis, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from s3_server import make_bucket, running_server
+
+from millrace.lake.manifest import Manifest
+from millrace.settings import Settings
+
+if TYPE_CHECKING:
+    from feast_cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -78,3 +85,18 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return make_bucket(s3_server, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+    simulated_days: list[pa.Table],
+    snapshot_of: Callable[..., Manifest],
+    with_database: Callable[[Path], Settings],
+) -> Iterator[Cluster]:
+    """The feature store of a cluster, filled; a module's own, since its tests change it."""
+    from feast_cluster import running  # Feast takes seconds to import, and few contract tests need it
+
+    home = with_database(tmp_path_factory.mktemp("cluster")).home
+    with running(home, lambda lake: snapshot_of(lake, simulated_days)) as made:
+        yield made
