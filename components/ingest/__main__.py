@@ -12,11 +12,15 @@ from rich.table import Table
 
 from components.ingest.config import IngestConfig
 from components.ingest.core import ingest
+from components.ingest.refused import examples
 from millrace.errors import MillraceError
+from millrace.installed import load
 from millrace.lake.manifest import Manifest
 from millrace.reading import options
+from millrace.reading.document import ColumnsDocument
 from millrace.settings import settings
 from millrace.uris import redacted
+from millrace.workload import Schema
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             memory_limit_gb=here.memory_limit_gb,
             threads=here.threads,
         )
-        _print(ingest(parsed.source, here.lake, config), here.lake)
+        _print(ingest(parsed.source, here.lake, config), here.lake, load(here.workload).schema, config.columns)
     except (MillraceError, OSError) as error:
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return 2
     return 0
 
 
-def _print(manifest: Manifest, lake: Path) -> None:
+def _print(manifest: Manifest, lake: Path, schema: Schema, columns: ColumnsDocument) -> None:
     facts = manifest.facts
     console = Console()
     console.print(f"snapshot {manifest.id}", highlight=False)
@@ -46,9 +50,10 @@ def _print(manifest: Manifest, lake: Path) -> None:
     console.print(f"{facts['rows']:,} rows of {days}", highlight=False)
 
     if facts["quarantined"]:
-        table = Table("rejected because", "rows")
+        table = Table("rejected because", "rows", "for example")
+        shown = {one.reason: str(one) for one in examples(lake / "quarantine" / manifest.id, schema, columns)}
         for reason, rows in sorted(facts["quarantined"].items(), key=lambda one: -one[1]):
-            table.add_row(reason, f"{rows:,}")
+            table.add_row(reason, f"{rows:,}", shown.get(reason, ""))
         console.print(table)
         print(f"rejected rows: {lake.absolute() / 'quarantine' / manifest.id}")
 

@@ -63,7 +63,20 @@ def ingest(source: str, lake: Path, config: IngestConfig) -> Manifest:
             held.push_state(work / "index.json")
     quarantined = sum(manifest.facts["quarantined"].values())
     log("ingest made a snapshot", snapshot=manifest.id, rows=manifest.facts["rows"], quarantined=quarantined)
+    if quarantined:
+        _tell_rejected(manifest, lake, config)
     return manifest
+
+
+def _tell_rejected(manifest: Manifest, lake: Path, config: IngestConfig) -> None:
+    """A line for each reason, with a row that it was said of and what would take it."""
+    from components.ingest.refused import examples
+
+    found = examples(lake / "quarantine" / manifest.id, load(config.workload).schema, config.columns)
+    for one in found:
+        log(
+            "ingest rejects", reason=one.reason, rows=manifest.facts["quarantined"].get(one.reason, 0), example=str(one)
+        )
 
 
 def source_version(source: str) -> str:

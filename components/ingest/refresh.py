@@ -17,6 +17,7 @@ from components.ingest.index import DayRecord, FileRecord, Index
 from components.ingest.intake import Intake, Origin
 from components.ingest.partitions import partition_path, write_partition
 from components.ingest.quarantine import Quarantine, invalid_prefix, repeated_prefix, segment_key
+from components.ingest.refused import examples
 from components.ingest.staging import Staging
 from millrace.errors import InvalidInput, SchemaMismatch
 from millrace.installed import load
@@ -284,7 +285,11 @@ class Refresh:
             total.update(record.repeated)
         if not any(record.rows for record in days.values()):
             counts = ", ".join(f"{reason} {rows:,}" for reason, rows in total.most_common())
-            raise InvalidInput(f"every row was rejected: {counts}. Nothing was written; fix the export or the options.")
+            shown = examples(self.scratch / "quarantine", self.schema, self.config.columns)
+            told = "".join(f"\n  {one.reason}: {one}" for one in shown)
+            raise InvalidInput(
+                f"every row was rejected: {counts}. Nothing was written; fix the export or the options.{told}"
+            )
         return total
 
     def _source_hash(self) -> str:
