@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -23,17 +23,15 @@ from components.ingest.checks import reasons
 from components.ingest.config import IngestConfig
 from millrace.errors import InvalidInput
 from millrace.features.events import as_utc
-from millrace.fields import Field
 from millrace.installed import load
 from millrace.observe.progress import track
 from millrace.pseudonyms import pseudonymise
-from millrace.reading.casts import cast_sql, raw_name
-from millrace.reading.columns import Shape
+from millrace.reading.casts import PLACE, cast_sql, numbered
+from millrace.reading.columns import Shape, lacking
 from millrace.reading.raw import RawRows
 from millrace.reading.readers import open_reader
 from millrace.reading.redaction import redacting
 from millrace.reading.sources import SourceFile, TableFile, list_files
-from millrace.workload import Schema
 
 REASON: Final = "reason"
 SOURCE_FILE: Final = "source_file"
@@ -73,7 +71,8 @@ class _Reading:
 
     def __init__(self, engine: duckdb.DuckDBPyConnection, config: IngestConfig) -> None:
         self._engine, self._config = engine, config
-        self._schema = without_labels(load(config.workload).schema)
+        schema = load(config.workload).schema
+        self._schema = lacking(schema, {schema.LABEL.column, "label_timestamp"})
         self._hidden: dict[str, dict[Any, str]] = {
             entity.key: {} for entity in self._schema.ENTITIES if entity.pseudonymised
         }
@@ -106,8 +105,7 @@ class _Reading:
         given = raw.table
         for name in shape.raw.names[given.num_columns :]:
             given = given.append_column(name, pa.nulls(len(given), pa.string()))
-        columns = [raw_name(place) for place in range(given.num_columns)]
-        self._engine.register("raw", given.rename_columns(columns))
+        self._engine.register("raw", numbered(given))
         typed = self._engine.sql(sql).to_arrow_table()
         self._engine.unregister("raw")
 
@@ -160,13 +158,13 @@ class _Reading:
 
         label = {event_id, self._schema.LABEL.column, "label_timestamp"}
         same = ", ".join(f'"{name}"' for name in self._schema.EVENTS.names if name not in label)
-        self._engine.register("rows", rows)
+        self._engine.register("rows", rows.append_column("place", pa.array(range(len(rows)), pa.int64())))
         lost = self._engine.sql(
             f"""
             SELECT place, CASE WHEN kinds > 1 THEN 'conflicting_id' ELSE 'duplicate' END AS reason FROM (
                 SELECT place, row_number() OVER (PARTITION BY "{event_id}" ORDER BY place) AS nth,
                     count(DISTINCT hash({same})) OVER (PARTITION BY "{event_id}") AS kinds
-                FROM (SELECT *, row_number() OVER () - 1 AS place FROM rows)
+                FROM rows
             ) WHERE kinds > 1 OR nth > 1 ORDER BY place
             """
         ).to_arrow_table()
@@ -181,31 +179,12 @@ class _Reading:
         return np.isin(np.arange(len(rows)), lost["place"].to_numpy(), invert=True)
 
 
-class _Unlabelled:
-    """A workload's schema whose label, and the time that it became known, a source may lack."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        later = {schema.LABEL.column, "label_timestamp"}
-        self.FIELDS = tuple(_optional(one) if one.name in later else one for one in schema.FIELDS)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._schema, name)
-
-
-def without_labels(schema: Schema) -> Schema:
-    """The schema of rows that are scored before anybody knows their labels."""
-    return cast(Schema, _Unlabelled(schema))
-
-
-def _optional(one: Field) -> Field:
-    return replace(one, optional=True)
-
-
 def _as_text(engine: duckdb.DuckDBPyConnection, raw: pa.Table) -> pa.Table:
     """Every column as text, under its own name."""
-    engine.register("rejected", raw.rename_columns([f"column_{place}" for place in range(raw.num_columns)]))
-    text: pa.Table = engine.sql("SELECT CAST(COLUMNS(*) AS VARCHAR) FROM rejected").to_arrow_table()
+    engine.register("rejected", numbered(raw))
+    text: pa.Table = engine.sql(
+        f"SELECT CAST(COLUMNS(* EXCLUDE {PLACE}) AS VARCHAR) FROM rejected ORDER BY {PLACE}"
+    ).to_arrow_table()
     engine.unregister("rejected")
     return text.rename_columns(raw.column_names)
 

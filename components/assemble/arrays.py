@@ -25,6 +25,7 @@ from millrace.instants import start_of
 from millrace.lake.manifest import Manifest
 from millrace.lake.states import key_sql
 from millrace.lake.training_set import ROWS, SPLITS, label_dtype, remembered_by, unknown
+from millrace.sql import literal
 from millrace.workload import Task
 
 CHUNK_ROWS: Final = 65_536
@@ -121,7 +122,7 @@ def _write_rows(source: Source, rows: str, folder: Path) -> tuple[NDArray[Any], 
     kept = [name for name in columns if name not in {*inputs, "_split", "_label"}]
     source.engine.execute(f"""
         COPY (SELECT {", ".join(blanked.get(name, f'"{name}"') for name in kept)} FROM {rows} ORDER BY {source.order})
-        TO {_quote(folder / ROWS)} (FORMAT parquet, COMPRESSION zstd)
+        TO {literal(folder / ROWS)} (FORMAT parquet, COMPRESSION zstd)
     """)
     count = pq.read_metadata(folder / ROWS).num_rows
     task = source.workload.task
@@ -193,9 +194,5 @@ def _instant(moment: date) -> str:
     return f"TIMESTAMPTZ '{moment.isoformat()}'"
 
 
-def _quote(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
 def _list(paths: list[Path]) -> str:
-    return "[" + ", ".join(_quote(path) for path in paths) + "]"
+    return "[" + ", ".join(literal(path) for path in paths) + "]"

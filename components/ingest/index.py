@@ -14,7 +14,7 @@ from typing import Any, Final
 from millrace.lake.atomic import write_text
 from millrace.reading.raw import Segment
 
-INDEX_VERSION: Final = 3
+INDEX_VERSION: Final = 4
 """Raised when the rules of ingest change: an index of another version is not used."""
 
 

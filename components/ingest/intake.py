@@ -20,7 +20,7 @@ from components.ingest.quarantine import Quarantine, invalid_prefix, segment_key
 from components.ingest.staging import Staging
 from millrace.instants import DAY_US
 from millrace.pseudonyms import pseudonymise
-from millrace.reading.casts import cast_sql, raw_name
+from millrace.reading.casts import cast_sql, numbered
 from millrace.reading.columns import Shape
 from millrace.reading.raw import RawRows, Segment
 from millrace.workload import Schema
@@ -86,8 +86,7 @@ class Intake:
         places = np.concatenate([origin.first_row + np.asarray(rows.rows, np.int64) for origin, rows in waiting])
         first = waiting[0][0]
         sql = cast_sql(first.shape, self._schema, self._carried, first.path)
-        numbered = raw.rename_columns([raw_name(place) for place in range(raw.num_columns)])
-        typed = self._staging.query(sql, raw=numbered)
+        typed = self._staging.query(sql, raw=numbered(raw))
 
         reason = reasons(typed, self._schema.FIELDS)
         if self._days is None:

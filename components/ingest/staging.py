@@ -17,7 +17,8 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from millrace.reading.casts import carried_name, quoted
+from millrace.reading.casts import carried_name
+from millrace.sql import literal, quoted
 from millrace.workload import Schema
 
 _ROWS_AT_ONCE: Final = 1_000_000
@@ -45,7 +46,7 @@ class Staging:
             "threads": threads,
             "temp_directory": folder,
         }.items():
-            self.db.execute(f"SET {setting} = {_literal(value)}")
+            self.db.execute(f"SET {setting} = {literal(value)}")
         self._create()
 
     def close(self) -> None:
@@ -76,7 +77,7 @@ class Staging:
             touched |= {day for (day,) in rows}
 
         for day, path in partitions.items():
-            sql = f"SELECT 1 AS hit FROM {_literal(path)} SEMI JOIN staged USING ({self._id}) LIMIT 1"
+            sql = f"SELECT 1 AS hit FROM {literal(path)} SEMI JOIN staged USING ({self._id}) LIMIT 1"
             if self.tuples(sql):
                 touched.add(day)
 
@@ -166,10 +167,6 @@ def _groups(counts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         groups[-1] = (groups[-1][0], day)
         rows += count
     return groups
-
-
-def _literal(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _listed(days: Iterable[int]) -> str:

@@ -122,12 +122,13 @@ def _before(
 def _labelled(connection: duckdb.DuckDBPyConnection, workload: Workload, rows: pa.Table) -> pa.Table:
     """Rows whose labels the file lacks and the model's data have get them, with the time that they became known."""
     event_id, label = workload.schema.EVENT_ID, workload.schema.LABEL.column
+    connection.register("placed", rows.append_column("place", pa.array(range(len(rows)), pa.int64())))
     found = connection.sql(
         f"""
-        SELECT probes.place, past."{label}" AS label, past.label_timestamp AS known
-        FROM (SELECT *, row_number() OVER () - 1 AS place FROM probes) AS probes
-        JOIN past ON past."{event_id}" = probes."{event_id}" AND past.event_timestamp = probes.event_timestamp
-        WHERE probes."{label}" IS NULL AND past."{label}" IS NOT NULL
+        SELECT placed.place, past."{label}" AS label, past.label_timestamp AS known
+        FROM placed
+        JOIN past ON past."{event_id}" = placed."{event_id}" AND past.event_timestamp = placed.event_timestamp
+        WHERE placed."{label}" IS NULL AND past."{label}" IS NOT NULL
         """
     ).to_arrow_table()
     if not len(found):

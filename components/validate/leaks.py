@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.validate.profile import quoted, select
+from components.validate.profile import select
 from millrace.fields import Kind
 from millrace.installed import Workload
+from millrace.sql import quoted
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from components.validate.config import ValidateConfig
 from components.validate.leaks import column_skills
-from components.validate.profile import quoted, select
+from components.validate.profile import select
 from millrace.errors import InvalidInput
 from millrace.installed import Workload, load
 from millrace.judge.gates import Rule
@@ -31,6 +31,7 @@ from millrace.lake.windows import (
     too_short,
     usable_days,
 )
+from millrace.sql import quoted
 from millrace.workload import Task
 
 TABLE = "events"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from millrace.fields import Field, Kind
 from millrace.installed import Workload
+from millrace.sql import literal, quoted
 
 MINUTES: Final = 1440
 ZERO_BIN: Final = 1100
@@ -188,9 +189,5 @@ def _histogram(db: duckdb.DuckDBPyConnection, files: Sequence[Path], value: str,
 
 
 def select(what: str, files: Iterable[Path]) -> str:
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    names = ", ".join(literal(path) for path in files)
     return f"select {what} from read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

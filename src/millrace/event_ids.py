@@ -2,7 +2,7 @@
 
 A whole number stays what it is; any other text (a UUID, `tx-00017`) becomes 63 bits of its MD5, the same everywhere:
 ingest does it in SQL (`millrace.reading.kinds`), the endpoint and the readers of labels here. Among ten million ids two
-collide once in 180,000 worlds. Why not text throughout: docs/adr/0030.
+collide once in 180,000 worlds. Why not text throughout: docs/adr/0031.
 """
 
 from __future__ import annotations

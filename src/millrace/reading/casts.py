@@ -15,7 +15,9 @@ from millrace.errors import SchemaMismatch
 from millrace.fields import Field, Kind
 from millrace.reading.columns import Shape
 from millrace.reading.document import FieldSource, scalar_text
-from millrace.reading.kinds import BUILDERS, READABLE, SQL_TYPES, Cast, How, alias, family_of, literal
+from millrace.reading.kinds import BUILDERS, READABLE, SQL_TYPES, family_of
+from millrace.reading.steps import Cast, How, alias
+from millrace.sql import literal, quoted
 from millrace.workload import Schema
 
 FAULT: Final = "__fault"
@@ -23,6 +25,8 @@ FAULT: Final = "__fault"
 BROKEN: Final = "__broken"
 """Column with the first of the workload's rules that a row breaks; null for the others."""
 LABEL_DELAY: Final = "__label_delay_us"
+PLACE: Final = "__place"
+"""Column with the number of a row in `raw`: DuckDB's threads may hand rows on in another order than they came in."""
 _STEPPED: Final = frozenset({"text", "integer", "float", "decimal"})
 _CARRIED_SQL: Final = {
     pa.int8(): "TINYINT",
@@ -35,8 +39,13 @@ _CARRIED_SQL: Final = {
 }
 
 
-def raw_name(place: int) -> str:
-    """Name of a file's column in `raw`."""
+def numbered(table: pa.Table) -> pa.Table:
+    """Raw rows as the relation `raw` of `cast_sql`: columns by number, and the place of each row."""
+    columns = table.rename_columns([_raw_name(place) for place in range(table.num_columns)])
+    return columns.append_column(PLACE, pa.array(range(len(table)), pa.int64()))
+
+
+def _raw_name(place: int) -> str:
     return f"__raw_{place}"
 
 
@@ -46,7 +55,8 @@ def carried_name(place: int) -> str:
 
 
 def cast_sql(shape: Shape, schema: Schema, carried: pa.Schema, where: str) -> str:
-    """SELECT over the relation `raw`: the fields typed, carried columns, LABEL_DELAY, FAULT, BROKEN; order is kept.
+    """SELECT over the relation `raw` (`numbered`), in its order: the fields typed, carried columns, LABEL_DELAY, FAULT,
+    BROKEN.
 
     Carried columns are those of `carried`; one that this file lacks is null. Raises SchemaMismatch when a column has
     a type that no value of ours is ever written in.
@@ -64,6 +74,8 @@ def cast_sql(shape: Shape, schema: Schema, carried: pa.Schema, where: str) -> st
     kept = [carried_name(place) for place in range(len(carried))]
     row = _of_row(schema, shape, [carried_name(place) for place, one in enumerate(carried) if one.name in carried_from])
 
+    made = [_made(field, shape, row) for field in schema.FIELDS]
+
     fields = [quoted(field.name) for field in schema.FIELDS]
     label = schema.LABEL
     when = f"coalesce(label_timestamp, event_timestamp + INTERVAL {label.delay_days} DAY)"
@@ -73,11 +85,12 @@ def cast_sql(shape: Shape, schema: Schema, carried: pa.Schema, where: str) -> st
 
     return f"""
         WITH read AS (SELECT {", ".join(["*", *steps])} FROM raw),
-        typed AS (SELECT {", ".join([*typed, *others])},
+        typed AS (SELECT {", ".join([*typed, *others])}, {PLACE},
             {_case([(condition, literal(reason)) for condition, reason in problems])} AS {FAULT} FROM read),
-        made AS (SELECT {", ".join([*(_made(field, shape, row) for field in schema.FIELDS), *kept, FAULT])} FROM typed),
+        made AS (SELECT {", ".join([*made, *kept, FAULT, PLACE])} FROM typed),
         complete AS (SELECT * REPLACE ({known}) FROM made)
         SELECT {", ".join([*fields, *kept])}, {delay}, {FAULT}, {broken} AS {BROKEN} FROM complete
+        ORDER BY {PLACE}
         """
 
 
@@ -141,7 +154,7 @@ def _raw_value(field: Field, shape: Shape, source: FieldSource) -> tuple[str, pa
 
 
 def _place(shape: Shape, raw: str) -> str:
-    return raw_name(shape.raw.get_field_index(raw))
+    return _raw_name(shape.raw.get_field_index(raw))
 
 
 def _wrong_type(field: Field, source: FieldSource, kind: pa.DataType) -> str:
@@ -161,7 +174,7 @@ def _carried(field: pa.Field, shape: Shape, schema: Schema, carried_from: dict[s
     place = shape.raw.get_field_index(raw) if raw is not None else -1
     if place < 0:
         return "NULL"
-    column = raw_name(place)
+    column = _raw_name(place)
     if known is not None:
         return f"TRY_CAST({column} AS {_CARRIED_SQL[known]})"
     return f"CAST({column} AS VARCHAR)" if pa.types.is_string(field.type) else column
@@ -170,8 +183,3 @@ def _carried(field: pa.Field, shape: Shape, schema: Schema, carried_from: dict[s
 def _case(branches: list[tuple[str, str]]) -> str:
     whens = " ".join(f"WHEN {condition} THEN {value}" for condition, value in branches)
     return f"CASE {whens} END" if whens else "CAST(NULL AS VARCHAR)"
-
-
-def quoted(name: str) -> str:
-    """An identifier of SQL."""
-    return '"' + name.replace('"', '""') + '"'

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import pyarrow as pa
 
 from millrace.errors import SchemaMismatch
+from millrace.extended import Extended
 from millrace.fields import Field
 from millrace.lake.manifest import content_id
 from millrace.reading.document import EMPTY, ColumnsDocument, FieldSource
@@ -83,7 +85,7 @@ def resolve(raw: pa.Schema, schema: Schema, document: ColumnsDocument, where: st
     settled = {name for source in document.columns.values() for name in source.names}
     # A file that lacks the named column may have ours: exports change in the middle of a year.
     here = {ours for ours, one in document.columns.items() if not one.column or one.column in raw.names}
-    by_upper = _by_upper(schema)
+    by_upper = known_names(schema)
     name_of: dict[str, str] = {}
     for name in raw.names:
         ours = told.get(name)
@@ -115,15 +117,16 @@ def _lacks(shape: Shape, field: Field) -> bool:
     return not (field.optional or field.sql)
 
 
-def required(schema: Schema) -> list[str]:
-    """Fields that a source must have."""
-    return [field.name for field in schema.FIELDS if not field.optional and not field.sql]
+def lacking(schema: Schema, names: Collection[str]) -> Schema:
+    """The schema of a source that may lack these fields."""
+    fields = tuple(replace(one, optional=True) if one.name in names else one for one in schema.FIELDS)
+    return cast(Schema, Extended(schema, FIELDS=fields))
 
 
 def matched(names: Sequence[str], schema: Schema, document: ColumnsDocument) -> int:
     """How many of `names` mean something to us; tells a right delimiter from a wrong one."""
     told = {name for source in document.columns.values() for name in source.names}
-    by_upper = _by_upper(schema)
+    by_upper = known_names(schema)
     return sum(name in told or name.upper() in by_upper for name in names)
 
 
@@ -170,7 +173,8 @@ def _ours(schema: Schema) -> set[str]:
     return {field.name for field in schema.FIELDS} | set(schema.CARRIED_TYPES)
 
 
-def _by_upper(schema: Schema) -> dict[str, str]:
+def known_names(schema: Schema) -> dict[str, str]:
+    """Names in upper case that need no explanation → ours: the public ones, and our own."""
     public = {name.upper(): ours for name, ours in schema.ALIASES.items()}
     return public | {name.upper(): name for name in _ours(schema)}
 

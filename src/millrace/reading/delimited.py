@@ -7,6 +7,7 @@ themselves. A line with too many or too few fields is handed over as it is, to b
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -27,8 +28,8 @@ from millrace.workload import Schema
 _SAMPLE_BYTES: Final = 1 << 20
 
 
-class LineReader:
-    """Text in lines: cut into segments, along those that are known."""
+class LineReader(ABC):
+    """Text in lines: cut into segments, along those that are known; what a line is, is the format's."""
 
     shape: Shape
     encoding: str
@@ -82,8 +83,9 @@ class LineReader:
             data = text.lines(_SAMPLE_BYTES)
         return next(iter(self._read(data)))
 
+    @abstractmethod
     def _read(self, data: bytes) -> Iterator[RawRows]:
-        raise NotImplementedError
+        """Parse the decoded bytes of one segment."""
 
     def _hash(self, data: bytes) -> str:
         digest = hashlib.sha256(self._identity)

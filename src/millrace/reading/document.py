@@ -125,8 +125,8 @@ class FieldSource(Config):
     positive: Texts = ()
     """Of a class: the texts of 1."""
     negative: Literal["drop", "keep", "turn"] | Texts = ()
-    """Of a class: the texts of 0; empty with `positive`: all others. Of money and numbers: what a negative value is:
-    rejected, kept, or its size taken."""
+    """Of a class: the texts of 0; empty with `positive`: all others. Of money and numbers: whether a negative value is
+    rejected, kept (not where the field has a minimum), or its size taken; by default the field's minimum decides."""
 
     @field_validator("start", mode="before")
     @classmethod

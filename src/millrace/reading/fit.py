@@ -59,6 +59,11 @@ def _require_options(field: Field, source: FieldSource, where: str) -> None:
         raise ConfigError(f"{where}.negative is {source.negative!r}; wanted the texts of 0, such as [N]")
     if field.kind is not Kind.CLASS and words and source.negative:
         raise ConfigError(f"{where}.negative is {list(source.negative)}; wanted drop, keep or turn")
+    if source.negative == "keep" and field.minimum is not None and field.minimum >= 0:
+        raise ConfigError(
+            f"{where}.negative is 'keep', but every {field.name} is at least {field.minimum:g}: the workload's "
+            "features are made for that; wanted drop (such rows are rejected) or turn (their size is taken)"
+        )
     if source.absent and not (field.empty or field.optional or field.sql):
         raise ConfigError(f"{where}.absent: every event has a {field.name}; name its column, or a constant")
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from millrace.installed import Workload
 from millrace.lake.atomic import write_text
 from millrace.reading.document import ColumnsDocument, merged
 from millrace.reading.fit import require_fit
-from millrace.reading.guess import UNSURE, Guess, flow, guess
+from millrace.reading.guess import Guess, guess
 from millrace.reading.options import document_from
 from millrace.reading.profile import MOST_ROWS, Column, profile, sample
+from millrace.reading.roles import UNSURE, Role, flow
 from millrace.uris import redacted
 
 
@@ -50,14 +53,15 @@ def _look(source: str, workload: Workload, said: ColumnsDocument, *, throughout:
     table, files = sample(source, workload.schema, said, throughout=throughout)
     columns = profile(table)
     taken = {name for one in said.columns.values() for name in one.names}
-    free = [column for column in columns if column.name not in taken]
-    found = guess(free, workload.schema)
+    everything = guess([column for column in columns if column.name not in taken], workload.schema)
 
-    roles = [role for role in found.roles if role.field not in said.columns]
-    open_ones = [line for line in found.questions if line.partition(":")[0] not in said.columns]
-    found = Guess(roles, open_ones, found.others)
-    sure = {role.field: role.source for role in found.roles if role.how_sure != UNSURE}
-    guessed = {name: one for name, one in found.columns(workload.schema).items() if name in sure}
+    found = Guess(
+        [role for role in everything.roles if role.field not in said.columns],
+        [question for question in everything.questions if _field_of(question) not in said.columns],
+        everything.others,
+    )
+    open_fields = {_field_of(question) for question in found.questions}
+    guessed = {name: one for name, one in found.columns(workload.schema).items() if name not in open_fields}
     return Seen(source, columns, found, merged(said, {"columns": guessed}), files)
 
 
@@ -70,23 +74,32 @@ def settled(
     """
     seen = look(source, workload, said)
     label = workload.schema.LABEL.column
-    questions = [line for line in seen.found.questions if labels or line.partition(":")[0] != label]
+    questions = [question for question in seen.found.questions if labels or _field_of(question) != label]
     if questions:
-        listed = "\n".join(f"  {line}" for line in questions)
-        raise InvalidInput(
-            f"{redacted(source)} leaves {len(questions)} to settle, under `columns:` of a columns.yaml:\n{listed}\n"
-            f"It has the columns {', '.join(column.name for column in seen.columns)}. Write a first one, change it and "
-            f"name it:\n  millrace inspect {redacted(source)!r} --write columns.yaml\n  … --columns columns.yaml "
-            "(make: MAP=columns.yaml)"
-        )
+        raise InvalidInput(_asked(seen, questions))
+
     require_fit(seen.document, workload.schema, redacted(source))
     guessed = seen.found.columns(workload.schema)
-    lines = [
-        f"{role.field} from {flow(role.source)}" + (f" ({role.note})" if role.note else "")
-        for role in seen.found.roles
-        if role.field in guessed
-    ]
-    return seen.document, lines
+    return seen.document, [_told(role) for role in seen.found.roles if role.field in guessed]
+
+
+def _field_of(question: str) -> str:
+    return question.partition(":")[0]
+
+
+def _asked(seen: Seen, questions: Sequence[str]) -> str:
+    source = redacted(seen.source)
+    listed = "\n".join(f"  {question}" for question in questions)
+    columns = ", ".join(column.name for column in seen.columns)
+    return (
+        f"{source} leaves {len(questions)} to settle, under `columns:` of a columns.yaml:\n{listed}\n"
+        f"It has the columns {columns}. Write a first one, change it and name it:\n"
+        f"  millrace inspect {source!r} --write columns.yaml\n  … --columns columns.yaml (make: MAP=columns.yaml)"
+    )
+
+
+def _told(role: Role) -> str:
+    return f"{role.field} from {flow(role.source)}" + (f" ({role.note})" if role.note else "")
 
 
 def inspect(arguments: argparse.Namespace, workload: Workload) -> tuple[list[dict[str, Any]], Group]:
@@ -106,18 +119,16 @@ def inspect(arguments: argparse.Namespace, workload: Workload) -> tuple[list[dic
 
 def written(seen: Seen, workload: Workload) -> str:
     """The document as YAML with comments: what is guessed, what is open, what could be a feature."""
+    document = seen.document.argument()
     lines = [f"# How {redacted(seen.source)} is read as events of {workload.name}: docs/your-data.md."]
-    read = seen.document.argument().get("read")
-    if read:
-        lines.append(f"read: {flow(read)}")
+    if "read" in document:
+        lines.append(f"read: {flow(document['read'])}")
 
-    said = seen.document.argument().get("columns", {})
-    notes = {role.field: f"{role.how_sure}{'; ' + role.note if role.note else ''}" for role in seen.found.roles}
     lines.append("columns:")
-    for role in seen.found.roles:
-        if role.how_sure != UNSURE:
-            said.setdefault(role.field, role.source)
-    lines += [f"  {name}: {flow(source)}    # {notes.get(name, 'as it was said')}" for name, source in said.items()]
+    sure = [role for role in seen.found.roles if role.how_sure != UNSURE]
+    columns = {role.field: role.source for role in sure} | document.get("columns", {})
+    notes = {role.field: "; ".join(filter(None, (role.how_sure, role.note))) for role in sure}
+    lines += [f"  {name}: {flow(source)}    # {notes.get(name, 'as it was said')}" for name, source in columns.items()]
     lines += [f"  # TO SETTLE: {question}" for question in seen.found.questions]
 
     offered = [column for column in seen.found.others if column.filled]
@@ -131,46 +142,68 @@ def written(seen: Seen, workload: Workload) -> str:
 
 
 def _offered(column: Column) -> str:
+    """The line of a column that could be a feature."""
+    name = re.sub(r"\W", "_", column.name.lower()).strip("_") or "column"
+    if name[0].isdigit():
+        name = f"c_{name}"
+
     kind = _kind(column)
-    name = "".join(one if one.isalnum() else "_" for one in column.name.lower()).strip("_") or "column"
-    name = name if not name[0].isdigit() else f"c_{name}"
-    many = column.distinct > 0.5 * column.filled and kind == "categorical"
+    many = kind == "categorical" and column.distinct > 0.5 * column.filled
     doubt = "    # nearly every row has a value of its own" if many else ""
     return f"#   {name}: {{column: {flow(column.name)}, kind: {kind}}}{doubt}"
 
 
 def _kind(column: Column) -> str:
+    """The kind of feature that a column could be."""
     if column.time and not column.numeric:
         return "time"
     if len(column.levels) == 2 and {level.lower() for level in column.levels} <= {"0", "1", "true", "false"}:
         return "boolean"
-    return "numeric" if column.numeric and not (column.whole and column.levels) else "categorical"
+    few_codes = column.whole and column.levels
+    return "numeric" if column.numeric and not few_codes else "categorical"
 
 
 def _view(seen: Seen, workload: Workload, target: Path | None) -> list[Any]:
+    """What people see: a table of the columns, and lines below it."""
+    rows = seen.columns[0].rows
+    first = ", the first of them" if rows >= MOST_ROWS // 2 else ""
+    lines = [f"{rows:,} rows of {seen.files} files were looked at{first}"]
+
+    for role in seen.found.roles:
+        if not role.columns or not isinstance(role.source, str):
+            lines.append(f"{role.field}: {flow(role.source)}" + (f"    # {role.note}" if role.note else ""))
+    lines += [f"to settle: {question}" for question in seen.found.questions]
+
+    label = workload.schema.LABEL.column
+    if label in map(_field_of, seen.found.questions):
+        lines.append(f"Without {label} no model can be trained; `millrace score` needs none.")
+    lines.append(_next(seen, workload, target))
+    return [_table(seen), "\n".join(lines)]
+
+
+def _table(seen: Seen) -> Table:
     roles = {name: role for role in seen.found.roles for name in role.columns}
     table = Table("column", "taken for", "how sure", "is", "range", "empty", "for example", title=redacted(seen.source))
     for column in seen.columns:
         role = roles.get(column.name)
-        span = f"{column.low:g} … {column.high:g}" if column.low is not None and column.high is not None else ""
-        empty = f"{1 - column.filled / column.rows:.1%}" if column.filled < column.rows else ""
-        kind = column.type + (f" {column.formats[0]}" if column.formats else "")
-        table.add_row(column.name, role.field if role else "", role.how_sure if role else "", kind, span, empty,
-                      ", ".join(column.examples[:2]))  # fmt: skip
+        taken, how_sure = (role.field, role.how_sure) if role else ("", "")
+        examples = ", ".join(column.examples[:2])
+        table.add_row(column.name, taken, how_sure, _type(column), _span(column), _empty(column), examples)
+    return table
 
-    rows = seen.columns[0].rows
-    lines = [
-        f"{rows:,} rows of {seen.files} files were looked at"
-        + (", the first of them" if rows >= MOST_ROWS // 2 else "")
-    ]
-    told = [role for role in seen.found.roles if not role.columns or not isinstance(role.source, str)]
-    lines += [f"{role.field}: {flow(role.source)}" + (f"    # {role.note}" if role.note else "") for role in told]
-    lines += [f"to settle: {question}" for question in seen.found.questions]
-    label = workload.schema.LABEL.column
-    if any(question.startswith(f"{label}:") for question in seen.found.questions):
-        lines.append(f"Without {label} no model can be trained; `millrace score` needs none.")
-    lines.append(_next(seen, workload, target))
-    return [table, "\n".join(lines)]
+
+def _type(column: Column) -> str:
+    return f"{column.type} {column.formats[0]}" if column.formats else column.type
+
+
+def _span(column: Column) -> str:
+    if column.low is None or column.high is None:
+        return ""
+    return f"{column.low:g} … {column.high:g}"
+
+
+def _empty(column: Column) -> str:
+    return f"{1 - column.filled / column.rows:.1%}" if column.filled < column.rows else ""
 
 
 def _next(seen: Seen, workload: Workload, target: Path | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from millrace.sql import literal
+
 _CURRENCY: Final = r"[\p{Sc}\s\x{00A0}\x{202F}]|^[A-Z]{3}|[A-Z]{3}$|^kr\.?|kr\.?$|zł$|Kč$|^R\$|^Rs\.?"
 """Signs and codes of money, and blanks, beside a number; what is left must be a number alone."""
 
@@ -22,14 +24,10 @@ def numeral(source: str, decimal: str, thousands: str) -> str:
 
     whole = rf"[0-9]{{1,3}}({mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}|[0-9]+" if thousands else "[0-9]+"
     form = rf"[+-]?({whole})?({point}[0-9]*)?([eE][+-]?[0-9]+)?"
-    bare = text if not thousands else f"replace({text}, {_text(thousands)}, '')"
-    bare = bare if decimal == "." else f"replace({bare}, {_text(decimal)}, '.')"
-    return f"CASE WHEN regexp_full_match({text}, {_text(form)}) THEN {bare} END"
+    bare = text if not thousands else f"replace({text}, {literal(thousands)}, '')"
+    bare = bare if decimal == "." else f"replace({bare}, {literal(decimal)}, '.')"
+    return f"CASE WHEN regexp_full_match({text}, {literal(form)}) THEN {bare} END"
 
 
 def _escaped(mark: str) -> str:
     return f"\\{mark}" if mark == "." else mark
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

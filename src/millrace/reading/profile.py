@@ -1,6 +1,7 @@
 """What the values of each raw column look like: numbers and their marks, times and their formats, how they repeat.
 
-Rows of a source's first and last files are looked at, 50,000 at most; a column is described without its meaning.
+Rows of a source's first and last files are looked at, 50,000 at most; where those leave a question, rows spread over
+the whole source. A column is described without its meaning.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import duckdb
 import pyarrow as pa
 
 from millrace.errors import InvalidInput
-from millrace.fields import Field
-from millrace.reading.casts import quoted
+from millrace.reading.columns import lacking
 from millrace.reading.document import ColumnsDocument
 from millrace.reading.numerals import numeral
 from millrace.reading.raw import Reader
 from millrace.reading.readers import open_reader
 from millrace.reading.sources import list_files
+from millrace.sql import quoted
 from millrace.workload import Schema
 
 MOST_ROWS: Final = 50_000
@@ -74,29 +75,19 @@ class Column:
         return self.iso or bool(self.formats)
 
 
-class _AnySource:
-    """A workload's schema none of whose fields a source must have."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self.FIELDS: tuple[Field, ...] = tuple(replace(one, optional=True) for one in schema.FIELDS)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._schema, name)
-
-
 def sample(source: str, schema: Schema, document: ColumnsDocument, *, throughout: bool = False) -> tuple[pa.Table, int]:
-    """Up to MOST_ROWS raw rows as text, and the number of files; raises what reading the files raises.
+    """Raw rows as text, and the number of files; raises what reading the files raises.
 
-    They are the first of the first and last files, or from `throughout` all of them, which reads everything.
+    They are the first MOST_ROWS of the first and last files; or, `throughout`, some of each part of all files, which
+    reads everything.
     """
     files = list_files(source)
-    lenient = cast(Schema, _AnySource(schema))
+    asking_nothing = lacking(schema, [one.name for one in schema.FIELDS])
     looked_at = files if throughout or len(files) < 3 else [files[0], files[-1]]
     plain = document.model_copy(update={"columns": {}})
     tables = []
     for file in looked_at:
-        reader = open_reader(file, lenient, plain)
+        reader = open_reader(file, asking_nothing, plain)
         parts = _parts(reader) if throughout else [reader.beginning().table]
         tables += [_texts(part.slice(0, MOST_ROWS // len(looked_at))) for part in parts]
     found = pa.concat_tables(tables, promote_options="default")

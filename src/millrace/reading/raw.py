@@ -24,8 +24,6 @@ class Segment:
     """Days since 1970 that its readable rows fall on."""
     invalid: dict[str, int] = field(default_factory=dict)
     """Reason → rows that broke a rule by themselves."""
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """Reason → one such row: its number in the file, the raw column, the value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from millrace.extended import Extended
 from millrace.features.days import DayFeatures, Events
 from millrace.features.histories import Histories, Pool
 from millrace.requests import SEPARATOR
 from millrace.variants.aggregates import Sums, remembered, view_name
 from millrace.variants.columns import said_in_table
-from millrace.variants.extended import Extended
 from millrace.variants.own import Own, Past
 from millrace.workload import Batch, Schema
 

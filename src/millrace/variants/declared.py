@@ -7,8 +7,8 @@ from typing import cast
 
 import pyarrow as pa
 
+from millrace.extended import Extended
 from millrace.fields import Kept, Kind, events_of
-from millrace.variants.extended import Extended
 from millrace.variants.own import Own
 from millrace.workload import Exchange, Features, Schema, Watch
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from millrace.variants.extended import Extended
+from millrace.extended import Extended
 from millrace.variants.own import Own
 from millrace.workload import Judging
 

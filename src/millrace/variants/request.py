@@ -9,13 +9,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.extended import Extended
 from millrace.features.histories import Histories
 from millrace.fields import Input
 from millrace.inputs import Requests, States
 from millrace.instants import NEVER_US
 from millrace.variants.aggregates import remembered
 from millrace.variants.columns import said_in_request
-from millrace.variants.extended import Extended
 from millrace.variants.own import Own, Past
 from millrace.workload import Explain, Online
 

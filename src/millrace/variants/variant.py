@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from millrace.errors import ConfigError
+from millrace.extended import Extended
 from millrace.packaged import Workload, package_names, packaged
 from millrace.variants import days, declared, judged, request
 from millrace.variants import document as documents
 from millrace.variants.document import Document
-from millrace.variants.extended import Extended
 from millrace.variants.own import Own, own_of
 from millrace.workload import (
     Batch,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from millrace.event_ids import event_key
 from millrace.fields import Kind
 from millrace.reading.document import FieldSource, ReadOptions
-from millrace.reading.kinds import BUILDERS, How, alias
+from millrace.reading.kinds import BUILDERS
+from millrace.reading.steps import How, alias
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=40)
 WHOLE = st.integers(-(2**70), 2**70).map(str)

@@ -1,4 +1,4 @@
-"""A part of a variant: what is given, and else what the base has."""
+"""A part of a workload with something else in it: a variant's parts, or a schema that asks less of a source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Extended:
-    """A part: what is given here, and else what the base has."""
+    """What is given here, and else what the base has."""
 
     def __init__(self, base: Any, **given: Any) -> None:
         self.__dict__.update(given)
