@@ -6,12 +6,13 @@ One home for the whole module; the tests run in order and each tells what a user
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ from millrace.events.log import engine
 from millrace.events.stream import open_stream
 from millrace.events.table import read_predictions
 from millrace.installed import load
-from millrace.lake.feast_home import fill_of, repository
+from millrace.lake.feast_home import fill_of, generations, repository
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_spec import generation_of
 from millrace.registry.models import Registry
@@ -46,6 +47,8 @@ from trips.world import write as write_trips
 
 SMALL = Path(__file__).with_name("small.yaml")
 WORLD = SimulationConfig(customers=400, terminals=800, days=60, seed=3)
+OTHER = replace(WORLD, seed=4)
+"""Events of the same names, which have another history."""
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
@@ -215,6 +218,41 @@ def test_a_model_that_is_not_good_enough_is_not_promoted(
     page = (home / "report" / "fraud" / "index.html").read_text()
     assert page.index("This run was blocked") < page.index("average_precision, ") < page.index("Runs before")
     assert 'href="run-2' in page
+
+
+def test_runs_on_other_data_killed_and_refused_leave_served_scores_alone_to_the_digit(
+    program: Program, raw: Path, home: Path, tmp_path: Path, url: str, first_run: str
+) -> None:
+    champion = generation_of(Manifest.lying_in(Registry(Settings(home=home)).folder(1), "model"))
+    held = fill_of(repository(home, "fraud", champion))
+    known = set(generations(home, "fraud"))
+    rows = pq.read_table(max(raw.glob("*.parquet"))).slice(0, 20).to_pylist()
+    before = tried(url, rows)
+    other = tmp_path / "other"
+    other.mkdir()
+    write(OTHER, other)
+    strict = overrides(tmp_path, train={"epochs": 1}, evaluate={"min_average_precision": 0.999, "resamples": 20})
+    asked = ("--data", str(other), "--overrides", strict, "--train-days", "21", "--profile", "simulated")
+
+    def others() -> set[str]:
+        return set(generations(home, "fraud")) - known
+
+    with killed_when("a generation is being filled", home, others, *asked):
+        assert tried(url, rows) == before
+    (torn,) = others()
+    refused = program("run.loop", *asked)
+
+    assert refused.returncode == 1
+    assert "= build-features (nothing changed)" in refused.stdout
+    assert "Blocked by the evaluation gate" in refused.stderr
+    assert tried(url, rows) == before
+    assert [answer["degraded"] for answer in before] == [False] * 20
+    assert len({answer["score"] for answer in before}) > 10
+    assert (served_version(home), fill_of(repository(home, "fraud", champion))) == ("1", held)
+    filled = fill_of(repository(home, "fraud", torn))
+    assert held is not None
+    assert filled is not None
+    assert (others(), filled.id == held.id) == ({torn}, False)
 
 
 def test_data_in_another_unit_is_stopped_before_features_are_built(
@@ -505,6 +543,31 @@ def ask(url: str, model: str, event: dict[str, Any]) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()["predictions"][0]
     return found
+
+
+def tried(url: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers to raw events, of which the servers remember nothing."""
+    body, trial = {"instances": [instance(row) for row in rows]}, {"X-Millrace-Dry-Run": "true"}
+    answer = httpx.post(f"{url}/v1/models/fraud-detector:predict", json=body, headers=trial, timeout=60)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["predictions"]
+    return found
+
+
+@contextmanager
+def killed_when(what: str, home: Path, condition: Callable[[], object], *arguments: str) -> Iterator[None]:
+    """A run and all that it started, killed once `condition` holds."""
+    command = [sys.executable, "-m", "run.loop", *arguments]
+    env = os.environ | {"MILLRACE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, start_new_session=True, stdout=quiet, stderr=quiet) as process:
+        try:
+            until(what, lambda: bool(condition()) or process.poll() is not None, 300)
+            assert process.poll() is None, f"ended before {what}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    yield
 
 
 def instance(row: dict[str, Any]) -> dict[str, Any]:
