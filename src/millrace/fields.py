@@ -17,7 +17,7 @@ class Kind(StrEnum):
     """What the values of a field are, and so how they are read and kept."""
 
     ID = "id"
-    """A whole number of 64 bits that no other event has."""
+    """What no other event has, as a whole number of 64 bits: itself, or a hash of a text (`millrace.event_ids`)."""
     INSTANT = "instant"
     """A time between 1970 and 2200, UTC."""
     KEY = "key"

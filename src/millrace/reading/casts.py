@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from millrace.errors import SchemaMismatch
@@ -42,7 +43,7 @@ _CARRIED_SQL: Final = {
 def numbered(table: pa.Table) -> pa.Table:
     """Raw rows as the relation `raw` of `cast_sql`: columns by number, and the place of each row."""
     columns = table.rename_columns([_raw_name(place) for place in range(table.num_columns)])
-    return columns.append_column(PLACE, pa.array(range(len(table)), pa.int64()))
+    return columns.append_column(PLACE, pa.array(np.arange(len(table))))
 
 
 def _raw_name(place: int) -> str:

@@ -5,6 +5,7 @@ Values come as text, as those of delimited files do; what is no object is a malf
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -43,7 +44,7 @@ class JsonLinesReader(LineReader):
 
     def _open(self) -> Text:
         text = super()._open()
-        if not getattr(self, "_array", False):
+        if not self._array:
             return text
         with text:
             data = text.read(_MOST_ARRAY)
@@ -99,10 +100,8 @@ def _keys(item: Mapping[str, Any], name: str, path: str, depth: int = 0) -> dict
     return found
 
 
-def _lines_of(data: bytes, name: str) -> Any:
+def _lines_of(data: bytes, name: str) -> io.BytesIO:
     """An array of objects as lines."""
-    import io
-
     try:
         items = json.loads(data)
     except ValueError as error:
