@@ -43,7 +43,7 @@ def write_page(refusal: Refusal, reports: Path) -> Path:
         page.text(f"{number}. {reason}")
 
     found = [Path(line.partition(": ")[2]) for line in _report_lines(refusal)]
-    links = {f"{path.parent.parent.name} report": os.path.relpath(path, reports) for path in found if path.is_file()}
+    links = {_report_of(path): os.path.relpath(path, reports) for path in found if path.is_file()}
     if links:
         page.heading("Reports").links(links)
     if before := earlier(reports, refusal.run):
@@ -51,6 +51,11 @@ def write_page(refusal: Refusal, reports: Path) -> Path:
     for verdict in refusal.verdicts:
         page.heading(f"Gate: {verdict.gate}").verdict(verdict)
     return publish(reports, refusal.run, page.html())
+
+
+def _report_of(path: Path) -> str:
+    """`…/evaluations/<id>/report.html` → `Evaluation report`."""
+    return f"{path.parent.parent.name.removesuffix('s').replace('_', ' ').capitalize()} report"
 
 
 def _reasons(refusal: Refusal) -> Iterator[str]:
