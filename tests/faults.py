@@ -6,9 +6,8 @@ from collections.abc import Collection
 
 import pytest
 
-from components.evaluate.rules import family
 from millrace.errors import GateBlocked
-from millrace.judge.gates import Verdict
+from millrace.judge.gates import Verdict, family
 
 
 def assert_blocked_by(verdict: Verdict, rule: str) -> None:

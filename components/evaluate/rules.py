@@ -1,4 +1,4 @@
-"""Rules that the gate has for every task: limits by name, the champion, and how fast an answer must be."""
+"""Rules that the gate has for every task: of names with limits, the champion, and how fast an answer must be."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.evidence import Champion
 from components.evaluate.latency import Latency
 from millrace.judge.bootstrap import Interval
-from millrace.judge.gates import Rule
-
-
-def family(name: str) -> str:
-    """A rule's name without what it was applied to: `slice_auc_roc[weekend]` → `slice_auc_roc`."""
-    return name.partition("[")[0]
-
-
-def wanted(name: str, value: float | None, comparison: str, limit: float | None, detail: str = "") -> list[Rule]:
-    """The rule of one figure; none where nothing is demanded."""
-    return [] if limit is None else [Rule(name, value, comparison, limit, detail)]
+from millrace.judge.gates import Rule, wanted
 
 
 def each(
-    kind: str, values: Mapping[str, float], comparison: str, limits: Mapping[str, float], detail: str
+    kind: str, values: Mapping[str, float], comparison: str, limits: Mapping[str, float] | None, detail: str
 ) -> list[Rule]:
-    """One rule per name; a limit without its value fails, and so does a value without its limit."""
+    """One rule per name; a limit without its value fails, and so does a value without its limit.
+
+    None where there are no limits at all.
+    """
+    if limits is None:
+        return []
     return [
         Rule(f"{kind}[{name}]", values.get(name), comparison, limits[name], detail)
         if name in limits
         else Rule(f"{kind}[{name}]", None, comparison, 0.0, "no limit among those of the workload")
         for name in dict.fromkeys([*values, *limits])
+    ]
+
+
+def alike(kind: str, found: Mapping[str, tuple[float | None, str]], comparison: str, limit: float | None) -> list[Rule]:
+    """One rule per name of `found`, which has values and details; all have one limit, and none is made without it."""
+    return [
+        rule
+        for name, (value, detail) in found.items()
+        for rule in wanted(f"{kind}[{name}]", value, comparison, limit, detail)
     ]
 
 

@@ -17,12 +17,12 @@ import pyarrow as pa
 from components.monitor.config import MonitorConfig
 from components.monitor.episodes import Episodes, follow, state
 from components.monitor.evidence import Watched, gather
-from components.monitor.rules import DECAY, family, judge, version_of
+from components.monitor.rules import DECAY, judge, version_of
 from millrace.errors import InvalidInput
 from millrace.events.log import engine
 from millrace.events.table import read_predictions
 from millrace.installed import load
-from millrace.judge.gates import Verdict
+from millrace.judge.gates import Verdict, family
 from millrace.judge.outcomes import answers, columns_of
 from millrace.lake.atomic import write_text
 from millrace.lake.manifest import Manifest, content_id, list_manifests

@@ -47,11 +47,6 @@ def judge(watched: Watched, config: MonitorConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def family(name: str) -> str:
-    """A rule's name without the version: `average_precision_kept[v2]` → `average_precision_kept`."""
-    return name.partition("[")[0]
-
-
 def version_of(name: str) -> str:
     """The version that a rule is about: `average_precision_kept[v2]` → `2`; empty for a rule about none."""
     return name.partition("[v")[2].removesuffix("]")

@@ -19,16 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.validate import learnable, rules
+from components.validate.comparison import Comparison, new_share
 from components.validate.config import ValidateConfig
-from components.validate.learnable import examine
-from components.validate.profile import (
-    Profile,
-    connect,
-    entity_activity,
-    first_seen,
-    measured,
-    profile,
-)
+from components.validate.profile import Profile, connect, entity_activity, first_seen, measured, profile
 from millrace.errors import InvalidInput
 from millrace.installed import load
 from millrace.instants import date_of, day_number
@@ -99,7 +92,7 @@ def validate(
     comparison, windows = compare(snapshot, previous, config, threads, memory_limit_gb)
     judged = list(rules.judge(comparison, config))
     if for_training:
-        offered = examine(connect(threads, memory_limit_gb), snapshot, config, as_of, train_days)
+        offered = learnable.examine(connect(threads, memory_limit_gb), snapshot, config, as_of, train_days)
         judged += learnable.judge(offered, config)
     verdict = Verdict(GATE, tuple(judged)).accepting(accept or {})
     facts = {"passed": verdict.passed, "previous": previous and previous.id} | windows
@@ -123,7 +116,7 @@ def find_previous(snapshot: Manifest, lake: Path) -> Manifest | None:
 
 def compare(
     snapshot: Manifest, previous: Manifest | None, config: ValidateConfig, threads: int, memory_limit_gb: float
-) -> tuple[rules.Comparison, dict[str, Any]]:
+) -> tuple[Comparison, dict[str, Any]]:
     """Aggregate the snapshot and its reference; the second result names the windows."""
     days = _days(snapshot)
     if not days:
@@ -142,7 +135,7 @@ def compare(
     entities = (entity for entity in workload.schema.ENTITIES if not entity.constant)
     keys = {entity.name: key_sql(workload, entity.name) for entity in entities}
     files = (_files(reference, seen), _files(reference, windows.reference), _files(snapshot, whole.days[current]))
-    comparison = rules.Comparison(
+    comparison = Comparison(
         snapshot=whole,
         judged=judged,
         current=current,
@@ -170,7 +163,7 @@ def _usual_new(
     shares = {}
     for name, key in keys.items():
         activity = entity_activity(db, key, older, older, newer)
-        shares[name] = float((activity["current"] * (activity["seen"] == 0)).sum() / max(activity["current"].sum(), 1))
+        shares[name] = new_share(activity)
     return shares
 
 
@@ -225,7 +218,7 @@ def _write(
     step: Step,
     snapshot: Manifest,
     verdict: Verdict,
-    comparison: rules.Comparison,
+    comparison: Comparison,
     config: ValidateConfig,
     facts: dict[str, Any],
 ) -> Manifest:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from components.validate.profile import select
 from millrace.fields import Kind
 from millrace.installed import Workload
+from millrace.judge.regression import rank_correlation
 from millrace.sql import quoted
 
 Floats = NDArray[np.float64]
@@ -102,13 +103,8 @@ def skill_of(scores: Floats, positives: Floats, others: Floats) -> float:
 
 
 def _of_quantity(db: duckdb.DuckDBPyConnection, files: Sequence[Path], name: str, label: str) -> float:
-    from scipy.stats import rankdata
-
     value, truth = quoted(name), quoted(label)
     asked = f"{value}::double as value, {truth}::double as truth"
     source = f"{select(asked, files)} where {value} is not null and {truth} is not null"
     rows = db.sql(f"select * from ({source}) using sample reservoir({MOST_ROWS} rows) repeatable (0)").fetchnumpy()
-    values, truths = (np.asarray(rows[column], np.float64) for column in ("value", "truth"))
-    if len(values) < 2 or np.ptp(values) == 0 or np.ptp(truths) == 0:
-        return 0.0
-    return float(abs(np.corrcoef(rankdata(values), rankdata(truths))[0, 1]))
+    return rank_correlation(*(np.asarray(rows[column], np.float64) for column in ("value", "truth")))

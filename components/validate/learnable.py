@@ -18,7 +18,7 @@ from components.validate.leaks import column_skills
 from components.validate.profile import select
 from millrace.errors import InvalidInput
 from millrace.installed import Workload, load
-from millrace.judge.gates import Rule
+from millrace.judge.gates import Rule, wanted
 from millrace.lake.horizon import resolve_as_of
 from millrace.lake.manifest import Manifest
 from millrace.lake.windows import (
@@ -100,10 +100,8 @@ def judge(found: Learnable | None, config: ValidateConfig) -> list[Rule]:
     if found is None:
         return []
 
-    rules = []
-    if config.min_label_values is not None:
-        detail = "a label that is always the same teaches nothing" if found.label_values < 2 else ""
-        rules.append(Rule("label_values", found.label_values, ">=", config.min_label_values, detail))
+    constant = "a label that is always the same teaches nothing" if found.label_values < 2 else ""
+    rules = wanted("label_values", found.label_values, ">=", config.min_label_values, constant)
     if config.max_column_skill is not None:
         rules += [
             Rule(f"leaked_column[{name}]", skill, "<=", config.max_column_skill, f"column {name!r} alone")
@@ -133,14 +131,13 @@ def _cases(found: Learnable, config: ValidateConfig) -> list[Rule]:
 
     train, held_out, test = windows.train_days, windows.validation_days, windows.test_days
     validation = found.cases.learning(test, held_out)
-    rules = []
-    if config.min_train_cases is not None:
-        known = found.cases.learning(test, train) - validation
-        detail = f"{what} in the {train - held_out} days to train on whose label is known by the test window"
-        rules.append(Rule("train_cases", known, ">=", config.min_train_cases, detail))
-    if config.min_validation_cases is not None:
-        detail = f"{what} in the {held_out} days to stop training by"
-        rules.append(Rule("validation_cases", validation, ">=", config.min_validation_cases, detail))
+    known = found.cases.learning(test, train) - validation
+    to_train = f"{what} in the {train - held_out} days to train on whose label is known by the test window"
+    to_stop = f"{what} in the {held_out} days to stop training by"
+    rules = [
+        *wanted("train_cases", known, ">=", config.min_train_cases, to_train),
+        *wanted("validation_cases", validation, ">=", config.min_validation_cases, to_stop),
+    ]
     if least is not None:
         rules.append(Rule(name, found.cases.testing(test), ">=", least, _smallest(found, windows, least, what)))
     return rules

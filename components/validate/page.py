@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from components.validate.comparison import Comparison
 from components.validate.config import ValidateConfig
+from components.validate.days import expected_rows
 from components.validate.profile import BINS_PER_E, MINUTES, ZERO_BIN, Profile
-from components.validate.rules import Comparison, expected_rows
 from millrace.fields import Field
 from millrace.installed import Workload, load
 from millrace.judge.gates import Verdict

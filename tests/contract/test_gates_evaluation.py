@@ -21,7 +21,6 @@ from components.evaluate.classes.rules import judge
 from components.evaluate.classes.words import Words
 from components.evaluate.config import ClassLimits, load_limits
 from components.evaluate.core import evaluate
-from components.evaluate.rules import family
 from components.evaluate.window import ask_champion, model_scores, open_ranked
 from components.gate.core import require
 from fraud.features import FEATURE_NAMES, FEATURE_SERVICE, HISTORY_CHANNELS
@@ -30,7 +29,7 @@ from millrace.errors import GateBlocked, InvalidInput
 from millrace.installed import load
 from millrace.instants import start_of
 from millrace.judge.explained import explain, require_known
-from millrace.judge.gates import Verdict
+from millrace.judge.gates import Verdict, family
 from millrace.lake.manifest import Manifest, hash_files
 from millrace.registry.model_artifact import ModelArtifact
 

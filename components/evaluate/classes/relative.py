@@ -6,16 +6,12 @@ Rows and scores in, paired bootstrap intervals out. What is beyond everybody's r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from components.evaluate.classes.attacks import AS_IT_WAS, Attack, Score, as_it_was, outcome
 from millrace.judge.bootstrap import Interval, interval
 from millrace.judge.ranking import Judged, average_precision, roc_auc, unit_precision
 from millrace.judge.rows import Floats, ratio, unit_sums
-from millrace.workload import WhatIf
 
 
 def positive_share(rows: Judged, weights: Floats | None = None) -> Floats:
@@ -74,35 +70,6 @@ def kept_loss(
         return left / usual if usual > 0 else np.zeros_like(left)
 
     return interval(loss(None).item(), loss(weights))
-
-
-def attack_losses(
-    positives: WhatIf,
-    unit: NDArray[np.int64],
-    attacks: Mapping[str, Attack],
-    model: tuple[Score, float],
-    reference: tuple[Score, float],
-    weights: Floats,
-) -> dict[str, Interval]:
-    """Attack → share of the positives' value that it gains against the model, less what it gains against the reference.
-
-    Both come as (scores, threshold); unit[B] of the positives, weights[., units].
-    """
-    at_stake = positives.value.astype(np.float64)
-    played: dict[str, Attack] = {AS_IT_WAS: as_it_was, **attacks}
-    passed = {
-        who: {name: outcome(attack(positives), score, threshold)[0] for name, attack in played.items()}
-        for who, (score, threshold) in (("model", model), ("reference", reference))
-    }
-
-    def gained(name: str, w: Floats) -> Floats:
-        per_unit = w[:, unit]
-        extra = (passed["model"][name] - passed["model"][AS_IT_WAS]).astype(np.float64)
-        usual = (passed["reference"][name] - passed["reference"][AS_IT_WAS]).astype(np.float64)
-        return ratio(per_unit @ (extra - usual), per_unit @ at_stake)
-
-    once = np.ones((1, weights.shape[1]))
-    return {name: interval(gained(name, once).item(), gained(name, weights)) for name in attacks}
 
 
 def equally_busy(scores: Floats, threshold: float, reference: Floats) -> float:

@@ -12,8 +12,8 @@ from components.evaluate.classes.baselines import LOGISTIC_REGRESSION
 from components.evaluate.classes.evidence import Evidence
 from components.evaluate.classes.words import Words
 from components.evaluate.config import ClassLimits, RankingLimits
-from components.evaluate.rules import each, fast_enough, no_loss, wanted
-from millrace.judge.gates import Rule
+from components.evaluate.rules import alike, each, fast_enough, no_loss
+from millrace.judge.gates import Rule, wanted
 
 
 def judge(evidence: Evidence, limits: ClassLimits, words: Words) -> tuple[Rule, ...]:
@@ -183,40 +183,35 @@ def _slices(e: Evidence, limits: ClassLimits, words: Words) -> list[Rule]:
 
 def _stresses(e: Evidence, limits: ClassLimits) -> list[Rule]:
     kept = {name: figures.kept for name, figures in e.stresses.items()}
+    lost = {
+        name: (
+            one.loss and one.loss.low,
+            f"low end of {one.loss}, of what a good day has above guessing; the model keeps {one.kept:.0%}",
+        )
+        for name, one in e.stresses.items()
+    }
     detail = "share of the average precision above chance that is kept"
-    floors = limits.stress_floors
     return [
-        *([] if floors is None else each("stress_kept", kept, ">=", floors, detail)),
-        *(
-            rule
-            for name, one in e.stresses.items()
-            for rule in wanted(
-                f"stress_loss[{name}]",
-                one.loss and one.loss.low,
-                "<=",
-                limits.max_stress_loss,
-                f"low end of {one.loss}, of what a good day has above guessing; the model keeps {one.kept:.0%}",
-            )
-        ),
+        *each("stress_kept", kept, ">=", limits.stress_floors, detail),
+        *alike("stress_loss", lost, "<=", limits.max_stress_loss),
     ]
 
 
 def _attacks(e: Evidence, limits: RankingLimits, words: Words) -> list[Rule]:
+    money = f"the {words.positives}' money"
     passed = {name: figures.passed for name, figures in e.attacks.items()}
-    detail = f"share of the {words.positives}' money that gets past the decision threshold"
-    ceilings = limits.attack_ceilings
+    lost = {
+        name: (one.loss and one.loss.low, f"low end of {one.loss}, of {money}; it gains {one.gained:.0%}")
+        for name, one in e.attacks.items()
+        if name != AS_IT_WAS
+    }
     return [
-        *([] if ceilings is None else each("attack_passed", passed, "<=", ceilings, detail)),
-        *(
-            rule
-            for name, one in e.attacks.items()
-            if name != AS_IT_WAS
-            for rule in wanted(
-                f"attack_loss[{name}]",
-                one.loss and one.loss.low,
-                "<=",
-                limits.max_attack_loss,
-                f"low end of {one.loss}, of the {words.positives}' money; it gains {one.gained:.0%}",
-            )
+        *each(
+            "attack_passed",
+            passed,
+            "<=",
+            limits.attack_ceilings,
+            f"share of {money} that gets past the decision threshold",
         ),
+        *alike("attack_loss", lost, "<=", limits.max_attack_loss),
     ]

@@ -16,7 +16,16 @@ from components.evaluate.evidence import SLICE_RESAMPLES, Comparison, against, a
 from components.evaluate.latency import measure_latency
 from components.evaluate.window import Rival, TestWindow
 from millrace.judge.bootstrap import Interval, interval, unit_weights
-from millrace.judge.regression import Measured, Predictions, bias, coverage, figures, mae, with_intervals
+from millrace.judge.regression import (
+    Measured,
+    Predictions,
+    bias,
+    coverage,
+    figures,
+    mae,
+    rank_correlation,
+    with_intervals,
+)
 from millrace.judge.rows import Floats, Mask, ratio
 from millrace.registry.model_artifact import ModelArtifact
 from millrace.workload import WhatIf
@@ -130,11 +139,7 @@ def _over(error: float, usual: float, other: float, others_usual: float) -> floa
 
 def _skill(truth: Floats, values: NDArray[np.float32]) -> float:
     """Of one feature, either way: its rank correlation with the truth."""
-    from scipy.stats import rankdata
-
-    if not len(truth) or np.ptp(values) == 0 or np.ptp(truth) == 0:
-        return 0.0
-    return float(abs(np.corrcoef(rankdata(np.nan_to_num(values)), rankdata(truth))[0, 1]))
+    return rank_correlation(np.nan_to_num(values), truth)
 
 
 def gather(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from components.evaluate.baselines import XGBOOST
 from components.evaluate.config import QuantityLimits
 from components.evaluate.quantity.evidence import Evidence
-from components.evaluate.rules import each, fast_enough, no_loss, wanted
+from components.evaluate.rules import alike, each, fast_enough, no_loss
 from millrace.judge.bootstrap import Interval
-from millrace.judge.gates import Rule
+from millrace.judge.gates import Rule, wanted
 
 
 def judge(evidence: Evidence, limits: QuantityLimits) -> tuple[Rule, ...]:
@@ -99,20 +99,13 @@ def _slices(e: Evidence, limits: QuantityLimits) -> list[Rule]:
 
 def _stresses(e: Evidence, limits: QuantityLimits) -> list[Rule]:
     growth = {name: figures.growth for name, figures in e.stresses.items()}
-    ceilings = limits.stress_ceilings
+    over = {
+        name: (one.over_xgboost, f"the model's MAE becomes {one.growth:.2f} times as large")
+        for name, one in e.stresses.items()
+    }
     return [
-        *([] if ceilings is None else each("stress_growth", growth, "<=", ceilings, "MAE over that with good inputs")),
-        *(
-            rule
-            for name, one in e.stresses.items()
-            for rule in wanted(
-                f"stress_growth_over_xgboost[{name}]",
-                one.over_xgboost,
-                "<=",
-                limits.max_stress_growth_over_xgboost,
-                f"the model's MAE becomes {one.growth:.2f} times as large",
-            )
-        ),
+        *each("stress_growth", growth, "<=", limits.stress_ceilings, "MAE over that with good inputs"),
+        *alike("stress_growth_over_xgboost", over, "<=", limits.max_stress_growth_over_xgboost),
     ]
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from millrace.errors import InvalidInput
 from millrace.installed import Workload
-from millrace.judge.gates import Rule, Verdict
+from millrace.judge.gates import Rule, Verdict, family
 from millrace.workload import Task
 
 ACCEPTABLE: Final = ("data", "evaluation", "skew")
@@ -61,7 +61,7 @@ def sentences(verdict: Verdict) -> list[str]:
     """Each kind of rule that blocks as sentences: what it measures, got, wanted, what to do, and which others fail."""
     found: dict[str, list[Rule]] = {}
     for rule in verdict.failures:
-        found.setdefault(rule.name.partition("[")[0], []).append(rule)
+        found.setdefault(family(rule.name), []).append(rule)
 
     said = []
     for first, *others in found.values():

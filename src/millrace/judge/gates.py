@@ -60,6 +60,16 @@ class Rule:
         return f"{mark}  {self.name}: {value} (wanted {self.comparison} {self.limit:.6g}){detail}{why}"
 
 
+def wanted(name: str, value: float | None, comparison: str, limit: float | None, detail: str = "") -> list[Rule]:
+    """The rule of one figure; none where nothing is demanded."""
+    return [] if limit is None else [Rule(name, value, comparison, limit, detail)]
+
+
+def family(name: str) -> str:
+    """A rule's name without what it was applied to: `slice_auc_roc[weekend]` → `slice_auc_roc`."""
+    return name.partition("[")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """All the rules of one gate. No rules is a failure: a gate that measured nothing has not passed."""

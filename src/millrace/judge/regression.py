@@ -165,6 +165,15 @@ def with_intervals(rows: Measured, predictions: Predictions, weights: Floats) ->
     }
 
 
+def rank_correlation(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
+    """Spearman's, of one[N] and other[N], either way round: in [0, 1], and 0 where one of them is always the same."""
+    from scipy.stats import rankdata  # not for those who only want errors
+
+    if not len(one) or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(abs(np.corrcoef(rankdata(one), rankdata(other))[0, 1]))
+
+
 def _statistics(predictions: Predictions) -> dict[str, Statistic]:
     return {**STATISTICS, **(INTERVAL_STATISTICS if predictions.bounded else {})}
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from components.evaluate.classes.curves import curve
-from components.evaluate.classes.evidence import at_threshold
+from components.evaluate.classes.threshold import at_threshold
 from components.evaluate.config import class_limits, load_limits, quantity_limits
 from fraud.features import FEATURE_NAMES
 from fraud.slices import slice_masks

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from components.ingest.core import IngestConfig, ingest
 from components.validate.config import ValidateConfig
-from components.validate.rules import expected_rows
+from components.validate.days import expected_rows
 from millrace.installed import load
 from millrace.lake.manifest import Manifest
 

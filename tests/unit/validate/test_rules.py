@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from components.validate.comparison import Comparison
 from components.validate.config import ValidateConfig
+from components.validate.distributions import excess_ks
 from components.validate.profile import BINS, ZERO_BIN, Measured, Profile, Values
-from components.validate.rules import Comparison, excess_ks, judge, silent_share
+from components.validate.rules import judge, silent_share
 from millrace.fields import Field, Kind
 from millrace.installed import load
 
