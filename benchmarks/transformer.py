@@ -33,7 +33,7 @@ from serving.calls import Calls
 from serving.local.ports import free_port
 from serving.transformer.answers import Door
 from serving.transformer.context import Context
-from serving.transformer.core import Inputs, Part, Scored
+from serving.transformer.core import Choice, Inputs, Part, Scored
 from serving.transformer.events import Events, Record
 from serving.transformer.in_process import InProcess
 from serving.transformer.predictor import PredictorClient
@@ -54,8 +54,8 @@ async def hops(model: Path, calls: int) -> dict[str, Any]:
         await ready(port)
         lean, local = PredictorClient(f"127.0.0.1:{port}", NAME), InProcess(model, NAME, settings())
         ways: dict[str, Call] = {
-            "remote_lean_v2": lambda: lean.score(inputs),
-            "in_process": lambda: local.score(inputs),
+            "remote_lean_v2": lambda: lean.score(Choice([inputs])),
+            "in_process": lambda: local.score(Choice([inputs])),
             "remote_grpc_raw": grpc_call(f"127.0.0.1:{grpc_port}", inputs),
         }
         found = await interleaved(ways, calls)

@@ -34,7 +34,9 @@ class Reads:
         return cls(str(document.get(FEATURE_SERVICE, "")), str(document.get(GENERATION, "")))
 
     def as_parameters(self) -> dict[str, str]:
-        return {FEATURE_SERVICE: self.feature_service, GENERATION: self.generation}
+        """The same for an answer's parameters, or a refusal: a generation only where there is one."""
+        generation = {GENERATION: self.generation} if self.generation else {}
+        return {FEATURE_SERVICE: self.feature_service, **generation}
 
 
 UNTOLD: Final = Reads("", "")

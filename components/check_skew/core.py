@@ -248,9 +248,8 @@ def _write(
         draft.facts |= {"passed": verdict.passed, "probes": len(sample), GENERATION: generation, **basis}
     log("skew checked", skew_check=identity, generation=generation, passed=verdict.passed, probes=len(sample))
     made = step.made()
-    return replace(
-        made, facts=made.facts | {GENERATION: generation}
-    )  # the same verdict of another one has one artifact
+    # One artifact holds the same verdict of several generations: this one is told to whoever asked.
+    return replace(made, facts=made.facts | {GENERATION: generation})
 
 
 def _as_table(workload: Workload, sample: Probes, inputs: dict[str, Inputs]) -> pa.Table:

@@ -7,7 +7,6 @@ opens that folder and asks for the service by name. Feast is imported only when 
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import sqlite3
 import tempfile
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from millrace.features.events import engine
 from millrace.fields import View
 from millrace.installed import Workload
-from millrace.lake.atomic import sha256_text, write_text
+from millrace.lake.atomic import replace_link, sha256_text, write_text
 from millrace.lake.feast_home import CONFIGURATION, DATABASE, Fill, record_fill
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _into(
     kept: Aside | None = None,
 ) -> None:
     repo.mkdir(parents=True, exist_ok=True)
-    _link(repo / SOURCES, sources.resolve())
+    replace_link(repo / SOURCES, sources.resolve())
     if not applied(repo, workload):
         _apply(repo, workload)
     with ExitStack() as stack:
@@ -246,11 +245,3 @@ def _writing(live: Path, new: Path) -> Iterator[sqlite3.Connection]:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
-
-
-def _link(link: Path, target: Path) -> None:
-    """Make `link` lead to `target`, whatever it led to before, without a moment in between."""
-    aside = link.with_name(f".{link.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
-    aside.replace(link)

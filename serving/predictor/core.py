@@ -37,7 +37,7 @@ class Scorer:
         self.longest = spec.history_length
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP32", (-1, len(spec.feature_names))),)
         self.reads = Reads(spec.feature_service, artifact.generation)
-        self.parameters: dict[str, Any] = {**self.reads.as_parameters()}
+        self.parameters: dict[str, Any] = dict(self.reads.as_parameters())
         """What goes out with every answer: what it reads, the threshold to decide with, the N to make features with."""
         if spec.decides:
             self.parameters["decision_threshold"] = artifact.decision_threshold

@@ -100,7 +100,7 @@ class Arms:
     async def _challengers(self, rows: Sequence[int], choice: Choice, context: Context) -> Part:
         assert self._challenger is not None
         try:
-            first = Choice(choice.inputs[:1], ())  # states are shared, as with a shadow
+            first = Choice(choice.inputs[:1])  # states are shared, as with a shadow
             return await self._ask(self._challenger, CHALLENGER, rows, first, context, CHALLENGER_SHARE)
         except Unavailable as error:
             CHALLENGER_FALLBACKS.inc(len(rows))

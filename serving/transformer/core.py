@@ -166,19 +166,14 @@ class Choice:
     """A request's inputs, made from one or more generations of state: the model takes those that it reads."""
 
     inputs: Sequence[Inputs]
-    generations: Sequence[str]
-    """Of each; empty where only the first is meant for whatever model answers."""
+    generations: Sequence[str] = ()
+    """Of each; empty where the inputs are the only ones, for whatever model answers."""
 
     def rows(self, rows: Sequence[int]) -> Choice:
         """The same of some rows."""
         if len(rows) == len(self.inputs[0][0]):
             return self
         return Choice([chosen(inputs, rows) for inputs in self.inputs], self.generations)
-
-    def place(self, scored: Scored) -> int:
-        """Which of them a model took."""
-        generation = scored.reads.generation
-        return self.generations.index(generation) if generation in self.generations else 0
 
 
 def chosen(inputs: Inputs, rows: Sequence[int]) -> Inputs:

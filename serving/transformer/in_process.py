@@ -36,7 +36,7 @@ class InProcess:
 
     async def score(
         self,
-        inputs: Inputs | Choice,
+        choice: Choice,
         headers: Iterable[Header] = (),  # noqa: ARG002 - there is nobody to forward them to
         *,
         timeout_s: float = 5.0,
@@ -45,7 +45,7 @@ class InProcess:
         """As `PredictorClient.score`; nobody else can be asked."""
         began = time.perf_counter()
         batcher = self._live.batcher
-        inputs = _own(inputs, batcher) if isinstance(inputs, Choice) else inputs
+        inputs = _own(choice, batcher)
         try:
             async with asyncio.timeout(timeout_s):
                 outputs, stages = await batcher.score(*(tensor for tensor in inputs if tensor is not None))

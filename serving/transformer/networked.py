@@ -1,8 +1,8 @@
 """The cluster's online store: a generation of Feast's rows in Redis, and what was appended beside all generations.
 
 A lookup is one round trip for all views: what the generation was filled with, Feast's fields of each entity, and its
-appended events. One replica pushes at
-a time, by a lease; a push that was overtaken, or whose row a fill has written meanwhile, is refused by Redis itself.
+appended events. One replica pushes at a time, by a lease; a push that was overtaken, or whose row a fill has written
+meanwhile, is refused by Redis itself.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from millrace.observe.tracing import span
 from serving.calls import Calls, Header, Response
 from serving.protocol import JSON_LENGTH_HEADER, decode_json, encode_v2_request
 from serving.reads import OTHER_STATE, STATES, OtherState, Reads, suffix
-from serving.transformer.core import Choice, Inputs, Scored, scored_from
+from serving.transformer.core import Choice, Scored, scored_from
 from serving.transformer.fit import require_rows
 
 ATTEMPTS: Final = 2
@@ -43,7 +43,7 @@ class Predictor(Protocol):
 
     async def score(
         self,
-        inputs: Inputs | Choice,
+        choice: Choice,
         headers: Iterable[Header] = (),
         *,
         timeout_s: float = 5.0,
@@ -74,19 +74,17 @@ class PredictorClient:
 
     async def score(
         self,
-        inputs: Inputs | Choice,
+        choice: Choice,
         headers: Iterable[Header] = (),
         *,
         timeout_s: float = 5.0,
         check: Check | None = None,
     ) -> Scored:
-        """features[B, F], and history[B, N, C] where there is one → what the model says of them.
+        """What the model says of the inputs of the generation that it reads.
 
-        Of a choice it takes the inputs of the generation that it reads. What `check` refuses is no answer: the revision
-        that was rolled out before is asked then. Raises OtherState where no inputs are for it, Unavailable for anything
-        else.
+        What `check` refuses is no answer: the revision that was rolled out before is asked then. Raises OtherState
+        where no inputs are for it, Unavailable for anything else.
         """
-        choice = inputs if isinstance(inputs, Choice) else Choice([inputs], ())
         features = choice.inputs[0][0]
         body, length = encode_v2_request(_tensors(choice))
         head = [(JSON_LENGTH_HEADER.encode(), b"%d" % length), *headers]

@@ -18,7 +18,7 @@ from millrace.events.prediction import SHADOW
 from millrace.installed import Workload
 from millrace.observe.progress import log
 from millrace.observe.telemetry import SHADOW_DROPPED, SHADOW_FAILURES
-from serving.transformer.core import Inputs, Part, Scored, joined
+from serving.transformer.core import Choice, Inputs, Part, Scored, joined
 from serving.transformer.events import Record
 from serving.transformer.fit import require_fit
 from serving.transformer.greedy import take
@@ -94,8 +94,9 @@ class Shadow:
         await self._predictor.close()
 
     async def _ask(self, batch: list[_Mirrored]) -> None:
+        inputs = joined([item.inputs for item in batch])
         began = time.perf_counter()
-        scored = await self._predictor.score(joined([item.inputs for item in batch]), timeout_s=TIMEOUT_S)
+        scored = await self._predictor.score(Choice([inputs]), timeout_s=TIMEOUT_S)
         require_fit(self._workload, scored, self._history_length)
         took_ms = (time.perf_counter() - began) * 1e3
         start, records = 0, []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from millrace.lake.atomic import exclusive, write_text
+from millrace.lake.atomic import exclusive, replace_link, write_text
 from millrace.observe.progress import log
 
 _MODEL: Final = re.compile(r"file://[^\s\"]*?/serving/models/[^\s/\"]+/[0-9]+")
@@ -85,10 +85,7 @@ def _rename_links(old: Path, new: Path) -> None:
     for link in _links(new / "feast"):
         target = link.readlink()
         if target.is_relative_to(old):
-            aside = link.with_name(f".{link.name}.{os.getpid()}")
-            aside.unlink(missing_ok=True)
-            aside.symlink_to(new / target.relative_to(old))
-            aside.replace(link)
+            replace_link(link, new / target.relative_to(old))
 
 
 def _links(folder: Path) -> Iterator[Path]:

@@ -118,15 +118,13 @@ def test_the_predictor_answers_every_output_and_asks_for_features_alone(rows: Ma
 
     assert [tensor.name for tensor in scorer.inputs] == ["features"]
     assert [tensor.name for tensor in scorer.outputs] == ["score", "low", "high", "stage"]
-    assert answer.keys() == {
-        "predictions", "low", "high", "stages", "model_version", "feature_service", "generation",
-    }  # fmt: skip
+    assert answer.keys() == {"predictions", "low", "high", "stages", "model_version", "feature_service"}
     wanted = scorer.artifact.predict(rows.features[:3])
     for name, given in (("score", "predictions"), ("low", "low"), ("high", "high")):
         assert answer[given] == pytest.approx(wanted[name].tolist(), rel=1e-5)
     v2 = scorer.answer_v2(*scorer.score(rows.features[:3]))
     assert list(v2.outputs) == ["score", "low", "high", "stage"]
-    assert v2.parameters == {"feature_service": "machine_hours_v1", "generation": ""}
+    assert v2.parameters == {"feature_service": "machine_hours_v1"}
     with pytest.raises(InvalidInput, match="field 'history' is unknown; wanted features"):
         scorer.tensors_v1({"instances": [{"features": [1.0, 2.0, 3.0], "history": []}]})
 

@@ -10,6 +10,7 @@ import pytest
 
 from fraud.features import FEATURE_NAMES, HISTORY_CHANNELS
 from millrace.errors import ConfigError, Unavailable
+from serving.transformer.core import Choice
 from serving.transformer.in_process import InProcess
 from serving.transformer.server import require_predictor
 
@@ -35,12 +36,10 @@ def test_what_the_model_refuses_is_unavailable_as_from_a_predictor(lab, options,
     folder = tiny_model("in-process", sequence_length=2, history_length=lab.N)
     features = np.full((1, len(FEATURE_NAMES)), np.nan, np.float32)
 
+    history = np.zeros((1, lab.N, len(HISTORY_CHANNELS)), np.float32)
+
     with pytest.raises(Unavailable, match="gave no score"):
-        asyncio.run(
-            InProcess(folder, lab.NAME, options()).score(
-                (features, np.zeros((1, lab.N, len(HISTORY_CHANNELS)), np.float32))
-            )
-        )
+        asyncio.run(InProcess(folder, lab.NAME, options()).score(Choice([(features, history)])))
 
 
 @pytest.mark.parametrize(("topology", "missing"), [("remote", "--predictor_host"), ("in_process", "--model_dir")])
