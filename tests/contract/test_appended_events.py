@@ -136,7 +136,7 @@ def test_appends_of_one_entity_at_the_same_moment_lose_nothing(place: Place) -> 
 
 
 def test_a_push_into_rows_that_were_replaced_meanwhile_does_not_count_for_the_new_ones(tmp_path: Path) -> None:
-    """Whoever pushed may say so only after another process has seen the refill."""
+    """A push is told for the fill that it went into, however late: each fill is a lane of its own."""
     slow, quick = SQLiteEvents(tmp_path / FILE, RECORDS), SQLiteEvents(tmp_path / FILE, RECORDS)
     former, new = Lane("generation", "filled"), Lane("generation", "filled again")
     slow.append([entry(1)])

@@ -117,7 +117,8 @@ def test_a_bad_challenger_is_rolled_back_and_no_user_notices(world, change, reas
 )
 def test_a_challenger_whose_process_dies_again_and_again_is_rolled_back(world, clients, reason, record_property):
     stable = served(world.settings)
-    world.promote(f"dying, {clients} clients", healthy)
+    version = world.promote(f"dying, {clients} clients", healthy)
+    assert world.registry.aliases()[CHALLENGER] == version
 
     decision, users = world.roll_out(kill_the_canary, clients)
 

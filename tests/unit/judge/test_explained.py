@@ -52,9 +52,20 @@ def test_an_acceptance_without_a_reason_is_refused():
         require_known(FRAUD, {"test_positives": " "})
 
 
-def test_rules_of_the_workload_may_be_accepted():
-    require_known(FRAUD, {"slice_auc_loss[weekend]": "a", "silent_terminal_share": "b", "probes compared": "c"})
-    require_known(TRIPS, {"mae": "a", "gain_over[pair_mean]": "b", "new_pair_row_share": "c"})
+@pytest.mark.parametrize(
+    ("workload", "other", "names"),
+    [
+        (FRAUD, TRIPS, ["slice_auc_loss[weekend]", "silent_terminal_share", "attack_loss[split_in_four]"]),
+        (TRIPS, FRAUD, ["mae", "gain_over[pair_mean]", "new_pair_row_share"]),
+    ],
+    ids=["classes", "quantity"],
+)
+def test_rules_of_the_workload_may_be_accepted_and_those_of_another_may_not(workload, other, names):
+    require_known(workload, dict.fromkeys([*names, "probes compared"], "a trial"))
+
+    for name in names:
+        with pytest.raises(InvalidInput, match="has such a rule"):
+            require_known(other, {name: "a trial"})
 
 
 def test_every_kind_of_rule_of_a_gate_is_explained_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from millrace.events import log as prediction_log
 from millrace.events.log import write_labels, write_predictions
 from millrace.registry.models import Registry
 from millrace.rollout import canary
-from millrace.rollout.decision import Action
+from millrace.rollout.decision import Action, Decision
 from millrace.rollout.observations import Alerts
 from millrace.rollout.policy import RolloutPolicy
 from millrace.settings import Settings
@@ -27,6 +28,7 @@ from serving.rollout.labels import LabelSource
 BEGAN = datetime(2018, 9, 1, tzinfo=UTC)
 NOW = BEGAN + timedelta(hours=2)
 POLICY = RolloutPolicy(min_sample=100, min_labelled_alerts=30, min_step_s=10, max_step_s=86_400)
+CANARY = "fraud-detector-predictor-00002"
 Score = Callable[..., None]
 
 
@@ -95,24 +97,43 @@ def test_a_log_that_is_not_there_or_cannot_be_read_knows_no_labels(home: Setting
     assert "labels_unknown" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("frauds", "action"), [(40, Action.ROLL_BACK), (78, Action.ADVANCE)])
-def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
-    home: Settings, score: Score, registry: Registry, api_server: Any, prometheus: Any, frauds: int, action: Action
-) -> None:
-    """Whatever else is measured is healthy; the labels come while the canary has its first step's traffic."""
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A service with a canary that has its first step's traffic; what is observed of it is healthy."""
+
+    target: ClusterTarget
+    metrics: PrometheusMetrics
+    registry: Registry
+
+    def start(self) -> None:
+        core.start(self.target, self.registry, POLICY, BEGAN.timestamp)
+        self.look(BEGAN + timedelta(seconds=20))
+
+    def look(self, now: datetime = NOW) -> Decision:
+        _, decision = core.step(self.target, self.metrics, self.registry, POLICY, now.timestamp())
+        return decision
+
+
+@pytest.fixture
+def cluster(home: Settings, registry: Registry, api_server: Any, prometheus: Any) -> Cluster:
+    for revision, version in (("fraud-detector-predictor-00001", "1"), (CANARY, "2")):
+        prometheus.has(revision, version)
     api = client.ApiClient(client.Configuration(host=api_server.url))
     target = ClusterTarget("fraud-detector", "millrace", client.CustomObjectsApi(api))
-    metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", LabelSource(home))
-    for revision, version in (("fraud-detector-predictor-00001", "1"), ("fraud-detector-predictor-00002", "2")):
-        prometheus.has(revision, version)
-    core.start(target, registry, POLICY, BEGAN.timestamp)
-    core.step(target, metrics, registry, POLICY, BEGAN.timestamp() + 20)
+    return Cluster(target, PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", LabelSource(home)), registry)
 
+
+@pytest.mark.parametrize(("frauds", "action"), [(40, Action.ROLL_BACK), (78, Action.ADVANCE)])
+def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
+    cluster: Cluster, score: Score, api_server: Any, frauds: int, action: Action
+) -> None:
+    """Whatever else is measured is healthy; the labels come while the canary has its first step's traffic."""
+    cluster.start()
     score("1", 100, frauds=80)
     score("2", 100, frauds=frauds)
-    rollout, decision = core.step(target, metrics, registry, POLICY, NOW.timestamp())
 
-    assert rollout is not None
+    decision = cluster.look()
+
     assert decision.action is action, decision.reason
     assert "alert precision drop" in decision.reason
     assert canary.serving(api_server.document) == ((1 if action is Action.ROLL_BACK else 2), ANY)
@@ -120,19 +141,14 @@ def test_a_canary_whose_alerts_are_less_precise_is_rolled_back(
 
 @pytest.mark.parametrize(("frauds", "action"), [(40, Action.ROLL_BACK), (78, Action.ADVANCE)])
 def test_labels_decide_where_the_scores_of_a_canary_are_spread_otherwise(
-    home: Settings, score: Score, registry: Registry, api_server: Any, prometheus: Any, frauds: int, action: Action
+    cluster: Cluster, score: Score, prometheus: Any, frauds: int, action: Action
 ) -> None:
-    api = client.ApiClient(client.Configuration(host=api_server.url))
-    target = ClusterTarget("fraud-detector", "millrace", client.CustomObjectsApi(api))
-    metrics = PrometheusMetrics(prometheus.url, "millrace", "fraud-detector", LabelSource(home))
-    prometheus.has("fraud-detector-predictor-00001", "1")
-    prometheus.has("fraud-detector-predictor-00002", "2", scores=(0, 0, 0.1, 0.3, 0.3, 0.2, 0.1, 0))
+    prometheus.has(CANARY, "2", scores=(0, 0, 0.1, 0.3, 0.3, 0.2, 0.1, 0))
     score("1", 100, frauds=80)
     score("2", 100, frauds=frauds)
-    core.start(target, registry, POLICY, BEGAN.timestamp)
-    core.step(target, metrics, registry, POLICY, BEGAN.timestamp() + 20)
+    cluster.start()
 
-    _, decision = core.step(target, metrics, registry, POLICY, NOW.timestamp())
+    decision = cluster.look()
 
     assert decision.action is action, decision.reason
     told = "score PSI" if action is Action.ADVANCE else "alert precision drop"

@@ -14,8 +14,8 @@ FRAUD = load("fraud")
 CONFIG = ValidateConfig.load(FRAUD, {"min_test_positives": 20})
 
 
-def verdict_of(snapshot, lake, tables, **asked):
-    return Verdict.read(validate(snapshot(tables), None, lake, CONFIG, **asked).path("verdict.json"))
+def verdict_of(snapshot, lake, tables):
+    return Verdict.read(validate(snapshot(tables), None, lake, CONFIG).path("verdict.json"))
 
 
 def with_column(table, name, values):
@@ -119,6 +119,14 @@ def test_weekends_off_are_no_missing_days_and_a_lost_week_is(simulated, snapshot
 
 
 def test_batch_scoring_asks_nothing_about_learning(simulated, snapshot, lake):
-    verdict = verdict_of(snapshot, lake, simulated(60)[:10], for_training=False)
+    short = snapshot(simulated(60)[:10])
 
-    verdict.require()
+    asked, verdict = (
+        Verdict.read(validate(short, None, lake, CONFIG, for_training=training).path("verdict.json"))
+        for training in (True, False)
+    )
+
+    of_learning = {rule.name for rule in asked.rules} - {rule.name for rule in verdict.rules}
+    assert {"label_values", "window_days", "leaked_column[amount]"} <= of_learning
+    assert not asked.passed
+    assert verdict.passed
