@@ -19,7 +19,6 @@ from typing import Any
 from components.ingest.core import source_version
 from millrace.errors import InvalidInput, MillraceError, Unavailable
 from millrace.installed import load
-from millrace.judge.explained import require_known
 from millrace.lake.disk import writing_to
 from millrace.lake.manifest import Manifest
 from millrace.observe.progress import log
@@ -28,6 +27,7 @@ from millrace.registry.model_spec import require_generation
 from millrace.registry.models import Registry, served
 from millrace.settings import Settings
 from millrace.uris import redacted
+from run.asked import require_valid
 from run.blocked import write_page
 from run.local import LocalRun, PipelineBlocked, run_local
 from run.source import (
@@ -77,7 +77,7 @@ def run_pipeline(source: str, arguments: Mapping[str, Any], settings: Settings) 
         "profile": profile_of(source, settings),
     }
     decided |= arguments
-    require_known(load(settings.workload), decided.get("accept", {}))
+    require_valid(load(settings.workload), decided)
     log(
         "training pipeline",
         **{name: decided[name] for name in ("champion", "workload", "profile")},

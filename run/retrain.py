@@ -13,7 +13,6 @@ from typing import Any, Final
 from components.ingest.core import source_version
 from millrace.errors import MillraceError, NotFound
 from millrace.installed import load
-from millrace.judge.explained import require_known
 from millrace.lake.atomic import exclusive
 from millrace.observe.progress import log
 from millrace.registry.mlflow_home import experiment_id, mlflow_client
@@ -31,6 +30,7 @@ from millrace.registry.retraining import (
 )
 from millrace.settings import Settings, settings
 from pipelines.retraining import retraining
+from run.asked import require_valid
 from run.local import LocalRun, PipelineBlocked, PipelineFailed, run_local
 from run.loop import overrides
 from run.source import add_gates, add_workload, gates, profile_of
@@ -65,7 +65,7 @@ def retrain(here: Settings, reason: str, identity: str, arguments: dict[str, Any
         }
         given["workload"] = here.workload
         given["profile"] = profile_of(source, here)
-        require_known(load(here.workload), arguments.get("accept", {}))
+        require_valid(load(here.workload), given | arguments)
         log("retraining", id=identity, reason=reason, champion=champion.version)
         # On a cluster the controller begins every new canary itself.
         given["canary_percent"] = here.canary_percent or FIRST_STEP_PERCENT
