@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def listed(checkout: Path) -> str:
-    done = subprocess.run(["make", "help"], cwd=checkout, capture_output=True, text=True, check=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # nobody is its parent
+    done = subprocess.run(["make", "help"], cwd=checkout, env=outside, capture_output=True, text=True, check=True)
     return done.stdout
 
 

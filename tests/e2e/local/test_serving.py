@@ -92,6 +92,12 @@ def transaction(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
+def promoted(home: Path, model: Path, version: str) -> Path:
+    """What promotion does: the version's own copy of the model, and the manifest that names it."""
+    shutil.copytree(model, Registry(Settings(home=home)).folder(int(version)))
+    return render(home / "serving" / "fraud-detector.yaml", model, version)
+
+
 def render(manifest: Path, model: Path, version: str) -> Path:
     """What promotion does to the manifest."""
     document = yaml.safe_load(templates.inference_service(load("fraud")))
@@ -118,8 +124,7 @@ def world(tiny_model, small_world, tmp_path_factory) -> Iterator[World]:
     }
     feature_set = small_world(env, days=40, customers=150, terminals=300)
     model = tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True)
-    shutil.copytree(model, Registry(Settings(home=home)).folder(1))  # as promotion leaves it
-    manifest = render(home / "serving" / "fraud-detector.yaml", model, "1")
+    manifest = promoted(home, model, "1")
     world = World(Place(home), feature_set, model, manifest, env)
     try:
         started = world.local("up")
@@ -334,7 +339,7 @@ def test_a_predictor_that_died_is_started_again_and_until_then_requests_get_503(
 
 
 def test_another_version_replaces_the_running_one(world, tiny_model):
-    render(world.manifest, tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True), "2")
+    promoted(world.place.home, tiny_model("every-input", history_length=HISTORY_LENGTH, every_input=True), "2")
 
     done = world.local("up")
 
